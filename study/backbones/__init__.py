@@ -1,0 +1,29 @@
+"""Plain single networks: one file each, named by its key in YAML, with ``Params`` and ``Network``.
+
+Nothing here knows of ensembles. A method wraps a network by replacing its layers, so a network must
+define its layers in the order in which they act, use ``nn.Linear`` and ``nn.Conv2d`` for what
+has weights, ``nn.Dropout`` for dropout, and treat the examples of a batch independently (but for
+batch normalisation).
+"""
+
+from typing import Any
+
+from torch import nn
+
+from study.plugins import load_plugin
+
+
+def build(options: dict[str, Any], shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Build the network that ``options`` describe, with the current torch random state.
+
+    Args:
+        options: ``name`` and the network's own parameters, complete.
+        shape: Channels, height and width of one image.
+        classes: Number of classes C.
+
+    Returns:
+        A module from images (B, C, H, W), float32 and normalised, to logits (B, classes).
+    """
+    module = load_plugin("study.backbones", options["name"])
+    network: nn.Module = module.Network(module.Params(**options), shape, classes)
+    return network

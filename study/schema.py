@@ -1,0 +1,113 @@
+"""The Parquet format between whoever trains and whoever judges.
+
+Two kinds of file, both with the schema version in their key-value metadata:
+
+* *predictions*, one file per trial and split: one row per (member, example), member by member, each
+  member's rows in the same order. So ``logits.reshape(M, rows, C)`` is a view, not a copy.
+* *trial*, one row per trial, written after its predictions: its presence is the commit mark.
+
+Any program may write this format; nothing in it needs torch or this project.
+"""
+
+from typing import Final, Literal
+
+import pyarrow as pa
+
+VERSION: Final = 1
+VERSION_KEY: Final = b"schema_version"
+
+Role = Literal[
+    "candidate", "single", "deep_ensemble", "comparison", "negative_control", "positive_control"
+]
+Stage = Literal["search", "rescore", "confirm"]
+Status = Literal["complete", "pruned", "diverged", "failed"]
+Split = Literal["val", "test", "shift", "ood"]
+
+COLLAPSED: Final = "collapsed_"
+"""Prefix of a split's file that holds the one-member control with averaged fast weights."""
+
+
+class StudyError(Exception):
+    """A mistake that the user can mend, said in one line: rule, value, remedy."""
+
+
+def _field(name: str, type_: pa.DataType, meaning: str, nullable: bool = False) -> pa.Field:
+    return pa.field(name, type_, nullable=nullable, metadata={"meaning": meaning})
+
+
+def predictions(classes: int, precision: Literal["float16", "float32"] = "float32") -> pa.Schema:
+    """Return the schema of one predictions file.
+
+    Args:
+        classes: Number of classes C.
+        precision: Type of the stored logits.
+    """
+    logit = pa.float16() if precision == "float16" else pa.float32()
+    return pa.schema(
+        [
+            _field("member", pa.int16(), "ensemble member, 0 to M-1; the slowest key of the order"),
+            _field("example", pa.int32(), "example in the split; a shifted copy keeps its number"),
+            _field("label", pa.int16(), "class, 0 to C-1; null for out-of-distribution", True),
+            _field("condition", pa.string(), "corruption or out-of-distribution set", True),
+            _field("severity", pa.int8(), "severity of the corruption, 1 to 5", True),
+            _field("logits", pa.list_(logit, classes), "raw logits before any averaging, in nats"),
+        ],
+        metadata={VERSION_KEY: str(VERSION).encode()},
+    )
+
+
+TRIAL: Final = pa.schema(
+    [
+        _field("trial", pa.string(), "identity: hash of the spec"),
+        _field("configuration", pa.string(), "hash of the spec without seed, stage and role"),
+        _field("name", pa.string(), "the configuration's name if it was given one", True),
+        _field("method", pa.string(), "key of the method"),
+        _field("role", pa.string(), "what the trial is to the study: see Role"),
+        _field("stage", pa.string(), "search, rescore or confirm"),
+        _field("replicate", pa.int32(), "number of the repetition, from 0"),
+        _field("seed", pa.int64(), "root of all the trial's random streams"),
+        _field("members", pa.int16(), "ensemble size M"),
+        _field("spec", pa.string(), "the whole spec as canonical JSON"),
+        _field("status", pa.string(), "complete, pruned, diverged or failed"),
+        _field("reason", pa.string(), "why it is not complete", True),
+        _field("epochs", pa.int32(), "epochs done"),
+        _field("seconds", pa.float64(), "wall time of the whole trial, s"),
+        _field("train_seconds", pa.float64(), "wall time of training alone, s"),
+        _field("parameters", pa.int64(), "trainable parameters", True),
+        _field("stored_bytes", pa.int64(), "bytes of all parameters and buffers", True),
+        _field("train_flops", pa.int64(), "forward + backward, per example, all members", True),
+        _field("infer_flops", pa.int64(), "forward, per example, all members", True),
+        _field("peak_bytes", pa.int64(), "peak memory of device (GPU) or process (CPU)", True),
+        _field("val_nll", pa.float64(), "ensemble NLL on val, nats", True),
+        _field("val_shift_nll", pa.float64(), "ensemble NLL on shifted val, nats", True),
+        _field("val_gain", pa.float64(), "mean member NLL - ensemble NLL on val, nats", True),
+        _field("val_accuracy", pa.float64(), "ensemble accuracy on val, 0 to 1", True),
+        _field("cosine_init", pa.float64(), "mean pairwise cosine of effective weights", True),
+        _field("cosine", pa.float64(), "the same after training", True),
+        _field("device", pa.string(), "cpu or the accelerator's name"),
+        _field("versions", pa.string(), "package versions as JSON"),
+        _field("commit", pa.string(), "commit of the code, with +dirty", True),
+        _field("data", pa.string(), "fingerprint of the data"),
+        _field("finished", pa.timestamp("ms", tz="UTC"), "when the row was written"),
+    ],
+    metadata={VERSION_KEY: str(VERSION).encode()},
+)
+
+
+def check_version(schema: pa.Schema, file: str) -> None:
+    """Refuse a file that is not of this format or of another version of it.
+
+    Raises:
+        StudyError: With the file and both versions.
+    """
+    found = (schema.metadata or {}).get(VERSION_KEY)
+    if found is None:
+        raise StudyError(
+            f"{file}: no key {VERSION_KEY.decode()!r} in the file's metadata; "
+            f"write it with the schema of study/schema.py (version {VERSION})"
+        )
+    if found != str(VERSION).encode():
+        raise StudyError(
+            f"{file}: schema version must be {VERSION}, but is {found.decode(errors='replace')}; "
+            "read it with the release that wrote it"
+        )

@@ -1,0 +1,109 @@
+"""What one trial is: a frozen, content-addressed description, complete enough to run it again."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from study.schema import Role, Stage
+
+Json = Any
+
+
+class Strict(BaseModel):
+    """Base of everything that users configure: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Training(Strict):
+    """How one network is optimised.
+
+    The learning rate is the peak; with ``warmup`` it rises linearly from zero over that share of
+    all steps, then follows ``schedule`` (``step``: a tenth at one third and two thirds).
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.05, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of sgd")
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(128, ge=1, description="examples per step before any repetition")
+    epochs: int = Field(75, ge=1)
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    warmup: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augment: Literal["none", "crop", "crop_flip"] = "none"
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Regularisation(Strict):
+    """Which diversity term joins the loss, how strongly, and over which share of steps it ramps."""
+
+    name: str = "none"
+    weight: float | None = Field(None, ge=0)
+    ramp: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _weight_belongs_to_a_term(self) -> "Regularisation":
+        if (self.name == "none") != (self.weight is None):
+            raise ValueError(
+                f"weight must be given exactly when a regulariser is, "
+                f"but name={self.name} and weight={self.weight}"
+            )
+        return self
+
+
+class TrialSpec(Strict):
+    """One trial.
+
+    ``params``, ``backbone`` and ``dataset`` are complete: every default is filled in before the
+    spec is made, so that the identity does not depend on the defaults of a later release.
+    """
+
+    method: str
+    params: dict[str, Json]
+    backbone: dict[str, Json]
+    dataset: dict[str, Json]
+    training: Training
+    regulariser: Regularisation
+    role: Role
+    stage: Stage
+    replicate: int = Field(ge=0)
+    seed: int = Field(ge=0)
+
+    @property
+    def trial(self) -> str:
+        """Identity: same content, same identity."""
+        return digest(self.model_dump())
+
+    @property
+    def configuration(self) -> str:
+        """Identity of what is being studied, whatever the seed, stage and role."""
+        return configuration_id(self.model_dump())
+
+    def to_json(self) -> str:
+        """Return the canonical JSON: sorted keys, no spaces."""
+        return canonical(self.model_dump())
+
+
+def canonical(value: Json) -> str:
+    """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Json, length: int = 16) -> str:
+    """Return the first ``length`` hexadecimal digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
+
+
+def configuration_id(spec: dict[str, Json]) -> str:
+    """Return the identity of a spec's configuration (its first ten digits suffice to tell apart)."""
+    keys = ("method", "params", "backbone", "dataset", "training", "regulariser")
+    return digest({key: spec[key] for key in keys}, 10)
+
+
+def derive_seed(*parts: str | int) -> int:
+    """Return a 63-bit seed that depends on every part, so that no two purposes share a stream."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
