@@ -1,0 +1,383 @@
+"""From a run folder to checked values: what is wrong with a file is said here, in one line.
+
+Nothing downstream of this module checks a shape again.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study import schema
+from study.schema import StudyError
+
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.integer[Any]]
+
+REDO = "delete the trial's folder and give the command of the study again"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        folder: Where it lies.
+        trials: All committed trial rows (columns of ``study.schema.TRIAL``), sorted by trial.
+        plan: What was declared before the test set was opened, or None.
+    """
+
+    folder: Path
+    trials: pl.DataFrame
+    plan: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One trial's outputs on one split of N rows.
+
+    Attributes:
+        logits: (M, N, C) float32, raw, in nats.
+        labels: (N,) class, or -1 where there is none.
+        example: (N,) number of the example in the split.
+        condition: (N,) index into ``conditions``, or -1 where there is none.
+        severity: (N,) 1 to 5, or 0 where there is none.
+        conditions: Names of the corruptions or out-of-distribution sets, sorted.
+    """
+
+    logits: npt.NDArray[np.float32]
+    labels: IntArray
+    example: IntArray
+    condition: IntArray
+    severity: IntArray
+    conditions: tuple[str, ...]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return digests of which rows these are and of their labels, to compare trials."""
+        names = "\x1f".join(self.conditions).encode()
+        keys = (self.example, self.condition, self.severity)
+        rows = b"".join(key.astype(np.int64).tobytes() for key in keys)
+        return {
+            "examples": hashlib.blake2b(names + rows, digest_size=16).hexdigest(),
+            "labels": hashlib.blake2b(self.labels.tobytes(), digest_size=16).hexdigest(),
+        }
+
+
+def load(folder: str | Path) -> Run:
+    """Read all committed trials and the plan of a run folder.
+
+    A trial's folder without ``trial.parquet`` is not committed and is ignored.
+
+    Raises:
+        StudyError: When there is no such folder, nothing in it, or a file breaks the format.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("trials/*/trial.parquet"))
+    if not files:
+        raise StudyError(
+            f"{folder}: a run folder must hold trials/<trial>/trial.parquet, but none is there; "
+            "give the folder that the study wrote, or run the study first"
+        )
+    trials = pl.from_arrow(pa.concat_tables([_trial_row(file) for file in files]))
+    assert isinstance(trials, pl.DataFrame)
+    return Run(folder, trials, _plan(folder / "plan.json"))
+
+
+def predictions_file(run: Run, trial: str, split: str) -> Path:
+    """Return where a trial's predictions on ``split`` lie (or would)."""
+    return run.folder / "trials" / trial / f"{split}.parquet"
+
+
+def predictions(run: Run, trial: str, split: str) -> Predictions:
+    """Read and check one trial's predictions.
+
+    Args:
+        run: The run folder.
+        trial: Identity of a committed trial.
+        split: ``val``, ``test``, ``shift``, ``ood``, or one of them behind ``collapsed_``.
+
+    Raises:
+        StudyError: With file, rule, value and remedy, when the file breaks the format.
+    """
+    file = predictions_file(run, trial, split)
+    parquet = _open(file, read_dictionary=["condition"])
+    classes = _check_predictions_schema(file, parquet.schema_arrow)
+    table = _read(file, parquet)
+    _refuse_nulls(file, table, ("member", "example", "logits"))
+    size = None if split.startswith(schema.COLLAPSED) else _members_of(run, trial)
+    members, rows = _check_members(file, table["member"].to_numpy(), size)
+    condition, conditions = _codes(table["condition"])
+    keys = {
+        "example": table["example"].to_numpy().astype(np.int64),
+        "label": _filled(table["label"], -1),
+        "condition": condition,
+        "severity": _filled(table["severity"], 0),
+    }
+    keys = {name: _same_per_member(file, name, key, members) for name, key in keys.items()}
+    _check_labels(file, keys["label"], table["label"].null_count, classes, split)
+    _check_distinct(file, keys)
+    return Predictions(
+        logits=_logits(file, table["logits"]).reshape(members, rows, classes),
+        labels=keys["label"],
+        example=keys["example"],
+        condition=keys["condition"],
+        severity=keys["severity"],
+        conditions=conditions,
+    )
+
+
+def _trial_row(file: Path) -> pa.Table:
+    """Return the one checked row of a trial file."""
+    parquet = _open(file)
+    schema.check_version(parquet.schema_arrow, str(file))
+    _check_names(file, parquet.schema_arrow.names, schema.TRIAL.names)
+    table = _read(file, parquet)
+    if table.num_rows != 1:
+        raise StudyError(f"{file}: a trial must be one row, but there are {table.num_rows}; {REDO}")
+    try:
+        table = table.cast(schema.TRIAL)
+    except (pa.ArrowException, ValueError) as error:
+        raise StudyError(
+            f"{file}: the row must have the types of study/schema.py, but {_line(error)}; "
+            "write it with that schema"
+        ) from None
+    row = table.to_pylist()[0]
+    allowed = {"role": schema.Role, "stage": schema.Stage, "status": schema.Status}
+    for column, literal in allowed.items():
+        if row[column] not in get_args(literal):
+            raise StudyError(
+                f"{file}: {column} must be one of {', '.join(get_args(literal))}, "
+                f"but is {row[column]!r}; write it with study/schema.py"
+            )
+    if row["trial"] != file.parent.name:
+        raise StudyError(
+            f"{file}: trial must be the folder's name, but is {row['trial']!r}; "
+            "put the folder back under its own name"
+        )
+    return table
+
+
+def _plan(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    try:
+        plan = json.loads(file.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StudyError(f"{file}: must be JSON, but {error}; restore the file") from None
+    if not isinstance(plan, dict):
+        raise StudyError(f"{file}: must be a JSON object, but is {plan!r:.40}; restore the file")
+    return plan
+
+
+def _open(file: Path, **options: Any) -> Any:
+    if not file.exists():
+        raise StudyError(f"{file}: the file must exist, but is not there; {REDO}")
+    try:
+        return pq.ParquetFile(file, **options)
+    except (pa.ArrowException, OSError) as error:
+        raise StudyError(_not_whole(file, error)) from None
+
+
+def _read(file: Path, parquet: Any) -> pa.Table:
+    try:
+        return parquet.read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise StudyError(_not_whole(file, error)) from None
+    finally:
+        parquet.close()
+
+
+def _not_whole(file: Path, error: Exception) -> str:
+    return f"{file}: must be whole Parquet, but is cut short or damaged ({_line(error)}); {REDO}"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:120]
+
+
+def _check_names(file: Path, found: list[str], wanted: list[str]) -> None:
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in wanted]
+    if missing or extra:
+        raise StudyError(
+            f"{file}: columns must be those of study/schema.py, but missing: "
+            f"{', '.join(missing) or 'none'}, unknown: {', '.join(extra) or 'none'}; "
+            "write it with that schema"
+        )
+
+
+def _check_predictions_schema(file: Path, found: pa.Schema) -> int:
+    """Return the number of classes after a check of version, columns and types."""
+    schema.check_version(found, str(file))
+    wanted = schema.predictions(1)
+    _check_names(file, found.names, wanted.names)
+    for name in ("member", "example", "label", "severity"):
+        if found.field(name).type != wanted.field(name).type:
+            _wrong_type(file, name, str(wanted.field(name).type), found)
+    condition = found.field("condition").type
+    text = condition.value_type if pa.types.is_dictionary(condition) else condition
+    if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+        _wrong_type(file, "condition", "string", found)
+    logits = found.field("logits").type
+    if not pa.types.is_fixed_size_list(logits) or logits.value_type not in (
+        pa.float16(),
+        pa.float32(),
+    ):
+        _wrong_type(file, "logits", "a list of float16 or float32 of fixed size C", found)
+    return int(logits.list_size)
+
+
+def _wrong_type(file: Path, name: str, wanted: str, found: pa.Schema) -> None:
+    raise StudyError(
+        f"{file}: column {name} must be {wanted}, but is {found.field(name).type}; "
+        "write it with study/schema.py"
+    )
+
+
+def _refuse_nulls(file: Path, table: pa.Table, names: tuple[str, ...]) -> None:
+    for name in names:
+        if table[name].null_count:
+            raise StudyError(
+                f"{file}: column {name} must have no null, but has {table[name].null_count}; {REDO}"
+            )
+
+
+def _members_of(run: Run, trial: str) -> int:
+    found = run.trials.filter(pl.col("trial") == trial)["members"]
+    if found.is_empty():
+        raise StudyError(f"{run.folder}: no committed trial {trial!r}; see the ids under trials/")
+    return int(found.item())
+
+
+def _check_members(file: Path, member: IntArray, size: int | None) -> tuple[int, int]:
+    """Return (M, N) after a check that members are 0 to M-1 in order, with equal rows each."""
+    if member.size == 0:
+        raise StudyError(f"{file}: must have rows, but is empty; {REDO}")
+    starts = np.flatnonzero(np.diff(member, prepend=member[0] - 1))
+    order = member[starts]
+    if not np.array_equal(order, np.arange(len(order))):
+        raise StudyError(
+            f"{file}: members must be 0 to M-1 in order, but are {_few(order)}; "
+            "sort the rows by member"
+        )
+    counts = np.diff(starts, append=member.size)
+    if counts.min() != counts.max():
+        raise StudyError(
+            f"{file}: every member must have as many rows, but they have {_few(counts)}; {REDO}"
+        )
+    if size is not None and len(order) != size:
+        raise StudyError(
+            f"{file}: must hold the trial's {size} members, but holds {len(order)}; {REDO}"
+        )
+    return len(order), int(counts[0])
+
+
+def _few(values: IntArray) -> str:
+    shown = ", ".join(map(str, values[:6]))
+    return f"{shown}, …" if len(values) > 6 else shown
+
+
+def _codes(column: Any) -> tuple[IntArray, tuple[str, ...]]:
+    """Return codes into the sorted names, -1 for null; whatever dictionary the file used."""
+    encoded = column.combine_chunks()
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().combine_chunks()
+    stored = encoded.dictionary.to_pylist()
+    codes = _filled(encoded.indices, -1)
+    used = set(np.unique(codes).tolist())
+    names = tuple(sorted({name for at, name in enumerate(stored) if at in used}))
+    lookup = np.array([names.index(n) if n in names else -1 for n in stored] + [-1], np.int64)
+    return lookup[codes], names
+
+
+def _filled(column: Any, missing: int) -> IntArray:
+    """Return a column of integers as int64 with ``missing`` for null."""
+    filled = column.cast(pa.int64()).fill_null(missing)
+    return np.asarray(filled.to_numpy(), np.int64)
+
+
+def _same_per_member(file: Path, name: str, key: IntArray, members: int) -> IntArray:
+    per_member = key.reshape(members, -1)
+    wrong = np.flatnonzero((per_member != per_member[0]).any(1))
+    if wrong.size:
+        raise StudyError(
+            f"{file}: every member's rows must be in the same order, but column {name} of member "
+            f"{wrong[0]} differs from member 0's; sort each member's rows alike"
+        )
+    return np.ascontiguousarray(per_member[0])
+
+
+def _check_labels(file: Path, labels: IntArray, nulls: int, classes: int, split: str) -> None:
+    if nulls and split.removeprefix(schema.COLLAPSED) != "ood":
+        raise StudyError(
+            f"{file}: labels may be null only out of distribution, but {nulls} are; "
+            "write the labels"
+        )
+    known = labels[labels != -1] if nulls else labels
+    wrong = known[(known < 0) | (known >= classes)]
+    if wrong.size:
+        raise StudyError(
+            f"{file}: labels must be 0 to {classes - 1}, but one is {wrong[0]}; "
+            "number the classes from 0"
+        )
+
+
+def _check_distinct(file: Path, keys: Mapping[str, IntArray]) -> None:
+    """Refuse an example that stands twice under the same condition and severity."""
+    condition, severity, example = (keys[k] for k in ("condition", "severity", "example"))
+    spread = int(example.max()) - int(example.min()) + 1
+    cell = (condition + 1) * (int(severity.max()) + 1) + severity
+    values, counts = np.unique(cell * spread + (example - example.min()), return_counts=True)
+    if counts.max() > 1:
+        twice = int(values[counts.argmax()] % spread + example.min())
+        raise StudyError(
+            f"{file}: an example must stand once per condition and severity, "
+            f"but example {twice} stands {counts.max()} times; {REDO}"
+        )
+
+
+def _logits(file: Path, column: Any) -> npt.NDArray[np.float32]:
+    flat = column.combine_chunks()
+    if isinstance(flat, pa.ChunkedArray):
+        flat = pa.concat_arrays(flat.chunks)
+    flat = flat.flatten()
+    if flat.null_count:
+        raise StudyError(f"{file}: logits must have no null, but have {flat.null_count}; {REDO}")
+    logits = np.asarray(flat.to_numpy(zero_copy_only=False), np.float32)
+    wrong = logits.size - int(np.isfinite(logits).sum())
+    if wrong:
+        raise StudyError(
+            f"{file}: logits must be finite, but {wrong} are NaN or infinite; "
+            "record such a trial as diverged, without predictions"
+        )
+    return logits
+
+
+def refuse_other_rows(found: Mapping[str, tuple[str, dict[str, str]]]) -> None:
+    """Refuse trials whose rows or labels of one split are not the same.
+
+    Args:
+        found: File by trial -> (file, its ``Predictions.fingerprints()``), all of one split.
+
+    Raises:
+        StudyError: With both files and what differs.
+    """
+    first: tuple[str, dict[str, str]] | None = None
+    for file, marks in found.values():
+        first = first or (file, marks)
+        for what, mark in marks.items():
+            if mark != first[1][what]:
+                raise StudyError(
+                    f"{file}: {what} of a split must be the same, in the same order, in every "
+                    f"trial, but differ from {first[0]}; run both on the same data"
+                )
