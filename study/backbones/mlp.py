@@ -60,7 +60,7 @@ class Network(nn.Module):
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), *_norm(params.norm, outputs), nn.ReLU()]
-            layers += [nn.Dropout(params.dropout)] if params.dropout else []
+            layers.append(nn.Dropout(params.dropout))
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 
     def forward(self, x: Tensor) -> Tensor:

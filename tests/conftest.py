@@ -1,0 +1,18 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the networks here are too small to gain from more
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder with the real image sets, named by STUDY_DATA_ROOT; without it the test is skipped."""
+    root = os.environ.get("STUDY_DATA_ROOT")
+    if not root:
+        pytest.skip("STUDY_DATA_ROOT names no folder with the real image sets")
+    return Path(root)
