@@ -14,7 +14,7 @@ Json = Any
 class Strict(BaseModel):
     """Base of everything that users configure: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Training(Strict):

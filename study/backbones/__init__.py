@@ -11,9 +11,10 @@ from typing import Any
 from torch import nn
 
 from study.plugins import load_plugin
+from study.spec import Strict
 
 
-def build(options: dict[str, Any], shape: tuple[int, int, int], classes: int) -> nn.Module:
+def build(options: dict[str, Any] | Strict, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Build the network that ``options`` describe, with the current torch random state.
 
     Args:
@@ -24,6 +25,14 @@ def build(options: dict[str, Any], shape: tuple[int, int, int], classes: int) ->
     Returns:
         A module from images (B, C, H, W), float32 and normalised, to logits (B, classes).
     """
-    module = load_plugin("study.backbones", options["name"])
-    network: nn.Module = module.Network(module.Params(**options), shape, classes)
+    if isinstance(options, dict):
+        options = parameters(options)
+    module = load_plugin("study.backbones", options.name)
+    network: nn.Module = module.Network(options, shape, classes)
     return network
+
+
+def parameters(options: dict[str, Any]) -> Strict:
+    """Return the validated parameters of the network that ``options["name"]`` names."""
+    params: Strict = load_plugin("study.backbones", options["name"]).Params(**options)
+    return params

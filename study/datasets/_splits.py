@@ -1,6 +1,7 @@
-"""What every image set does alike: split by a recorded seed, and make the shifted copies."""
+"""What every image set does alike: find its folder, check labels, split, make shifted copies."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,51 @@ Labelled = tuple[Images, Labels]
 Rows = NDArray[np.int64]
 
 
+def data_folder(name: str, root: Path | None) -> Path:
+    """Return ``root`` once it is known to be a folder.
+
+    Raises:
+        StudyError: When it is not given or is no folder.
+    """
+    if root is None:
+        raise StudyError(f"dataset {name} needs a folder with its files; name it with --data-root")
+    if not root.is_dir():
+        raise StudyError(f"dataset {name}: there is no folder {root}; mend --data-root")
+    return root
+
+
+def check_labels(data: Labelled, classes: int, what: str) -> None:
+    """Check that every image has a label from 0 to ``classes`` - 1.
+
+    Args:
+        data: Images and labels.
+        classes: Number of classes C.
+        what: File or set for the error.
+
+    Raises:
+        StudyError: With the first row that is wrong.
+    """
+    images, labels = data
+    if len(images) != len(labels):
+        raise StudyError(
+            f"{what}: images and labels must be as many, but are {len(images)} and {len(labels)}; "
+            "get the files again"
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise StudyError(
+            f"{what}: labels must be from 0 to {classes - 1}, but row {wrong[0]} has "
+            f"{labels[wrong[0]]}; drop or relabel such rows"
+        )
+
+
 def assemble(
     options: CommonOptions,
     pool: Labelled,
     test: Labelled | None,
     classes: int,
     ood: dict[str, Images],
+    val: Labelled | None = None,
     shift: Shifted | None = None,
 ) -> Dataset:
     """Return the set whose train and val come from ``pool``.
@@ -30,14 +70,21 @@ def assemble(
         test: The set's own test images and labels; None: what train and val leave of the pool.
         classes: Number of classes C.
         ood: Out-of-distribution images by name; at most ``ood_size`` of each are kept.
+        val: Images and labels that val is drawn from instead of the pool.
         shift: The set's own shifted test images; by default the test ladder of the project.
 
     Raises:
-        StudyError: When ``pool`` is too small for the sizes asked for.
+        StudyError: When there are too few images for the sizes asked for, or a single class.
     """
-    rows = split(pool[1], options, spare=0 if test else 1)
-    train, val, rest = (_take(pool, part) for part in rows)
-    test = test or rest
+    _check_two_classes(pool[1], options.name)
+    if val is None:
+        rows = split(pool[1], options, spare=0 if test else 1)
+        train, val, rest = (_take(pool, part) for part in rows)
+        test = test or rest
+    else:
+        train = _sample(pool, "train_size", options.train_size or len(pool[1]), options)
+        val = _sample(val, "val_size", options.val_size, options)
+        test = test or val
     seed = derive_seed("shift", options.split_seed)
     shift = shift or shifted(*test, options.shift_size, seed)
     return Dataset(
@@ -51,8 +98,12 @@ def assemble(
     )
 
 
-def _take(data: Labelled, rows: Rows) -> Labelled:
-    return data[0][rows], data[1][rows]
+def _check_two_classes(labels: Labels, name: str) -> None:
+    if len(np.unique(labels)) < 2:
+        raise StudyError(
+            f"dataset {name}: the training images must have at least 2 classes, "
+            f"but all have label {labels[0] if len(labels) else None}; check the labels"
+        )
 
 
 def held_out(shift: Shifted) -> Sequence[str]:
@@ -72,8 +123,14 @@ def split(labels: Labels, options: CommonOptions, spare: int = 0) -> tuple[Rows,
         spare: Rows that must be left over.
 
     Raises:
-        StudyError: When the sizes ask for more rows than there are.
+        StudyError: When the sizes ask for more rows than there are, or when rows must be left over
+            and train is to take all.
     """
+    if spare and options.train_size is None:
+        raise StudyError(
+            f"dataset {options.name}: train_size must be a number because the set has no test "
+            "images of its own, but is null; set it so that enough images are left for the test"
+        )
     left = len(labels) - options.val_size - spare
     train_size = left if options.train_size is None else options.train_size
     if not 1 <= train_size <= left:
@@ -100,3 +157,16 @@ def stratified_order(labels: Labels, seed: int) -> Rows:
 def keep(images: Images, options: CommonOptions) -> Images:
     """Return at most ``ood_size`` of the images, drawn by the split's seed."""
     return images[subset(len(images), options.ood_size, derive_seed("ood", options.split_seed))]
+
+
+def _take(data: Labelled, rows: Rows) -> Labelled:
+    return data[0][rows], data[1][rows]
+
+
+def _sample(data: Labelled, key: str, size: int, options: CommonOptions) -> Labelled:
+    if size > len(data[1]):
+        raise StudyError(
+            f"dataset {options.name}: {key} must be at most {len(data[1])}, but is {size}; lower it"
+        )
+    order = stratified_order(data[1], derive_seed("split", options.split_seed))
+    return _take(data, np.sort(order[:size]))

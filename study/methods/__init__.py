@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.plugins import load_plugin
-from study.spec import Training
+from study.spec import Strict, Training
 
 MakeNetwork = Callable[[], nn.Module]
 
@@ -70,12 +70,12 @@ class Method(nn.Module):
         return None
 
 
-def build(
-    name: str, params: dict[str, Any], make_network: MakeNetwork, seed: int
-) -> Method:
+def build(name: str, params: dict[str, Any] | Strict, make_network: MakeNetwork, seed: int) -> Method:
     """Build the method ``name`` with initial weights that depend on ``seed`` alone."""
     module = load_plugin("study.methods", name)
+    if isinstance(params, dict):
+        params = module.Params(**params)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        method: Method = module.Ensemble(module.Params(**params), make_network, seed)
+        method: Method = module.Ensemble(params, make_network, seed)
     return method

@@ -1,0 +1,207 @@
+"""Layers in which members share one weight W and own a multiplicative perturbation: W_m = W ∘ P_m.
+
+All map (M*B, in, ...) to (M*B, out, ...), members in the batch axis (see :mod:`study.members`).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from study.members import unfold
+
+Weighted = nn.Linear | nn.Conv2d
+Start = Callable[[int, int], Tensor]
+"""Draws the initial values (M, size) of one fast weight."""
+
+
+class MemberLayer(nn.Module):
+    """What the layers share: the wrapped layer's own ``weight``, and a bias, shared or per member.
+
+    Attributes:
+        weight: (out, in, ...), the wrapped layer's parameter itself.
+        fast: The members' own weights, each with a leading member axis.
+        bias: (out,) shared, (M, out) own, or None.
+    """
+
+    fast: nn.ParameterDict
+
+    def __init__(self, layer: Weighted, members: int) -> None:
+        super().__init__()
+        self.members = members
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self.convolution = None
+        if isinstance(layer, nn.Conv2d):
+            self.convolution = (layer.stride, layer.padding, layer.dilation, layer.groups)
+
+    def own_bias(self, random: bool) -> None:
+        """Give each member its own bias, all at the shared start or U(±1/√fan_in) each."""
+        if self.bias is not None:
+            bias = self.bias.detach().expand(self.members, -1).clone()
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            self.bias = nn.Parameter(nn.init.uniform_(bias, -bound, bound) if random else bias)
+
+    def own_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that have a member axis: fast weights, then own biases."""
+        yield from self.fast.values()
+        if self.bias is not None and self.bias.dim() == 2:
+            yield self.bias
+
+    def perturbation(self) -> Tensor:
+        """Return P_m, broadcastable to (M, *weight.shape)."""
+        raise NotImplementedError
+
+    def deviations(self) -> Tensor:
+        """Return how far each member's fast weights are from the unperturbed ones, (M, P)."""
+        raise NotImplementedError
+
+    def effective_weight(self) -> Tensor:
+        """Return W_m = W ∘ P_m, (M, *weight.shape)."""
+        return self.weight * self.perturbation()
+
+    def _apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.convolution is None:
+            return F.linear(x, weight)
+        return F.conv2d(x, weight, None, *self.convolution)
+
+    def _per_channel(self, v: Tensor, x: Tensor) -> Tensor:
+        """Shape (M, F) or (F,) to broadcast over the channels of x, (M, B, ...)."""
+        v = v if v.dim() == 2 else v.unsqueeze(0)
+        if self.convolution is None:
+            return v.view(len(v), *[1] * (x.dim() - 2), -1)
+        return v.view(len(v), 1, -1, 1, 1)
+
+
+class RankOneLayer(MemberLayer):
+    """P_m = s_m r_mᵀ, applied to the activations: y_m = ((x ∘ r_m) Wᵀ) ∘ s_m + b_m.
+
+    Args:
+        layer: The layer to wrap.
+        members: M.
+        start: Initial values of each fast weight, under "r" (over inputs) and "s" (over outputs);
+            one that is absent is fixed at 1.
+        anchor: Value to which an optimiser's weight decay pulls the fast weights; the parameters
+            hold the difference.
+    """
+
+    def __init__(
+        self, layer: Weighted, members: int, start: dict[str, Start], anchor: float = 0.0
+    ) -> None:
+        super().__init__(layer, members)
+        self.anchor = anchor
+        out, into = layer.weight.shape[:2]
+        sizes = {"r": into, "s": out}
+        self.fast = nn.ParameterDict(
+            {k: nn.Parameter(draw(members, sizes[k]) - anchor) for k, draw in start.items()}
+        )
+
+    def scale(self, name: str) -> Tensor | None:
+        """Return r or s, (M, size), or None where it is fixed at 1."""
+        if name not in self.fast:
+            return None
+        return self.fast[name] + self.anchor if self.anchor else self.fast[name]
+
+    def perturbation(self) -> Tensor:
+        """Return s_m r_mᵀ."""
+        kernel = [1] * (self.weight.dim() - 2)
+        product = self.weight.new_ones(self.members, 1, 1, *kernel)
+        if (r := self.scale("r")) is not None:
+            product = product * r.view(self.members, 1, -1, *kernel)
+        if (s := self.scale("s")) is not None:
+            product = product * s.view(self.members, -1, 1, *kernel)
+        return product
+
+    def deviations(self) -> Tensor:
+        """Return r - 1 and s - 1."""
+        return torch.cat([v + (self.anchor - 1) for v in self.fast.values()], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply every member's weight to its own part of the batch."""
+        if (r := self.scale("r")) is not None:
+            x = unfold(x, self.members)
+            x = (x * self._per_channel(r, x)).flatten(0, 1)
+        y = unfold(self._apply_weight(x, self.weight), self.members)
+        s = self.scale("s")
+        scale = None if s is None else self._per_channel(s, y)
+        bias = None if self.bias is None else self._per_channel(self.bias, y)
+        if scale is not None and bias is not None:
+            y = torch.addcmul(bias, y, scale)
+        elif scale is not None:
+            y = y * scale
+        elif bias is not None:
+            y = y + bias
+        return y.flatten(0, 1)
+
+
+class ResidualLayer(MemberLayer):
+    """P_m = 1 + A_m B_mᵀ/√k, or 1 + E_m at full rank; each member's weight is multiplied out.
+
+    Args:
+        layer: The layer to wrap.
+        members: M.
+        rank: k, or None for full.
+        std: Standard deviation of the entries of P_m at initialisation, for any k: those of E
+            have it, those of A and B its square root.
+    """
+
+    def __init__(self, layer: Weighted, members: int, rank: int | None, std: float) -> None:
+        super().__init__(layer, members)
+        out, into = layer.weight.shape[:2]
+        if rank is None:
+            fast = {"E": torch.randn(members, *layer.weight.shape) * std}
+        else:
+            factors = {"A": (members, out, rank), "B": (members, into, rank)}
+            fast = {k: torch.randn(shape) * math.sqrt(std) for k, shape in factors.items()}
+        self.fast = nn.ParameterDict({k: nn.Parameter(v) for k, v in fast.items()})
+
+    def perturbation(self) -> Tensor:
+        """Return 1 + A_m B_mᵀ/√k, or 1 + E_m."""
+        if "E" in self.fast:
+            return 1 + self.fast["E"]
+        a, b = self.fast["A"], self.fast["B"]
+        product = a @ b.mT / math.sqrt(a.shape[-1])
+        return 1 + product.view(*product.shape, *[1] * (self.weight.dim() - 2))
+
+    def deviations(self) -> Tensor:
+        """Return the entries of A and B, or of E."""
+        return torch.cat([v.flatten(1) for v in self.fast.values()], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply every member's weight to its own part of the batch."""
+        members = zip(unfold(x, self.members), self.effective_weight(), strict=True)
+        y = torch.stack([self._apply_weight(own, weight) for own, weight in members])
+        if self.bias is not None:
+            y = y + self._per_channel(self.bias, y)
+        return y.flatten(0, 1)
+
+
+class MemberBatchNorm(nn.Module):
+    """Batch normalisation in which each member has its own statistics, scale and shift."""
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, members: int) -> None:
+        super().__init__()
+        self.members = members
+        self.norm = nn.BatchNorm1d(members * norm.num_features, norm.eps, norm.momentum)
+        self.norm.weight.data = norm.weight.detach().repeat(members)
+        self.norm.bias.data = norm.bias.detach().repeat(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (M*B, C, ...) by channel within each member."""
+        by_member = unfold(x, self.members)
+        channels = by_member.transpose(0, 1).flatten(1, 2)
+        y = self.norm(channels.flatten(2) if channels.dim() > 2 else channels)
+        y = y.view(by_member.shape[1], self.members, *by_member.shape[2:])
+        return y.transpose(0, 1).flatten(0, 1)
+
+    def average_members(self) -> None:
+        """Become the one-member norm with averaged statistics, scale and shift."""
+        for tensor in (self.norm.weight, self.norm.bias):
+            tensor.data = tensor.data.view(self.members, -1).mean(0)
+        mean, var = (getattr(self.norm, f"running_{k}") for k in ("mean", "var"))
+        self.norm.running_mean = mean.view(self.members, -1).mean(0)
+        self.norm.running_var = var.view(self.members, -1).mean(0)
+        self.norm.num_features //= self.members
+        self.members = 1

@@ -1,0 +1,75 @@
+"""MC Dropout (Gal & Ghahramani 2016): one network, its dropout left on at prediction.
+
+Member m is one fixed draw of all masks, the same for every example: a sampled function, as one
+forward pass of the paper is. The paper draws anew for each batch; fixed draws make the predictions
+independent of how the data are batched, and pairwise measures between members meaningful.
+Training is that of the single network with dropout; batch normalisation is in evaluation mode.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from study.members import fold, replace_modules, unfold
+from study.methods import MakeNetwork, Method
+from study.schema import StudyError
+from study.spec import Strict, derive_seed
+
+
+class Params(Strict):
+    """``members`` is the number of forward passes T; the rate is the backbone's ``dropout``."""
+
+    members: int = Field(20, ge=1, le=256)
+
+
+class MemberDropout(nn.Module):
+    """Ordinary dropout in training; one fixed mask per member in evaluation."""
+
+    def __init__(self, rate: float, members: int, seed: int) -> None:
+        super().__init__()
+        self.rate, self.members, self.seed = rate, members, seed
+        self.mask: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop units of ``x``: (B, ...) in training, (M*B, ...) in evaluation."""
+        if self.training:
+            return nn.functional.dropout(x, self.rate)
+        mask = self._mask(x)
+        return (x.unflatten(0, (self.members, -1)) * mask).flatten(0, 1)
+
+    def _mask(self, x: Tensor) -> Tensor:
+        if self.mask is None or self.mask.shape[2:] != x.shape[1:]:
+            generator = torch.Generator().manual_seed(self.seed)
+            keep = torch.rand(self.members, 1, *x.shape[1:], generator=generator) >= self.rate
+            self.mask = keep / (1 - self.rate)
+        self.mask = self.mask.to(x.device)
+        return self.mask
+
+
+class Ensemble(Method):
+    """One network whose M members differ by their dropout masks."""
+
+    def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
+        super().__init__()
+        self.members = params.members
+        self.network = make_network()
+        rates = [m.p for m in self.network.modules() if isinstance(m, nn.Dropout)]
+        if not any(rates):
+            raise StudyError(
+                "mc_dropout needs a network with dropout, but backbone.dropout is "
+                f"{rates[0] if rates else 'absent'}; set it above 0"
+            )
+        seeds = iter(derive_seed(seed, "mask", layer) for layer in range(len(rates)))
+        replace_modules(
+            self.network,
+            nn.Dropout,
+            lambda dropout: MemberDropout(dropout.p, self.members, next(seeds)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (M, B, C) under the members' masks; call in evaluation mode."""
+        return unfold(self.network(fold(x, self.members)), self.members)
+
+    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (1, B, C) under fresh masks and labels (1, B)."""
+        return self.network(x).unsqueeze(0), y_B.unsqueeze(0)

@@ -1,0 +1,33 @@
+"""One network: the anchor at recovery 0, as an ensemble of one member."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from study.members import weighted_layers
+from study.methods import MakeNetwork, Method
+from study.spec import Strict
+
+
+class Params(Strict):
+    """A single network has nothing of its own to configure."""
+
+
+class Ensemble(Method):
+    """The plain backbone with a member axis of length one."""
+
+    members = 1
+
+    def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
+        super().__init__()
+        self.network = make_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (1, B, C)."""
+        logits: Tensor = self.network(x)
+        return logits.unsqueeze(0)
+
+    def effective_weights(self) -> Iterator[Tensor]:
+        """Yield each layer's weights, (1, P)."""
+        for layer in weighted_layers(self.network):
+            yield layer.weight.detach().flatten().unsqueeze(0)

@@ -1,0 +1,124 @@
+"""What a person sees while a study runs: one live table on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections import Counter, defaultdict
+
+from ray import tune
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from study.search import Row
+from study.stages import Stage
+
+PLAIN_EVERY = 10.0
+
+
+class Progress(tune.Callback):
+    """Counts and remaining time of the running stage.
+
+    Args:
+        slots: Trials that can run at once, for the remaining time.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.console = Console(stderr=False)
+        self.slots = max(slots, 1)
+        self.stage: Stage | None = None
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.best: dict[str, float] = {}
+        self.running: dict[str, float] = {}
+        self.seconds: list[float] = []
+        self.began = self.last_line = time.monotonic()
+        self.live: Live | None = None
+
+    def enter(self, stage: Stage, done: int) -> None:
+        """Begin a stage of which ``done`` jobs need not be run."""
+        self.close()
+        self.stage, self.done_before = stage, done
+        self.counts.clear()
+        self.best.clear()
+        self.seconds.clear()
+        self.began = time.monotonic()
+        note = f", {done} there already" if done else ""
+        self.console.print(f"{stage.name}: {stage.total} trials{note}")
+        if self.console.is_terminal and done < stage.total:
+            self.live = Live(self._table(), console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+
+    def started(self, trial: str) -> None:
+        """Note that a job runs."""
+        self.running[trial] = time.monotonic()
+        self._show()
+
+    def ended(self, row: Row) -> None:
+        """Note that a job has ended, with its row."""
+        self.running.pop(row["trial"], None)
+        self.counts[row["method"]][row["status"]] += 1
+        self.seconds.append(row["seconds"])
+        value = row["val_nll"]
+        if row["status"] == "complete" and value is not None:
+            self.best[row["method"]] = min(value, self.best.get(row["method"], value))
+        self._show()
+
+    def close(self) -> None:
+        """Leave the terminal in order, with the stage's last figures."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+        if self.stage is not None and self.counts:
+            self.console.print(self._line(), highlight=False)
+        self.stage = None
+
+    def _show(self) -> None:
+        if self.live is not None:
+            self.live.update(self._table())
+        elif time.monotonic() - self.last_line > PLAIN_EVERY:
+            self.last_line = time.monotonic()
+            print(self._line(), file=sys.stdout, flush=True)
+
+    def _remaining(self) -> str:
+        assert self.stage is not None
+        ended = sum(sum(c.values()) for c in self.counts.values())
+        left = self.stage.total - self.done_before - ended
+        if not ended:
+            return "?"
+        return duration(left * (time.monotonic() - self.began) / ended)
+
+    def _line(self) -> str:
+        assert self.stage is not None
+        total: Counter[str] = sum(self.counts.values(), Counter())
+        best = ", ".join(f"{m} {v:.4f}" for m, v in sorted(self.best.items()))
+        elapsed = duration(time.monotonic() - self.began)
+        return (
+            f"  {self.stage.name}: {self.done_before + sum(total.values())}/{self.stage.total} done"
+            f" ({total['pruned']} pruned, {total['diverged']} diverged, {total['failed']} failed),"
+            f" {len(self.running)} running, {elapsed} gone, {self._remaining()} left;"
+            f" best val NLL: {best or '-'}"
+        )
+
+    def _table(self) -> Table:
+        assert self.stage is not None
+        ended = self.done_before + sum(sum(c.values()) for c in self.counts.values())
+        table = Table(
+            title=f"{self.stage.name}  {ended}/{self.stage.total}   {len(self.running)} running   "
+            f"{self._remaining()} left",
+            title_justify="left",
+        )
+        for heading in ("method", "complete", "pruned", "diverged", "failed", "best val NLL"):
+            table.add_column(heading, justify="left" if heading == "method" else "right")
+        for method, counts in sorted(self.counts.items()):
+            best = f"{self.best[method]:.4f}" if method in self.best else "-"
+            numbers = (str(counts[s]) for s in ("complete", "pruned", "diverged", "failed"))
+            table.add_row(method, *numbers, best)
+        return table
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as a person would say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

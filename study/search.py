@@ -1,0 +1,171 @@
+"""Optuna proposes, generation by generation; the search is the same on any number of workers.
+
+A generation is proposed at once, from the results of the generations before it and seeds that
+depend on (study seed, method, trial number) alone. So neither the order in which trials end nor an
+interruption changes what is tried. Optuna's storage is the only state: a trial that it knows as
+running is one to be run, under the same number with the same parameters.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from study.space import ENTRY_KEYS, Domain, MethodSpace, Point, Study, configuration
+from study.spec import Regularisation, Training, TrialSpec, derive_seed
+from study.store import Store
+
+Row = dict[str, Any]
+OBJECTIVES = {"val_nll": "minimize", "val_shift_nll": "minimize", "val_gain": "maximize"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial to be run, with the configuration's name for readers."""
+
+    spec: TrialSpec
+    name: str | None = None
+
+
+def open_storage(store: Store) -> optuna.storages.BaseStorage:
+    """Return Optuna's storage in the run folder, readable by optuna-dashboard."""
+    backend = optuna.storages.journal.JournalFileBackend(str(store.journal))
+    return optuna.storages.JournalStorage(backend)
+
+
+class MethodSearch:
+    """The search of one method: hands out jobs, takes rows."""
+
+    def __init__(self, study: Study, space: MethodSpace, storage: optuna.storages.BaseStorage):
+        self.study, self.space = study, space
+        self.objectives = dict(OBJECTIVES)
+        if space.method == "single":
+            del self.objectives["val_gain"]
+        self.optuna = optuna.create_study(
+            study_name=space.method,
+            storage=storage,
+            directions=list(self.objectives.values()),
+            load_if_exists=True,
+        )
+        for entry in space.enqueue:
+            self.optuna.enqueue_trial(
+                enqueued_parameters(space, entry),
+                user_attrs={key: entry[key] for key in ENTRY_KEYS if key in entry},
+                skip_if_exists=True,
+            )
+        self.numbers: dict[str, int] = {}
+        self.queue: deque[Job] = deque()
+        for trial in self._trials(TrialState.RUNNING):
+            self._add(trial)
+
+    @property
+    def total(self) -> int:
+        """Trials of this method in the search stage."""
+        return self.study.budget.trials if self.space.search else 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether every trial has been told."""
+        return not self.numbers and self._asked() >= self.total
+
+    def next(self) -> Job | None:
+        """Return a job, None while the generation's other trials are still running."""
+        if not self.queue and not self.numbers:
+            self._propose()
+        return self.queue.popleft() if self.queue else None
+
+    def tell(self, row: Row) -> None:
+        """Take the row of one of this search's trials."""
+        values = [row[name] for name in self.objectives]
+        number = self.numbers.pop(row["trial"])
+        if row["status"] == "complete" and all(v is not None and math.isfinite(v) for v in values):
+            self.optuna.tell(number, values)
+        else:
+            self.optuna.tell(number, state=TrialState.FAIL)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False, states=states)
+
+    def _asked(self) -> int:
+        waiting = len(self._trials(TrialState.WAITING))
+        return len(self.optuna.get_trials(deepcopy=False)) - waiting
+
+    def _propose(self) -> None:
+        """Ask for the rest of the current generation before any of it is run."""
+        asked, size = self._asked(), self.study.budget.generation
+        end = min(self.total, (asked // size + 1) * size)
+        for number in range(asked, end):
+            seed = derive_seed(self.study.seed, "sampler", self.space.method, number)
+            self.optuna.sampler = optuna.samplers.TPESampler(
+                seed=seed % 2**32, multivariate=True, group=True, constant_liar=True
+            )
+            trial = self.optuna.ask()
+            suggest(trial, self.space)
+        for trial in self._trials(TrialState.RUNNING):
+            self._add(trial)
+
+    def _add(self, trial: FrozenTrial) -> None:
+        spec = self.spec(trial)
+        if spec.trial not in self.numbers:
+            self.numbers[spec.trial] = trial.number
+            self.queue.append(Job(spec, trial.user_attrs.get("name")))
+
+    def spec(self, trial: FrozenTrial) -> TrialSpec:
+        """Return what the Optuna trial stands for."""
+        seed = derive_seed(self.study.seed, "search", self.space.method, trial.number)
+        sections = configuration(self.space, point_of(trial, self.space))
+        return TrialSpec(
+            method=self.space.method,
+            params=sections["params"],
+            backbone=sections["backbone"],
+            dataset=self.study.dataset,
+            training=Training(**sections["training"]),
+            regulariser=Regularisation(**sections["regulariser"]),
+            role="single" if self.space.method == "single" else "candidate",
+            stage="search",
+            replicate=0,
+            seed=seed,
+        )
+
+    def enqueued(self) -> list[tuple[str, str | None, TrialSpec]]:
+        """Return name, control and spec of every enqueued configuration."""
+        trials = [t for t in self.optuna.get_trials(deepcopy=False) if "name" in t.user_attrs]
+        return [(t.user_attrs["name"], t.user_attrs.get("control"), self.spec(t)) for t in trials]
+
+
+def suggest(trial: Trial, space: MethodSpace) -> Point:
+    """Draw every active parameter; inactive ones are absent (null in the spec)."""
+    point: Point = {}
+    for key, name, domain in space.conditional():
+        if domain.active(space.fixed | point):
+            point[key] = _draw(trial, name, domain)
+    return point
+
+
+def _draw(trial: Trial, name: str, domain: Domain) -> Any:
+    if domain.choice is not None:
+        return trial.suggest_categorical(name, domain.choice)
+    if domain.whole is not None:
+        return trial.suggest_int(name, *domain.whole, log=domain.log)
+    assert domain.real is not None
+    return trial.suggest_float(name, *domain.real, log=domain.log)
+
+
+def point_of(trial: FrozenTrial, space: MethodSpace) -> Point:
+    """Return the values by key of a trial that was asked."""
+    by_name = {name: key for key, name, _ in space.conditional()}
+    return {by_name[name]: value for name, value in trial.params.items()}
+
+
+def enqueued_parameters(space: MethodSpace, entry: Point) -> Point:
+    """Return an enqueued entry under Optuna's names of the active alternatives."""
+    values = {key: value for key, value in entry.items() if key not in ENTRY_KEYS}
+    known = space.fixed | values
+    return {
+        name: values[key]
+        for key, name, domain in space.conditional()
+        if key in values and domain.active(known) and domain.contains(values[key])
+    }

@@ -1,0 +1,275 @@
+"""The study as a sequence of stages: search, rescore, confirm. Knows neither Ray nor Parquet.
+
+A stage is a set of jobs that may run side by side; the next begins when all of it has ended. Which
+jobs there are depends on the study and on earlier rows alone, so that an interrupted study goes
+on where it was.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from study import schema
+from study.search import Job, MethodSearch, Row, open_storage
+from study.selection import order, shortlist
+from study.space import Study
+from study.spec import Json, TrialSpec, derive_seed, digest
+from study.store import Store
+
+Rows = dict[str, Row]
+FINAL = ("complete", "pruned", "diverged", "failed")
+
+
+class Stage(Protocol):
+    """Jobs that may run side by side."""
+
+    name: schema.Stage
+    total: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether every job has ended."""
+
+    def next(self) -> Job | None:
+        """Return a job that is yet to be run, None when there is none at the moment."""
+
+    def end(self, row: Row) -> None:
+        """Take the row of a job that has ended."""
+
+
+class Fixed:
+    """A stage whose jobs are known beforehand; those with a row are not handed out."""
+
+    def __init__(self, name: schema.Stage, jobs: list[Job], rows: Rows) -> None:
+        self.name, self.total = name, len(jobs)
+        self.queue = deque(job for job in jobs if job.spec.trial not in rows)
+        self.open = {job.spec.trial for job in self.queue}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every job has ended."""
+        return not self.open
+
+    def next(self) -> Job | None:
+        """Return the next job in order."""
+        return self.queue.popleft() if self.queue else None
+
+    def end(self, row: Row) -> None:
+        """Take the row of a job that has ended."""
+        self.open.discard(row["trial"])
+
+
+class Search:
+    """The search of every tuned method, in turns, so that no slot waits for a generation to end."""
+
+    name: schema.Stage = "search"
+
+    def __init__(self, searches: list[MethodSearch], rows: Rows) -> None:
+        self.searches, self.rows = searches, rows
+        self.total = sum(search.total for search in searches)
+        self.owner: dict[str, MethodSearch] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every method has had its budget."""
+        return all(search.finished for search in self.searches)
+
+    def next(self) -> Job | None:
+        """Return a job of the method that is furthest behind and has one ready."""
+        for search in list(self.searches):
+            while (job := search.next()) is not None:
+                if job.spec.trial in self.rows:
+                    search.tell(self.rows[job.spec.trial])
+                    continue
+                self.searches.remove(search)
+                self.searches.append(search)
+                self.owner[job.spec.trial] = search
+                return job
+        return None
+
+    def end(self, row: Row) -> None:
+        """Tell Optuna."""
+        self.owner.pop(row["trial"]).tell(row)
+
+
+def stages(study: Study, store: Store, rows: Rows) -> Iterator[Stage]:
+    """Yield the study's stages; each sees in ``rows`` what the earlier ones have left there.
+
+    Args:
+        study: What to do.
+        store: Where Optuna's journal and the plan lie.
+        rows: Every committed row by trial; the caller adds to it as trials end.
+    """
+    storage = open_storage(store)
+    searches = {
+        space.method: MethodSearch(study, space, storage)
+        for space in study.spaces
+        if space.method != "deep_ensemble"
+    }
+    yield Search(list(searches.values()), rows)
+    finalists = {method: _finalists(study, method, rows) for method in searches}
+    rescore = [job for method in searches for job in _rescore_jobs(study, finalists[method], rows)]
+    yield Fixed("rescore", rescore, rows)
+    plan = declare(study, searches, finalists, rows, store)
+    yield Fixed("confirm", confirm_jobs(study, plan), rows)
+
+
+def _rows_of(method: str, rows: Rows) -> list[Row]:
+    return [r for r in rows.values() if r["method"] == method and r["stage"] != "confirm"]
+
+
+def _finalists(study: Study, method: str, rows: Rows) -> list[str]:
+    searched = [row for row in _rows_of(method, rows) if row["stage"] == "search"]
+    return order(searched)[: study.budget.rescore]
+
+
+def _spec_of(configuration: str, rows: Rows) -> TrialSpec:
+    row = next(r for r in rows.values() if r["configuration"] == configuration)
+    return TrialSpec.model_validate_json(row["spec"])
+
+
+def _rescore_jobs(study: Study, finalists: list[str], rows: Rows) -> list[Job]:
+    jobs = []
+    for configuration in finalists:
+        spec = _spec_of(configuration, rows)
+        for replicate in range(1, study.budget.rescore_seeds + 1):
+            seed = derive_seed(study.seed, "rescore", configuration, replicate)
+            again = spec.model_copy(
+                update={"stage": "rescore", "replicate": replicate, "seed": seed}
+            )
+            jobs.append(Job(again))
+    return jobs
+
+
+def declare(
+    study: Study,
+    searches: dict[str, MethodSearch],
+    finalists: dict[str, list[str]],
+    rows: Rows,
+    store: Store,
+) -> dict[str, Json]:
+    """Write down what will be judged and how, before any test prediction exists, and return it.
+
+    A declaration that differs from an earlier one in the same folder is kept beside it, under
+    ``revisions``: what it decides was chosen after the test set had been opened.
+    """
+    arms = _arms(study, searches, finalists, rows)
+    protocol = study.protocol.model_dump()
+    content = {"study": study.name, "protocol": protocol, "arms": arms}
+    plan = content | {
+        "hash": digest(content),
+        "declared": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seeds": study.protocol.seeds,
+        "tuning": {m: {"trials": s.total} for m, s in searches.items()},
+        "revisions": [],
+    }
+    earlier = store.read_json(store.plan)
+    if earlier is not None:
+        if earlier["hash"] == plan["hash"]:
+            return earlier  # type: ignore[no-any-return]
+        kept = {key: earlier[key] for key in ("hash", "declared", "protocol", "arms")}
+        plan["revisions"] = [*earlier["revisions"], kept]
+    store.write_json(store.plan, plan)
+    return plan
+
+
+def _arms(
+    study: Study, searches: dict[str, MethodSearch], finalists: dict[str, list[str]], rows: Rows
+) -> list[dict[str, Json]]:
+    best = {method: order(_final_rows(method, finalists[method], rows)) for method in searches}
+    single = _spec_of(best["single"][0], rows)
+    arms, negative = [], None
+    for space in study.candidates:
+        search = searches[space.method]
+        known = [(name, spec) for name, control, spec in search.enqueued() if control is None]
+        labels = {spec.configuration: name for name, spec in known}
+        controls = [(n, s) for n, c, s in search.enqueued() if c == "negative"]
+        negative = negative or (controls[0] if controls else None)
+        excluded = {spec.configuration for _, spec in controls}
+        ordered = [c for c in best[space.method] if c not in excluded]
+        strata = {c: _stratum(_spec_of(c, rows), space.strata) for c in ordered}
+        for configuration in shortlist(
+            ordered, strata, list(labels), study.protocol.shortlist, study.protocol.per_stratum
+        ):
+            spec = _spec_of(configuration, rows)
+            name = labels.get(configuration)
+            reason = "enqueued" if name else "validation"
+            arms.append(_arm(spec, "candidate", reason, name, strata.get(configuration)))
+    for space in study.others:
+        if space.method not in ("single", "deep_ensemble"):
+            for configuration in best[space.method][: study.protocol.comparisons]:
+                arms.append(_arm(_spec_of(configuration, rows), "comparison", "comparison"))
+    sizes = Counter(arm["members"] for arm in arms if arm["role"] == "candidate") or Counter([4])
+    pool = max([arm["members"] for arm in arms], default=4)
+    size = sizes.most_common(1)[0][0]
+    return [
+        _arm(single, "single", "anchor", "single"),
+        _arm(_deep_ensemble(single, max(pool, size)), "deep_ensemble", "anchor", "deep ensemble"),
+        _arm(_deep_ensemble(single, size), "positive_control", "control", "fresh deep ensemble"),
+        _negative_arm(single, negative),
+        *arms,
+    ]
+
+
+def _final_rows(method: str, finalists: list[str], rows: Rows) -> list[Row]:
+    return [row for row in _rows_of(method, rows) if row["configuration"] in set(finalists)]
+
+
+def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:
+    return single.model_copy(update={"method": "deep_ensemble", "params": {"members": members}})
+
+
+def _negative_arm(single: TrialSpec, control: tuple[str, TrialSpec] | None) -> dict[str, Json]:
+    """Return the control that must track: as declared, trained as the tuned single is."""
+    if control is None:
+        return _arm(single, "negative_control", "control", "fresh single")
+    name, spec = control
+    update = {"method": spec.method, "params": spec.params}
+    return _arm(single.model_copy(update=update), "negative_control", "control", name)
+
+
+def _arm(
+    spec: TrialSpec,
+    role: schema.Role,
+    reason: str,
+    name: str | None = None,
+    stratum: str | None = None,
+) -> dict[str, Json]:
+    return {
+        "configuration": spec.configuration,
+        "role": role,
+        "method": spec.method,
+        "name": name,
+        "members": spec.params.get("members", 1),
+        "reason": reason,
+        "stratum": stratum,
+        "spec": spec.model_dump(exclude={"role", "stage", "replicate", "seed"}),
+    }
+
+
+def _stratum(spec: TrialSpec, keys: tuple[str, ...]) -> str:
+    flat = spec.model_dump()
+    values = []
+    for key in keys:
+        section, _, name = key.partition(".")
+        values.append(f"{name}={flat[section][name]}")
+    return ", ".join(values)
+
+
+def confirm_jobs(study: Study, plan: dict[str, Json]) -> list[Job]:
+    """Return every arm's replicates on fresh seeds, replicate by replicate, long ones first."""
+    arms = sorted(plan["arms"], key=lambda arm: (arm["method"] != "deep_ensemble", -arm["members"]))
+    jobs = []
+    for replicate in range(plan["seeds"]):
+        for arm in arms:
+            parts = ("confirm", arm["role"], arm["configuration"], replicate)
+            spec = {
+                **arm["spec"],
+                "role": arm["role"],
+                "stage": "confirm",
+                "replicate": replicate,
+                "seed": derive_seed(study.seed, *parts),
+            }
+            jobs.append(Job(TrialSpec.model_validate(spec), arm["name"]))
+    return jobs

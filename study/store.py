@@ -1,0 +1,148 @@
+"""The run folder: where everything lies, how it is committed, what is complete.
+
+    <run>/study.json           the study as it was asked for
+    <run>/plan.json            what is judged and how, written before the test set is opened
+    <run>/optuna.journal       Optuna's storage, one study per tuned method
+    <run>/trials/<trial>/      val, test, shift, ood: predictions; trial.parquet: the commit mark
+    <run>/ray/                 Ray Tune's own files
+    <run>/report.html, verdict.json
+
+A trial's row is written last and in one step, so a trial is either wholly there or not at all.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study import schema
+from study.schema import StudyError
+
+ROW = "trial.parquet"
+
+
+class Store:
+    """The run folder at ``root``; nothing is created until something is written."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).resolve()
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal file."""
+        return self.root / "optuna.journal"
+
+    @property
+    def ray(self) -> Path:
+        """Ray Tune's folder."""
+        return self.root / "ray"
+
+    @property
+    def plan(self) -> Path:
+        """The declaration that precedes the opening of the test set."""
+        return self.root / "plan.json"
+
+    @property
+    def study(self) -> Path:
+        """The study as it was asked for."""
+        return self.root / "study.json"
+
+    @property
+    def report(self) -> Path:
+        """The report of the run."""
+        return self.root / "report.html"
+
+    def create(self) -> None:
+        """Make the folder, or say in one line why it cannot be written."""
+        try:
+            (self.root / "trials").mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".write-{uuid.uuid4().hex}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise StudyError(
+                f"--out {self.root}: the run folder must be writable, but {error.strerror}; "
+                "choose another with --out"
+            ) from None
+
+    def folder(self, trial: str) -> Path:
+        """Return the folder of one trial."""
+        if not trial.isalnum():
+            raise StudyError(f"trial {trial!r}: a trial's name has letters and digits only")
+        return self.root / "trials" / trial
+
+    def write_predictions(self, trial: str, split: str, table: pa.Table) -> None:
+        """Write one split's predictions; visible to readers once the row is committed."""
+        folder = self.folder(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        logits = "logits.list.element"
+        pq.write_table(
+            table,
+            folder / f"{split}.parquet",
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=["member", "label", "condition", "severity"],
+            column_encoding={logits: "BYTE_STREAM_SPLIT"},
+        )
+
+    def commit(self, trial: str, row: dict[str, Any]) -> None:
+        """Write the trial's row: from now on the trial is complete."""
+        folder = self.folder(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pylist([row], schema=schema.TRIAL)
+        temporary = folder / f".{ROW}-{uuid.uuid4().hex}"
+        with temporary.open("wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(folder / ROW)
+
+    def row(self, trial: str) -> dict[str, Any] | None:
+        """Return the trial's row, or None when it is not committed."""
+        return _read_row(self.folder(trial) / ROW)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Return every committed row by trial."""
+        found = (_read_row(path) for path in sorted((self.root / "trials").glob(f"*/{ROW}")))
+        return {row["trial"]: row for row in found if row is not None}
+
+    def discard(self, trial: str) -> None:
+        """Remove a trial that is to be done again; its commit mark goes first."""
+        folder = self.folder(trial)
+        (folder / ROW).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Replace the JSON file at ``path`` in one step."""
+        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        temporary.replace(path)
+
+    def read_json(self, path: Path) -> Any:
+        """Return the content of a JSON file, None when there is no such file."""
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
+
+
+def _read_row(path: Path) -> dict[str, Any] | None:
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StudyError(
+            f"{path}: a trial's row must be a whole Parquet file, but {error}; "
+            "remove its folder to have the trial done again"
+        ) from None
+    schema.check_version(table.schema, str(path))
+    row: dict[str, Any] = table.to_pylist()[0]
+    return row

@@ -1,0 +1,315 @@
+"""One trial from spec to committed files: seed, build, fit, predict, commit. A plain call."""
+
+import math
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from study import backbones, methods, schema
+from study.batches import Pixels, channel_statistics
+from study.datasets import Dataset, Shifted
+from study.methods import Method
+from study.schema import StudyError
+from study.spec import TrialSpec, canonical
+from study.store import Store
+from study.train import Diverged, OnEpoch, fit, predict
+
+Precision = Literal["float16", "float32"]
+Row = dict[str, Any]
+
+
+def run_trial(
+    spec: TrialSpec,
+    dataset: Dataset,
+    store: Store,
+    *,
+    fingerprint: str,
+    name: str | None = None,
+    precision: Precision = "float16",
+    on_epoch: OnEpoch = lambda epoch: None,
+) -> Row:
+    """Run one trial and commit it; a trial that is already committed is only read.
+
+    Args:
+        spec: What to run.
+        dataset: The data that the spec names.
+        store: Where predictions and the row go.
+        fingerprint: Of the dataset (costly, so computed once by the caller).
+        name: The configuration's name for readers.
+        precision: Type of the stored logits; float32 is used where float16 would overflow.
+        on_epoch: Called with the number of epochs done (of each separately trained part).
+
+    Returns:
+        The committed row. Divergence and exceptions are a status with a reason, not raised.
+    """
+    done = store.row(spec.trial)
+    if done is not None:
+        return done
+    row = new_row(spec, fingerprint, name)
+    start = time.perf_counter()
+    epochs = 0
+
+    def count(epoch: int) -> None:
+        nonlocal epochs
+        epochs = epoch
+        on_epoch(epoch)
+
+    try:
+        row |= _train_and_predict(spec, dataset, store, precision, count)
+    except Diverged as error:
+        row |= {"status": "diverged", "reason": str(error)}
+    except StudyError:
+        raise
+    except Exception as error:
+        row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    row |= {
+        "epochs": epochs,
+        "seconds": time.perf_counter() - start,
+        "peak_bytes": _peak_bytes(),
+        "finished": datetime.now(UTC),
+    }
+    store.commit(spec.trial, row)
+    return row
+
+
+def new_row(spec: TrialSpec, fingerprint: str, name: str | None) -> Row:
+    """Return a row with what is known before the trial runs; all else is null or zero."""
+    row: Row = dict.fromkeys(schema.TRIAL.names)
+    return row | {
+        "trial": spec.trial,
+        "configuration": spec.configuration,
+        "name": name,
+        "method": spec.method,
+        "role": spec.role,
+        "stage": spec.stage,
+        "replicate": spec.replicate,
+        "seed": spec.seed,
+        "members": spec.params.get("members", 1),
+        "spec": spec.to_json(),
+        "status": "complete",
+        "epochs": 0,
+        "seconds": 0.0,
+        "train_seconds": 0.0,
+        "device": device_name(),
+        "versions": versions(),
+        "commit": commit(),
+        "data": fingerprint,
+        "finished": datetime.now(UTC),
+    }
+
+
+def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
+    """Build the spec's method around its backbone, initialised from the spec's seed."""
+    return methods.build(
+        spec.method,
+        spec.params,
+        lambda: backbones.build(spec.backbone, shape, classes),
+        spec.seed,
+    )
+
+
+def _train_and_predict(
+    spec: TrialSpec, dataset: Dataset, store: Store, precision: Precision, on_epoch: OnEpoch
+) -> Row:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method = build(spec, dataset.shape, dataset.classes).to(device)
+    statistics = channel_statistics(dataset.train[0])
+
+    def pixels(images: np.ndarray[Any, Any]) -> Pixels:
+        return Pixels(images, *statistics, device)
+
+    row = {"members": method.members, "cosine_init": weight_cosine(method)}
+    row |= cost(method, dataset.shape, device)
+    labels = torch.tensor(dataset.train[1], device=device)
+    train = pixels(dataset.train[0])
+    start = time.perf_counter()
+    for part, seed in method.parts():
+        part_seed = spec.seed if seed is None else seed
+        fit(part, train, labels, spec.training, spec.regulariser, part_seed, on_epoch)
+    row |= {"train_seconds": time.perf_counter() - start, "cosine": weight_cosine(method)}
+    del train
+
+    logits = predict(method, pixels(dataset.val[0]))
+    row |= objectives(logits, torch.tensor(dataset.val[1]))
+    shifted = predict(method, pixels(dataset.val_shift.images))
+    row["val_shift_nll"] = nll(shifted, torch.tensor(dataset.val_shift.labels))
+    if not math.isfinite(row["val_nll"] + row["val_shift_nll"]):
+        raise Diverged("predictions on val are not finite")
+    if spec.stage != "confirm":
+        store.write_predictions(spec.trial, "val", clean_table(logits, dataset.val[1], precision))
+        return row
+    _predict_test(spec, method, dataset, store, precision, pixels)
+    return row
+
+
+def _predict_test(
+    spec: TrialSpec, method: Method, dataset: Dataset, store: Store, precision: Precision, pixels: Any
+) -> None:
+    for prefix, model in (("", method), (schema.COLLAPSED, method.collapsed())):
+        if model is None:
+            continue
+        test = predict(model, pixels(dataset.test[0]))
+        table = clean_table(test, dataset.test[1], precision)
+        store.write_predictions(spec.trial, f"{prefix}test", table)
+        shift = predict(model, pixels(dataset.shift.images))
+        table = shift_table(shift, dataset.shift, precision)
+        store.write_predictions(spec.trial, f"{prefix}shift", table)
+    if dataset.ood:
+        ood = {name: predict(method, pixels(images)) for name, images in dataset.ood.items()}
+        store.write_predictions(spec.trial, "ood", ood_table(ood, precision))
+
+
+def log_ensemble(logits_MNC: Tensor) -> Tensor:
+    """Return the log of the members' averaged probabilities, (N, C)."""
+    return logits_MNC.double().log_softmax(-1).logsumexp(0) - math.log(len(logits_MNC))
+
+
+def nll(logits_MNC: Tensor, y_N: Tensor) -> float:
+    """Return the ensemble's mean negative log-likelihood, in nats."""
+    return torch.nn.functional.nll_loss(log_ensemble(logits_MNC), y_N).item()
+
+
+def objectives(logits_MNC: Tensor, y_N: Tensor) -> Row:
+    """Return what the search looks at on clean validation data."""
+    ensemble = nll(logits_MNC, y_N)
+    members = sum(nll(own.unsqueeze(0), y_N) for own in logits_MNC) / len(logits_MNC)
+    right = log_ensemble(logits_MNC).argmax(-1) == y_N
+    return {
+        "val_nll": ensemble,
+        "val_gain": members - ensemble,
+        "val_accuracy": right.double().mean().item(),
+    }
+
+
+def weight_cosine(method: Method) -> float | None:
+    """Return the mean over pairs of members of the cosine of their effective weights."""
+    m = method.members
+    gram = torch.zeros(m, m, dtype=torch.float64)
+    for weights_MP in method.effective_weights():
+        gram += (weights_MP @ weights_MP.mT).double().cpu()
+    norms = gram.diagonal().sqrt()
+    if m < 2 or not bool((norms > 0).all()):
+        return None
+    cosines = gram / norms.outer(norms)
+    return ((cosines.sum() - m) / (m * (m - 1))).item()
+
+
+def cost(method: Method, shape: tuple[int, int, int], device: torch.device) -> Row:
+    """Measure parameters, bytes and the FLOPs of matrix products and convolutions per example."""
+    x = torch.zeros(2, *shape, device=device)
+    method.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as infer:
+        method(x)
+    train = 0
+    for part, _ in method.parts():
+        part.train()
+        batch = x.repeat(method.members, 1, 1, 1)
+        y = torch.zeros(len(batch), dtype=torch.long, device=device)
+        with FlopCounterMode(display=False) as counter:
+            logits, y_MB = part.training_forward(batch, y)
+            part.loss(logits, y_MB, 0.0).backward()
+        train += counter.get_total_flops() // len(batch)
+        part.zero_grad(set_to_none=True)
+    tensors = [*method.parameters(), *method.buffers()]
+    return {
+        "parameters": sum(p.numel() for p in method.parameters() if p.requires_grad),
+        "stored_bytes": sum(t.numel() * t.element_size() for t in tensors),
+        "infer_flops": infer.get_total_flops() // len(x),
+        "train_flops": train,
+    }
+
+
+def clean_table(logits: Tensor, labels: np.ndarray[Any, Any], precision: Precision) -> pa.Table:
+    """Return the predictions of a clean split as a table; logits (M, N, C), labels (N,)."""
+    return _table(logits, precision, example=np.arange(len(labels)), label=labels)
+
+
+def shift_table(logits: Tensor, shifted: Shifted, precision: Precision) -> pa.Table:
+    """Return the predictions on corrupted copies as a table; logits (M, R, C)."""
+    return _table(
+        logits,
+        precision,
+        example=shifted.example,
+        label=shifted.labels,
+        condition=shifted.condition,
+        severity=shifted.severity,
+    )
+
+
+def ood_table(logits: dict[str, Tensor], precision: Precision) -> pa.Table:
+    """Return the predictions on out-of-distribution sets, by name, as a table."""
+    sizes = {name: part.shape[1] for name, part in logits.items()}
+    return _table(
+        torch.cat(list(logits.values()), dim=1),
+        precision,
+        example=np.concatenate([np.arange(n) for n in sizes.values()]),
+        condition=np.repeat(list(sizes), list(sizes.values())),
+    )
+
+
+def _table(logits: Tensor, precision: Precision, **columns: np.ndarray[Any, Any]) -> pa.Table:
+    m, rows, classes = logits.shape
+    if precision == "float16" and logits.abs().max() > torch.finfo(torch.float16).max:
+        precision = "float32"
+    table_schema = schema.predictions(classes, precision)
+    flat = logits.numpy().astype(precision).ravel()
+    arrays = {
+        "member": pa.array(np.repeat(np.arange(m), rows), pa.int16()),
+        "logits": pa.FixedSizeListArray.from_arrays(pa.array(flat), classes),
+    }
+    for name in ("example", "label", "condition", "severity"):
+        type_ = table_schema.field(name).type
+        if name in columns:
+            arrays[name] = pa.array(np.tile(columns[name], m), type_)
+        else:
+            arrays[name] = pa.nulls(m * rows, type_)
+    return pa.table([arrays[name] for name in table_schema.names], schema=table_schema)
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@cache
+def device_name() -> str:
+    """Return ``cpu`` or the accelerator's name."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+@cache
+def versions() -> str:
+    """Return the versions of Python and the packages that decide the numbers, as JSON."""
+    packages = ("torch", "numpy", "pyarrow", "optuna", "ray")
+    found = {package: version(package) for package in packages}
+    return canonical(found | {"python": sys.version.split()[0]})
+
+
+@cache
+def commit() -> str | None:
+    """Return the commit of the code, with ``+dirty`` for local changes; None outside git."""
+    folder = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        dirty = "+dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + dirty
+    except (OSError, subprocess.CalledProcessError):
+        return None
