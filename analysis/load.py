@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,6 +39,11 @@ class Run:
     folder: Path
     trials: pl.DataFrame
     plan: dict[str, Any] | None
+
+    @cached_property
+    def members(self) -> dict[str, int]:
+        """Ensemble size of each committed trial."""
+        return dict(self.trials.select("trial", "members").iter_rows())
 
 
 @dataclass(frozen=True)
@@ -251,10 +257,9 @@ def _refuse_nulls(file: Path, table: pa.Table, names: tuple[str, ...]) -> None:
 
 
 def _members_of(run: Run, trial: str) -> int:
-    found = run.trials.filter(pl.col("trial") == trial)["members"]
-    if found.is_empty():
+    if trial not in run.members:
         raise StudyError(f"{run.folder}: no committed trial {trial!r}; see the ids under trials/")
-    return int(found.item())
+    return run.members[trial]
 
 
 def _check_members(file: Path, member: IntArray, size: int | None) -> tuple[int, int]:
