@@ -28,27 +28,21 @@ def data_folder(name: str, root: Path | None) -> Path:
     return root
 
 
-def check_labels(data: Labelled, classes: int, what: str) -> None:
-    """Check that every image has a label from 0 to ``classes`` - 1.
+def check_labels(labels: Labels, classes: int, what: str) -> None:
+    """Check that every label is from 0 to ``classes`` - 1.
 
     Args:
-        data: Images and labels.
+        labels: (N,).
         classes: Number of classes C.
         what: File or set for the error.
 
     Raises:
         StudyError: With the first row that is wrong.
     """
-    images, labels = data
-    if len(images) != len(labels):
-        raise StudyError(
-            f"{what}: images and labels must be as many, but are {len(images)} and {len(labels)}; "
-            "get the files again"
-        )
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise StudyError(
-            f"{what}: labels must be from 0 to {classes - 1}, but row {wrong[0]} has "
+            f"{what}, row {wrong[0]}: label must be from 0 to {classes - 1}, but is "
             f"{labels[wrong[0]]}; drop or relabel such rows"
         )
 
@@ -85,7 +79,7 @@ def assemble(
         train = _sample(pool, "train_size", options.train_size or len(pool[1]), options)
         val = _sample(val, "val_size", options.val_size, options)
         test = test or val
-    seed = derive_seed("shift", options.split_seed)
+    seed = shift_seed(options)
     shift = shift or shifted(*test, options.shift_size, seed)
     return Dataset(
         train=train,
@@ -96,6 +90,11 @@ def assemble(
         classes=classes,
         ood={name: keep(images, options) for name, images in ood.items()},
     )
+
+
+def shift_seed(options: CommonOptions) -> int:
+    """Return the seed of the shifted copies: of their subset and of their corruptions."""
+    return derive_seed("shift", options.split_seed)
 
 
 def _check_two_classes(labels: Labels, name: str) -> None:

@@ -92,10 +92,15 @@ def read(name: str, root: Path | None, *, train: bool, remedy: str = "") -> Labe
         raw = _construct(source.class_name, folder, download=bool(missing), **part)
     except Exception as error:  # torchvision's readers fail with whatever the damage provokes
         raise StudyError(_explain(name, folder, missing, error, remedy)) from error
-    labels = raw.labels if name == "svhn" else raw.targets
-    data = _images(raw.data), np.asarray(labels, np.int64)
-    check_labels(data, 10, f"dataset {name}, {folder / source.class_name}")
-    return data
+    images = _images(raw.data)
+    labels = np.asarray(raw.labels if name == "svhn" else raw.targets, np.int64)
+    if len(images) != len(labels):
+        raise StudyError(
+            f"dataset {name}: images and labels in {folder} must be as many, but are "
+            f"{len(images)} and {len(labels)}; delete the files to have them downloaded again"
+        )
+    check_labels(labels, 10, f"dataset {name} in {folder}")
+    return images, labels
 
 
 def _construct(class_name: str, folder: Path, **arguments: Any) -> Any:

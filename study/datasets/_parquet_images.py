@@ -1,0 +1,245 @@
+"""Reading images from Parquet in the layout of the Hugging Face hub's image sets.
+
+A row has the encoded image as ``image`` or ``img`` (struct of ``bytes`` and ``path``) and the class
+as ``label``. Files are found by their split's name, as one file or in numbered parts.
+"""
+
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from study.datasets import Images, Labels
+from study.datasets._splits import Labelled, check_labels
+from study.schema import StudyError
+
+MAX_PIXELS: Final = 4096 * 4096
+"""Pixels of one stored image: a small file can decode to gigabytes."""
+MAX_BYTES: Final = 8 * 2**30
+"""Decoded bytes of one split, all of which is held in memory."""
+MAX_ROWS: Final = 2_000_000
+"""Rows of one split."""
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""What may be decoded: pictures, not the documents and programs that Pillow also opens."""
+EIGHT_BIT: Final = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What images are brought to.
+
+    Attributes:
+        channels: 1 for grey, 3 for colour.
+        resize: Height and width in pixels, whatever the proportions; None: as stored.
+    """
+
+    channels: Literal[1, 3]
+    resize: int | None = None
+
+
+def find(folder: Path, split: str) -> list[Path]:
+    """Return the Parquet files of ``split`` in ``folder``, in the order of their names.
+
+    Raises:
+        StudyError: When a part of a set of numbered files is missing.
+    """
+    files = sorted(folder.glob(f"{split}*.parquet"))
+    numbered = [re.search(r"-(\d+)-of-(\d+)", file.name) for file in files]
+    present = {int(match[1]) for match in numbered if match}
+    for number in range(max((int(match[2]) for match in numbered if match), default=0)):
+        if number not in present:
+            raise StudyError(
+                f"{folder}: part {number} of the {split} files is missing; get it again"
+            )
+    return files
+
+
+def read(files: list[Path], form: Form, classes: int) -> Labelled:
+    """Return the images (N, C, H, W) and labels (N,) of all rows, in the order of the files.
+
+    Raises:
+        StudyError: With the file, and the row where one is at fault.
+    """
+    images = read_images(files, form)
+    labels = [_read_labels(file) for file in files]
+    for file, part in zip(files, labels, strict=True):
+        check_labels(part, classes, str(file))
+    return images, np.concatenate(labels)
+
+
+def count_classes(files: list[Path]) -> int:
+    """Return the number of classes: of the names in the files' metadata, else the largest label's.
+
+    Raises:
+        StudyError: When a file cannot be read.
+    """
+    for file in files:
+        if named := _named_classes(_open(file).schema_arrow):
+            return named
+    return max(int(_read_labels(file).max(initial=0)) for file in files) + 1
+
+
+def read_images(files: list[Path], form: Form) -> Images:
+    """Return the images (N, C, H, W) of all rows, in the order of the files.
+
+    Raises:
+        StudyError: With the file and row of an image that does not fit.
+    """
+    total = sum(_open(file).metadata.num_rows for file in files)
+    if not total:
+        raise StudyError(f"{files[0]}: must have at least one row, but has none; get it again")
+    images: Images | None = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
+        for row, (where, encoded) in enumerate(_encoded_images(files)):
+            image = _decode(encoded, form, where)
+            if images is None:
+                images = _allocate(total, image.shape, files[0])
+            if image.shape != images.shape[1:]:
+                raise StudyError(
+                    f"{where}: all images must have the same size, but this one is "
+                    f"{_size(image.shape)} and the first {_size(images.shape[1:])}; set resize"
+                )
+            images[row] = image
+    assert images is not None
+    return images
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> StudyError:
+    reason = " ".join(str(error).split())
+    return StudyError(f"{file}: cut short or not Parquet ({reason}); get the file again")
+
+
+def _read_column(file: Path, source: pq.ParquetFile, name: str) -> Iterator[pa.Array]:
+    try:
+        for batch in source.iter_batches(batch_size=512, columns=[name]):
+            yield batch.column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file, error) from error
+
+
+def _read_labels(file: Path) -> Labels:
+    source = _open(file)
+    schema = source.schema_arrow
+    if "label" not in schema.names:
+        raise _no_column(file, "label", schema)
+    if not pa.types.is_integer(schema.field("label").type):
+        raise StudyError(
+            f"{file}: column label must hold integers, but holds {schema.field('label').type}; "
+            "number the classes from 0"
+        )
+    column = pa.chunked_array(_read_column(file, source, "label"), schema.field("label").type)
+    if column.null_count:
+        row = pc.index(pc.is_null(column), True).as_py()
+        raise StudyError(f"{file}, row {row}: label must be a number, but is null; drop such rows")
+    labels: Labels = column.to_numpy().astype(np.int64)
+    return labels
+
+
+def _no_column(file: Path, name: str, schema: pa.Schema) -> StudyError:
+    found = ", ".join(schema.names)
+    return StudyError(f"{file}: must have a column {name}, but has {found}; rename the column")
+
+
+def _named_classes(schema: pa.Schema) -> int | None:
+    """Return how many class names the hub's own metadata lists, if it is there."""
+    try:
+        features: Any = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return len(features["label"]["names"]) or None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _encoded_images(files: list[Path]) -> Iterator[tuple[str, bytes | None]]:
+    for file in files:
+        source = _open(file)
+        name = _image_column(file, source.schema_arrow)
+        row = 0
+        for column in _read_column(file, source, name):
+            for encoded in pc.struct_field(column, "bytes").to_pylist():
+                yield f"{file}, row {row}", encoded
+                row += 1
+
+
+def _image_column(file: Path, schema: pa.Schema) -> str:
+    name = next((name for name in ("image", "img") if name in schema.names), None)
+    if name is None:
+        raise _no_column(file, "image or img", schema)
+    kind = schema.field(name).type
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        raise StudyError(
+            f"{file}: column {name} must be a struct with the field bytes, but is {kind}; "
+            "write the set with embedded images"
+        )
+    return name
+
+
+def _decode(encoded: bytes | None, form: Form, where: str) -> Images:
+    """Return one image (C, H, W)."""
+    if encoded is None:
+        raise StudyError(f"{where}: has no image bytes; write the set with embedded images")
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        _check(image, where)
+        return _pixels(image, form)
+    except StudyError:
+        raise
+    except Exception as error:  # Pillow's decoders fail with whatever the damage provokes
+        reason = re.sub(r" <_io.*?>", "", str(error)) or type(error).__name__
+        raise StudyError(
+            f"{where}: the image cannot be decoded ({reason}); drop the row or get the file again"
+        ) from error
+
+
+def _check(image: Image.Image, where: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise StudyError(
+            f"{where}: an image must have at most {MAX_PIXELS} pixels, but is "
+            f"{image.width}x{image.height}; store it smaller"
+        )
+    if image.mode not in EIGHT_BIT:
+        raise StudyError(
+            f"{where}: an image must have 8 bits per channel, but is of Pillow's mode "
+            f"{image.mode}; convert it"
+        )
+
+
+def _pixels(image: Image.Image, form: Form) -> Images:
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    image = image.convert("L" if form.channels == 1 else "RGB")
+    if form.resize:
+        image = image.resize((form.resize, form.resize), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _allocate(total: int, shape: tuple[int, ...], file: Path) -> Images:
+    most = min(MAX_ROWS, MAX_BYTES // int(np.prod(shape)))
+    if total > most:
+        raise StudyError(
+            f"{file.parent}: a split must have at most {most} images of {_size(shape)}, "
+            f"but has {total}; set a smaller resize or use fewer rows"
+        )
+    return np.empty((total, *shape), np.uint8)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]}x{shape[1]}"
