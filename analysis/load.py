@@ -23,6 +23,8 @@ from study.schema import StudyError
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 
+PLAN = ("study", "hash", "protocol", "arms", "seeds")
+ARM = ("configuration", "role", "method", "name", "members")
 REDO = "delete the trial's folder and give the command of the study again"
 
 
@@ -180,6 +182,16 @@ def _plan(file: Path) -> dict[str, Any] | None:
         raise StudyError(f"{file}: must be JSON, but {error}; restore the file") from None
     if not isinstance(plan, dict):
         raise StudyError(f"{file}: must be a JSON object, but is {plan!r:.40}; restore the file")
+    for name, keys, value in (
+        ("plan", PLAN, plan),
+        *(("arm", ARM, a) for a in plan.get("arms", [])),
+    ):
+        missing = [key for key in keys if key not in value]
+        if missing:
+            raise StudyError(
+                f"{file}: a {name} must have the keys {', '.join(keys)}, "
+                f"but {missing[0]} is missing; restore the file"
+            )
     return plan
 
 

@@ -3,7 +3,6 @@
 The frames are all that the statistics and the charts ever see.
 """
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ METRICS: Final = (
 )
 ANCHORS: Final = ("single", "deep_ensemble")
 CONTROLS: Final = ("negative_control", "positive_control")
+UNDECLARED: Final = "not an arm of the plan"
 CLL_SEED: Final = 20_260_123
 """The halves of ``cll`` are the same for every trial: common random numbers."""
 WORTH_A_PROCESS: Final = 50
@@ -76,7 +76,9 @@ class Measures:
         reliability: arm, replicate, bin (0-14), count, confidence, accuracy.
         pairs: arm, i, j, disagreement (mean over replicates; members i < j).
         excluded: trial, arm, stage, status, reason: every trial that is not complete (a failed
-            pool of a Deep Ensemble stands under ``deep_ensemble``, without a size).
+            pool of a Deep Ensemble stands under ``deep_ensemble``, without a size), and every
+            complete confirm trial whose arm the plan does not declare (reason ``UNDECLARED``,
+            arm: its configuration).
     """
 
     replicates: pl.DataFrame
@@ -102,22 +104,27 @@ def arm_key(role: str, configuration: str) -> str:
     return role if role in ANCHORS + CONTROLS else configuration
 
 
-def measure(run: Run) -> Measures:
+def measure(run: Run, workers: int = 1) -> Measures:
     """Compute every metric of the confirm stage's complete trials.
 
-    Each file is read once and let go. Many trials are shared out to processes, one per core, so a
-    script that calls this needs the usual ``if __name__ == "__main__":``; the result is the same.
+    Each file is read once and let go.
+
+    Args:
+        run: The run folder.
+        workers: Processes to use at most (fewer where starting them would not repay itself). With
+            more than one, a script needs ``if __name__ == "__main__":``. The result is the same.
 
     Raises:
         StudyError: When a file breaks the format, a split is missing in some trials only, trials
             hold other rows or labels, or two trials claim the same arm and replicate.
     """
-    confirmed = run.trials.filter(pl.col("stage") == "confirm", pl.col("status") == "complete")
-    rows = confirmed.sort("role", "configuration", "replicate", "trial").to_dicts()
+    trials = run.trials.with_columns(declared=_declared(run))
+    complete = pl.col("stage") == "confirm", pl.col("status") == "complete", pl.col("declared")
+    rows = trials.filter(*complete).sort("role", "configuration", "replicate", "trial").to_dicts()
     _refuse_twins(run, rows)
     splits = _splits(run, rows)
     sizes = _sizes(rows)
-    parts = _each(partial(_trial, _bare(run), splits, sizes), rows)
+    parts = _each(partial(_trial, _bare(run), splits, sizes), rows, workers)
     for split in splits:
         marks = {part.fingerprints[split][0]: part.fingerprints[split] for part in parts}
         refuse_other_rows(marks)
@@ -127,7 +134,7 @@ def measure(run: Run) -> Measures:
         .group_by("arm", "i", "j", maintain_order=True)
         .agg(pl.col("disagreement").mean())
     )
-    return Measures(**frames, excluded=_excluded(run.trials))
+    return Measures(**frames, excluded=_excluded(trials))
 
 
 def _bare(run: Run) -> Run:
@@ -135,9 +142,10 @@ def _bare(run: Run) -> Run:
     return replace(run, trials=run.trials.select("trial", "members"), plan=None)
 
 
-def _each(work: Callable[[dict[str, Any]], _Part], rows: list[dict[str, Any]]) -> list[_Part]:
-    """Map over the rows; in processes where starting them (about 1.5 s) repays itself."""
-    workers = min(os.cpu_count() or 1, len(rows) // WORTH_A_PROCESS)
+def _each(
+    work: Callable[[dict[str, Any]], _Part], rows: list[dict[str, Any]], workers: int
+) -> list[_Part]:
+    workers = min(workers, len(rows) // WORTH_A_PROCESS)
     if workers < 2:
         return [work(row) for row in rows]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -149,13 +157,26 @@ def _frame(name: str, parts: Iterable[list[dict[str, Any]]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_SCHEMAS[name], orient="row")
 
 
+def _declared(run: Run) -> pl.Series:
+    """Return of each trial whether it is of the plan; all are without one, or before confirm."""
+    arms = None if run.plan is None else {(a["role"], a["configuration"]) for a in run.plan["arms"]}
+    keys = run.trials.select("stage", "role", "configuration").iter_rows()
+    known = [arms is None or stage != "confirm" or (role, c) in arms for stage, role, c in keys]
+    return pl.Series(known, dtype=pl.Boolean)
+
+
 def _excluded(trials: pl.DataFrame) -> pl.DataFrame:
-    arm = (
-        pl.when(pl.col("role").is_in([*ANCHORS, *CONTROLS])).then("role").otherwise("configuration")
-    )
+    own_key = pl.col("role").is_in([*ANCHORS, *CONTROLS]) & pl.col("declared")
+    undeclared = (pl.col("status") == "complete") & ~pl.col("declared")
     return (
-        trials.filter(pl.col("status") != "complete")
-        .select("trial", arm.alias("arm"), "stage", "status", "reason")
+        trials.filter((pl.col("status") != "complete") | undeclared)
+        .select(
+            "trial",
+            pl.when(own_key).then("role").otherwise("configuration").alias("arm"),
+            "stage",
+            "status",
+            pl.when(undeclared).then(pl.lit(UNDECLARED)).otherwise("reason").alias("reason"),
+        )
         .sort("stage", "arm", "trial")
     )
 
@@ -198,8 +219,13 @@ def _splits(run: Run, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _sizes(rows: list[dict[str, Any]]) -> list[int]:
-    """Return the ensemble sizes that need a Deep Ensemble: those of all judged arms."""
-    return sorted({row["members"] for row in rows if row["role"] not in ANCHORS})
+    """Return the sizes at which a Deep Ensemble is needed: those of the judged arms above 1.
+
+    One member alone is the single model itself. With nothing else to judge, the whole pool.
+    """
+    judged = {row["members"] for row in rows if row["role"] not in ANCHORS} - {1}
+    pools = {row["members"] for row in rows if row["role"] == "deep_ensemble"}
+    return sorted(judged or pools)
 
 
 def _trial(run: Run, splits: list[str], sizes: list[int], row: dict[str, Any]) -> _Part:

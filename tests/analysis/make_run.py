@@ -312,7 +312,7 @@ def plan(arms: Iterable[Arm], seeds: int, **protocol: Any) -> dict[str, Any]:
 
 def plan_hash(content: dict[str, Any]) -> str:
     """Return the hash of a declaration, by hand: what ``study`` is to write."""
-    rest = {key: value for key, value in content.items() if key != "hash"}
+    rest = {key: content[key] for key in ("study", "protocol", "arms")}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,0 +1,138 @@
+"""What was declared before the test set was opened: endpoints, margin, level, arms (METHODS E.3).
+
+Endpoints are objects, not strings: each knows which way is better and what it stands for.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from study.schema import StudyError
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A measure that a verdict rests on.
+
+    Attributes:
+        key: Column of ``Measures.replicates``.
+        label: Readable name.
+        kind: ``performance`` must match the single model to track it (both sides);
+            ``diversity`` only must not rise above it, as no ensemble can have less than none.
+        lower_is_better: Which way is better.
+    """
+
+    key: str
+    label: str
+    kind: Literal["performance", "diversity"]
+    lower_is_better: bool = True
+
+    @property
+    def sign(self) -> int:
+        """Factor that turns the measure into a loss."""
+        return 1 if self.lower_is_better else -1
+
+
+ENDPOINTS: Final[dict[str, Endpoint]] = {
+    endpoint.key: endpoint
+    for endpoint in (
+        Endpoint("cll", "calibrated NLL", "performance"),
+        Endpoint("nll", "NLL", "performance"),
+        Endpoint("shift_nll", "shifted NLL", "performance"),
+        Endpoint("gain", "ensemble gain", "diversity", lower_is_better=False),
+        Endpoint("shift_gain", "shifted ensemble gain", "diversity", lower_is_better=False),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Numbers that decide.
+
+    Attributes:
+        delta: Margin in units of recovery: half the width of "like a single model".
+        alpha: One-sided level of every test.
+        endpoints: All must pass (intersection-union), so none is corrected for the others.
+        sensitivity: Other margins at which the verdicts are repeated.
+        seeds: Replicates per arm that were declared, or None.
+    """
+
+    delta: float = 0.25
+    alpha: float = 0.05
+    endpoints: tuple[Endpoint, ...] = tuple(ENDPOINTS[k] for k in ("cll", "shift_nll", "gain"))
+    sensitivity: tuple[float, ...] = (0.15, 0.25, 0.35)
+    seeds: int | None = None
+
+
+def protocol_of(plan: Mapping[str, Any] | None) -> Protocol:
+    """Return the declared protocol, or the default one without a plan.
+
+    Raises:
+        StudyError: When the declaration has an unknown endpoint or a number out of its range.
+    """
+    if plan is None:
+        return Protocol()
+    declared = plan["protocol"]
+    default = Protocol()
+    delta = _between("delta", declared.get("delta", default.delta), 0, 1)
+    alpha = _between("alpha", declared.get("alpha", default.alpha), 0, 0.5)
+    others = declared.get("sensitivity", default.sensitivity)
+    keys = declared.get("endpoints", [endpoint.key for endpoint in default.endpoints])
+    for key in keys:
+        if key not in ENDPOINTS:
+            raise StudyError(
+                f"plan.json: endpoints must be among {', '.join(ENDPOINTS)}, but one is {key!r}; "
+                "correct the protocol of the study"
+            )
+    endpoints = tuple(ENDPOINTS[key] for key in dict.fromkeys(keys))
+    if not any(endpoint.kind == "performance" for endpoint in endpoints):
+        raise StudyError(
+            f"plan.json: endpoints must hold one of performance, but are {', '.join(keys)}; "
+            "add cll or shift_nll to the protocol of the study"
+        )
+    sensitivity = tuple(_between("sensitivity", value, 0, 1) for value in others)
+    return Protocol(delta, alpha, endpoints, sensitivity, int(plan["seeds"]))
+
+
+def _between(name: str, value: Any, low: float, high: float) -> float:
+    if not isinstance(value, int | float) or not low < value < high:
+        raise StudyError(
+            f"plan.json: {name} must be above {low} and below {high}, but is {value!r}; "
+            "correct the protocol of the study"
+        )
+    return float(value)
+
+
+def plan_hash(plan: Mapping[str, Any]) -> str:
+    """Return the digest of what a plan declares: its study, protocol and arms.
+
+    The first 16 hexadecimal digits of SHA-256 of the canonical JSON, as ``study`` writes it.
+    """
+    content = {key: plan[key] for key in ("study", "protocol", "arms")}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def exploratory_reasons(plan: Mapping[str, Any] | None) -> list[str]:
+    """Return why results under this plan explore rather than confirm; empty if they confirm."""
+    if plan is None:
+        return ["nothing was declared before the test set was opened (no plan.json)"]
+    reasons = []
+    if plan_hash(plan) != plan["hash"]:
+        reasons.append(
+            f"plan.json was changed after it was declared: its hash is {plan['hash']}, "
+            f"but its content gives {plan_hash(plan)}"
+        )
+    if plan.get("revisions"):
+        times = len(plan["revisions"])
+        reasons.append(
+            f"the plan was declared anew {times} time{'s' if times > 1 else ''} "
+            "after the test set had been opened"
+        )
+    if plan["seeds"] != plan["protocol"].get("seeds", plan["seeds"]):
+        reasons.append(
+            f"seeds are {plan['seeds']}, but the protocol declares {plan['protocol']['seeds']}"
+        )
+    return reasons

@@ -1,0 +1,177 @@
+"""Contrasts of arms, intervals of the recovery, multiplicity: only what scipy does not have.
+
+One number per arm and replicate comes in; a replicate (one whole run) is the unit of replication.
+All endpoints here are losses: lower is better. Turn the sign of a gain before.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from scipy.optimize import brentq
+from statsmodels.stats.multitest import multipletests
+
+FloatArray = npt.NDArray[np.floating[Any]]
+Interval = tuple[float | None, float | None]
+
+UNBOUNDED: Final[Interval] = (None, None)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean, sample variance (over n - 1) and number of replicates of one arm."""
+
+    mean: float
+    variance: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of arm means with its standard error and Satterthwaite degrees of freedom.
+
+    With no variance at all ``se`` is 0, ``df`` infinite, and the p-values 0 or 1 (1 at 0).
+    """
+
+    estimate: float
+    se: float
+    df: float
+
+    @property
+    def p_positive(self) -> float:
+        """One-sided p-value against "the contrast is at most 0"."""
+        return self._p(self.estimate)
+
+    @property
+    def p_negative(self) -> float:
+        """One-sided p-value against "the contrast is at least 0"."""
+        return self._p(-self.estimate)
+
+    def _p(self, estimate: float) -> float:
+        if self.se == 0:
+            return 0.0 if estimate > 0 else 1.0
+        return float(stats.t.sf(estimate / self.se, self.df))
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """One arm between its anchors, on one endpoint."""
+
+    single: Summary
+    arm: Summary
+    deep_ensemble: Summary
+
+    @property
+    def gap(self) -> Contrast:
+        """mean S - mean DE: positive where a Deep Ensemble is better."""
+        return contrast([(1.0, self.single), (-1.0, self.deep_ensemble)])
+
+    @property
+    def recovery(self) -> float | None:
+        """R = (S - x) / (S - DE): 0 is the single model, 1 the Deep Ensemble; None without gap."""
+        gap = self.gap.estimate
+        return (self.single.mean - self.arm.mean) / gap if gap else None
+
+    def at(self, theta: float) -> Contrast:
+        """Return T(theta) = (S - x) - theta (S - DE), which is positive where R > theta.
+
+        METHODS E.4. No ratio is taken, and the anchors that all arms share are accounted for.
+        """
+        weights = (1 - theta, self.single), (-1.0, self.arm), (theta, self.deep_ensemble)
+        return contrast(weights)
+
+
+def summary(values: Sequence[float] | FloatArray) -> Summary:
+    """Return mean, variance and count; the variance of equal values is exactly 0.
+
+    Args:
+        values: At least two finite numbers.
+
+    Raises:
+        ValueError: For fewer than two values.
+    """
+    array = np.asarray(values, np.float64)
+    if len(array) < 2:
+        raise ValueError(f"a variance needs at least 2 replicates, but there are {len(array)}")
+    if np.ptp(array) == 0:
+        return Summary(float(array[0]), 0.0, len(array))
+    return Summary(float(array.mean()), float(array.var(ddof=1)), len(array))
+
+
+def contrast(terms: Sequence[tuple[float, Summary]]) -> Contrast:
+    """Return sum_i w_i mean_i with Satterthwaite's df (Welch's for two terms).
+
+    Var = sum_i w_i² v_i/n_i;  df = Var² / sum_i (w_i² v_i/n_i)²/(n_i - 1).
+    """
+    estimate = sum(weight * arm.mean for weight, arm in terms)
+    parts = [weight**2 * arm.variance / arm.n for weight, arm in terms]
+    variance = sum(parts)
+    if variance == 0:
+        return Contrast(estimate, 0.0, float("inf"))
+    shares = (part / variance for part in parts)
+    df = 1 / sum(share**2 / (arm.n - 1) for share, (_, arm) in zip(shares, terms, strict=True))
+    return Contrast(estimate, float(np.sqrt(variance)), df)
+
+
+def fieller(anchored: Anchored, level: float) -> Interval:
+    """Return the interval of R that holds every theta at which T(theta) = 0 is not rejected.
+
+    Fieller (1954), by inversion of the two-sided t-test of ``Anchored.at``. So the 1 - 2 alpha
+    interval lies above delta exactly when ESCAPE holds at alpha. Where the gap between the anchors
+    is itself not different from 0 at this level the set is unbounded (or, between anchors in the
+    wrong order, without meaning): then both bounds are None.
+    """
+    gap, recovery = anchored.gap, anchored.recovery
+    if recovery is None or gap.estimate <= 0 or gap.p_positive >= (1 - level) / 2:
+        return UNBOUNDED
+    spread = anchored.at(recovery).se / gap.estimate
+    if spread == 0:
+        return recovery, recovery
+
+    def excess(theta: float) -> float:
+        test = anchored.at(theta)
+        return abs(test.estimate) - float(stats.t.ppf((1 + level) / 2, test.df)) * test.se
+
+    bounds = [_root(excess, recovery, side * spread) for side in (-1.0, 1.0)]
+    return (bounds[0], bounds[1]) if None not in bounds else UNBOUNDED
+
+
+def _root(excess: Callable[[float], float], start: float, step: float) -> float | None:
+    """Return where ``excess`` first rises above 0 as theta leaves ``start`` in strides of step."""
+    for _ in range(60):
+        end = start + step
+        if excess(end) > 0:
+            return float(brentq(excess, start, end, xtol=1e-12))
+        start, step = end, 2 * step
+    return None
+
+
+def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
+    """Return Holm's adjusted p-values by key, in a fixed order whatever the input's.
+
+    Reject where they are at most ``alpha`` (Holm 1979).
+    """
+    keys = sorted(p_values)
+    if not keys:
+        return {}
+    adjusted = multipletests([p_values[key] for key in keys], alpha, method="holm")[1]
+    return {key: float(p) for key, p in zip(keys, adjusted, strict=True)}
+
+
+def detectable_effect(
+    anchored: Anchored, delta: float, alpha: float, power: float = 0.8
+) -> float | None:
+    """Return the least recovery that ESCAPE at level alpha would find with this power.
+
+    delta + (t_{1-alpha} + t_{power}) SE(T(delta)) / gap, from the spread that was seen; None where
+    the gap is not positive.
+    """
+    gap, test = anchored.gap.estimate, anchored.at(delta)
+    if gap <= 0:
+        return None
+    if test.se == 0:
+        return delta
+    return delta + float(stats.t.ppf([1 - alpha, power], test.df).sum()) * test.se / gap
