@@ -1,0 +1,184 @@
+"""What there is to judge: arms, their replicates, and whether the anchors leave room to judge.
+
+Every arm is placed between two anchors: the single model (recovery 0) and the Deep Ensemble of the
+arm's own size (recovery 1). Where the anchors do not differ, there is nothing to measure with.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import polars as pl
+
+from analysis.measure import Measures, arm_key
+from analysis.protocol import Endpoint, Protocol, protocol_of
+from analysis.stats import Anchored, Summary, summary
+
+Json = dict[str, Any]
+
+GATE_LEVEL: Final = 0.025
+GATE_RATIO: Final = 1.0
+FAMILIES: Final = ("candidate", "comparison")
+CONTROLS: Final = ("positive_control", "negative_control")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the judgement reads: protocol, arms, replicates, failures."""
+
+    protocol: Protocol
+    arms: list[Json]
+    values: dict[str, pl.DataFrame]
+    roles: set[str]
+    failed: Counter[str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One arm with its effect on each endpoint, or with the reasons why it has none.
+
+    ``reasons`` hold a short label and a line; the first label names the verdict's.
+    """
+
+    arm: Json
+    effects: dict[str, Anchored]
+    reasons: list[tuple[str, str]]
+
+
+def study_of(measures: Measures, plan: Mapping[str, Any] | None) -> Study:
+    """Gather the arms that are to be judged: those of the plan, or without one those measured.
+
+    One member alone has no Deep Ensemble of its size, so it is placed beside the one of the
+    candidates' most common size.
+    """
+    frame = measures.replicates
+    values = {str(key[0]): rows for key, rows in frame.group_by("arm", maintain_order=True)}
+    seen = frame.select("arm", "role", "method", "configuration", "name", "members").unique(
+        subset="arm", maintain_order=True
+    )
+    rows: list[Json] = seen.to_dicts()
+    if plan is not None:
+        keys = ("role", "method", "configuration", "name", "members", "reason", "stratum")
+        rows = [{key: declared.get(key) for key in keys} for declared in plan["arms"]]
+    arms = [
+        row | {"arm": arm_key(row["role"], row["configuration"])}
+        for row in rows
+        if row["role"] in FAMILIES + CONTROLS
+    ]
+    sizes = Counter(arm["members"] for arm in arms if arm["role"] == "candidate")
+    sizes = sizes or Counter(arm["members"] for arm in arms)
+    pools = frame.filter(pl.col("role") == "deep_ensemble")["members"].to_list()
+    several = [size for size in sizes if size > 1]
+    common = max(several, key=lambda s: (sizes[s], -s), default=max(pools, default=1))
+    for arm in arms:
+        size = arm["members"] if arm["members"] > 1 else common
+        arm |= {"reference": f"deep_ensemble-{size}", "reference_members": size}
+    incomplete = measures.excluded.filter(
+        pl.col("stage") == "confirm", pl.col("status") != "complete"
+    )
+    lost = Counter(incomplete["arm"].to_list())
+    return Study(protocol_of(plan), arms, values, {*frame["role"].to_list()}, lost)
+
+
+def _numbers(study: Study, arm: str, endpoint: Endpoint) -> list[float]:
+    rows = study.values.get(arm)
+    if rows is None:
+        return []
+    return [endpoint.sign * v for v in rows.sort("replicate")[endpoint.key].drop_nulls().to_list()]
+
+
+def count(study: Study, arm: str) -> int:
+    """Return how many replicates of an arm were measured."""
+    return len(study.values.get(arm, ()))
+
+
+def failed(study: Study, arm: str) -> int:
+    """Return how many confirm runs of an arm did not complete; a failed pool counts at any size."""
+    return study.failed["deep_ensemble" if arm.startswith("deep_ensemble-") else arm]
+
+
+def _not_whole(study: Study, arm: str) -> tuple[str, str] | None:
+    """Return why an arm's runs do not suffice: failed, missing, or fewer than two."""
+    done, lost, planned = count(study, arm), failed(study, arm), study.protocol.seeds
+    if lost:
+        line = f"{lost} of {max(done + lost, planned or 0)} runs failed"
+        return line, line
+    if not done and arm.startswith("deep_ensemble-") and "deep_ensemble" in study.roles:
+        return "not assessable", "its pool has fewer members"
+    if planned and done < planned:
+        return "runs missing", f"{planned - done} of {planned} runs are missing"
+    if done < 2:
+        return "too few seeds", f"a verdict needs at least 2 runs, but there are {done}"
+    return None
+
+
+# --- the gate: is there a gap between the anchors at all?
+
+
+def gates_of(study: Study) -> Iterable[Json]:
+    """Yield the gate of every ensemble size and endpoint."""
+    for size in sorted({arm["reference_members"] for arm in study.arms}):
+        for endpoint in study.protocol.endpoints:
+            yield _gate(study, size, endpoint)
+
+
+def _gate(study: Study, size: int, endpoint: Endpoint) -> Json:
+    """Return whether the Deep Ensemble is better than the single model by enough to measure."""
+    gate: Json = {"members": size, "endpoint": endpoint.key, "open": False}
+    gate |= dict.fromkeys(("gap", "ratio", "p", "reason"))
+    anchors = ("single", f"deep_ensemble-{size}")
+    for arm in anchors:
+        trouble = _not_whole(study, arm)
+        if trouble:
+            return gate | {"reason": f"anchor {arm}: {trouble[1]}"}
+        numbers = _numbers(study, arm, endpoint)
+        if len(numbers) < count(study, arm):
+            missing = count(study, arm) - len(numbers)
+            of = f"{missing} of {count(study, arm)} runs"
+            return gate | {"reason": f"anchor {arm}: {endpoint.label} was not measured in {of}"}
+    single, deep = (summary(_numbers(study, arm, endpoint)) for arm in anchors)
+    gap = Anchored(single, single, deep).gap
+    pooled = ((single.n - 1) * single.variance + (deep.n - 1) * deep.variance) ** 0.5
+    pooled /= (single.n + deep.n - 2) ** 0.5
+    gate |= {"gap": gap.estimate, "p": gap.p_positive}
+    gate |= {"ratio": gap.estimate / pooled if pooled else None}
+    reason = _same_everywhere(endpoint, dict(zip(anchors, (single, deep), strict=True)))
+    if reason is None and gap.p_positive >= GATE_LEVEL:
+        reason = f"{endpoint.label}: {anchors[1]} is not shown to be better than single"
+    elif reason is None and gate["ratio"] is not None and gate["ratio"] < GATE_RATIO:
+        reason = f"{endpoint.label}: the gap between the anchors is below one SD over seeds"
+    return gate | {"open": reason is None, "reason": reason}
+
+
+def _same_everywhere(endpoint: Endpoint, arms: Mapping[str, Summary]) -> str | None:
+    """Say so when all seeds of an arm gave one number: no noise to measure an effect against.
+
+    An ensemble gain of exactly 0 is what a single model, or members that are equal, must have.
+    """
+    for arm, found in arms.items():
+        if found.variance == 0 and not (endpoint.kind == "diversity" and found.mean == 0):
+            return f"all {found.n} runs of {arm} gave the same {endpoint.label}: were seeds used?"
+    return None
+
+
+def case_of(study: Study, arm: Json, gates: Mapping[tuple[int, str], Json]) -> Case:
+    """Return the effects of an arm, with every reason against judging it."""
+    key, size = arm["arm"], arm["reference_members"]
+    trouble = _not_whole(study, key)
+    reasons = [trouble] if trouble else []
+    effects = {}
+    for endpoint in study.protocol.endpoints:
+        gate = gates[size, endpoint.key]
+        numbers = _numbers(study, key, endpoint)
+        if not gate["open"]:
+            reasons.append(("not assessable", gate["reason"]))
+        elif len(numbers) < count(study, key):
+            reasons.append(("not assessable", f"{endpoint.label} was not measured in every run"))
+        elif len(numbers) >= 2:
+            found = summary(numbers)
+            same = _same_everywhere(endpoint, {"this arm": found})
+            reasons += [("not assessable", same)] if same else []
+            anchors = [_numbers(study, a, endpoint) for a in ("single", arm["reference"])]
+            effects[endpoint.key] = Anchored(summary(anchors[0]), found, summary(anchors[1]))
+    return Case(arm, effects, reasons)

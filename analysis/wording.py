@@ -1,0 +1,136 @@
+"""Every sentence of a verdict. Numbers are rounded here, where they are shown, and nowhere else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from analysis.protocol import Endpoint
+
+Json = dict[str, Any]
+
+SOME_ESCAPES: Final = "some configuration escapes"
+ALL_TRACK: Final = "all tested track a single model"
+INCONCLUSIVE: Final = "inconclusive"
+
+SAID: Final = {
+    "escapes": "escapes",
+    "tracks": "tracks a single model",
+    "worse": "is worse than a single model",
+    "inconclusive": "is inconclusive",
+}
+
+
+def sentence(judgement: Json) -> str:
+    """Return the verdict in one sentence, with its figures."""
+    if judgement["verdict"] == SOME_ESCAPES:
+        said = _some_escape(judgement)
+    elif judgement["verdict"] == ALL_TRACK:
+        said = _all_track(judgement)
+    else:
+        said = f"Inconclusive: {'; '.join(judgement['reasons'])} ({_seeds(judgement)})."
+    if judgement["exploratory"]:
+        return f"Exploratory, as {judgement['exploratory_reasons'][0]}. {said}"
+    return said
+
+
+def _some_escape(judgement: Json) -> str:
+    counts, best = judgement["counts"], judgement["arms"]
+    best = next(arm for arm in best if arm["verdict"] == "escapes" and arm["role"] == "candidate")
+    weakest = best["endpoints"][best["weakest"]]
+    n, escapes = counts["candidates"], counts["escapes"]
+    verb = "escapes a single model: it recovers" if escapes == 1 else "escape: they recover"
+    return (
+        f"{escapes} of {n} tested configurations {verb} more than "
+        f"{_percent(judgement['protocol']['delta'])} of the way from a single model to a Deep "
+        f"Ensemble on {_labels(judgement)} (best: {best['name'] or best['arm']}, at least "
+        f"{weakest['recovery']:.2f}, 95 % interval {interval(weakest['low95'], weakest['high95'])}"
+        f", on {judgement['protocol']['labels'][best['weakest']]}; {_p(best['p_holm'])} after "
+        f"Holm; {_seeds(judgement)})."
+    )
+
+
+def _all_track(judgement: Json) -> str:
+    n = judgement["counts"]["candidates"]
+    own = [arm for arm in judgement["arms"] if arm["role"] == "candidate"]
+    highs = [effect["high90"] for arm in own for effect in arm["endpoints"].values()]
+    which = (
+        "The one tested configuration tracks" if n == 1 else f"All {n} tested configurations track"
+    )
+    return (
+        f"{which} a single model: recovery stays within "
+        f"±{_percent(judgement['protocol']['delta'])} of the way to a Deep Ensemble on "
+        f"{_labels(judgement)} (largest upper 90 % bound {max(highs):.2f}; {_seeds(judgement)}); "
+        "this is about what was searched, not about every configuration there is."
+    )
+
+
+def _labels(judgement: Json) -> str:
+    return join(judgement["protocol"]["labels"].values())
+
+
+def _seeds(judgement: Json) -> str:
+    fewest, most = judgement["seeds"]["fewest"], judgement["seeds"]["most"]
+    return f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+
+
+def join(words: Any) -> str:
+    """Return ``a``, ``a and b`` or ``a, b and c``."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else str(last)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return ``low to high``, or that there is no bound."""
+    return "unbounded" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def lost_to_holm(p: float, p_holm: float, tested: int) -> str:
+    """Say that an arm passes alone, but not among so many."""
+    return f"passes alone ({_p(p)}), but not among {tested} tested ({_p(p_holm)} after Holm)"
+
+
+def open_question(
+    passed: Sequence[Endpoint], failed: Sequence[Endpoint], worse: Sequence[Endpoint], delta: float
+) -> str:
+    """Say on which endpoints an arm is shown to be above the margin, and on which it is not."""
+    parts = []
+    if passed:
+        parts.append(f"above {delta:g} on {join(e.label for e in passed)}")
+    parts.append(f"not shown to be above {delta:g} on {join(e.label for e in failed)}")
+    if worse:
+        parts.append(f"below {-delta:g} on {join(e.label for e in worse)}")
+    if not passed and not worse:
+        parts.append("nor to be like a single model")
+    return ", ".join(parts)
+
+
+def control(name: str, expected: str, verdict: str, detail: str | None) -> str:
+    """Say what a control did and what it should have done."""
+    line = f"the {name} control {SAID[verdict]}"
+    if verdict == expected:
+        return f"{line}, as it must"
+    because = f" ({detail})" if detail else ""
+    return f"{line}{because}, where it must be one that {SAID[expected]}"
+
+
+def no_escape(verdicts: Mapping[str, int]) -> str:
+    """Say how many configurations came out how, when none escapes."""
+    parts = [f"{verdicts[kind]} {kind}" for kind in ("tracks", "worse", "inconclusive")]
+    said = {"tracks": "track a single model", "worse": "worse than it", "inconclusive": "open"}
+    parts = [f"{verdicts[kind]} {said[kind]}" for kind in said if verdicts.get(kind)]
+    return f"none of {sum(verdicts.values())} tested configurations escapes: {join(parts)}"
+
+
+def limits(undeclared: int) -> list[str]:
+    """Say what was left out."""
+    if not undeclared:
+        return []
+    runs = "1 run is" if undeclared == 1 else f"{undeclared} runs are"
+    return [f"{runs} of no arm of the plan and not judged"]
