@@ -15,7 +15,6 @@ SAID: Final = {
     "escapes": "escapes",
     "tracks": "tracks a single model",
     "worse": "is worse than a single model",
-    "inconclusive": "is inconclusive",
 }
 
 
@@ -33,18 +32,18 @@ def sentence(judgement: Json) -> str:
 
 
 def _some_escape(judgement: Json) -> str:
-    counts, best = judgement["counts"], judgement["arms"]
-    best = next(arm for arm in best if arm["verdict"] == "escapes" and arm["role"] == "candidate")
+    counts, own = judgement["counts"], judgement["arms"]
+    best = next(arm for arm in own if arm["verdict"] == "escapes" and arm["role"] == "candidate")
     weakest = best["endpoints"][best["weakest"]]
     n, escapes = counts["candidates"], counts["escapes"]
     verb = "escapes a single model: it recovers" if escapes == 1 else "escape: they recover"
     return (
         f"{escapes} of {n} tested configurations {verb} more than "
         f"{_percent(judgement['protocol']['delta'])} of the way from a single model to a Deep "
-        f"Ensemble on {_labels(judgement)} (best: {best['name'] or best['arm']}, at least "
-        f"{weakest['recovery']:.2f}, 95 % interval {interval(weakest['low95'], weakest['high95'])}"
-        f", on {judgement['protocol']['labels'][best['weakest']]}; {_p(best['p_holm'])} after "
-        f"Holm; {_seeds(judgement)})."
+        f"Ensemble on {_labels(judgement)} (best: {best['name'] or best['arm']}, whose "
+        f"weakest is {judgement['protocol']['labels'][best['weakest']]} with recovery "
+        f"{weakest['recovery']:.2f}, 95 % interval {interval(weakest['low95'], weakest['high95'])};"
+        f" {_p(best['p_holm'])} after Holm; {_seeds(judgement)})."
     )
 
 
@@ -52,9 +51,7 @@ def _all_track(judgement: Json) -> str:
     n = judgement["counts"]["candidates"]
     own = [arm for arm in judgement["arms"] if arm["role"] == "candidate"]
     highs = [effect["high90"] for arm in own for effect in arm["endpoints"].values()]
-    which = (
-        "The one tested configuration tracks" if n == 1 else f"All {n} tested configurations track"
-    )
+    which = f"All {n} tested configurations track" if n > 1 else "The tested configuration tracks"
     return (
         f"{which} a single model: recovery stays within "
         f"±{_percent(judgement['protocol']['delta'])} of the way to a Deep Ensemble on "
@@ -112,17 +109,18 @@ def open_question(
 
 
 def control(name: str, expected: str, verdict: str, detail: str | None) -> str:
-    """Say what a control did and what it should have done."""
-    line = f"the {name} control {SAID[verdict]}"
+    """Say what a control did, and that it should have done something else."""
     if verdict == expected:
-        return f"{line}, as it must"
+        return f"the {name} control {SAID[verdict]}, as it must"
     because = f" ({detail})" if detail else ""
-    return f"{line}{because}, where it must be one that {SAID[expected]}"
+    if verdict == "inconclusive":
+        known = {"escapes": "escape", "tracks": "track a single model"}[expected]
+        return f"the {name} control is not shown to {known}{because}"
+    return f"the {name} control {SAID[verdict]}, which it must not"
 
 
-def no_escape(verdicts: Mapping[str, int]) -> str:
+def no_escape(verdicts: Mapping[Any, int]) -> str:
     """Say how many configurations came out how, when none escapes."""
-    parts = [f"{verdicts[kind]} {kind}" for kind in ("tracks", "worse", "inconclusive")]
     said = {"tracks": "track a single model", "worse": "worse than it", "inconclusive": "open"}
     parts = [f"{verdicts[kind]} {said[kind]}" for kind in said if verdicts.get(kind)]
     return f"none of {sum(verdicts.values())} tested configurations escapes: {join(parts)}"
