@@ -60,7 +60,9 @@ class Pixels:
 def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
     """Return the mean and standard deviation (C,) of uint8 images, in units of 0 to 255."""
     values = np.arange(256)
-    counts = np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])])
+    counts = np.stack(
+        [np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])]
+    )
     share = counts / counts.sum(1, keepdims=True)
     mean = share @ values
     variance = share @ values**2 - mean**2

@@ -5,6 +5,7 @@ All map (M*B, in, ...) to (M*B, out, ...), members in the batch axis (see :mod:`
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class MemberLayer(nn.Module):
         self.members = members
         self.weight = layer.weight
         self.bias = layer.bias
-        self.convolution = None
+        self.convolution: tuple[Any, ...] | None = None
         if isinstance(layer, nn.Conv2d):
             self.convolution = (layer.stride, layer.padding, layer.dilation, layer.groups)
 
@@ -44,7 +45,7 @@ class MemberLayer(nn.Module):
             bound = 1 / math.sqrt(self.weight[0].numel())
             self.bias = nn.Parameter(nn.init.uniform_(bias, -bound, bound) if random else bias)
 
-    def own_parameters(self) -> Iterator[nn.Parameter]:
+    def own_parameters(self) -> Iterator[Tensor]:
         """Yield the parameters that have a member axis: fast weights, then own biases."""
         yield from self.fast.values()
         if self.bias is not None and self.bias.dim() == 2:

@@ -1,10 +1,8 @@
 """What a person sees while a study runs: one live table on a terminal, plain lines elsewhere."""
 
-import sys
 import time
 from collections import Counter, defaultdict
 
-from ray import tune
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -15,22 +13,18 @@ from study.stages import Stage
 PLAIN_EVERY = 10.0
 
 
-class Progress(tune.Callback):
-    """Counts and remaining time of the running stage.
+class Progress:
+    """Counts and remaining time of the running stage."""
 
-    Args:
-        slots: Trials that can run at once, for the remaining time.
-    """
-
-    def __init__(self, slots: int) -> None:
-        self.console = Console(stderr=False)
-        self.slots = max(slots, 1)
+    def __init__(self) -> None:
+        self.slots = 1
+        self.console = Console()
         self.stage: Stage | None = None
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.best: dict[str, float] = {}
         self.running: dict[str, float] = {}
-        self.seconds: list[float] = []
         self.began = self.last_line = time.monotonic()
+        self.done_before = 0
         self.live: Live | None = None
 
     def enter(self, stage: Stage, done: int) -> None:
@@ -39,12 +33,13 @@ class Progress(tune.Callback):
         self.stage, self.done_before = stage, done
         self.counts.clear()
         self.best.clear()
-        self.seconds.clear()
         self.began = time.monotonic()
         note = f", {done} there already" if done else ""
         self.console.print(f"{stage.name}: {stage.total} trials{note}")
         if self.console.is_terminal and done < stage.total:
-            self.live = Live(self._table(), console=self.console, refresh_per_second=4, transient=True)
+            self.live = Live(
+                self._table(), console=self.console, refresh_per_second=4, transient=True
+            )
             self.live.start()
 
     def started(self, trial: str) -> None:
@@ -56,7 +51,6 @@ class Progress(tune.Callback):
         """Note that a job has ended, with its row."""
         self.running.pop(row["trial"], None)
         self.counts[row["method"]][row["status"]] += 1
-        self.seconds.append(row["seconds"])
         value = row["val_nll"]
         if row["status"] == "complete" and value is not None:
             self.best[row["method"]] = min(value, self.best.get(row["method"], value))
@@ -76,7 +70,7 @@ class Progress(tune.Callback):
             self.live.update(self._table())
         elif time.monotonic() - self.last_line > PLAIN_EVERY:
             self.last_line = time.monotonic()
-            print(self._line(), file=sys.stdout, flush=True)
+            self.console.print(self._line(), highlight=False)
 
     def _remaining(self) -> str:
         assert self.stage is not None
@@ -94,15 +88,17 @@ class Progress(tune.Callback):
         return (
             f"  {self.stage.name}: {self.done_before + sum(total.values())}/{self.stage.total} done"
             f" ({total['pruned']} pruned, {total['diverged']} diverged, {total['failed']} failed),"
-            f" {len(self.running)} running, {elapsed} gone, {self._remaining()} left;"
+            f" {min(len(self.running), self.slots)} running, {elapsed} gone,"
+            f" {self._remaining()} left;"
             f" best val NLL: {best or '-'}"
         )
 
     def _table(self) -> Table:
         assert self.stage is not None
         ended = self.done_before + sum(sum(c.values()) for c in self.counts.values())
+        running = min(len(self.running), self.slots)
         table = Table(
-            title=f"{self.stage.name}  {ended}/{self.stage.total}   {len(self.running)} running   "
+            title=f"{self.stage.name}  {ended}/{self.stage.total}   {running} running   "
             f"{self._remaining()} left",
             title_justify="left",
         )

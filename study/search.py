@@ -7,11 +7,13 @@ running is one to be run, under the same number with the same parameters.
 """
 
 import math
+import warnings
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.space import ENTRY_KEYS, Domain, MethodSpace, Point, Study, configuration
@@ -19,7 +21,11 @@ from study.spec import Regularisation, Training, TrialSpec, derive_seed
 from study.store import Store
 
 Row = dict[str, Any]
-OBJECTIVES = {"val_nll": "minimize", "val_shift_nll": "minimize", "val_gain": "maximize"}
+OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
+    "val_nll": "minimize",
+    "val_shift_nll": "minimize",
+    "val_gain": "maximize",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Job:
 
 def open_storage(store: Store) -> optuna.storages.BaseStorage:
     """Return Optuna's storage in the run folder, readable by optuna-dashboard."""
-    backend = optuna.storages.journal.JournalFileBackend(str(store.journal))
+    backend = JournalFileBackend(str(store.journal))
     return optuna.storages.JournalStorage(backend)
 
 
@@ -99,11 +105,8 @@ class MethodSearch:
         end = min(self.total, (asked // size + 1) * size)
         for number in range(asked, end):
             seed = derive_seed(self.study.seed, "sampler", self.space.method, number)
-            self.optuna.sampler = optuna.samplers.TPESampler(
-                seed=seed % 2**32, multivariate=True, group=True, constant_liar=True
-            )
-            trial = self.optuna.ask()
-            suggest(trial, self.space)
+            self.optuna.sampler = _sampler(seed)
+            suggest(self.optuna.ask(), self.space)
         for trial in self._trials(TrialState.RUNNING):
             self._add(trial)
 
@@ -134,6 +137,14 @@ class MethodSearch:
         """Return name, control and spec of every enqueued configuration."""
         trials = [t for t in self.optuna.get_trials(deepcopy=False) if "name" in t.user_attrs]
         return [(t.user_attrs["name"], t.user_attrs.get("control"), self.spec(t)) for t in trials]
+
+
+def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed % 2**32, multivariate=True, group=True, constant_liar=True
+        )
 
 
 def suggest(trial: Trial, space: MethodSpace) -> Point:

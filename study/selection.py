@@ -1,4 +1,4 @@
-"""Which configurations go on: ranks on validation data, strata, shortlist. Pure functions of rows."""
+"""Which configurations go on: ranks on validation data, strata, shortlist."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

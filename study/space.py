@@ -152,23 +152,27 @@ class Study(Strict):
         return next(s for s in self.spaces if s.method == method)
 
     @model_validator(mode="after")
-    def _methods_differ_and_have_their_anchor(self) -> "Study":
+    def _methods_differ(self) -> "Study":
         found = [space.method for space in self.spaces]
-        twice = {m for m in found if found.count(m) > 1}
+        twice = sorted({m for m in found if found.count(m) > 1})
         if twice:
-            raise ValueError(f"a method may have one space, but {sorted(twice)} has several")
-        if "single" not in found:
-            raise ValueError("the study needs its anchor; add single.yaml under `with`")
+            raise ValueError(f"a method may have one space, but {', '.join(twice)} has several")
         return self
 
 
 STUDY_KEYS: Final = ("name", "seed", "dataset", "budget", "protocol", "resources", "precision")
 METHOD_KEYS: Final = ("method", "fixed", "search", "enqueue", "strata")
 ENTRY_KEYS: Final = ("name", "control")
+TOP_KEYS: Final = (*STUDY_KEYS, *METHOD_KEYS, "compare")
+ANCHORS: Final = ("single", "deep_ensemble")
 
 
 def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     """Read the files of a run: the first gives the study's settings, each a candidate method.
+
+    The single network, and through it the Deep Ensemble, is tuned over the first file's own
+    ``backbone`` and ``training``, as is each method under ``compare`` but for keys of its own: so
+    all have the same space where they share parameters.
 
     Args:
         files: YAML files, in the order given.
@@ -177,28 +181,41 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     Raises:
         StudyError: Naming file, key, rule, value and remedy.
     """
-    first = _read(files[0])
+    documents = [(file, _read(file)) for file in files]
+    first_file, first = documents[0]
     for override in overrides or []:
-        _override(first, override, files[0])
-    documents = [first, *(_read(file) for file in files[1:])]
-    candidates, others = [], {}
-    for file, document in zip(files, documents, strict=True):
-        if document.get("method") in (None, "single", "deep_ensemble"):
-            others.setdefault(document.get("method"), (file, document))
-        else:
-            candidates.append(_method_space(file, document))
-        for included in document.get("with") or []:
-            path = file.parent / included
-            inner = _read(path)
-            others.setdefault(inner.get("method"), (path, inner))
-    own = {space.method for space in candidates}
-    rest = [_method_space(f, d) for m, (f, d) in others.items() if m not in own and m is not None]
-    settings = {key: first[key] for key in STUDY_KEYS if key in first}
-    settings.setdefault("name", files[0].stem)
-    settings["dataset"] = _complete_dataset(settings.get("dataset"), files[0])
-    return _checked(
-        Study, settings | {"candidates": tuple(candidates), "others": tuple(rest)}, files[0]
-    )
+        _override(first, override, first_file)
+    spaces = [_method_space(file, document) for file, document in documents]
+    candidates = [space for space in spaces if space.method not in ANCHORS]
+    shared = {part: _shared(spaces[0], part) for part in ("fixed", "search")}
+    own_single = [space for space in spaces if space.method == "single"]
+    single = own_single or [_method_space(first_file, {"method": "single"} | shared)]
+    compared = [_compared(first_file, entry, shared) for entry in first.get("compare") or []]
+    settings: dict[str, Any] = {key: first[key] for key in STUDY_KEYS if key in first}
+    settings.setdefault("name", first_file.stem)
+    settings["dataset"] = _complete_dataset(settings.get("dataset"), first_file)
+    settings |= {"candidates": tuple(candidates), "others": (single[0], *compared)}
+    study: Study = _checked(Study, settings, first_file)
+    return study
+
+
+def _shared(space: MethodSpace, part: str) -> dict[str, Any]:
+    """Return the entries of ``fixed`` or ``search`` that say nothing of the method itself."""
+    entries: dict[str, Any] = getattr(space, part)
+    return {k: v for k, v in entries.items() if k.partition(".")[0] in ("backbone", "training")}
+
+
+def _compared(file: Path, entry: Any, shared: dict[str, dict[str, Any]]) -> MethodSpace:
+    """Return the space of a method under ``compare``: the shared one but for its own keys."""
+    if isinstance(entry, str):
+        entry = {"method": entry}
+    if not isinstance(entry, dict) or not {"method"} <= set(entry) <= {"method", "fixed", "search"}:
+        raise StudyError(f"{file}: compare: must have method, fixed, search, but is {entry!r}")
+    own = _method_space(file, entry)
+    named = {*own.fixed, *own.search}
+    inherited = {part: {k: v for k, v in shared[part].items() if k not in named} for part in shared}
+    merged = {part: inherited[part] | getattr(own, part) for part in inherited}
+    return _method_space(file, {"method": own.method} | merged)
 
 
 class _Loader(yaml.SafeLoader):
@@ -227,9 +244,8 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise StudyError(f"{file}: must be a mapping with the key method, but is {document!r}")
     for key in document:
-        if key not in (*STUDY_KEYS, *METHOD_KEYS, "with"):
-            known = [*STUDY_KEYS, *METHOD_KEYS, "with"]
-            raise StudyError(f"{file}: {key}: unknown key{suggest(str(key), known)}")
+        if key not in TOP_KEYS:
+            raise StudyError(f"{file}: {key}: unknown key{suggest(str(key), [*TOP_KEYS])}")
     return document
 
 
@@ -242,11 +258,11 @@ def _override(document: dict[str, Any], override: str, file: Path) -> None:
     for part in path:
         at = at.setdefault(part, {})
         if not isinstance(at, dict):
-            raise StudyError(f"--set {override}: {part} in {file} is no mapping; name a key inside one")
-    if not path and last not in (*STUDY_KEYS, *METHOD_KEYS):
-        raise StudyError(
-            f"--set {override}: unknown key{suggest(last, [*STUDY_KEYS, *METHOD_KEYS])}"
-        )
+            raise StudyError(
+                f"--set {override}: {part} in {file} is no mapping; name a key inside one"
+            )
+    if (path or [last])[0] not in TOP_KEYS:
+        raise StudyError(f"--set {override}: unknown key{suggest(key, [*TOP_KEYS])}")
     try:
         at[last] = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
@@ -284,13 +300,17 @@ def _complete_dataset(options: Any, file: Path) -> dict[str, Json]:
 def _method_space(file: Path, document: dict[str, Any]) -> MethodSpace:
     name = document.get("method")
     if not isinstance(name, str):
-        raise StudyError(f"{file}: method: must name a method, but is {name!r}; known: "
-                         f"{', '.join(names('study.methods'))}")
+        raise StudyError(
+            f"{file}: method: must name a method, but is {name!r}; known: "
+            f"{', '.join(names('study.methods'))}"
+        )
     try:
         load_plugin("study.methods", name)
     except StudyError as error:
         raise StudyError(f"{file}: method: {error}") from None
-    fixed = _flat(document.get("fixed") or {}, file, "fixed", leaf=lambda v: not isinstance(v, dict))
+    fixed = _flat(
+        document.get("fixed") or {}, file, "fixed", leaf=lambda v: not isinstance(v, dict)
+    )
     searched = _flat(document.get("search") or {}, file, "search", leaf=_is_domain)
     for key in searched:
         if key in fixed:
@@ -327,6 +347,8 @@ def _flat(tree: Any, file: Path, where: str, leaf: Any, prefix: str = "") -> dic
 
 
 def _domains(leaf: Any, file: Path, key: str) -> tuple[Domain, ...]:
+    if isinstance(leaf, tuple):
+        return leaf
     alternatives = leaf if isinstance(leaf, list) else [leaf]
     return tuple(_checked(Domain, domain, file, f"search.{key}") for domain in alternatives)
 
@@ -352,7 +374,9 @@ def _check_keys(space: MethodSpace) -> None:
         if section not in SECTIONS:
             raise StudyError(f"{space.file}: {key}: unknown section{suggest(section, [*SECTIONS])}")
         if name not in known[section]:
-            raise StudyError(f"{space.file}: {key}: {_stranger(section, name, space, known[section])}")
+            raise StudyError(
+                f"{space.file}: {key}: {_stranger(section, name, space, known[section])}"
+            )
         for domain in space.search.get(key, ()):
             for other in domain.when:
                 if other not in seen:
@@ -397,7 +421,9 @@ def _check_enqueued(space: MethodSpace) -> None:
             if key not in space.search:
                 raise StudyError(f"{where}: {key}: must be searched{suggest(key, [*space.search])}")
             if not any(domain.contains(value) for domain in space.search[key]):
-                raise StudyError(f"{where}: {key}: must lie in the searched range, but is {value!r}")
+                raise StudyError(
+                    f"{where}: {key}: must lie in the searched range, but is {value!r}"
+                )
 
 
 def configuration(space: MethodSpace, point: Point) -> dict[str, Json]:

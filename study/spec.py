@@ -98,7 +98,7 @@ def digest(value: Json, length: int = 16) -> str:
 
 
 def configuration_id(spec: dict[str, Json]) -> str:
-    """Return the identity of a spec's configuration (its first ten digits suffice to tell apart)."""
+    """Return the identity (ten digits) of a spec's configuration."""
     keys = ("method", "params", "backbone", "dataset", "training", "regulariser")
     return digest({key: spec[key] for key in keys}, 10)
 

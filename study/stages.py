@@ -8,7 +8,7 @@ on where it was.
 from collections import Counter, deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from study import schema
 from study.search import Job, MethodSearch, Row, open_storage

@@ -15,7 +15,7 @@ from study.spec import Regularisation, Training, derive_seed
 OnEpoch = Callable[[int], None]
 
 
-class Diverged(Exception):
+class DivergenceError(Exception):
     """The training loss stopped being finite."""
 
 
@@ -40,7 +40,7 @@ def fit(
         on_epoch: Called with the number of epochs done after each.
 
     Raises:
-        Diverged: When the loss of an epoch is not finite.
+        DivergenceError: When the loss of an epoch is not finite.
         StudyError: When the diversity term does not apply to the method.
     """
     torch.manual_seed(derive_seed(seed, "dropout"))
@@ -77,7 +77,7 @@ def fit(
             losses += loss.detach()
             step += 1
         if not math.isfinite(losses.item()):
-            raise Diverged(f"loss is {losses.item()} in epoch {epoch}")
+            raise DivergenceError(f"loss is {losses.item()} in epoch {epoch}")
         on_epoch(epoch)
 
 

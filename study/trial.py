@@ -24,7 +24,7 @@ from study.methods import Method
 from study.schema import StudyError
 from study.spec import TrialSpec, canonical
 from study.store import Store
-from study.train import Diverged, OnEpoch, fit, predict
+from study.train import DivergenceError, OnEpoch, fit, predict
 
 Precision = Literal["float16", "float32"]
 Row = dict[str, Any]
@@ -68,7 +68,7 @@ def run_trial(
 
     try:
         row |= _train_and_predict(spec, dataset, store, precision, count)
-    except Diverged as error:
+    except DivergenceError as error:
         row |= {"status": "diverged", "reason": str(error)}
     except StudyError:
         raise
@@ -130,7 +130,7 @@ def _train_and_predict(
     def pixels(images: np.ndarray[Any, Any]) -> Pixels:
         return Pixels(images, *statistics, device)
 
-    row = {"members": method.members, "cosine_init": weight_cosine(method)}
+    row: Row = {"members": method.members, "cosine_init": weight_cosine(method)}
     row |= cost(method, dataset.shape, device)
     labels = torch.tensor(dataset.train[1], device=device)
     train = pixels(dataset.train[0])
@@ -145,8 +145,8 @@ def _train_and_predict(
     row |= objectives(logits, torch.tensor(dataset.val[1]))
     shifted = predict(method, pixels(dataset.val_shift.images))
     row["val_shift_nll"] = nll(shifted, torch.tensor(dataset.val_shift.labels))
-    if not math.isfinite(row["val_nll"] + row["val_shift_nll"]):
-        raise Diverged("predictions on val are not finite")
+    if not all(map(math.isfinite, (row["val_nll"], row["val_shift_nll"]))):
+        raise DivergenceError("predictions on val are not finite")
     if spec.stage != "confirm":
         store.write_predictions(spec.trial, "val", clean_table(logits, dataset.val[1], precision))
         return row
@@ -155,7 +155,12 @@ def _train_and_predict(
 
 
 def _predict_test(
-    spec: TrialSpec, method: Method, dataset: Dataset, store: Store, precision: Precision, pixels: Any
+    spec: TrialSpec,
+    method: Method,
+    dataset: Dataset,
+    store: Store,
+    precision: Precision,
+    pixels: Any,
 ) -> None:
     for prefix, model in (("", method), (schema.COLLAPSED, method.collapsed())):
         if model is None:

@@ -27,7 +27,7 @@ def build(options: dict[str, Any] | Strict, shape: tuple[int, int, int], classes
     """
     if isinstance(options, dict):
         options = parameters(options)
-    module = load_plugin("study.backbones", options.name)
+    module = load_plugin("study.backbones", str(dict(options)["name"]))
     network: nn.Module = module.Network(options, shape, classes)
     return network
 

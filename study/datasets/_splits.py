@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from study.corruptions import TEST, VALIDATION, VALIDATION_SEVERITIES, shifted, subset
+from study.corruptions import VALIDATION, VALIDATION_SEVERITIES, shifted, subset
 from study.datasets import CommonOptions, Dataset, Images, Labels, Shifted
 from study.schema import StudyError
 from study.spec import derive_seed
@@ -107,8 +107,7 @@ def _check_two_classes(labels: Labels, name: str) -> None:
 
 def held_out(shift: Shifted) -> Sequence[str]:
     """Return the validation ladder without what the test's shifted copies also contain."""
-    tested = {*TEST, *np.unique(shift.condition).tolist()}
-    return [condition for condition in VALIDATION if condition not in tested]
+    return [condition for condition in VALIDATION if condition not in shift.condition]
 
 
 def split(labels: Labels, options: CommonOptions, spare: int = 0) -> tuple[Rows, Rows, Rows]:

@@ -40,17 +40,18 @@ def load(options: Options, root: Path | None) -> Dataset:
 def _read(folder: Path) -> tuple[Labelled, Labelled]:
     in_parquet = parquet_images.find(folder / "cifar10", "train")
     if in_parquet and not (folder / "cifar-10-batches-py").is_dir():
-        return _read_parquet(in_parquet), _read_parquet(
-            parquet_images.find(folder / "cifar10", "test")
-        )
-    remedy = " (or cifar10/train.parquet and cifar10/test.parquet)"
+        return _read_parquet(folder / "cifar10", "train"), _read_parquet(folder / "cifar10", "test")
+    remedy = ", as it is or as cifar10/train.parquet and cifar10/test.parquet"
     return (
         torchvision.read("cifar10", folder, train=True, remedy=remedy),
         torchvision.read("cifar10", folder, train=False, remedy=remedy),
     )
 
 
-def _read_parquet(files: list[Path]) -> Labelled:
+def _read_parquet(folder: Path, split: str) -> Labelled:
+    files = parquet_images.find(folder, split)
+    if not files:
+        raise StudyError(f"dataset cifar10: no {split}*.parquet in {folder}; complete the folder")
     data = parquet_images.read(files, parquet_images.Form(channels=3), classes=10)
     if data[0].shape[1:] != (3, 32, 32):
         raise StudyError(

@@ -70,7 +70,9 @@ class Method(nn.Module):
         return None
 
 
-def build(name: str, params: dict[str, Any] | Strict, make_network: MakeNetwork, seed: int) -> Method:
+def build(
+    name: str, params: dict[str, Any] | Strict, make_network: MakeNetwork, seed: int
+) -> Method:
     """Build the method ``name`` with initial weights that depend on ``seed`` alone."""
     module = load_plugin("study.methods", name)
     if isinstance(params, dict):

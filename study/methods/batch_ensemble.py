@@ -1,4 +1,4 @@
-"""BatchEnsemble (Wen et al. 2020) and its rank-k relatives: members as multiplicative perturbations.
+"""BatchEnsemble (Wen et al. 2020) and its rank-k relatives: multiplicatively perturbed members.
 
 Member m applies W_m = W ∘ P_m in every adapted layer, W shared, P_m its own:
 
@@ -204,9 +204,10 @@ def _perturbed(layer: Weighted, params: Params, first: bool) -> MemberLayer:
 def _start(params: Params, first_r: bool) -> Start:
     """Return the law of one fast weight's initial values."""
     if params.init == "normal":
-        return lambda m, n: 1 + params.init_std * torch.randn(m, n)  # type: ignore[operator]
+        std = params.init_std or 0.0
+        return lambda m, n: 1 + std * torch.randn(m, n)
     if params.init == "sign" or (params.init == "tabm_sign" and first_r):
-        return partial(_signs, negative_share=params.negative_share)
+        return partial(_signs, negative_share=params.negative_share or 0.0)
     if params.init == "tabm_normal" and first_r:
         return torch.randn
     return torch.ones

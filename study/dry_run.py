@@ -1,0 +1,160 @@
+"""``--dry-run``: check everything that can be checked without a training run, and estimate cost."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from study import backbones, datasets, methods
+from study.batches import Pixels, channel_statistics
+from study.datasets import Dataset
+from study.progress import duration
+from study.schema import StudyError
+from study.search import point_of, suggest
+from study.space import MethodSpace, Study, configuration, models
+from study.spec import Json, Regularisation, Strict, Training, canonical
+from study.store import Store
+from study.train import fit
+
+SAMPLES = 3
+CONSUMED_BY = 64
+"""Sampled configurations among which each searched parameter must be used at least once."""
+
+
+def dry_run(study: Study, store: Store, root: Path | None) -> int:
+    """Show the space, build sampled configurations, check that each parameter is used.
+
+    Raises:
+        StudyError: For data that cannot be loaded, values that do not go together, a parameter
+            that no configuration uses, or an output folder that cannot be written.
+    """
+    console = Console()
+    store.create()
+    data = datasets.load(study.dataset, root)
+    console.print(
+        f"{study.name}: {data.classes} classes, images {data.shape}; train {len(data.train[1])}, "
+        f"val {len(data.val[1])}, test {len(data.test[1])}, shifted {len(data.shift.labels)}, "
+        f"out of distribution {', '.join(data.ood) or 'none'}; fingerprint {data.fingerprint}",
+        highlight=False,
+    )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.set_num_threads(1)
+    seconds = {}
+    for space in study.spaces:
+        if space.method == "deep_ensemble":
+            continue
+        console.print(_space_table(space))
+        points = list(_sampled(space, CONSUMED_BY))
+        for number, point in enumerate(points[:SAMPLES]):
+            console.print(f"  sample {number}: {canonical(point)}", highlight=False, soft_wrap=True)
+        seconds[space.method] = _check_consumption(space, points, data)
+    console.print(_estimate(study, seconds, data), highlight=False)
+    return 0
+
+
+def _space_table(space: MethodSpace) -> Table:
+    table = Table(title=f"{space.method} ({space.file})", title_justify="left")
+    for heading in ("parameter", "values", "only when"):
+        table.add_column(heading)
+    for key, value in space.fixed.items():
+        table.add_row(key, str(value), "fixed")
+    for key, _, domain in space.conditional():
+        values = list(domain.choice or domain.bounds or ())
+        shown = f"{values}{' log' if domain.log else ''}"
+        when = ", ".join(f"{k} in {list(v)}" for k, v in domain.when.items())
+        table.add_row(key, shown, when)
+    return table
+
+
+def _sampled(space: MethodSpace, count: int) -> Iterable[dict[str, Json]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(count):
+        trial = study.ask()
+        suggest(trial, space)
+        yield point_of(study.trials[trial.number], space)
+
+
+def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: Dataset) -> float:
+    """Build and train each sample for a step until every parameter was read; return s per trial."""
+    missing = set(space.search)
+    seconds = []
+    for number, point in enumerate(points):
+        if number < SAMPLES or missing & set(point):
+            read, spent = _one_step(space, point, data)
+            missing -= read
+            seconds.append(spent)
+    if missing:
+        raise StudyError(
+            f"{space.file}: {', '.join(sorted(missing))}: searched, but no sampled configuration "
+            f"of {space.method} uses it; remove it or mend its condition"
+        )
+    return float(np.median(seconds))
+
+
+def _one_step(space: MethodSpace, point: dict[str, Json], data: Dataset) -> tuple[set[str], float]:
+    """Train for a few steps with parameters that note being read; return them and s per trial."""
+    sections = configuration(space, point)
+    read: set[str] = set()
+    parsed: dict[str, Any] = {
+        name: _recording(model(**sections[name]), name, read)
+        for name, model in models(space.method, sections["backbone"]["name"]).items()
+    }
+    method = methods.build(
+        space.method,
+        parsed["params"],
+        lambda: backbones.build(parsed["backbone"], data.shape, data.classes),
+        seed=0,
+    )
+    training: Training = parsed["training"]
+    steps = 3
+    size = min(training.batch_size, len(data.train[1]))
+    images, labels = data.train[0][: size * steps], data.train[1][: size * steps]
+    pixels = Pixels(images, *channel_statistics(images), torch.device("cpu"))
+    short = training.model_copy(update={"epochs": 1})
+    regulariser: Regularisation = parsed["regulariser"]
+    part = method.parts()[0][0]
+    start = time.perf_counter()
+    fit(part, pixels, torch.tensor(labels), short, regulariser, seed=0)
+    per_step = (time.perf_counter() - start) / max(1, len(labels) // size)
+    read.add("training.epochs")
+    epochs = sections["training"]["epochs"]
+    return read, per_step * epochs * (len(data.train[1]) // size) * len(method.parts())
+
+
+def _recording(model: Strict, section: str, read: set[str]) -> Strict:
+    """Return a copy of ``model`` that notes in ``read`` which fields are used."""
+    kind = type(model)
+
+    class Recording(kind):  # type: ignore[misc, valid-type]
+        def __getattribute__(self, name: str) -> Any:
+            if name in kind.model_fields:
+                read.add(f"{section}.{name}")
+            return super().__getattribute__(name)
+
+    return Recording.model_construct(**dict(model))
+
+
+def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:
+    """Return a line with the core time and disk that the study is likely to take."""
+    budget, protocol = study.budget, study.protocol
+    tuned = sum(
+        (budget.trials + budget.rescore * budget.rescore_seeds) * s for s in seconds.values()
+    )
+    single = seconds["single"]
+    candidates = sum(seconds[space.method] for space in study.candidates) * protocol.shortlist
+    others = sum(s for m, s in seconds.items() if m != "single")
+    total = tuned + protocol.seeds * (candidates + others + 14 * single)
+    width = 2 if study.precision == "float16" else 4
+    rows = len(data.test[1]) + len(data.shift.labels) + sum(map(len, data.ood.values()))
+    arms = protocol.shortlist * len(study.candidates) + len(seconds) + 3
+    disk = protocol.seeds * arms * rows * 5 * data.classes * width
+    return (
+        f"estimate: {duration(total)} of one core for training alone, "
+        f"{disk / 1e6:.0f} MB on disk at most; nothing was trained"
+    )

@@ -1,0 +1,71 @@
+"""``--replay TRIAL``: run one trial again and compare its predictions with the stored ones."""
+
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from study import datasets
+from study.schema import StudyError
+from study.spec import TrialSpec
+from study.store import ROW, Store
+from study.trial import Precision, Row, run_trial, versions
+
+
+def replay(store: Store, trial: str, root: Path | None) -> int:
+    """Run ``trial`` again beside the run folder; return 0 if every file is the same, else 1."""
+    row = store.row(trial)
+    if row is None:
+        known = len(store.rows())
+        raise StudyError(f"--replay {trial}: no such trial among the {known} in {store.root}")
+    torch.set_num_threads(1)
+    spec = TrialSpec.model_validate_json(row["spec"])
+    data = datasets.load(spec.dataset, root)
+    with tempfile.TemporaryDirectory() as folder:
+        again = Store(folder)
+        new = run_trial(
+            spec, data, again, fingerprint=data.fingerprint, precision=_precision(store)
+        )
+        different = _differences(store.folder(trial), again.folder(trial))
+    for line in (*_provenance(row, new), *different):
+        print(line)
+    verdict = "differs" if different else "same predictions, bit for bit"
+    print(f"trial {trial} ({row['method']}, {row['stage']}, {new['status']}): {verdict}")
+    return 1 if different else 0
+
+
+def _precision(store: Store) -> Precision:
+    """Return the precision in which the study's logits were asked to be stored."""
+    study = store.read_json(store.study)
+    precision: Precision = study["precision"] if study else "float16"
+    return precision
+
+
+def _provenance(old: Row, new: Row) -> list[str]:
+    """Say what differs in data, code, versions and device."""
+    now = {**new, "versions": versions()}
+    keys = ("data", "commit", "versions", "device", "status")
+    return [f"{k}: {old[k]} then, {now[k]} now" for k in keys if old[k] != now[k]]
+
+
+def _differences(old: Path, new: Path) -> list[str]:
+    """Compare every predictions file of two trial folders."""
+    names = {p.name for folder in (old, new) for p in folder.glob("*.parquet")} - {ROW}
+    lines = []
+    for name in sorted(names):
+        if not (old / name).exists() or not (new / name).exists():
+            lines.append(f"{name}: only {'now' if (new / name).exists() else 'then'}")
+        elif not pq.read_table(old / name).equals(pq.read_table(new / name)):
+            lines.append(f"{name}: {_largest_difference(old / name, new / name)}")
+    return lines
+
+
+def _largest_difference(old: Path, new: Path) -> str:
+    then, now = (
+        pq.read_table(p, columns=["logits"])["logits"].combine_chunks().flatten().to_numpy()
+        for p in (old, new)
+    )
+    if then.shape != now.shape:
+        return f"{len(then)} logits then, {len(now)} now"
+    return f"logits differ by up to {abs(then.astype('f8') - now.astype('f8')).max():.3g}"

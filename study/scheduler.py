@@ -1,0 +1,171 @@
+"""Ray: starts the runtime and lets Tune run what the agenda says, on as many slots as fit.
+
+Tune's own state is never restored: what is complete is what is committed, so each start makes a
+new Tuner for what is missing.
+"""
+
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+os.environ.update(QUIET)  # Ray reads these when it is imported.
+
+import optuna  # noqa: E402
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from study.agenda import Agenda  # noqa: E402
+from study.datasets import Dataset  # noqa: E402
+from study.progress import Progress  # noqa: E402
+from study.schema import StudyError  # noqa: E402
+from study.search import Job  # noqa: E402
+from study.space import Resources, Study  # noqa: E402
+from study.spec import TrialSpec  # noqa: E402
+from study.stages import Rows  # noqa: E402
+from study.store import Store  # noqa: E402
+
+
+def schedule(
+    study: Study,
+    store: Store,
+    rows: Rows,
+    data: Dataset,
+    fingerprint: str,
+    address: str | None,
+    verbose: bool,
+) -> bool:
+    """Run every missing trial under Ray Tune; return whether the study is complete."""
+    agenda = Agenda(study, store, rows, fingerprint, Progress())
+    if agenda.finished:
+        return True
+    try:
+        start_ray(address, verbose)
+        agenda.progress.slots = slots = _slots(study.resources)
+        trainable = tune.with_resources(
+            tune.with_parameters(_trainable, data=data),
+            {"cpu": study.resources.cpus_per_trial, "gpu": study.resources.gpus_per_trial},
+        )
+        tuner = tune.Tuner(
+            trainable,
+            param_space={
+                "out": str(store.root),
+                "fingerprint": fingerprint,
+                "precision": study.precision,
+            },
+            tune_config=tune.TuneConfig(
+                search_alg=AgendaSearcher(agenda),
+                num_samples=-1,
+                # More than fit: Tune keeps a worker warm only while another trial waits for it.
+                max_concurrent_trials=2 * slots,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(store.ray),
+                verbose=1 if verbose else 0,
+                failure_config=tune.FailureConfig(max_failures=study.resources.max_failures),
+            ),
+        )
+        tuner.fit()
+        return agenda.finished
+    except KeyboardInterrupt:
+        return False
+    finally:
+        agenda.close()
+        ray.shutdown()
+
+
+def start_ray(address: str | None, verbose: bool) -> None:
+    """Start or join a Ray runtime, silently unless ``verbose``."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
+    if not verbose:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        for name in ("ray", "ray.tune", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.CRITICAL,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise StudyError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    if not verbose:
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+
+
+def _slots(resources: Resources) -> int:
+    """Return how many trials fit on the cluster at once."""
+    have = ray.cluster_resources()
+    fit = math.floor(have.get("CPU", 0) / resources.cpus_per_trial)
+    if resources.gpus_per_trial:
+        fit = min(fit, math.floor(have.get("GPU", 0) / resources.gpus_per_trial + 1e-9))
+    if fit < 1:
+        raise StudyError(
+            f"resources: a trial needs {resources.cpus_per_trial} CPUs and "
+            f"{resources.gpus_per_trial} GPUs, but the cluster has {have.get('CPU', 0):g} and "
+            f"{have.get('GPU', 0):g}; lower resources.*_per_trial or add nodes"
+        )
+    return min(fit, resources.concurrency or fit)
+
+
+def _trainable(config: dict[str, Any], data: Dataset) -> None:
+    """Run one trial in a worker."""
+    import torch
+
+    from study.trial import run_trial
+
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    row = run_trial(
+        TrialSpec.model_validate_json(config["spec"]),
+        data,
+        Store(config["out"]),
+        fingerprint=config["fingerprint"],
+        name=config["name"],
+        precision=config["precision"],
+    )
+    tune.report({"trial": row["trial"], "status": row["status"]})
+
+
+class AgendaSearcher(Searcher):  # type: ignore[misc]
+    """Hands on between Tune and the agenda; has no state of its own to save."""
+
+    def __init__(self, agenda: Agenda) -> None:
+        super().__init__()
+        self.agenda = agenda
+        self.jobs: dict[str, Job] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return a trial's configuration, None to be asked again later, or FINISHED."""
+        job = self.agenda.next()
+        if job is None:
+            return Searcher.FINISHED if self.agenda.finished else None
+        self.jobs[trial_id] = job
+        return {"spec": job.spec.to_json(), "name": job.name}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Pass on that a trial has ended, or that its worker died once too often."""
+        self.agenda.end(self.jobs.pop(trial_id), error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing that matters: the committed rows are the state."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never used: each start makes a new Tuner."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Tune's own snapshot cannot and need not hold."""
+        return {}

@@ -1,0 +1,44 @@
+"""``--status``: what is done, what failed and what is missing of a study."""
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from study.schema import StudyError
+from study.space import Study
+from study.store import Store
+
+
+def status(study: Study, store: Store) -> int:
+    """Print counts by stage, role and method, then every trial that is not complete."""
+    rows = list(store.rows().values())
+    if not rows and store.read_json(store.study) is None:
+        raise StudyError(f"--out {store.root}: there is no study yet; run without --status first")
+    console = Console()
+    counts = Counter((r["stage"], r["role"], r["method"], r["status"]) for r in rows)
+    table = Table(title=str(store.root), title_justify="left")
+    for heading in ("stage", "role", "method", "status", "trials"):
+        table.add_column(heading, justify="right" if heading == "trials" else "left")
+    for key, count in sorted(counts.items()):
+        table.add_row(*key, str(count))
+    console.print(table)
+    for row in rows:
+        if row["status"] != "complete":
+            console.print(f"{row['trial']}: {row['status']}: {row['reason']}", highlight=False)
+    console.print(_summary(study, store, counts), highlight=False)
+    return 0
+
+
+def _summary(study: Study, store: Store, counts: Counter[tuple[str, str, str, str]]) -> str:
+    done: Counter[str] = Counter()
+    for (stage, *_), count in counts.items():
+        done[stage] += count
+    tuned = sum(bool(space.search) for space in study.spaces)
+    plan = store.read_json(store.plan)
+    confirm = len(plan["arms"]) * study.protocol.seeds if plan else None
+    return (
+        f"search {done['search']}/{study.budget.trials * tuned}, rescore {done['rescore']}, "
+        f"confirm {done['confirm']}/{confirm if plan else 'not declared yet'}; "
+        f"report {'written' if store.report.exists() else 'not written'}"
+    )
