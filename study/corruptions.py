@@ -111,7 +111,7 @@ CORRUPTIONS: Final[dict[str, Corruption]] = {
     "pixelation": Corruption(_pixelation, (0.15, 0.25, 0.375, 0.5, 0.6)),
     "speckle_noise": Corruption(_speckle_noise, (0.15, 0.3, 0.45, 0.6, 0.8)),
     "brightness": Corruption(_brightness, (0.08, 0.16, 0.24, 0.32, 0.4)),
-    "translation": Corruption(_translation, (0.03, 0.05, 0.07, 0.09, 0.11)),
+    "translation": Corruption(_translation, (0.02, 0.04, 0.06, 0.08, 0.1)),
 }
 """Amounts: noise and brightness in shares of the full range (speckle: of the pixel), blur's sigma
 and translation in shares of the side, contrast and pixelation in shares of contrast and resolution
