@@ -173,7 +173,7 @@ def point_of(trial: FrozenTrial, space: MethodSpace) -> Point:
 
 def enqueued_parameters(space: MethodSpace, entry: Point) -> Point:
     """Return an enqueued entry under Optuna's names of the active alternatives."""
-    values = {key: value for key, value in entry.items() if key not in ENTRY_KEYS}
+    values = {k: v for k, v in entry.items() if k not in ENTRY_KEYS and v is not None}
     known = space.fixed | values
     return {
         name: values[key]

@@ -416,7 +416,7 @@ def _check_enqueued(space: MethodSpace) -> None:
         if entry.get("control") not in (None, "negative"):
             raise StudyError(f"{where}: control: must be negative, but is {entry['control']!r}")
         for key, value in entry.items():
-            if key in ENTRY_KEYS:
+            if key in ENTRY_KEYS or value is None:
                 continue
             if key not in space.search:
                 raise StudyError(f"{where}: {key}: must be searched{suggest(key, [*space.search])}")

@@ -1,7 +1,7 @@
-"""Multilayer perceptron: equal hidden layers, or a list of their widths."""
+"""Multilayer perceptron: hidden layers of equal width, or each half as wide as the one before."""
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -10,44 +10,28 @@ from study.spec import Strict
 
 
 class Params(Strict):
-    """Hidden layers: ``depth`` of them of ``width`` units, or exactly ``widths``."""
+    """``depth`` hidden layers, the first of ``width`` units; ``taper`` halves from layer to layer."""
 
     name: Literal["mlp"] = "mlp"
-    width: int | None = Field(128, ge=1, description="units of each hidden layer")
-    depth: int | None = Field(2, ge=1, description="hidden layers")
-    widths: list[int] | None = Field(None, description="units of each hidden layer in turn")
+    width: int = Field(128, ge=1, description="units of the first hidden layer")
+    depth: int = Field(2, ge=1, description="hidden layers")
+    taper: bool = False
     dropout: float = Field(0.0, ge=0, lt=1, description="after every hidden layer")
     norm: Literal["none", "batch", "layer"] = "none"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _widths_replace_width_and_depth(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("widths") is None:
-            return given
-        for key in ("width", "depth"):
-            if given.get(key) is not None:
-                raise ValueError(
-                    f"{key} must be left out where widths is given, but is {given[key]}"
-                )
-        return {**given, "width": None, "depth": None}
-
     @model_validator(mode="after")
-    def _hidden_layers_are_given(self) -> "Params":
-        if self.widths is None and (self.width is None or self.depth is None):
+    def _last_layer_has_units(self) -> "Params":
+        if self.hidden[-1] < 1:
             raise ValueError(
-                f"width and depth must be numbers unless widths is given, "
-                f"but width={self.width} and depth={self.depth}"
+                f"width must be at least {2 ** (self.depth - 1)} to be halved {self.depth - 1} "
+                f"times, but is {self.width}"
             )
-        if self.widths is not None and min(self.widths, default=1) < 1:
-            raise ValueError(f"widths must all be at least 1, but are {self.widths}")
         return self
 
     @property
     def hidden(self) -> list[int]:
         """Units of each hidden layer in turn."""
-        if self.widths is not None:
-            return self.widths
-        return [self.width or 0] * (self.depth or 0)
+        return [self.width >> layer if self.taper else self.width for layer in range(self.depth)]
 
 
 class Network(nn.Module):
@@ -60,7 +44,8 @@ class Network(nn.Module):
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), *_norm(params.norm, outputs), nn.ReLU()]
-            layers.append(nn.Dropout(params.dropout))
+            if params.dropout:
+                layers.append(nn.Dropout(params.dropout))
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 
     def forward(self, x: Tensor) -> Tensor:
