@@ -1,0 +1,481 @@
+"""The report's figures: the rows each one draws, the claim it makes, what its intervals cover.
+
+Claims are computed from the same rows as the marks, so that a title cannot outlive its data.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from analysis import charts, search
+from analysis.measure import Measures
+
+LEAST_IN_BIN = 20
+"""A bin with fewer predictions, over all seeds, is noise (said in ``reading.html.j2``)."""
+LEAST_TRIALS = 30
+"""Fewer complete search trials say nothing about which parameter matters."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every figure draws from.
+
+    Attributes:
+        measures: Frames of the confirm stage.
+        trials: All trial rows.
+        arms: arm, tag, label, method, role, members, reference, verdict; best candidate first, then
+            comparisons, controls, anchors.
+        recovery: arm, endpoint, panel, estimate, low90, high90, low95, high95; primary endpoints.
+        methods: Domain of colour: deep_ensemble, single, then the others by name.
+        titles: Method -> readable name.
+        margin: Half width of the band around the single model.
+        primary: The first endpoint.
+        tally: How many candidates escape, track, stay open, in words.
+    """
+
+    measures: Measures
+    trials: pl.DataFrame
+    arms: pl.DataFrame
+    recovery: pl.DataFrame
+    methods: list[str]
+    titles: dict[str, str]
+    margin: float
+    primary: str
+    tally: str
+
+    def judged(self) -> pl.DataFrame:
+        """Return the arms that have a recovery, best candidate first."""
+        return self.arms.filter(pl.col("arm").is_in(self.recovery["arm"].unique().to_list()))
+
+    def lead(self) -> dict[str, Any]:
+        """Return the first candidate, or the first judged arm if there is no candidate."""
+        return self.judged().row(0, named=True)
+
+    def estimate(self, arm: str) -> float | None:
+        """Return the recovery of ``arm`` on the first endpoint."""
+        found = self.recovery.filter((pl.col("arm") == arm) & (pl.col("endpoint") == self.primary))
+        return found["estimate"].item() if len(found) else None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure; ``choices`` are the values of its parameter ``metric``.
+
+    How to read it stands in ``reading.html.j2`` under its ``key``.
+    """
+
+    key: str
+    section: str
+    claim: str
+    sample: str
+    chart: charts.Chart
+    wide: bool = True
+    choices: tuple[tuple[str, str], ...] = ()
+
+
+def draw(scene: Scene) -> list[Figure]:
+    """Return every figure that the data can fill, in the order of the page."""
+    confirmed: list[Callable[[Scene], Figure | None]] = [
+        _forest, _diversity, _collapsed, _severity, _reliability, _members, _cost,
+    ]  # fmt: skip
+    searched: list[Callable[[Scene], Figure | None]] = [_history, _importance]
+    ready = len(scene.recovery) > 0
+    drawn = [figure(scene) for figure in (confirmed if ready else []) + searched]
+    return [figure for figure in drawn if figure is not None]
+
+
+def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFrame:
+    """Return mean, low, high (95 % t-interval over the rows) and n of ``value`` per group."""
+    frame = (
+        rows.drop_nulls(value)
+        .group_by(by, maintain_order=True)
+        .agg(mean=pl.col(value).mean(), sd=pl.col(value).std(), n=pl.len())
+    )
+    half = np.array(
+        [
+            float(stats.t.ppf(0.975, n - 1)) * sd / n**0.5 if n > 1 and sd is not None else np.nan
+            for sd, n in frame.select("sd", "n").iter_rows()
+        ]
+    )
+    return frame.with_columns(half=pl.Series(half, dtype=pl.Float64).fill_nan(None)).with_columns(
+        low=pl.col("mean") - pl.col("half"), high=pl.col("mean") + pl.col("half")
+    )
+
+
+def _forest(scene: Scene) -> Figure:
+    rows = scene.judged().join(scene.recovery, on="arm", maintain_order="left")
+    seeds = _seeds(scene, rows["arm"].unique().to_list())
+    return Figure(
+        "recovery",
+        "Recovery",
+        scene.tally,
+        f"{seeds} replicates per arm; intervals cover training seeds (initialisation, order, "
+        "augmentation) with the data fixed, not the choice of test images.",
+        charts.forest(rows, scene.margin, scene.methods),
+    )
+
+
+def _diversity(scene: Scene) -> Figure | None:
+    spread = over_seeds(scene.measures.replicates, ["arm"], "disagreement")
+    rows = (
+        scene.judged()
+        .join(scene.recovery.filter(pl.col("endpoint") == scene.primary), on="arm")
+        .join(spread.select("arm", disagreement="mean"), on="arm", maintain_order="left")
+    )
+    anchors = (
+        scene.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"]))
+        .join(spread.select("arm", disagreement="mean"), on="arm", how="left")
+        .with_columns(
+            pl.col("disagreement").fill_null(0.0),
+            estimate=pl.when(pl.col("role") == "single").then(0.0).otherwise(1.0),
+        )
+    )
+    rows = rows.drop_nulls(["disagreement", "estimate"])
+    if rows.is_empty():
+        return None
+    rho = None
+    if len(rows) >= 4 and rows["disagreement"].n_unique() > 1 and rows["estimate"].n_unique() > 1:
+        rho = float(stats.spearmanr(rows["disagreement"], rows["estimate"]).statistic)
+    claim = f"{len(rows)} configurations are too few to say whether disagreement pays"
+    if rho is not None:
+        how = (
+            "goes with more" if rho > 0.3 else "goes with less" if rho < -0.3 else "does not order"
+        )
+        claim = f"More disagreement {how} recovery (rank correlation {rho:.2f})"
+    kept = ["arm", "tag", "label", "method", "disagreement", "estimate", "low90", "high90"]
+    return Figure(
+        "diversity",
+        "Recovery",
+        claim,
+        f"{len(rows)} configurations, mean over seeds; whiskers are 90 % intervals over seeds. "
+        "The correlation is descriptive.",
+        charts.diversity(
+            pl.concat([rows, anchors], how="diagonal_relaxed").select(kept),
+            scene.margin,
+            scene.methods,
+        ),
+        wide=False,
+    )
+
+
+def _collapsed(scene: Scene) -> Figure | None:
+    frames = []
+    for panel, full, lone in (
+        ("Test", "nll", "collapsed_nll"),
+        ("Under shift", "shift_nll", "collapsed_shift_nll"),
+    ):
+        per_arm = over_seeds(scene.measures.replicates, ["arm"], full)
+        alone = over_seeds(scene.measures.replicates, ["arm"], lone)
+        if alone.is_empty():
+            continue
+        pair = scene.judged().join(alone.select("arm", other="mean"), on="arm")
+        anchor = scene.arms.filter(pl.col("arm").is_in(["single", _ensemble(scene)]))
+        for kind, arms, values in (
+            ("full", pair.drop("other"), per_arm),
+            ("collapsed", pair.drop("other"), alone),
+            ("anchor", anchor.with_columns(label=pl.lit(None, pl.String)), per_arm),
+        ):
+            frames.append(
+                arms.join(values, on="arm", maintain_order="left").with_columns(
+                    panel=pl.lit(panel), kind=pl.lit(kind), nll="mean"
+                )
+            )
+        frames[-2] = frames[-2].join(per_arm.select("arm", other="mean"), on="arm")
+    if not frames:
+        return None
+    rows = pl.concat(frames, how="diagonal_relaxed").with_columns(
+        kind=pl.when(pl.col("kind") != "anchor")
+        .then("kind")
+        .when(pl.col("role") == "single")
+        .then(pl.lit("single"))
+        .otherwise(pl.lit("deep ensemble"))
+    )
+    kept = ["arm", "label", "method", "panel", "kind", "nll", "low", "high", "other"]
+    first = rows.filter(pl.col("panel") == rows["panel"][0])
+    loss = first.filter(pl.col("kind") == "collapsed").with_columns(
+        loss=pl.col("nll") - pl.col("other")
+    )
+    worst = loss.sort("loss", descending=True).row(0, named=True)
+    return Figure(
+        "collapsed",
+        "Recovery",
+        f"Averaging the members into one network costs {worst['tag']} "
+        f"{worst['loss']:.3f} nats on test, the most of {len(loss)}"
+        if worst["loss"] > 0
+        else "No ensemble loses when its members are averaged into one network",
+        "Mean over seeds; dashed lines are 95 % t-intervals over seeds.",
+        charts.collapsed(rows.select(kept), scene.methods),
+        wide=False,
+    )
+
+
+def _severity(scene: Scene) -> Figure | None:
+    metrics = {"nll": "NLL", "accuracy": "Accuracy", "ece": "ECE"}
+    per_seed = (
+        scene.measures.severities.drop_nulls("severity")
+        .group_by("arm", "replicate", "severity")
+        .agg(pl.col(list(metrics)).mean())
+        .unpivot(on=list(metrics), index=["arm", "replicate", "severity"], variable_name="metric")
+        .sort("arm", "metric", "severity", "replicate")
+    )
+    if per_seed.is_empty():
+        return None
+    known = over_seeds(per_seed, ["arm", "metric", "severity"], "value")
+    single = known.filter(pl.col("arm") == "single").select(
+        "metric", "severity", at="mean", s="half"
+    )
+    gap = known.join(single, on=["metric", "severity"]).with_columns(
+        difference=pl.col("mean") - pl.col("at"),
+        half=(pl.col("half") ** 2 + pl.col("s") ** 2).sqrt(),
+    )
+    gap = gap.with_columns(
+        low=pl.col("difference") - pl.col("half"), high=pl.col("difference") + pl.col("half")
+    )
+    panels = []
+    for arm in scene.judged().head(8).iter_rows(named=True):
+        for key, anchor in ((arm["arm"], False), (arm["reference"], True)):
+            method = pl.lit("deep_ensemble" if anchor else arm["method"])
+            panels.append(
+                gap.filter(pl.col("arm") == key).with_columns(
+                    panel=pl.lit(arm["label"]), method=method, anchor=pl.lit(anchor)
+                )
+            )
+    kept = ["arm", "method", "panel", "metric", "severity", "difference", "low", "high", "anchor"]
+    rows = (
+        pl.concat(panels)
+        .select(kept)
+        .sort(
+            pl.col("metric").replace_strict({m: n for n, m in enumerate(metrics)}),
+            maintain_order=True,
+        )
+    )
+    top = max(rows["severity"].to_list())
+    hardest = rows.filter((pl.col("metric") == "nll") & (pl.col("severity") == top))
+    lead = scene.lead()
+    ours = hardest.filter((pl.col("arm") == lead["arm"]) & ~pl.col("anchor"))["difference"]
+    theirs = hardest.filter(pl.col("anchor") & (pl.col("panel") == lead["label"]))["difference"]
+    claim = "How the gap to the single model grows with the severity of the shift"
+    if len(ours) and len(theirs):
+        claim = (
+            f"At severity {top}, {lead['tag']} is {_by(ours.item())} than the "
+            f"single model in NLL; the deep ensemble is {_by(theirs.item())}"
+        )
+    return Figure(
+        "severity",
+        "Shift",
+        claim,
+        f"{_seeds(scene, rows['arm'].unique().to_list())} replicates per arm; bands are 95 % "
+        "intervals over seeds of both arms, joined in quadrature.",
+        charts.severity(rows, scene.methods, "nll"),
+        choices=tuple(metrics.items()),
+    )
+
+
+def _by(difference: float) -> str:
+    return f"{abs(difference):.3f} nats {'better' if difference < 0 else 'worse'}"
+
+
+def _reliability(scene: Scene) -> Figure | None:
+    bins = scene.measures.reliability.filter(pl.col("count") > 0)
+    if bins.is_empty():
+        return None
+    band = over_seeds(bins, ["arm", "bin"], "accuracy")
+    weight = pl.col("count")
+    pooled = bins.group_by("arm", "bin").agg(
+        confidence=(pl.col("confidence") * weight).sum() / weight.sum(),
+        accuracy=(pl.col("accuracy") * weight).sum() / weight.sum(),
+        count=weight.sum(),
+    )
+    pooled = pooled.with_columns(share=pl.col("count") / pl.col("count").sum().over("arm"))
+    ece = over_seeds(scene.measures.replicates, ["arm"], "ece").select("arm", ece="mean")
+    anchors = scene.arms.filter(pl.col("arm").is_in([_ensemble(scene), "single"]))
+    shown = pl.concat([anchors.sort("role", descending=True), scene.judged().head(4)])
+    rows = (
+        shown.join(ece, on="arm", maintain_order="left")
+        .with_columns(panel=pl.format("{}\nECE {}", "label", pl.col("ece").round(3)))
+        .join(pooled.filter(pl.col("count") >= LEAST_IN_BIN), on="arm")
+        .join(band.select("arm", "bin", "low", "high"), on=["arm", "bin"], how="left")
+    )
+    order = {arm: n for n, arm in enumerate(shown["arm"])}
+    rows = rows.sort(pl.col("arm").replace_strict(order), "bin").with_columns(
+        pl.col("low", "high").clip(0, 1)
+    )
+    by_arm = dict(ece.iter_rows())
+    three = [(row["tag"], by_arm.get(row["arm"])) for row in shown.head(3).iter_rows(named=True)]
+    kept = ["arm", "method", "panel", "bin", "confidence", "accuracy", "low", "high", "share"]
+    return Figure(
+        "reliability",
+        "Calibration",
+        "Calibration error: " + ", ".join(f"{tag} {value:.3f}" for tag, value in three if value),
+        f"{_seeds(scene, shown['arm'].to_list())} replicates per arm, 15 bins of equal width on "
+        "the test set; bands are 95 % t-intervals over seeds.",
+        charts.reliability(rows.select(kept), scene.methods),
+    )
+
+
+def _members(scene: Scene) -> Figure | None:
+    pairs = scene.measures.pairs
+    anchors = scene.arms.filter(pl.col("role") == "deep_ensemble")
+    shown = pl.concat([anchors, scene.judged()]).filter(
+        pl.col("arm").is_in(pairs["arm"].unique().to_list())
+    )[:12]
+    if shown.is_empty():
+        return None
+    diagonal = (
+        shown.select("arm", i=pl.int_ranges(0, pl.col("members").cast(pl.Int64)), j=None)
+        .explode("i")
+        .with_columns(j="i", disagreement=pl.lit(None, pl.Float64))
+    )
+    cells = pl.concat([pairs.select(diagonal.columns), diagonal], how="vertical_relaxed")
+    mean = pairs.group_by("arm").agg(mean=pl.col("disagreement").mean())
+    rows = (
+        shown.join(mean, on="arm", maintain_order="left")
+        .with_columns(panel=pl.format("{}\nmean {} %", "label", (pl.col("mean") * 100).round(1)))
+        .join(cells, on="arm", maintain_order="left_right")
+    )
+    by_arm = dict(mean.iter_rows())
+    lead = scene.lead()
+    ours, theirs = by_arm.get(lead["arm"]), by_arm.get(lead["reference"])
+    claim = "How often two members predict a different class"
+    if ours is not None and theirs is not None:
+        claim = (
+            f"Two members of {lead['tag']} disagree on {ours:.1%} of the test set, two of the deep "
+            f"ensemble on {theirs:.1%}"
+        )
+    return Figure(
+        "members",
+        "Members",
+        claim,
+        f"Mean over {_seeds(scene, shown['arm'].to_list())} replicates per arm, test set; the "
+        "title gives the mean over pairs.",
+        charts.members(rows.select("arm", "panel", "i", "j", "disagreement")),
+    )
+
+
+def _cost(scene: Scene) -> Figure | None:
+    kinds = {
+        "stored_bytes": "Stored bytes",
+        "train_flops": "Training FLOPs",
+        "infer_flops": "Inference FLOPs",
+    }
+    multiples = costs(scene).unpivot(
+        on=list(kinds), index="arm", variable_name="kind", value_name="cost"
+    )
+    recovery = scene.recovery.filter(pl.col("endpoint") == scene.primary).drop("panel")
+    anchors = scene.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"])).with_columns(
+        estimate=pl.when(pl.col("role") == "single").then(0.0).otherwise(1.0)
+    )
+    rows = (
+        pl.concat([scene.judged().join(recovery, on="arm"), anchors], how="diagonal_relaxed")
+        .join(multiples, on="arm")
+        .drop_nulls(["cost", "estimate"])
+        .with_columns(panel=pl.col("kind").replace_strict(kinds))
+    )
+    order = {name: n for n, name in enumerate(kinds)}
+    rows = rows.sort(pl.col("kind").replace_strict(order), maintain_order=True)
+    if rows.is_empty():
+        return None
+    lead = scene.lead()
+    price = {r["kind"]: r["cost"] for r in rows.filter(pl.col("arm") == lead["arm"]).to_dicts()}
+    estimate = scene.estimate(lead["arm"])
+    claim = "Recovery against cost"
+    if estimate is not None and {"stored_bytes", "infer_flops"} <= price.keys():
+        claim = (
+            f"{lead['tag']} recovers {estimate:.2f} of the gap for "
+            f"{price['stored_bytes']:.2f}× the memory and {price['infer_flops']:.2f}× the "
+            "inference FLOPs of the single model"
+        )
+    kept = ["arm", "tag", "label", "method", "panel", "cost", "estimate", "low90", "high90"]
+    return Figure(
+        "cost",
+        "Cost",
+        claim,
+        "Cost is counted, not timed; whiskers are 90 % intervals of recovery over seeds.",
+        charts.cost(rows.select(kept), scene.margin, scene.methods),
+    )
+
+
+def costs(scene: Scene) -> pl.DataFrame:
+    """Return arm and its parameters, bytes and FLOPs as multiples of the single model's."""
+    names = ["parameters", "stored_bytes", "train_flops", "infer_flops"]
+    mean = (
+        scene.measures.replicates.select("arm", "trial", "members")
+        .join(scene.trials.select("trial", *names, pool="members"), on="trial")
+        .with_columns(pl.col(names) * pl.col("members") / pl.col("pool"))
+        .group_by("arm", maintain_order=True)
+        .agg(pl.col(names).mean())
+    )
+    base = mean.filter(pl.col("arm") == "single")
+    if base.is_empty():
+        return mean.clear()
+    return mean.with_columns(pl.col(name) / base[name].item() for name in names)
+
+
+def _history(scene: Scene) -> Figure | None:
+    rows, top = search.history(scene.trials)
+    if rows.is_empty():
+        return None
+    rows = rows.with_columns(panel=pl.col("method").replace_strict(scene.titles))
+    complete = rows.drop_nulls("counted")
+    best = complete.sort("counted").row(0, named=True)
+    total = len(rows.filter(pl.col("method") == best["method"]))
+    kept = ["trial", "method", "panel", "order", "val_nll", "best", "shown", "kind"]
+    return Figure(
+        "history",
+        "Search",
+        f"The best validation NLL ({best['counted']:.3f}) came at trial {best['order']} of the "
+        f"{total} of {best['panel']}",
+        f"{len(rows)} search trials, {len(complete)} complete; one seed each, validation data "
+        "only: the line is optimistic, hence the confirmation on fresh seeds.",
+        charts.history(rows.select(kept), scene.methods, top),
+    )
+
+
+def _importance(scene: Scene) -> Figure | None:
+    done = (pl.col("stage") == "search") & (pl.col("status") == "complete")
+    complete = scene.trials.filter(done, pl.col("val_nll").is_finite()).sort("trial")
+    frames, fits = [], {}
+    for method in scene.methods:
+        rows = complete.filter(pl.col("method") == method)
+        if len(rows) < LEAST_TRIALS:
+            continue
+        ranked, fit = search.importances(rows)
+        if len(ranked):
+            title = scene.titles[method]
+            fits[title] = (fit, ranked["parameter"][0])
+            frames.append(ranked.head(8).with_columns(panel=pl.lit(title)))
+    if not frames:
+        return None
+    method, (fit, first) = max(fits.items(), key=lambda item: item[1][0])
+    claim = f"{first} moved the validation NLL of {method} the most"
+    if fit < 0.1:
+        claim = (
+            "The search does not tell which parameter matters: the forest predicts next to nothing"
+        )
+    quality = ", ".join(f"{title} {fit:.2f}" for title, (fit, _) in fits.items())
+    return Figure(
+        "importance",
+        "Search",
+        claim,
+        f"Held-out R²: {quality}. Lines span the 10 % to 90 % quantile of {search.SHUFFLES} "
+        f"shuffles in each of {search.FOLDS} folds. Descriptive: no random sampling.",
+        charts.importance(pl.concat(frames)),
+    )
+
+
+def _ensemble(scene: Scene) -> str:
+    """Return the arm of the deep ensemble that the first judged arm is measured against."""
+    return str(scene.lead()["reference"])
+
+
+def _seeds(scene: Scene, arms: list[str]) -> str:
+    """Return the number of replicates of these arms: one number or its range."""
+    counts = (
+        scene.measures.replicates.filter(pl.col("arm").is_in(arms)).group_by("arm").len()["len"]
+    )
+    least, most = min(counts.to_list()), max(counts.to_list())
+    return f"{most}" if least == most else f"{least} to {most}"

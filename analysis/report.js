@@ -1,0 +1,207 @@
+"use strict";
+(() => {
+  const page = JSON.parse(document.getElementById("payload").textContent);
+  const root = document.documentElement;
+  const views = new Map(), params = {};
+  const status = window.__report = { ready: false, errors: [] };
+  let selected = [];
+  const paths = {
+    circle: "M5,0A5,5,0,1,1,-5,0A5,5,0,1,1,5,0Z", square: "M-4.5,-4.5h9v9h-9Z", diamond: "M0,-6L5,0L0,6L-5,0Z",
+    "triangle-up": "M0,-5.5L5.5,4.5H-5.5Z", "triangle-down": "M0,5.5L5.5,-4.5H-5.5Z",
+    cross: "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4Z",
+  };
+
+  const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const palette = () => {
+    const hues = css("--hues").split(" ");
+    return [css("--ink"), css("--single"), ...hues, ...hues, ...hues];
+  };
+
+  function look() {
+    const [ink, soft, grid, ref] = ["--ink", "--soft", "--grid", "--ref"].map(css);
+    const text = { labelColor: soft, titleColor: soft, labelFontSize: 11.5, titleFontSize: 12 };
+    return {
+      background: null,
+      font: getComputedStyle(document.body).fontFamily,
+      view: { stroke: null },
+      facet: { spacing: { row: 22, column: 20 } },
+      axis: { ...text, titleFontWeight: 500, gridColor: grid, domain: false, tickColor: grid,
+        tickSize: 4, labelPadding: 5, titlePadding: 9 },
+      axisX: { domain: true, domainColor: grid },
+      header: { labelColor: ink, labelFontSize: 12, labelFontWeight: 600, labelAnchor: "start",
+        labelPadding: 7, labelLimit: 330 },
+      legend: { ...text, titleFontWeight: 500 },
+      range: { category: palette(), symbol: page.shapes.concat(page.shapes, page.shapes),
+        ramp: css("--ramp").split(" "), heatmap: css("--ramp").split(" ") },
+      text: { color: ink, fontSize: 11.5 },
+      style: {
+        band: { color: css("--band"), opacity: 0.42 },
+        ref: { color: ref, strokeDash: [4, 3], size: 1 },
+        single: { color: css("--single"), size: 2 },
+        ensemble: { color: ink, size: 2 },
+        ribbon: { opacity: 0.17, strokeOpacity: 0 },
+        hollow: { fill: css("--card"), strokeWidth: 2 },
+        quiet: { color: soft, fontSize: 11 },
+        bar: { color: css("--accent"), opacity: 0.55 },
+        whisker: { color: ink, size: 1.5 },
+      },
+    };
+  }
+
+  /* A facet cannot follow its container, so its cells are fitted: draw, measure, resize. */
+  async function draw(box) {
+    const figure = page.figures[box.dataset.chart];
+    const spec = structuredClone(figure.spec);
+    const room = box.clientWidth, hint = spec.usermeta || {};
+    spec.datasets = Object.fromEntries(figure.uses.map((key) => [key, page.datasets[key]]));
+    for (const param of spec.params || []) {
+      if (param.name === "sel") param.value = selected;
+      else if (params[param.name] !== undefined) param.value = params[param.name];
+    }
+    const options = { config: look(), ast: true, actions: false, renderer: "svg", mode: "vega-lite" };
+    options.config.axis.labelLimit = Math.min(210, room * 0.36);
+    let result;
+    if (!hint.columns) {
+      spec.autosize = { type: "fit-x", contains: "padding" };
+      result = await vegaEmbed(box, spec, options);
+    } else {
+      const columns = Math.max(1, Math.min(figure.panels, hint.columns, Math.floor(room / hint.least)));
+      const gap = options.config.facet.spacing.column;
+      let cell = Math.floor((room - 60) / columns - gap);
+      spec.columns = columns;
+      spec.spec.width = cell;
+      spec.spec.height = hint.ratio ? Math.round(cell * hint.ratio) : hint.height;
+      options.config.header.labelLimit = cell;
+      result = await vegaEmbed(box, spec, options);
+      for (let pass = 0; pass < 5; pass++) {
+        const spare = room - Number(box.querySelector("svg").getAttribute("width"));
+        if (spare >= 0 && spare < columns + 3) break;
+        cell += Math.floor(spare / columns);
+        result.view.signal("child_width", cell);
+        if (hint.ratio) result.view.signal("child_height", Math.round(cell * hint.ratio));
+        await result.view.resize().runAsync();
+      }
+    }
+    const svg = box.querySelector("svg");
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", figure.title);
+    svg.querySelectorAll("[role]").forEach((node) => node.removeAttribute("role"));
+    svg.querySelectorAll(":scope > g").forEach((node) => node.setAttribute("aria-hidden", "true"));
+    result.view.addEventListener("click", (_, item) => item?.datum?.arm && toggle([item.datum.arm]));
+    views.set(box.dataset.chart, result.view);
+  }
+
+  async function drawAll() {
+    for (const box of document.querySelectorAll("[data-chart]")) {
+      try { await draw(box); } catch (error) {
+        status.errors.push(`${box.dataset.chart}: ${error}`);
+        console.error(error);
+      }
+    }
+    for (const svg of document.querySelectorAll(".key svg")) {
+      const at = Number(svg.dataset.order), colours = palette();
+      svg.innerHTML = `<path d="${paths[page.shapes[at % page.shapes.length]]}" fill="${colours[at % colours.length]}"/>`;
+    }
+  }
+
+  function show() {
+    for (const view of views.values()) {
+      if ("sel" in view.getState().signals) view.signal("sel", selected).runAsync();
+    }
+    for (const row of document.querySelectorAll("tr[data-arm]")) {
+      const on = selected.includes(row.dataset.arm);
+      row.classList.toggle("on", on);
+      row.querySelector("button")?.setAttribute("aria-pressed", on);
+    }
+    for (const button of document.querySelectorAll("[data-method]")) {
+      const arms = page.methods[button.dataset.method];
+      button.setAttribute("aria-pressed", arms.length > 0 && arms.every((arm) => selected.includes(arm)));
+    }
+    const chip = document.getElementById("chip");
+    chip.hidden = !selected.length;
+    chip.firstElementChild.textContent = selected.length === 1 ? "1 selected" : `${selected.length} selected`;
+    history.replaceState(null, "", selected.length ? `#sel=${selected.join(",")}` : location.pathname);
+  }
+
+  function toggle(arms) {
+    const all = arms.every((arm) => selected.includes(arm));
+    selected = all ? selected.filter((arm) => !arms.includes(arm)) : [...new Set([...selected, ...arms])];
+    show();
+  }
+
+  function save(name, content, type) {
+    const link = document.createElement("a");
+    link.href = typeof content === "string" && content.startsWith("data:")
+      ? content : URL.createObjectURL(new Blob([content], { type }));
+    link.download = name;
+    link.click();
+    if (link.href.startsWith("blob:")) setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  const cell = (value) => value == null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value;
+
+  const exports_ = {
+    csv(key) {
+      const sets = page.figures[key].uses.map((name) => page.datasets[name]);
+      const rows = sets.reduce((most, set) => (set.length > most.length ? set : most));
+      const names = Object.keys(rows[0]);
+      save(`${key}.csv`, [names, ...rows.map((row) => names.map((name) => row[name]))]
+        .map((row) => row.map(cell).join(",")).join("\n") + "\n", "text/csv");
+    },
+    async svg(key) {
+      save(`${key}.svg`, await views.get(key).background(css("--card")).toSVG(), "image/svg+xml");
+    },
+    async png(key) {
+      save(`${key}.png`, await views.get(key).background(css("--card")).toImageURL("png", 2), "image/png");
+    },
+  };
+
+  function sort(button) {
+    const head = button.closest("th"), body = head.closest("table").tBodies[0];
+    const up = head.getAttribute("aria-sort") === "descending";
+    for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const at = head.cellIndex, sign = up ? 1 : -1;
+    const key = (row) => row.cells[at].dataset.v ?? "";
+    const rows = [...body.rows].sort((a, b) => {
+      const [p, q] = [key(a), key(b)];
+      if (p === "" || q === "") return (p === "") - (q === "");
+      return sign * (isNaN(p) || isNaN(q) ? p.localeCompare(q) : p - q);
+    });
+    body.append(...rows);
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    const { save: kind, arm, method, param, value, act } = button.dataset;
+    if (kind) exports_[kind](button.closest("[data-figure]").dataset.figure);
+    else if (arm) toggle([arm]);
+    else if (method) toggle(page.methods[method]);
+    else if (param) {
+      params[param] = value;
+      for (const other of button.parentElement.children) other.setAttribute("aria-pressed", other === button);
+      views.get(button.closest("[data-figure]").dataset.figure).signal(param, value).runAsync();
+    } else if (act === "theme") { root.classList.toggle("dark"); drawAll(); }
+    else if (act === "clear") { selected = []; show(); }
+    else if (act === "copy") navigator.clipboard?.writeText(location.href).then(() => { button.textContent = "Copied"; });
+    else if (act === "print") {
+      const dark = root.classList.contains("dark");
+      root.classList.remove("dark");
+      drawAll().then(() => { window.print(); if (dark) { root.classList.add("dark"); drawAll(); } });
+    } else if (button.closest("th")) sort(button);
+  });
+
+  let width = innerWidth, timer;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    clearTimeout(timer);
+    timer = setTimeout(drawAll, 150);
+  });
+
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("sel");
+  const known = new Set(Object.values(page.methods).flat());
+  if (wanted) selected = wanted.split(",").filter((arm) => known.has(arm));
+  drawAll().then(() => { if (selected.length) show(); status.ready = true; });
+})();
