@@ -113,7 +113,7 @@ def default_arms() -> tuple[Arm, ...]:
 class Data:
     """The fixed data of a simulated study: sizes, labels and what examples have in common."""
 
-    test: int = 300
+    test: int = 800
     shift: int = 100
     ood: int = 150
     classes: int = 10
@@ -182,12 +182,11 @@ def simulate(arm: Arm, data: Data, split: str, seed: int) -> np.ndarray:
 def table(logits: np.ndarray, keys: dict[str, np.ndarray]) -> pa.Table:
     """Return logits (M, N, C) and the keys of the N rows in the format of predictions."""
     members, rows, classes = logits.shape
-    columns = {
-        "member": np.repeat(np.arange(members), rows),
-        **{k: np.tile(keys[k], members) for k in ("example", "label", "condition", "severity")},
-    }
     wanted = schema.predictions(classes)
-    arrays = [pa.array(columns[n].tolist(), wanted.field(n).type) for n in wanted.names[:-1]]
+    arrays = [pa.array(np.repeat(np.arange(members, dtype=np.int16), rows))]
+    for name in wanted.names[1:-1]:
+        once = pa.array(keys[name].tolist(), wanted.field(name).type)
+        arrays.append(pa.concat_arrays([once] * members))
     flat = pa.array(logits.reshape(-1), pa.float32())
     arrays.append(pa.FixedSizeListArray.from_arrays(flat, classes))
     return pa.Table.from_arrays(arrays, schema=wanted)
