@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from scipy.optimize import brentq
+from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats.t is 50 times slower
 from statsmodels.stats.multitest import multipletests
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -53,7 +53,7 @@ class Contrast:
     def _p(self, estimate: float) -> float:
         if self.se == 0:
             return 0.0 if estimate > 0 else 1.0
-        return float(stats.t.sf(estimate / self.se, self.df))
+        return float(stdtr(self.df, -estimate / self.se))
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def fieller(anchored: Anchored, level: float) -> Interval:
 
     def excess(theta: float) -> float:
         test = anchored.at(theta)
-        return abs(test.estimate) - float(stats.t.ppf((1 + level) / 2, test.df)) * test.se
+        return abs(test.estimate) - float(stdtrit(test.df, (1 + level) / 2)) * test.se
 
     bounds = [_root(excess, recovery, side * spread) for side in (-1.0, 1.0)]
     return (bounds[0], bounds[1]) if None not in bounds else UNBOUNDED
@@ -155,8 +155,8 @@ def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
     Reject where they are at most ``alpha`` (Holm 1979).
     """
     keys = sorted(p_values)
-    if not keys:
-        return {}
+    if len(keys) < 2:
+        return dict(p_values)
     adjusted = multipletests([p_values[key] for key in keys], alpha, method="holm")[1]
     return {key: float(p) for key, p in zip(keys, adjusted, strict=True)}
 
@@ -174,4 +174,4 @@ def detectable_effect(
         return None
     if test.se == 0:
         return delta
-    return delta + float(stats.t.ppf([1 - alpha, power], test.df).sum()) * test.se / gap
+    return delta + float(stdtrit(test.df, [1 - alpha, power]).sum()) * test.se / gap

@@ -172,7 +172,7 @@ def simulate(arm: Arm, data: Data, split: str, seed: int) -> np.ndarray:
     """Return (M, N, C) float32 logits of one run (see the module's noise model)."""
     rng = np.random.default_rng([seed % 2**32, len(split), data.seed])
     signal = data.common(split)
-    scale = arm.quality * data.spread(split) * np.exp(0.02 * rng.normal())
+    scale = arm.quality * data.spread(split) * np.exp(0.01 * rng.normal())
     run = rng.normal(size=signal.shape)
     own = rng.normal(size=(arm.members, *signal.shape))
     noise = np.sqrt(1 - arm.diversity) * run + np.sqrt(arm.diversity) * own

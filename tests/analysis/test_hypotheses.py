@@ -442,7 +442,7 @@ def test_planted_singles_and_deep_ensembles(tmp_path: Path) -> None:
     nulls = [Arm("candidate", "batchensemble", name=f"null{i}") for i in range(3)]
     deep = Arm("candidate", "deep_ensemble", name="planted", diversity=1.0)
     arms = [SINGLE, DEEP_ENSEMBLE, POSITIVE, NEGATIVE, *nulls, deep]
-    data = Data(test=1000, shift=500, ood=10, severities=1)
+    data = Data(test=1000, shift=200, ood=10, severities=2)
     folder = make_run(tmp_path, arms, seeds=10, data=data)
     run = load(folder)
     found = judge(measure(run), run.plan)
