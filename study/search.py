@@ -105,7 +105,7 @@ class MethodSearch:
         end = min(self.total, (asked // size + 1) * size)
         for number in range(asked, end):
             seed = derive_seed(self.study.seed, "sampler", self.space.method, number)
-            self.optuna.sampler = _sampler(seed)
+            self.optuna.sampler = sampler(seed)
             suggest(self.optuna.ask(), self.space)
         for trial in self._trials(TrialState.RUNNING):
             self._add(trial)
@@ -139,7 +139,8 @@ class MethodSearch:
         return [(t.user_attrs["name"], t.user_attrs.get("control"), self.spec(t)) for t in trials]
 
 
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+def sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of one proposal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(

@@ -278,11 +278,19 @@ def _checked(model: Any, data: Any, file: Path | str, prefix: str = "") -> Any:
         key = ".".join(str(part) for part in (prefix, *error["loc"]) if part != "")
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
-            known = list(model.model_fields)
-            message = f"unknown key{suggest(str(error['loc'][-1]), known)}"
+            message = f"unknown key{suggest(str(error['loc'][-1]), _fields(model, error['loc']))}"
         elif error["type"] != "value_error":
             message = f"{message[0].lower()}{message[1:]}, but got {error['input']!r}"
         raise StudyError(f"{file}: {key}: {message}") from None
+
+
+def _fields(model: type[Strict], path: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that are known where ``path`` ends."""
+    for part in path[:-1]:
+        inner = model.model_fields[str(part)].annotation if part in model.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, Strict):
+            model = inner
+    return [key for key in model.model_fields if key not in ("candidates", "others")]
 
 
 def _complete_dataset(options: Any, file: Path) -> dict[str, Json]:

@@ -10,7 +10,7 @@ from study.spec import Strict
 
 
 class Params(Strict):
-    """``depth`` hidden layers, the first of ``width`` units; ``taper`` halves from layer to layer."""
+    """``depth`` hidden layers of ``width`` units; ``taper`` halves from each to the next."""
 
     name: Literal["mlp"] = "mlp"
     width: int = Field(128, ge=1, description="units of the first hidden layer")

@@ -13,10 +13,10 @@ from study.spec import Strict
 
 
 class Params(Strict):
-    """``base`` is the width of the first of four groups; each next one is twice as wide."""
+    """``width`` is the width of the first of four groups; each next one is twice as wide."""
 
     name: Literal["resnet18"] = "resnet18"
-    base: int = Field(64, ge=1, description="channels of the first group")
+    width: int = Field(64, ge=1, description="channels of the first group")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
 
 
@@ -25,7 +25,7 @@ class Network(nn.Module):
 
     def __init__(self, params: Params, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
-        width = params.base
+        width = params.width
         self.conv = conv(shape[0], width)
         self.norm = nn.BatchNorm2d(width)
         self.act = nn.ReLU()

@@ -11,7 +11,7 @@ SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 64, 48)]
 SMALL = {
     "mlp": {"width": 16},
     "cnn": {"channels": [4, 8], "hidden": 8},
-    "resnet18": {"base": 4},
+    "resnet18": {"width": 4},
     "wide_resnet": {"depth": 16, "widen": 1},
 }
 HEAD_INPUTS = {"mlp": 16, "cnn": 8, "resnet18": 32, "wide_resnet": 64}

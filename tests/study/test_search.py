@@ -1,0 +1,126 @@
+"""Generations: the same search whatever the order of ends, interruptions and workers."""
+
+import random
+
+import pytest
+
+from study.search import MethodSearch, open_storage
+from study.space import load_study
+from study.store import Store
+
+
+@pytest.fixture
+def study(smoke):
+    budget = smoke.budget.model_copy(update={"trials": 30, "generation": 6})
+    return smoke.model_copy(update={"budget": budget})
+
+
+def opened(study, folder):
+    store = Store(folder)
+    store.create()
+    return MethodSearch(study, study.space("batch_ensemble"), open_storage(store))
+
+
+def row_of(job):
+    """A made-up but repeatable result of a job."""
+    value = random.Random(job.spec.configuration)
+    return {
+        "trial": job.spec.trial,
+        "status": "diverged" if value.random() < 0.1 else "complete",
+        "val_nll": value.random(),
+        "val_shift_nll": value.random(),
+        "val_gain": value.random(),
+    }
+
+
+def finish(search, order):
+    """Run the search to its end, ending jobs in a random order, two at a time."""
+    running, seen = [], []
+    while not search.finished:
+        while len(running) < 4 and (job := search.next()) is not None:
+            running.append(job)
+            seen.append(job.spec.trial)
+        order.shuffle(running)
+        search.tell(row_of(running.pop()))
+    return seen
+
+
+def test_the_order_of_ends_does_not_matter(study, tmp_path):
+    first = finish(opened(study, tmp_path / "a"), random.Random(1))
+    second = finish(opened(study, tmp_path / "b"), random.Random(2))
+    assert len(first) == 30
+    assert set(first) == set(second)
+
+
+@pytest.mark.parametrize("stop", [0, 3, 7, 17])
+def test_an_interruption_does_not_matter(study, tmp_path, stop):
+    whole = finish(opened(study, tmp_path / "a"), random.Random(1))
+    search = opened(study, tmp_path / "b")
+    told = []
+    for _ in range(stop):
+        job = search.next()
+        search.tell(row_of(job))
+        told.append(job.spec.trial)
+    search.next()  # handed out, never told: the driver died
+    rest = finish(opened(study, tmp_path / "b"), random.Random(3))
+    assert sorted([*told, *rest]) == sorted(whole)
+
+
+def test_an_interruption_between_two_proposals_does_not_matter(study, tmp_path):
+    whole = finish(opened(study, tmp_path / "a"), random.Random(1))
+    search = opened(study, tmp_path / "b")
+    import optuna
+
+    from study.search import sampler, suggest
+    from study.spec import derive_seed
+
+    for number in range(2):  # died while proposing the first generation
+        seed = derive_seed(study.seed, "sampler", "batch_ensemble", number)
+        search.optuna.sampler = sampler(seed)
+        suggest(search.optuna.ask(), search.space)
+    assert len(search.optuna.get_trials(states=[optuna.trial.TrialState.RUNNING])) == 2
+    rest = finish(opened(study, tmp_path / "b"), random.Random(3))
+    assert sorted(rest) == sorted(whole)
+
+
+def test_known_configurations_go_first_with_their_names(study, tmp_path):
+    search = opened(study, tmp_path)
+    names = [search.next().name for _ in range(3)]
+    assert names == ["random signs", "identical members", None]
+    found = {name: (control, spec.params["init"]) for name, control, spec in search.enqueued()}
+    assert found == {"random signs": (None, "sign"), "identical members": ("negative", "ones")}
+
+
+def test_more_trials_top_the_search_up(study, tmp_path):
+    first = finish(opened(study, tmp_path), random.Random(1))
+    more = study.model_copy(update={"budget": study.budget.model_copy(update={"trials": 36})})
+    second = finish(opened(more, tmp_path), random.Random(1))
+    assert len(second) == 6
+    assert not set(first) & set(second)
+    assert finish(opened(more, tmp_path), random.Random(1)) == []
+
+
+def test_another_seed_searches_elsewhere(study, tmp_path):
+    first = finish(opened(study, tmp_path / "a"), random.Random(1))
+    other = study.model_copy(update={"seed": 1})
+    assert not set(first) & set(finish(opened(other, tmp_path / "b"), random.Random(1)))
+
+
+def test_inactive_parameters_are_null(study, tmp_path):
+    search = opened(study, tmp_path)
+    for _ in range(6):
+        params = search.next().spec.params
+        assert (params["init_std"] is None) == (params["init"] != "normal")
+        assert (params["negative_share"] is None) == (params["init"] != "sign")
+
+
+def test_alternatives_of_one_key_are_one_parameter(tmp_path):
+    from pathlib import Path
+
+    study = load_study([Path(__file__).parents[2] / "search_spaces" / "be.yaml"])
+    search = opened(study, tmp_path)
+    specs = [search.next().spec for _ in range(15)]
+    assert {s.training.optimizer for s in specs} == {"sgd", "adamw"}
+    for spec in specs:
+        low, high = {"sgd": (1e-2, 0.3), "adamw": (3e-4, 1e-2)}[spec.training.optimizer]
+        assert low <= spec.training.lr <= high

@@ -1,0 +1,49 @@
+"""Ranks, strata and shortlist on cases small enough to see."""
+
+from study.selection import order, shortlist
+
+
+def row(configuration, nll, shift, gain, members=4, status="complete"):
+    return {
+        "configuration": configuration,
+        "members": members,
+        "status": status,
+        "val_nll": nll,
+        "val_shift_nll": shift,
+        "val_gain": gain,
+    }
+
+
+def test_a_configuration_is_as_good_as_its_weakest_objective():
+    rows = [row("even", 2, 2, 2), row("lopsided", 1, 3, 3), row("bad", 3, 1, 1)]
+    assert order(rows)[0] == "even"
+
+
+def test_objectives_are_averaged_over_seeds_and_failures_left_out():
+    rows = [
+        row("lucky", 0.0, 0, 0),
+        row("lucky", 9.0, 0, 0),
+        row("steady", 1.0, 0, 0),
+        row("gone", None, None, None, status="diverged"),
+    ]
+    assert order(rows) == ["steady", "lucky"]
+
+
+def test_ranks_are_within_one_ensemble_size():
+    rows = [row("small", 1, 1, 0.1, members=2), row("large", 2, 2, 9, members=8)]
+    rows += [row("worse small", 3, 3, 0.05, members=2), row("worse large", 4, 4, 5, members=8)]
+    assert set(order(rows)[:2]) == {"small", "large"}
+
+
+def test_the_single_model_is_ranked_though_its_gain_is_constant():
+    assert order([row("b", 2, 2, 0, 1), row("a", 1, 1, 0, 1)]) == ["a", "b"]
+
+
+def test_shortlist_keeps_the_known_and_spreads_over_strata():
+    strata = {"a": "x", "b": "x", "c": "x", "d": "y", "known": "x"}
+    chosen = shortlist(["a", "b", "c", "d"], strata, ["known"], size=4, per_stratum=2)
+    assert chosen == ["known", "a", "b", "d"]
+
+
+def test_shortlist_never_drops_the_known():
+    assert shortlist(["a"], {"a": "x"}, ["k", "l", "m"], size=2, per_stratum=2) == ["k", "l", "m"]

@@ -1,0 +1,176 @@
+"""One trial from spec to committed files."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from study import schema
+from study.store import ROW, Store
+from study.trial import (
+    build,
+    cost,
+    log_ensemble,
+    nll,
+    objectives,
+    run_trial,
+    weight_cosine,
+)
+
+BE = {"members": 3, "init": "normal", "init_std": 0.5}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "run")
+    store.create()
+    return store
+
+
+def run(spec, data, store, **options):
+    return run_trial(spec, data, store, fingerprint=data.fingerprint, **options)
+
+
+def test_a_confirm_trial_leaves_test_shift_and_ood(make_spec, data, store):
+    spec = make_spec("batch_ensemble", BE)
+    row = run(spec, data, store, name="mine")
+    files = {p.name for p in store.folder(spec.trial).iterdir()}
+    assert files == {
+        ROW, "test.parquet", "shift.parquet", "ood.parquet",
+        "collapsed_test.parquet", "collapsed_shift.parquet",
+    }  # fmt: skip
+    assert row["status"] == "complete"
+    assert (row["members"], row["name"], row["epochs"]) == (3, "mine", 2)
+    assert store.row(spec.trial)["spec"] == spec.to_json()
+
+
+def test_a_search_trial_keeps_val_alone(make_spec, data, store):
+    spec = make_spec(stage="search")
+    row = run(spec, data, store)
+    assert {p.name for p in store.folder(spec.trial).iterdir()} == {ROW, "val.parquet"}
+    assert math.isfinite(row["val_nll"] + row["val_shift_nll"])
+    assert row["val_gain"] == 0
+
+
+def test_predictions_have_the_published_schema_and_order(make_spec, data, store):
+    spec = make_spec("batch_ensemble", BE)
+    run(spec, data, store, precision="float32")
+    for split, rows in (("test", len(data.test[1])), ("shift", len(data.shift.labels))):
+        table = pq.read_table(store.folder(spec.trial) / f"{split}.parquet")
+        published = schema.predictions(10, "float32")
+        assert table.schema.equals(published)
+        assert table.schema.metadata == published.metadata
+        np.testing.assert_array_equal(table["member"], np.repeat(np.arange(3), rows))
+        for m in range(3):
+            part = table.slice(m * rows, rows)
+            labels = data.test[1] if split == "test" else data.shift.labels
+            np.testing.assert_array_equal(part["label"], labels)
+    ood = pq.read_table(store.folder(spec.trial) / "ood.parquet")
+    assert ood["label"].null_count == len(ood) == 3 * 50
+    assert set(ood["condition"].to_pylist()) == {"photo_patches"}
+
+
+def test_stored_logits_are_the_models(make_spec, data, store):
+    spec = make_spec(stage="search")
+    row = run(spec, data, store, precision="float32")
+    table = pq.read_table(store.folder(spec.trial) / "val.parquet")
+    logits = torch.tensor(np.stack(table["logits"].to_numpy()))
+    assert nll(logits[None], torch.tensor(data.val[1])) == pytest.approx(row["val_nll"])
+
+
+def test_half_precision_gives_way_to_overflow(make_spec, data, store):
+    from study.trial import clean_table
+
+    logits = torch.full((1, 4, 3), 1e5)
+    table = clean_table(logits, np.zeros(4, dtype=np.int64), "float16")
+    assert table.schema.field("logits").type.value_type == schema.pa.float32()
+
+
+def test_the_same_spec_is_read_not_run(make_spec, data, store):
+    spec = make_spec()
+    run(spec, data, store)
+    first = store.row(spec.trial)
+    assert run(spec, data, store) == first
+
+
+def test_a_trial_is_the_same_bit_for_bit(make_spec, data, store, tmp_path):
+    spec = make_spec("batch_ensemble", BE)
+    other = Store(tmp_path / "other")
+    run(spec, data, store)
+    torch.rand(3)
+    run(spec, data, other)
+    for name in ("test", "shift", "ood", "collapsed_test"):
+        a, b = (pq.read_table(s.folder(spec.trial) / f"{name}.parquet") for s in (store, other))
+        assert a.equals(b)
+
+
+def test_divergence_is_a_status(make_spec, data, store):
+    row = run(make_spec(training={"lr": 1e30}), data, store)
+    assert row["status"] == "diverged"
+    assert "epoch 1" in row["reason"]
+    assert row["val_nll"] is None
+
+
+def test_an_exception_is_a_status_with_its_reason(make_spec, data, store):
+    broken = replace(data, ood={"bad": np.zeros((2, 1, 3, 3), np.uint8)})
+    row = run(make_spec(), broken, store)
+    assert row["status"] == "failed"
+    assert row["reason"].startswith("RuntimeError")
+
+
+def test_a_trial_without_its_row_is_not_there(make_spec, data, store):
+    spec = make_spec()
+    run(spec, data, store)
+    (store.folder(spec.trial) / ROW).unlink()
+    assert store.row(spec.trial) is None
+    assert store.rows() == {}
+
+
+def test_objectives_by_hand():
+    # Two members say (3/4, 1/4) and (1/4, 3/4): the ensemble says 1/2, whatever the label.
+    logits = torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]]).log()
+    found = objectives(logits, torch.tensor([0]))
+    assert found["val_nll"] == pytest.approx(math.log(2))
+    members = -(math.log(0.75) + math.log(0.25)) / 2
+    assert found["val_gain"] == pytest.approx(members - math.log(2), abs=1e-6)
+
+
+def test_log_ensemble_averages_probabilities():
+    logits = torch.randn(5, 7, 3, dtype=torch.float64)
+    torch.testing.assert_close(log_ensemble(logits).exp(), logits.softmax(-1).mean(0))
+
+
+def test_cosine_of_copies_is_one_and_a_single_has_none(make_spec, data):
+    ones = build(make_spec("batch_ensemble", {"init": "ones"}), data.shape, data.classes)
+    assert weight_cosine(ones) == pytest.approx(1)
+    single = build(make_spec(), data.shape, data.classes)
+    assert weight_cosine(single) is None
+
+
+def test_cost_counts_matrix_products(make_spec, data):
+    device = torch.device("cpu")
+    single = cost(build(make_spec(), data.shape, data.classes), data.shape, device)
+    forward = 2 * (64 * 16 + 16 * 10)
+    assert single["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+    assert single["stored_bytes"] == 4 * single["parameters"]
+    assert single["infer_flops"] == forward
+    # Backward: the gradient of every weight, and of every input but the first layer's.
+    assert single["train_flops"] == 2 * forward + 2 * 16 * 10
+    deep = build(make_spec("deep_ensemble", {"members": 3}), data.shape, data.classes)
+    assert cost(deep, data.shape, device) == {k: 3 * v for k, v in single.items()}
+
+
+def test_split_batches_cost_a_share_of_repeated_ones(make_spec, data):
+    costs = {
+        batch: cost(
+            build(make_spec("batch_ensemble", BE | {"batch": batch}), data.shape, data.classes),
+            data.shape,
+            torch.device("cpu"),
+        )
+        for batch in ("repeat", "split")
+    }
+    assert costs["repeat"]["train_flops"] == 3 * costs["split"]["train_flops"]
+    assert costs["repeat"]["infer_flops"] == costs["split"]["infer_flops"]

@@ -1,0 +1,205 @@
+"""The command as its users run it: real training, real Ray, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from study.run import main
+from study.store import Store
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "search_spaces" / "smoke.yaml"
+
+pytestmark = pytest.mark.slow
+
+
+def start(out, *more):
+    command = [sys.executable, "-m", "study.run", "--space", str(SMOKE), "--out", str(out), *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command,
+        cwd=out.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, timeout=240):
+    out, _ = process.communicate(timeout=timeout)
+    return process.returncode, out
+
+
+def wait_for(condition, process, timeout=180):
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("what was waited for did not come")
+
+
+def committed(out, stage=None):
+    rows = Store(out).rows().values() if (out / "trials").exists() else []
+    return {r["trial"] for r in rows if stage is None or r["stage"] == stage}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed, with what it printed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    (out.parent / "analysis").mkdir()
+    code, printed = finish(start(out))
+    assert code == 0, printed
+    return out, printed
+
+
+def test_one_command_ends_with_a_verdict(whole):
+    out, printed = whole
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert verdict["sentence"] in printed
+    assert (out / "report.html").stat().st_size > 100_000
+    assert (out.parent / "analysis" / "report.html").exists()
+    rows = Store(out).rows().values()
+    assert {r["status"] for r in rows} == {"complete"}
+    searched = [r for r in rows if r["stage"] == "search"]
+    assert sorted(r["method"] for r in searched) == ["batch_ensemble"] * 4 + ["single"] * 4
+
+
+def test_the_terminal_shows_the_study_and_nothing_else(whole):
+    _, printed = whole
+    noise = [line for line in printed.splitlines() if "Warning" in line or "ray" in line.lower()]
+    assert noise == []
+    for stage in ("search: 8 trials", "rescore: ", "confirm: "):
+        assert stage in printed
+
+
+def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(whole):
+    out, _ = whole
+    plan = json.loads((out / "plan.json").read_text())
+    rows = list(Store(out).rows().values())
+    confirm = [r for r in rows if r["stage"] == "confirm"]
+    assert len(confirm) == 3 * len(plan["arms"])
+    assert len({r["seed"] for r in rows}) == len(rows)
+    roles = {arm["role"] for arm in plan["arms"]}
+    assert roles == {
+        "single", "deep_ensemble", "positive_control", "negative_control", "candidate",
+    }  # fmt: skip
+    opened = min(r["finished"].timestamp() for r in confirm)
+    assert (out / "plan.json").stat().st_mtime <= opened
+
+
+def test_run_again_does_nothing(whole):
+    out, _ = whole
+    before = {t: r["finished"] for t, r in Store(out).rows().items()}
+    code, printed = finish(start(out))
+    assert code == 0, printed
+    assert {t: r["finished"] for t, r in Store(out).rows().items()} == before
+    assert "nothing is missing" in printed
+
+
+def test_status_and_replay(whole, capsys):
+    out, _ = whole
+    assert main(["--space", str(SMOKE), "--out", str(out), "--status"]) == 0
+    assert "search 8/8" in capsys.readouterr().out
+    trial = min(committed(out, "confirm"))
+    assert main(["--space", str(SMOKE), "--out", str(out), "--replay", trial]) == 0
+    assert "same predictions, bit for bit" in capsys.readouterr().out
+
+
+def test_a_killed_run_ends_like_one_that_was_not(whole, tmp_path):
+    undisturbed, _ = whole
+    out = tmp_path / "run"
+    for stage, at_least in (("search", 3), ("confirm", 4)):
+        process = start(out)
+        wait_for(lambda s=stage, n=at_least: len(committed(out, s)) >= n, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert len(committed(out, stage)) < len(committed(undisturbed, stage))
+    code, printed = finish(start(out))
+    assert code == 0, printed
+    assert committed(out) == committed(undisturbed)
+    for trial in committed(undisturbed, "confirm"):
+        for file in (undisturbed / "trials" / trial).glob("*test.parquet"):
+            assert pq.read_table(file).equals(pq.read_table(out / "trials" / trial / file.name))
+
+
+def test_interrupt_says_how_to_go_on(tmp_path):
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for(lambda: len(committed(out)) >= 1, process)
+    process.send_signal(signal.SIGINT)
+    code, printed = finish(process, timeout=60)
+    assert code == 130
+    assert "to go on: python -m study.run --space" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_dead_worker_costs_no_trial(tmp_path):
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for(lambda: len(committed(out)) >= 2, process)
+    workers = subprocess.run(
+        ["pgrep", "-f", "ray::.*(Trainable|_trainable|ImplicitFunc)", "-P", _raylet(process.pid)],
+        capture_output=True, text=True, check=False,
+    ).stdout.split()  # fmt: skip
+    assert workers
+    os.kill(int(workers[0]), signal.SIGKILL)
+    code, printed = finish(process)
+    assert code == 0, printed
+    statuses = [r["status"] for r in Store(out).rows().values()]
+    assert set(statuses) == {"complete"}
+
+
+def _raylet(driver):
+    found = subprocess.run(
+        ["pgrep", "-f", "raylet/raylet", "-P", str(driver)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return found.stdout.split()[0]
+
+
+def test_another_studys_folder_is_refused(whole, capsys):
+    out, _ = whole
+    code = main(["--space", str(SMOKE), "--out", str(out), "--set", "fixed.training.epochs=3"])
+    assert code == 2
+    error = capsys.readouterr().err
+    assert "the folder belongs to another study" in error
+    assert "training.epochs is 2 there and 3 here" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "none.yaml"], "none.yaml: cannot be read"),
+        (["--space", str(SMOKE), "--set", "budget.trials=0"], "budget.trials: "),
+        (["--space", str(SMOKE), "--status"], "there is no study yet"),
+        (["--space", str(SMOKE), "--replay", "abc"], "no such trial"),
+        (["--space", str(SMOKE), "--set", "dataset={name: mnist}"], "--data-root"),
+        (["--space", str(SMOKE), "--set", "resources.cpus_per_trial=10000"], "lower resources"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.delenv("STUDY_DATA_ROOT", raising=False)
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
+    (tmp_path / "run").write_text("")
+    assert main(["--space", str(SMOKE), "--out", str(tmp_path / "run")]) == 2
+    assert "must be writable" in capsys.readouterr().err
