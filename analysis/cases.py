@@ -113,6 +113,19 @@ def _not_whole(study: Study, arm: str) -> tuple[str, str] | None:
     return None
 
 
+def unfinished(study: Study) -> str | None:
+    """Say how many declared runs are yet to come; a verdict before the last would be a peek."""
+    planned = study.protocol.seeds
+    if not planned:
+        return None
+    sizes = {arm["reference"] for arm in study.arms}
+    pool = max(sizes, key=lambda arm: count(study, arm), default="deep_ensemble-1")
+    arms = ["single", pool, *(arm["arm"] for arm in study.arms)]
+    done = sum(min(planned, count(study, arm) + failed(study, arm)) for arm in arms)
+    total = planned * len(arms)
+    return f"the study is not finished: {done} of {total} runs are there" if done < total else None
+
+
 # --- the gate: is there a gap between the anchors at all?
 
 
@@ -124,31 +137,40 @@ def gates_of(study: Study) -> Iterable[Json]:
 
 
 def _gate(study: Study, size: int, endpoint: Endpoint) -> Json:
-    """Return whether the Deep Ensemble is better than the single model by enough to measure."""
-    gate: Json = {"members": size, "endpoint": endpoint.key, "open": False}
+    """Return whether the Deep Ensemble is better than the single model by enough to measure.
+
+    ``gap_shown`` says so of the runs that there are; ``open`` needs all of them.
+    """
+    gate: Json = {"members": size, "endpoint": endpoint.key, "open": False, "gap_shown": False}
     gate |= dict.fromkeys(("gap", "ratio", "p", "reason"))
-    anchors = ("single", f"deep_ensemble-{size}")
-    for arm in anchors:
-        trouble = _not_whole(study, arm)
-        if trouble:
-            return gate | {"reason": f"anchor {arm}: {trouble[1]}"}
-        numbers = _numbers(study, arm, endpoint)
-        if len(numbers) < count(study, arm):
-            missing = count(study, arm) - len(numbers)
-            of = f"{missing} of {count(study, arm)} runs"
-            return gate | {"reason": f"anchor {arm}: {endpoint.label} was not measured in {of}"}
-    single, deep = (summary(_numbers(study, arm, endpoint)) for arm in anchors)
+    names = ("single", f"deep_ensemble-{size}")
+    numbers = {name: _numbers(study, name, endpoint) for name in names}
+    if all(len(values) >= 2 for values in numbers.values()):
+        gate |= _gap(endpoint, *(summary(numbers[name]) for name in names))
+        gate["gap_shown"] = gate["reason"] is None
+    for name in reversed(names):
+        done = count(study, name)
+        if done > len(numbers[name]):
+            missing = f"{done - len(numbers[name])} of {done} runs"
+            line = f"anchor {name}: {endpoint.label} was not measured in {missing}"
+            gate["reason"] = line
+        trouble = _not_whole(study, name)
+        gate["reason"] = f"anchor {name}: {trouble[1]}" if trouble else gate["reason"]
+    return gate | {"open": gate["reason"] is None}
+
+
+def _gap(endpoint: Endpoint, single: Summary, deep: Summary) -> Json:
+    """Return gap, its ratio to the pooled SD over seeds, p, and why it does not suffice."""
     gap = Anchored(single, single, deep).gap
     pooled = ((single.n - 1) * single.variance + (deep.n - 1) * deep.variance) ** 0.5
     pooled /= (single.n + deep.n - 2) ** 0.5
-    gate |= {"gap": gap.estimate, "p": gap.p_positive}
-    gate |= {"ratio": gap.estimate / pooled if pooled else None}
-    reason = _same_everywhere(endpoint, dict(zip(anchors, (single, deep), strict=True)))
+    ratio = gap.estimate / pooled if pooled else None
+    reason = _same_everywhere(endpoint, {"single": single, "the Deep Ensemble": deep})
     if reason is None and gap.p_positive >= GATE_LEVEL:
-        reason = f"{endpoint.label}: {anchors[1]} is not shown to be better than single"
-    elif reason is None and gate["ratio"] is not None and gate["ratio"] < GATE_RATIO:
+        reason = f"{endpoint.label}: the Deep Ensemble is not shown to be better than single"
+    elif reason is None and ratio is not None and ratio < GATE_RATIO:
         reason = f"{endpoint.label}: the gap between the anchors is below one SD over seeds"
-    return gate | {"open": reason is None, "reason": reason}
+    return {"gap": gap.estimate, "ratio": ratio, "p": gap.p_positive, "reason": reason}
 
 
 def _same_everywhere(endpoint: Endpoint, arms: Mapping[str, Summary]) -> str | None:
@@ -163,7 +185,10 @@ def _same_everywhere(endpoint: Endpoint, arms: Mapping[str, Summary]) -> str | N
 
 
 def case_of(study: Study, arm: Json, gates: Mapping[tuple[int, str], Json]) -> Case:
-    """Return the effects of an arm, with every reason against judging it."""
+    """Return the effects of an arm, with every reason against judging it.
+
+    An effect is there wherever the gap is shown, so that an unfinished study has estimates too.
+    """
     key, size = arm["arm"], arm["reference_members"]
     trouble = _not_whole(study, key)
     reasons = [trouble] if trouble else []
@@ -175,7 +200,7 @@ def case_of(study: Study, arm: Json, gates: Mapping[tuple[int, str], Json]) -> C
             reasons.append(("not assessable", gate["reason"]))
         elif len(numbers) < count(study, key):
             reasons.append(("not assessable", f"{endpoint.label} was not measured in every run"))
-        elif len(numbers) >= 2:
+        if gate["gap_shown"] and len(numbers) >= 2:
             found = summary(numbers)
             same = _same_everywhere(endpoint, {"this arm": found})
             reasons += [("not assessable", same)] if same else []

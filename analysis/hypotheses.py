@@ -24,6 +24,7 @@ from analysis.cases import (
     failed,
     gates_of,
     study_of,
+    unfinished,
 )
 from analysis.measure import UNDECLARED, Measures
 from analysis.protocol import Endpoint, Protocol, exploratory_reasons, plan_hash
@@ -60,18 +61,20 @@ def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
           ``inconclusive``; ``labels`` (sub-label -> number of candidates); ``failed_runs`` and
           ``undeclared_runs`` of the whole confirm stage.
         * ``anchors``: ``arm``, ``role``, ``members``, ``seeds``, ``failed``.
-        * ``gates``: per size and endpoint: ``members``, ``endpoint``, ``open``, ``gap`` (of the
-          losses, S - DE), ``ratio`` (gap / pooled SD), ``p``, ``reason`` (null if open).
+        * ``gates``: per size and endpoint: ``members``, ``endpoint``, ``open``, ``gap_shown`` (by
+          the runs there are), ``gap`` (of the losses, S - DE), ``ratio`` (gap / pooled SD), ``p``,
+          ``reason`` (null if open).
         * ``arms``: candidates (largest weakest recovery first), comparisons, controls: ``arm``,
           ``role``, ``method``, ``configuration``, ``name``, ``members``, ``reference`` (arm of the
           Deep Ensemble), ``reason`` and ``stratum`` from the plan, ``seeds``, ``failed``,
           ``verdict`` (``escapes`` | ``tracks`` | ``worse`` | ``inconclusive``), ``label`` (the
           sub-label of an inconclusive one), ``detail`` (a line), ``p_escape``, ``p_holm`` (null
           for controls), ``p_track``, ``p_worse``, ``de_like``, ``weakest`` (endpoint with the
-          least recovery), and ``endpoints``: key -> ``recovery``, ``low90``, ``high90``,
-          ``low95``, ``high95`` (Fieller; null if unbounded), ``p_escape``, ``p_track``,
-          ``p_worse``, ``mean``, ``sd``, ``single``, ``deep_ensemble`` (means, in the endpoint's
-          own unit), ``detectable`` (recovery found with power 0.8 at level alpha).
+          least recovery), and ``endpoints`` (those whose gap is shown): key -> ``recovery``,
+          ``low90``, ``high90``, ``low95``, ``high95`` (Fieller; null if unbounded),
+          ``p_escape``, ``p_track``, ``p_worse``, ``mean``, ``sd``, ``single``,
+          ``deep_ensemble`` (means, in the endpoint's own unit), ``detectable`` (recovery found
+          with power 0.8 at level alpha).
         * ``controls``: ``positive`` and ``negative``, each null or ``arm``, ``expected``,
           ``verdict``, ``ok`` (nothing is withheld because of it), ``line``.
         * ``sensitivity``: per margin: ``delta``, ``verdict``, ``escapes`` (arms), ``tracks``
@@ -89,7 +92,7 @@ def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
     decisions = decide_all(cases, protocol)
     arms = sorted((_arm_entry(study, c, decisions[c.arm["arm"]]) for c in cases), key=_order)
     controls = controls_of(cases, decisions)
-    verdict, reasons = conclude(cases, decisions, controls)
+    verdict, reasons = _conclude(study, cases, decisions)
     undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
     exploratory = exploratory_reasons(plan)
     judgement: Json = {
@@ -111,10 +114,19 @@ def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
     return {"sentence": wording.sentence(judgement)} | judgement
 
 
+def _conclude(
+    study: Study, cases: Sequence[Case], decisions: Mapping[str, Decision]
+) -> tuple[str, list[str]]:
+    open_line = unfinished(study)
+    if open_line:
+        return wording.INCONCLUSIVE, [open_line]
+    return conclude(cases, decisions, controls_of(cases, decisions))
+
+
 def _at_margin(study: Study, cases: Sequence[Case], delta: float) -> Json:
     """Return the verdicts at another margin."""
     decisions = decide_all(cases, replace(study.protocol, delta=delta))
-    verdict, _ = conclude(cases, decisions, controls_of(cases, decisions))
+    verdict, _ = _conclude(study, cases, decisions)
     own = sorted(case.arm["arm"] for case in cases if case.arm["role"] == "candidate")
     return {
         "delta": delta,

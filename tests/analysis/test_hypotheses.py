@@ -275,7 +275,8 @@ def test_a_failed_anchor_leaves_nothing_to_assess(anchor: str, arm: str) -> None
     assert found["verdict"] == INCONCLUSIVE
     assert {a["label"] for a in found["arms"]} == {"not assessable"}
     assert found["arms"][0]["detail"] == f"anchor {arm}: 1 of 11 runs failed"
-    assert all(not gate["open"] for gate in found["gates"])
+    assert all(gate["gap_shown"] and not gate["open"] for gate in found["gates"])
+    assert found["arms"][0]["endpoints"]["cll"]["recovery"] == pytest.approx(1)
 
 
 def test_missing_runs_are_not_judged() -> None:
@@ -289,7 +290,10 @@ def test_missing_runs_are_not_judged() -> None:
     judged = judge(short, declared(found))
     assert judged["arms"][0]["label"] == "runs missing"
     assert judged["arms"][0]["detail"] == "3 of 10 runs are missing"
+    assert judged["arms"][0]["endpoints"]["cll"]["recovery"] > 0.8  # provisional
     assert judged["verdict"] == INCONCLUSIVE
+    assert judged["reasons"] == ["the study is not finished: 47 of 50 runs are there"]
+    assert {row["verdict"] for row in judged["sensitivity"]} == {INCONCLUSIVE}
 
 
 @pytest.mark.parametrize("anchor", ["single", "deep_ensemble-4"])
@@ -332,7 +336,9 @@ def test_no_gap_between_the_anchors_is_not_assessable() -> None:
     found = judge(measured({"deep_ensemble-4": (0.0, 1, 1), "candidate1": (0, 0, 0)}), None)
     gate = next(g for g in found["gates"] if g["endpoint"] == "cll")
     assert gate["open"] is False
-    assert gate["reason"] == "calibrated NLL: deep_ensemble-4 is not shown to be better than single"
+    assert (
+        gate["reason"] == "calibrated NLL: the Deep Ensemble is not shown to be better than single"
+    )
     assert found["arms"][0]["label"] == "not assessable"
     assert found["verdict"] == INCONCLUSIVE
     assert [g["open"] for g in found["gates"]] == [False, True, True]
