@@ -9,26 +9,20 @@ Rows are drawn in the order of the frame.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import altair as alt
-import numpy as np
 import polars as pl
-from polars import selectors as cs
+
+from analysis import marks
 
 Frame = pl.DataFrame
 Chart = alt.LayerChart | alt.FacetChart
 Facets = alt.FacetChart
-Tip = tuple[str, str, str]
 
+F = ".2f"
 SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
 """Shapes of the methods in order; the page's key draws the same ones."""
-
-
-def tidy(rows: Frame) -> Frame:
-    """Return the frame as JSON can hold it: no NaN, no infinity, five significant digits."""
-    floats = cs.float().cast(pl.Float64)
-    return rows.with_columns(pl.when(floats.is_finite()).then(floats.round_sig_figs(5)))
 
 
 def forest(rows: Frame, margin: float, methods: Sequence[str]) -> Facets:
@@ -39,84 +33,88 @@ def forest(rows: Frame, margin: float, methods: Sequence[str]) -> Facets:
         margin: Half width of the band around the single model.
         methods: Domain of colour and shape.
     """
-    low, high = domain = _frame(rows, margin)
+    low, high = domain = marks.frame(rows, margin)
     at = pl.col("estimate")
     drawn = {
-        f"{end}{level}": pl.col(f"{bound}{level}").fill_null(edge)
+        f"_{end}{level}": pl.col(f"{bound}{level}").fill_null(edge)
         for end, bound, edge in (("from", "low", low), ("to", "high", high))
         for level in (90, 95)
     }
     rows = rows.with_columns(
         **drawn,
-        edge=pl.when(at < low).then(low).when(at > high).then(high),
-        outside=pl.when(at < low)
+        _edge=pl.when(at < low).then(low).when(at > high).then(high),
+        _outside=pl.when(at < low)
         .then(pl.format("◂ {}", at.round(1)))
-        .otherwise(pl.format("{} ▸", at.round(1))),
+        .when(at > high)
+        .then(pl.format("{} ▸", at.round(1))),
     )
-    y = alt.Y("label:N", sort=_order(rows, "label"), title=None, axis=alt.Axis(grid=True))
-    base = alt.Chart().encode(y=y, color=_colour(methods), opacity=_dim())
+    y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+    base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
     tips = [("label", "Configuration", ""), ("panel", "Endpoint", ""), ("estimate", "Recovery", F)]
     tips += [("low90", "90 % from", F), ("high90", "90 % to", F)]
     tips += [("low95", "95 % from", F), ("high95", "95 % to", F)]
     point = base.mark_point(filled=True, size=80, clip=True).encode(
-        x=_recovery(alt.X, "estimate", domain), shape=_shape(methods), tooltip=_tips(tips)
+        x=marks.recovery(alt.X, "estimate", domain),
+        shape=marks.shape(methods),
+        tooltip=marks.tips(tips),
     )
     beside: Sequence[tuple[float, Literal["left", "right"]]] = ((low, "left"), (high, "right"))
     beyond = [
-        base.transform_filter(f"isValid(datum.edge) && datum.edge=={edge}")
+        base.transform_filter(f"isValid(datum._edge) && datum._edge=={edge}")
         .mark_text(align=align, baseline="middle", fontWeight=600)
-        .encode(x=_recovery(alt.X, "edge", domain), text="outside:N")
+        .encode(x=marks.recovery(alt.X, "_edge", domain), text="_outside:N")
         for edge, align in beside
     ]
     chart = alt.layer(
-        *_guides(margin, alt.X, domain),
+        *marks.guides(margin, alt.X, domain),
         *(
             base.mark_rule(size=size, clip=True).encode(
-                x=_recovery(alt.X, f"from{level}", domain), x2=f"to{level}:Q"
+                x=marks.recovery(alt.X, f"_from{level}", domain), x2=f"_to{level}:Q"
             )
             for size, level in ((1.5, 95), (5, 90))
         ),
         point,
         *beyond,
     )
-    return _panels(chart, rows, columns=3, least=250, height=26 * rows["label"].n_unique())
+    return marks.panels(chart, rows, columns=3, least=250, height=26 * rows["label"].n_unique())
 
 
-def diversity(rows: Frame, margin: float, methods: Sequence[str]) -> Chart:
+def diversity(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Chart:
     """Draw recovery against the members' disagreement.
 
     Args:
         rows: arm, tag, label, method, disagreement, estimate, low90, high90.
         margin: Half width of the band around the single model.
         methods: Domain of colour and shape.
+        title: Which recovery.
     """
-    domain = _frame(rows, margin)
+    domain = marks.frame(rows, margin)
     right = max(rows["disagreement"].to_list(), default=0.1)
-    rows = _placed(rows, "disagreement", domain)
-    base = alt.Chart(tidy(rows)).encode(
+    rows = marks.placed(rows, "disagreement", domain)
+    base = alt.Chart(marks.tidy(rows)).encode(
         x=alt.X(
             "disagreement:Q",
             title="pairwise disagreement of members",
             axis=alt.Axis(format="~%", grid=False, tickCount=6),
             scale=alt.Scale(domain=[-0.04 * right, 1.08 * right], nice=False),
         ),
-        color=_colour(methods),
-        opacity=_dim(),
+        color=marks.colour(methods),
+        opacity=marks.dim(),
     )
-    y = _recovery(alt.Y, "estimate", domain)
+    y = marks.recovery(alt.Y, "estimate", domain, title)
     tips = [("label", "Configuration", ""), ("disagreement", "Disagreement", ".2%")]
     tips += [("estimate", "Recovery", F), ("low90", "90 % from", F), ("high90", "90 % to", F)]
     chart = alt.layer(
-        *_guides(margin, alt.Y, domain),
+        *marks.guides(margin, alt.Y, domain, title),
         base.mark_rule(size=1.5, clip=True).encode(
-            y=_recovery(alt.Y, "low90", domain), y2="high90:Q"
+            y=marks.recovery(alt.Y, "low90", domain, title), y2="high90:Q"
         ),
         base.mark_point(filled=True, size=90, clip=True).encode(
-            y=y, shape=_shape(methods), tooltip=_tips(tips)
+            y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)
         ),
-        *_labels(base, y),
+        *marks.labels(base, y),
     )
-    return chart.add_params(_SELECTED).properties(width="container", height=340)
+    return chart.add_params(marks.SELECTED).properties(width="container", height=340)
 
 
 def reliability(rows: Frame, methods: Sequence[str]) -> Facets:
@@ -129,11 +127,11 @@ def reliability(rows: Frame, methods: Sequence[str]) -> Facets:
     unit = alt.Scale(domain=[0, 1], nice=False)
     axis = alt.Axis(format="%", values=[0, 0.5, 1], labelFlush=True)
     x = alt.X("confidence:Q", title="confidence", scale=unit, axis=axis)
-    base = alt.Chart().encode(x=x, color=_colour(methods))
+    base = alt.Chart().encode(x=x, color=marks.colour(methods))
     diagonal = (
         alt.Chart(pl.DataFrame({"confidence": [0, 1], "accuracy": [0, 1]}))
         .mark_line(style="ref", clip=True)
-        .encode(x=x, y=_y("accuracy", "accuracy", unit, axis))
+        .encode(x=x, y=marks.y("accuracy", "accuracy", unit, axis))
     )
     tips = [("panel", "Configuration", ""), ("confidence", "Confidence", ".3f")]
     tips += [
@@ -145,16 +143,16 @@ def reliability(rows: Frame, methods: Sequence[str]) -> Facets:
     chart = alt.layer(
         diagonal,
         base.mark_area(style="ribbon", clip=True).encode(
-            y=_y("low", "accuracy", unit, axis), y2="high:Q"
+            y=marks.y("low", "accuracy", unit, axis), y2="high:Q"
         ),
-        base.mark_line(size=1.5).encode(y=_y("accuracy", "accuracy", unit, axis)),
+        base.mark_line(size=1.5).encode(y=marks.y("accuracy", "accuracy", unit, axis)),
         base.mark_point(filled=True, opacity=1).encode(
-            y=_y("accuracy", "accuracy", unit, axis),
+            y=marks.y("accuracy", "accuracy", unit, axis),
             size=alt.Size("share:Q", scale=alt.Scale(domain=[0, 1], range=[6, 260]), legend=None),
-            tooltip=_tips(tips),
+            tooltip=marks.tips(tips),
         ),
     )
-    return _panels(chart, rows, columns=6, least=150, ratio=1)
+    return marks.panels(chart, rows, columns=6, least=150, ratio=1)
 
 
 def severity(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
@@ -171,7 +169,7 @@ def severity(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
     base = (
         alt.Chart()
         .transform_filter("datum.metric==metric")
-        .encode(x=x, color=_colour(methods), detail="anchor:N")
+        .encode(x=x, color=marks.colour(methods), detail="anchor:N")
     )
     zero = alt.Chart(pl.DataFrame({"zero": [0]})).mark_rule(style="ref")
     tips = [
@@ -182,17 +180,17 @@ def severity(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
     tips += [("low", "95 % from", "+.4f"), ("high", "95 % to", "+.4f")]
     scale = alt.Scale(zero=True)
     axis = alt.Axis(format="+~g", tickCount=5)
-    y = _y("difference", title, scale, axis)
+    y = marks.y("difference", title, scale, axis)
     chart = alt.layer(
-        zero.encode(y=_y("zero", title, scale, axis)),
-        base.mark_area(style="ribbon").encode(y=_y("low", title, scale, axis), y2="high:Q"),
+        zero.encode(y=marks.y("zero", title, scale, axis)),
+        base.mark_area(style="ribbon").encode(y=marks.y("low", title, scale, axis), y2="high:Q"),
         base.mark_line(size=2).encode(y=y),
         base.mark_point(filled=True, size=45, opacity=1).encode(
-            y=y, shape=_shape(methods), tooltip=_tips(tips)
+            y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)
         ),
     )
     chart = chart.add_params(alt.param(name="metric", value=metric))
-    return _panels(chart, rows, columns=4, least=150, ratio=0.8)
+    return marks.panels(chart, rows, columns=4, least=150, ratio=0.8)
 
 
 def members(rows: Frame) -> Facets:
@@ -212,11 +210,11 @@ def members(rows: Frame) -> Facets:
         .mark_rect(cornerRadius=2)
         .encode(
             color=alt.Color("disagreement:Q", scale=alt.Scale(domainMin=0), legend=legend),
-            tooltip=_tips([*tips, ("disagreement", "Disagreement", ".2%")]),
+            tooltip=marks.tips([*tips, ("disagreement", "Disagreement", ".2%")]),
         ),
         base.transform_filter("datum.i==datum.j").mark_text(style="quiet").encode(text="i:O"),
     )
-    return _panels(chart, rows, columns=6, least=130, ratio=1, free=("x", "y"))
+    return marks.panels(chart, rows, columns=6, least=130, ratio=1, free=("x", "y"))
 
 
 def collapsed(rows: Frame, methods: Sequence[str]) -> Facets:
@@ -233,12 +231,12 @@ def collapsed(rows: Frame, methods: Sequence[str]) -> Facets:
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title="NLL (nats)", scale=scale, axis=axis)
 
-    y = alt.Y("label:N", sort=_order(rows, "label"), title=None, axis=alt.Axis(grid=True))
-    base = alt.Chart().encode(y=y, color=_colour(methods), opacity=_dim())
+    y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+    base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
     full, single_pass = (f"datum.kind=='{kind}'" for kind in ("full", "collapsed"))
     tips = [("label", "Configuration", ""), ("kind", "Kind", ""), ("nll", "NLL", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
-    anchor = alt.Chart().encode(x=x("nll"), tooltip=_tips([tips[1], tips[2]]))
+    anchor = alt.Chart().encode(x=x("nll"), tooltip=marks.tips([tips[1], tips[2]]))
     chart = alt.layer(
         anchor.transform_filter("datum.kind=='single'").mark_rule(style="single"),
         anchor.transform_filter("datum.kind=='deep ensemble'").mark_rule(style="ensemble"),
@@ -248,13 +246,13 @@ def collapsed(rows: Frame, methods: Sequence[str]) -> Facets:
         .encode(x=x("low"), x2="high:Q"),
         base.transform_filter(single_pass)
         .mark_point(style="hollow", size=85)
-        .encode(x=x("nll"), shape=_shape(methods), tooltip=_tips(tips)),
+        .encode(x=x("nll"), shape=marks.shape(methods), tooltip=marks.tips(tips)),
         base.transform_filter(full)
         .mark_point(filled=True, size=85)
-        .encode(x=x("nll"), shape=_shape(methods), tooltip=_tips(tips)),
+        .encode(x=x("nll"), shape=marks.shape(methods), tooltip=marks.tips(tips)),
     )
     height = max(306, 24 * rows["label"].drop_nulls().n_unique())
-    return _panels(chart, rows, columns=2, least=250, height=height, free=("x",))
+    return marks.panels(chart, rows, columns=2, least=250, height=height, free=("x",))
 
 
 def history(rows: Frame, methods: Sequence[str], top: float) -> Facets:
@@ -268,25 +266,25 @@ def history(rows: Frame, methods: Sequence[str], top: float) -> Facets:
     """
     bottom = min(rows["shown"].to_list())
     scale = alt.Scale(domain=[bottom, top], nice=False, padding=6)
-    y = _y("shown", "validation NLL (nats)", scale, alt.Axis(tickCount=5))
+    y = marks.y("shown", "validation NLL (nats)", scale, alt.Axis(tickCount=5))
     base = alt.Chart().encode(
         x=alt.X("order:Q", title="trial", axis=alt.Axis(grid=False, tickCount=5)),
-        color=_colour(methods),
+        color=marks.colour(methods),
     )
     tips = [("trial", "Trial", ""), ("order", "Order", ""), ("val_nll", "NLL", ".4f")]
     tips += [("best", "Best so far", ".4f"), ("kind", "Status", "")]
     chart = alt.layer(
         base.transform_filter("datum.kind=='complete'")
         .mark_point(filled=True, size=28, opacity=0.45)
-        .encode(y=y, shape=_shape(methods), tooltip=_tips(tips)),
+        .encode(y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)),
         base.transform_filter("datum.kind!='complete'")
         .mark_text(text="×", fontSize=14, baseline="middle")
-        .encode(y=y, tooltip=_tips(tips)),
+        .encode(y=y, tooltip=marks.tips(tips)),
         base.mark_line(interpolate="step-after", size=2, clip=True).encode(
-            y=_y("best", "validation NLL (nats)", scale, alt.Axis(tickCount=5))
+            y=marks.y("best", "validation NLL (nats)", scale, alt.Axis(tickCount=5))
         ),
     )
-    return _panels(chart, rows, columns=3, least=250, height=230)
+    return marks.panels(chart, rows, columns=3, least=250, height=230)
 
 
 def importance(rows: Frame) -> Facets:
@@ -295,7 +293,9 @@ def importance(rows: Frame) -> Facets:
     Args:
         rows: panel, parameter, mean, low, high.
     """
-    y = alt.Y("parameter:N", sort=_order(rows, "parameter"), title=None, axis=alt.Axis(grid=True))
+    y = alt.Y(
+        "parameter:N", sort=marks.order(rows, "parameter"), title=None, axis=alt.Axis(grid=True)
+    )
     x = alt.X("mean:Q", title="loss of held-out R² when shuffled", axis=alt.Axis(tickCount=4))
     base = alt.Chart().encode(y=y)
     tips = [
@@ -305,27 +305,28 @@ def importance(rows: Frame) -> Facets:
         ("high", "To", F),
     ]
     chart = alt.layer(
-        base.mark_bar(style="bar", height=10).encode(x=x, tooltip=_tips(tips)),
+        base.mark_bar(style="bar", height=10).encode(x=x, tooltip=marks.tips(tips)),
         base.mark_rule(style="whisker").encode(
             x=alt.X("low:Q", title="loss of held-out R² when shuffled"), x2="high:Q"
         ),
     )
     most = rows.group_by("panel").len()["len"].max()
     assert isinstance(most, int)
-    return _panels(chart, rows, columns=3, least=250, height=22 * most, free=("y",))
+    return marks.panels(chart, rows, columns=3, least=250, height=22 * most, free=("y",))
 
 
-def cost(rows: Frame, margin: float, methods: Sequence[str]) -> Facets:
+def cost(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Facets:
     """Draw recovery against cost relative to the single model.
 
     Args:
         rows: arm, tag, label, method, panel (the kind of cost), cost, estimate, low90, high90.
         margin: Half width of the band around the single model.
         methods: Domain of colour and shape.
+        title: Which recovery.
     """
-    domain = _frame(rows, margin)
+    domain = marks.frame(rows, margin)
     least, most = min(rows["cost"].to_list()), max(rows["cost"].to_list())
-    rows = _placed(rows.with_columns(pl.col("cost").log().alias("at")), "at", domain)
+    rows = marks.placed(rows.with_columns(pl.col("cost").log().alias("_at")), "_at", domain)
     base = alt.Chart().encode(
         x=alt.X(
             "cost:Q",
@@ -334,154 +335,27 @@ def cost(rows: Frame, margin: float, methods: Sequence[str]) -> Facets:
             axis=alt.Axis(
                 grid=False,
                 labelExpr="datum.label+'×'",
-                values=[n for n in TICKS if least / 1.25 <= n <= most * 1.4],
+                values=[n for n in marks.TICKS if least / 1.25 <= n <= most * 1.4],
                 format="~g",
             ),
         ),
-        color=_colour(methods),
-        opacity=_dim(),
+        color=marks.colour(methods),
+        opacity=marks.dim(),
     )
-    y = _recovery(alt.Y, "estimate", domain)
+    y = marks.recovery(alt.Y, "estimate", domain, title)
     tips = [
         ("label", "Configuration", ""),
         ("cost", "Cost, × single", ".3f"),
         ("estimate", "Recovery", F),
     ]
     chart = alt.layer(
-        *_guides(margin, alt.Y, domain),
+        *marks.guides(margin, alt.Y, domain, title),
         base.mark_rule(size=1, clip=True).encode(
-            y=_recovery(alt.Y, "low90", domain), y2="high90:Q"
+            y=marks.recovery(alt.Y, "low90", domain, title), y2="high90:Q"
         ),
         base.mark_point(filled=True, size=75, clip=True).encode(
-            y=y, shape=_shape(methods), tooltip=_tips(tips)
+            y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)
         ),
-        base.mark_text(align="left", dx=7, dy=-6, fontWeight=600, clip=True).encode(
-            y=y, text="tag:N"
-        ),
+        *marks.labels(base, y),
     )
-    return _panels(chart, rows, columns=3, least=250, height=260)
-
-
-F = ".2f"
-_SELECTED = alt.param(name="sel", value=[])
-TICKS = [0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128]
-
-
-def _panels(
-    chart: Any, rows: Frame, columns: int, least: int, free: Sequence[str] = (), **cell: float
-) -> Facets:
-    """Facet by ``panel``, with scales of its own for each channel in ``free``.
-
-    The page gives every cell at least ``least`` px and ``height``, or ``ratio`` of its width.
-    """
-    header = alt.Header(labelExpr="split(datum.label, '\\n')")
-    facet = alt.Facet("panel:N", sort=_order(rows, "panel"), title=None, header=header)
-    layers = chart.add_params(_SELECTED).properties(width=least, height=cell.get("height", 200))
-    facets: Facets = layers.facet(
-        facet,
-        data=tidy(rows),
-        columns=min(columns, rows["panel"].n_unique()),
-        usermeta={"columns": columns, "least": least, **cell},
-        resolve=alt.Resolve(scale=dict.fromkeys(free, "independent"), axis={"x": "independent"}),
-    )
-    return facets
-
-
-def _guides(margin: float, axis: type[Any], domain: Sequence[float]) -> list[alt.Chart]:
-    """Return the band of ±margin and the lines of single model and deep ensemble."""
-    x2 = "x2" if axis is alt.X else "y2"
-    band = alt.Chart(pl.DataFrame({"from": [-margin], "to": [margin]})).mark_rect(style="band")
-    lines = alt.Chart(pl.DataFrame({"at": [0, 1]})).mark_rule(style="ref")
-    return [
-        band.encode(_recovery(axis, "from", domain)).encode(**{x2: "to:Q"}),
-        lines.encode(_recovery(axis, "at", domain)),
-    ]
-
-
-def _recovery(axis: type[Any], field: str, domain: Sequence[float]) -> Any:
-    values = [v for v in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2) if domain[0] <= v <= domain[1]]
-    return axis(
-        f"{field}:Q",
-        title="recovery",
-        scale=alt.Scale(domain=list(domain), nice=False),
-        axis=alt.Axis(values=values, format="~f", grid=False),
-    )
-
-
-def _frame(rows: Frame, margin: float) -> tuple[float, float]:
-    """Return the range of recovery to draw: all estimates within reason, both anchors, the band."""
-    known = rows["estimate"].drop_nulls().drop_nans().to_list()
-    low = min([-margin, -0.35, *(value - 0.15 for value in known)])
-    high = max([1.2, *(value + 0.15 for value in known)])
-    return max(round(low, 2), -1.6), min(round(high, 2), 2.2)
-
-
-PLACES: Sequence[tuple[int, int, Literal["left", "right"]]] = (
-    (8, -8, "left"),
-    (-8, -8, "right"),
-    (8, 9, "left"),
-    (-8, 9, "right"),
-)
-
-
-def _placed(rows: Frame, x: str, domain: Sequence[float]) -> Frame:
-    """Give every row the number of a place for its tag that is free of the tags before it."""
-    values = rows[x].to_numpy()
-    width = max(float(np.ptp(values)), 1e-9) if len(values) else 1.0
-    height = domain[1] - domain[0]
-    taken: list[tuple[Any, float, float]] = []  # panel, x and y of the tags so far
-    places = []
-    for panel, at, level in zip(
-        rows["panel"] if "panel" in rows.columns else [None] * len(rows),
-        values / width,
-        rows["estimate"].to_numpy() / height,
-        strict=True,
-    ):
-        spots = [(panel, at + dx / 350, level - dy / 330) for dx, dy, _ in PLACES]
-        clear = [
-            all(p != q or abs(a - b) > 0.04 or abs(c - d) > 0.04 for q, b, d in taken)
-            for p, a, c in spots
-        ]
-        place = clear.index(True) if True in clear else 0
-        taken.append(spots[place])
-        places.append(place)
-    return rows.with_columns(place=pl.Series(places, dtype=pl.Int64))
-
-
-def _labels(base: alt.Chart, y: alt.Y) -> list[alt.Chart]:
-    """Return the tags beside their points, one layer per place."""
-    return [
-        base.transform_filter(f"datum.place=={number}")
-        .mark_text(align=align, dx=dx, dy=dy, fontWeight=600, clip=True)
-        .encode(y=y, text="tag:N")
-        for number, (dx, dy, align) in enumerate(PLACES)
-    ]
-
-
-def _order(rows: Frame, column: str) -> list[Any]:
-    return rows[column].drop_nulls().unique(maintain_order=True).to_list()
-
-
-def _y(field: str, title: str, scale: alt.Scale, axis: alt.Axis) -> alt.Y:
-    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
-
-
-def _colour(methods: Sequence[str]) -> alt.Color:
-    return alt.Color("method:N", scale=alt.Scale(domain=list(methods)), legend=None)
-
-
-def _shape(methods: Sequence[str]) -> alt.Shape:
-    return alt.Shape("method:N", scale=alt.Scale(domain=list(methods)), legend=None)
-
-
-def _dim() -> Any:
-    chosen = "length(sel)==0||indexof(sel,datum.arm)>=0"
-    return alt.condition(chosen, alt.value(1), alt.value(0.13))
-
-
-def _tips(fields: Sequence[Tip]) -> list[alt.Tooltip]:
-    kinds = {"": "N"}
-    return [
-        alt.Tooltip(f"{field}:{kinds.get(form, 'Q')}", title=title, format=form or alt.Undefined)
-        for field, title, form in fields
-    ]
+    return marks.panels(chart, rows, columns=3, least=250, height=260)

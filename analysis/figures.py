@@ -3,78 +3,16 @@
 Claims are computed from the same rows as the marks, so that a title cannot outlive its data.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import polars as pl
 from scipy import stats
 
 from analysis import charts, search
-from analysis.measure import Measures
+from analysis.scene import Figure, Scene, over_seeds
 
 LEAST_IN_BIN = 20
 """A bin with fewer predictions, over all seeds, is noise (said in ``reading.html.j2``)."""
-LEAST_TRIALS = 30
-"""Fewer complete search trials say nothing about which parameter matters."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What every figure draws from.
-
-    Attributes:
-        measures: Frames of the confirm stage.
-        trials: All trial rows.
-        arms: arm, tag, label, method, role, members, reference, verdict; best candidate first, then
-            comparisons, controls, anchors.
-        recovery: arm, endpoint, panel, estimate, low90, high90, low95, high95; primary endpoints.
-        methods: Domain of colour: deep_ensemble, single, then the others by name.
-        titles: Method -> readable name.
-        margin: Half width of the band around the single model.
-        primary: The first endpoint.
-        tally: How many candidates escape, track, stay open, in words.
-    """
-
-    measures: Measures
-    trials: pl.DataFrame
-    arms: pl.DataFrame
-    recovery: pl.DataFrame
-    methods: list[str]
-    titles: dict[str, str]
-    margin: float
-    primary: str
-    tally: str
-
-    def judged(self) -> pl.DataFrame:
-        """Return the arms that have a recovery, best candidate first."""
-        return self.arms.filter(pl.col("arm").is_in(self.recovery["arm"].unique().to_list()))
-
-    def lead(self) -> dict[str, Any]:
-        """Return the first candidate, or the first judged arm if there is no candidate."""
-        return self.judged().row(0, named=True)
-
-    def estimate(self, arm: str) -> float | None:
-        """Return the recovery of ``arm`` on the first endpoint."""
-        found = self.recovery.filter((pl.col("arm") == arm) & (pl.col("endpoint") == self.primary))
-        return found["estimate"].item() if len(found) else None
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure; ``choices`` are the values of its parameter ``metric``.
-
-    How to read it stands in ``reading.html.j2`` under its ``key``.
-    """
-
-    key: str
-    section: str
-    claim: str
-    sample: str
-    chart: charts.Chart
-    wide: bool = True
-    choices: tuple[tuple[str, str], ...] = ()
 
 
 def draw(scene: Scene) -> list[Figure]:
@@ -82,28 +20,13 @@ def draw(scene: Scene) -> list[Figure]:
     confirmed: list[Callable[[Scene], Figure | None]] = [
         _forest, _diversity, _collapsed, _severity, _reliability, _members, _cost,
     ]  # fmt: skip
-    searched: list[Callable[[Scene], Figure | None]] = [_history, _importance]
+    searched: list[Callable[[Scene], Figure | None]] = [
+        search.history_figure,
+        search.importance_figure,
+    ]
     ready = len(scene.recovery) > 0
     drawn = [figure(scene) for figure in (confirmed if ready else []) + searched]
     return [figure for figure in drawn if figure is not None]
-
-
-def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFrame:
-    """Return mean, low, high (95 % t-interval over the rows) and n of ``value`` per group."""
-    frame = (
-        rows.drop_nulls(value)
-        .group_by(by, maintain_order=True)
-        .agg(mean=pl.col(value).mean(), sd=pl.col(value).std(), n=pl.len())
-    )
-    half = np.array(
-        [
-            float(stats.t.ppf(0.975, n - 1)) * sd / n**0.5 if n > 1 and sd is not None else np.nan
-            for sd, n in frame.select("sd", "n").iter_rows()
-        ]
-    )
-    return frame.with_columns(half=pl.Series(half, dtype=pl.Float64).fill_nan(None)).with_columns(
-        low=pl.col("mean") - pl.col("half"), high=pl.col("mean") + pl.col("half")
-    )
 
 
 def _forest(scene: Scene) -> Figure:
@@ -157,6 +80,7 @@ def _diversity(scene: Scene) -> Figure | None:
             pl.concat([rows, anchors], how="diagonal_relaxed").select(kept),
             scene.margin,
             scene.methods,
+            scene.axis(),
         ),
         wide=False,
     )
@@ -296,7 +220,8 @@ def _reliability(scene: Scene) -> Figure | None:
     shown = pl.concat([anchors.sort("role", descending=True), scene.judged().head(4)])
     rows = (
         shown.join(ece, on="arm", maintain_order="left")
-        .with_columns(panel=pl.format("{}\nECE {}", "label", pl.col("ece").round(3)))
+        .with_columns(error=pl.col("ece").map_elements("{:.3f}".format, pl.String))
+        .with_columns(panel=pl.format("{}\nECE {}", "label", "error"))
         .join(pooled.filter(pl.col("count") >= LEAST_IN_BIN), on="arm")
         .join(band.select("arm", "bin", "low", "high"), on=["arm", "bin"], how="left")
     )
@@ -395,7 +320,7 @@ def _cost(scene: Scene) -> Figure | None:
         "Cost",
         claim,
         "Cost is counted, not timed; whiskers are 90 % intervals of recovery over seeds.",
-        charts.cost(rows.select(kept), scene.margin, scene.methods),
+        charts.cost(rows.select(kept), scene.margin, scene.methods, scene.axis()),
     )
 
 
@@ -413,58 +338,6 @@ def costs(scene: Scene) -> pl.DataFrame:
     if base.is_empty():
         return mean.clear()
     return mean.with_columns(pl.col(name) / base[name].item() for name in names)
-
-
-def _history(scene: Scene) -> Figure | None:
-    rows, top = search.history(scene.trials)
-    if rows.is_empty():
-        return None
-    rows = rows.with_columns(panel=pl.col("method").replace_strict(scene.titles))
-    complete = rows.drop_nulls("counted")
-    best = complete.sort("counted").row(0, named=True)
-    total = len(rows.filter(pl.col("method") == best["method"]))
-    kept = ["trial", "method", "panel", "order", "val_nll", "best", "shown", "kind"]
-    return Figure(
-        "history",
-        "Search",
-        f"The best validation NLL ({best['counted']:.3f}) came at trial {best['order']} of the "
-        f"{total} of {best['panel']}",
-        f"{len(rows)} search trials, {len(complete)} complete; one seed each, validation data "
-        "only: the line is optimistic, hence the confirmation on fresh seeds.",
-        charts.history(rows.select(kept), scene.methods, top),
-    )
-
-
-def _importance(scene: Scene) -> Figure | None:
-    done = (pl.col("stage") == "search") & (pl.col("status") == "complete")
-    complete = scene.trials.filter(done, pl.col("val_nll").is_finite()).sort("trial")
-    frames, fits = [], {}
-    for method in scene.methods:
-        rows = complete.filter(pl.col("method") == method)
-        if len(rows) < LEAST_TRIALS:
-            continue
-        ranked, fit = search.importances(rows)
-        if len(ranked):
-            title = scene.titles[method]
-            fits[title] = (fit, ranked["parameter"][0])
-            frames.append(ranked.head(8).with_columns(panel=pl.lit(title)))
-    if not frames:
-        return None
-    method, (fit, first) = max(fits.items(), key=lambda item: item[1][0])
-    claim = f"{first} moved the validation NLL of {method} the most"
-    if fit < 0.1:
-        claim = (
-            "The search does not tell which parameter matters: the forest predicts next to nothing"
-        )
-    quality = ", ".join(f"{title} {fit:.2f}" for title, (fit, _) in fits.items())
-    return Figure(
-        "importance",
-        "Search",
-        claim,
-        f"Held-out R²: {quality}. Lines span the 10 % to 90 % quantile of {search.SHUFFLES} "
-        f"shuffles in each of {search.FOLDS} folds. Descriptive: no random sampling.",
-        charts.importance(pl.concat(frames)),
-    )
 
 
 def _ensemble(scene: Scene) -> str:

@@ -98,7 +98,7 @@
         console.error(error);
       }
     }
-    for (const svg of document.querySelectorAll(".key svg")) {
+    for (const svg of document.querySelectorAll(".methods svg")) {
       const at = Number(svg.dataset.order), colours = palette();
       svg.innerHTML = `<path d="${paths[page.shapes[at % page.shapes.length]]}" fill="${colours[at % colours.length]}"/>`;
     }
@@ -144,7 +144,7 @@
     csv(key) {
       const sets = page.figures[key].uses.map((name) => page.datasets[name]);
       const rows = sets.reduce((most, set) => (set.length > most.length ? set : most));
-      const names = Object.keys(rows[0]);
+      const names = Object.keys(rows[0]).filter((name) => !name.startsWith("_"));
       save(`${key}.csv`, [names, ...rows.map((row) => names.map((name) => row[name]))]
         .map((row) => row.map(cell).join(",")).join("\n") + "\n", "text/csv");
     },
@@ -203,5 +203,5 @@
   const wanted = new URLSearchParams(location.hash.slice(1)).get("sel");
   const known = new Set(Object.values(page.methods).flat());
   if (wanted) selected = wanted.split(",").filter((arm) => known.has(arm));
-  drawAll().then(() => { if (selected.length) show(); status.ready = true; });
+  drawAll().then(() => { if (selected.length) show(); status.ready = true; root.dataset.charts = status.errors.length ? "failed" : "drawn"; });
 })();

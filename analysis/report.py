@@ -21,6 +21,7 @@ from analysis import charts, figures, summarise
 from analysis.hypotheses import judge
 from analysis.load import load
 from analysis.measure import measure
+from analysis.scene import Figure, Scene
 from study.schema import StudyError
 
 HERE: Final = Path(__file__).parent
@@ -42,8 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def report(folder: Path, out: Path) -> dict[str, Any]:
+def report(folder: Path, out: Path, now: datetime | None = None) -> dict[str, Any]:
     """Judge the run in ``folder``, write the page and ``verdict.json``, return the verdict.
+
+    Args:
+        folder: Run folder.
+        out: The page.
+        now: Time to print on it; all else depends on the run alone.
 
     Raises:
         StudyError: When the folder is no run, breaks the format, or a file cannot be written.
@@ -53,13 +59,13 @@ def report(folder: Path, out: Path) -> dict[str, Any]:
     verdict: dict[str, Any] = finite(judge(measures, run.plan))
     scene = summarise.scene(run, measures, verdict)
     drawn = figures.draw(scene)
-    page = summarise.page(scene, run, verdict, drawn, datetime.now(UTC))
+    page = summarise.page(scene, run, verdict, drawn, now or datetime.now(UTC))
     write(out, render(page, drawn, scene))
     write(folder / "verdict.json", json.dumps(verdict, indent=1, allow_nan=False) + "\n")
     return verdict
 
 
-def render(page: dict[str, Any], drawn: Sequence[figures.Figure], scene: figures.Scene) -> str:
+def render(page: dict[str, Any], drawn: Sequence[Figure], scene: Scene) -> str:
     """Return the page: template, style, script, data and Vega in one text."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined
@@ -74,7 +80,7 @@ def render(page: dict[str, Any], drawn: Sequence[figures.Figure], scene: figures
     )
 
 
-def payload(drawn: Sequence[figures.Figure], scene: figures.Scene) -> dict[str, Any]:
+def payload(drawn: Sequence[Figure], scene: Scene) -> dict[str, Any]:
     """Return what the page's script draws: specs without their look, and the data sets once."""
     specs: dict[str, Any] = {}
     datasets: dict[str, list[dict[str, Any]]] = {}
@@ -92,7 +98,7 @@ def payload(drawn: Sequence[figures.Figure], scene: figures.Scene) -> dict[str, 
             "uses": list(own),
             "panels": panels,
         }
-    arms = scene.arms.filter(~scene.arms["role"].is_in(["single", "deep_ensemble"]))
+    arms = scene.arms
     return {
         "figures": specs,
         "datasets": datasets,

@@ -15,9 +15,14 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold
 
+from analysis import charts
+from analysis.scene import Figure, Scene
+
 FLOATS = npt.NDArray[np.float64]
 FOLDS: Final = 4
 SHUFFLES: Final = 5
+LEAST_TRIALS: Final = 30
+"""Fewer complete search trials say nothing about which parameter matters."""
 NOT_SEARCHED: Final = frozenset({"role", "stage", "replicate", "seed", "method"})
 
 
@@ -109,3 +114,57 @@ def encode(values: list[Any]) -> FLOATS:
 
 def _keys(specs: list[dict[str, Any]]) -> list[str]:
     return sorted({key for spec in specs for key in spec})
+
+
+def history_figure(scene: Scene) -> Figure | None:
+    """Return the figure of the search's history, None without a complete trial."""
+    rows, top = history(scene.trials)
+    if rows.is_empty():
+        return None
+    rows = rows.with_columns(panel=pl.col("method").replace_strict(scene.titles))
+    complete = rows.drop_nulls("counted")
+    best = complete.sort("counted").row(0, named=True)
+    total = len(rows.filter(pl.col("method") == best["method"]))
+    kept = ["trial", "method", "panel", "order", "val_nll", "best", "shown", "kind"]
+    return Figure(
+        "history",
+        "Search",
+        f"The best validation NLL ({best['counted']:.3f}) came at trial {best['order']} of the "
+        f"{total} of {best['panel']}",
+        f"{len(rows)} search trials, {len(complete)} complete; one seed each, validation data "
+        "only: the line is optimistic, hence the confirmation on fresh seeds.",
+        charts.history(rows.select(kept), scene.methods, top),
+    )
+
+
+def importance_figure(scene: Scene) -> Figure | None:
+    """Return the figure of the importances, None without enough complete trials."""
+    done = (pl.col("stage") == "search") & (pl.col("status") == "complete")
+    complete = scene.trials.filter(done, pl.col("val_nll").is_finite()).sort("trial")
+    frames, fits = [], {}
+    for method in scene.methods:
+        rows = complete.filter(pl.col("method") == method)
+        if len(rows) < LEAST_TRIALS:
+            continue
+        ranked, fit = importances(rows)
+        if len(ranked):
+            title = scene.titles[method]
+            fits[title] = (fit, ranked["parameter"][0])
+            frames.append(ranked.head(8).with_columns(panel=pl.lit(title)))
+    if not frames:
+        return None
+    method, (fit, first) = max(fits.items(), key=lambda item: item[1][0])
+    claim = f"{first} moved the validation NLL of {method} the most"
+    if fit < 0.1:
+        claim = (
+            "The search does not tell which parameter matters: the forest predicts next to nothing"
+        )
+    quality = ", ".join(f"{title} {fit:.2f}" for title, (fit, _) in fits.items())
+    return Figure(
+        "importance",
+        "Search",
+        claim,
+        f"Held-out R²: {quality}. Lines span the 10 % to 90 % quantile of {SHUFFLES} "
+        f"shuffles in each of {FOLDS} folds. Descriptive: no random sampling.",
+        charts.importance(pl.concat(frames)),
+    )

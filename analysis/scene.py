@@ -1,0 +1,112 @@
+"""What every figure is drawn from, and what a figure is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from analysis.charts import Chart
+from analysis.measure import Measures
+
+TITLES: Final = {
+    "batch_ensemble": "BatchEnsemble",
+    "batchensemble": "BatchEnsemble",
+    "deep_ensemble": "Deep ensemble",
+    "single": "Single model",
+    "mc_dropout": "MC dropout",
+    "lora_ensemble": "LoRA-Ensemble",
+    "rank_k": "Rank-k ensemble",
+    "mimo": "MIMO",
+    "sve": "SVE",
+}
+"""Names that the key alone does not give; any other key is shown with its underscores as spaces."""
+
+
+def title(method: str) -> str:
+    """Return a method's readable name."""
+    key = method.rpartition(".")[2]
+    words = key.replace("_", " ")
+    return TITLES.get(key, words[:1].upper() + words[1:])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every figure draws from.
+
+    Attributes:
+        measures: Frames of the confirm stage.
+        trials: All trial rows.
+        arms: arm, tag, label, method, role, members, reference, verdict; best candidate first, then
+            comparisons, controls, anchors.
+        recovery: arm, endpoint, panel, estimate, low90, high90, low95, high95; primary endpoints.
+        methods: Domain of colour: deep_ensemble, single, then the others by name.
+        titles: Method -> readable name.
+        margin: Half width of the band around the single model.
+        primary: The first endpoint on which there is a recovery.
+        tally: How many candidates escape, track, stay open, in words.
+    """
+
+    measures: Measures
+    trials: pl.DataFrame
+    arms: pl.DataFrame
+    recovery: pl.DataFrame
+    methods: list[str]
+    titles: dict[str, str]
+    margin: float
+    primary: str
+    tally: str
+
+    def judged(self) -> pl.DataFrame:
+        """Return the arms that have a recovery, best candidate first."""
+        return self.arms.filter(pl.col("arm").is_in(self.recovery["arm"].unique().to_list()))
+
+    def lead(self) -> dict[str, Any]:
+        """Return the first candidate, or the first judged arm if there is no candidate."""
+        return self.judged().row(0, named=True)
+
+    def axis(self) -> str:
+        """Return the title of an axis of recovery on the primary endpoint."""
+        own = self.recovery.filter(pl.col("endpoint") == self.primary)
+        return f"recovery, {own['panel'][0]}"
+
+    def estimate(self, arm: str) -> float | None:
+        """Return the recovery of ``arm`` on the primary endpoint."""
+        found = self.recovery.filter((pl.col("arm") == arm) & (pl.col("endpoint") == self.primary))
+        return found["estimate"].item() if len(found) else None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure; ``choices`` are the values of its parameter ``metric``.
+
+    How to read it stands in ``reading.html.j2`` under its ``key``.
+    """
+
+    key: str
+    section: str
+    claim: str
+    sample: str
+    chart: Chart
+    wide: bool = True
+    choices: tuple[tuple[str, str], ...] = ()
+
+
+def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFrame:
+    """Return mean, low, high (95 % t-interval over the rows) and n of ``value`` per group."""
+    frame = (
+        rows.drop_nulls(value)
+        .group_by(by, maintain_order=True)
+        .agg(mean=pl.col(value).mean(), sd=pl.col(value).std(), n=pl.len())
+    )
+    half = np.array(
+        [
+            float(stats.t.ppf(0.975, n - 1)) * sd / n**0.5 if n > 1 and sd is not None else np.nan
+            for sd, n in frame.select("sd", "n").iter_rows()
+        ]
+    )
+    return frame.with_columns(half=pl.Series(half, dtype=pl.Float64).fill_nan(None)).with_columns(
+        low=pl.col("mean") - pl.col("half"), high=pl.col("mean") + pl.col("half")
+    )

@@ -1,0 +1,208 @@
+"""The report's tables: configurations, excluded trials, tuning budgets, provenance."""
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any, Final
+
+import polars as pl
+
+from analysis.figures import costs
+from analysis.load import Run
+from analysis.scene import Scene, title
+from analysis.search import flatten
+
+Json = dict[str, Any]
+
+COSTS: Final = {
+    "parameters": "Params",
+    "stored_bytes": "Stored bytes",
+    "train_flops": "Train FLOPs",
+    "infer_flops": "Infer FLOPs",
+}
+MOST_ROWS: Final = 40
+"""Rows of the table of excluded trials."""
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a number with a true minus sign, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def interval(effect: Json) -> str:
+    """Return the 90 % interval of an effect as text."""
+    if effect["low90"] is None:
+        return "[unbounded]"
+    return f"[{number(effect['low90'])}, {number(effect['high90'])}]"
+
+
+def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
+    """Return columns and rows of all measured arms, or None before there is one."""
+    trials = scene.measures.replicates.select("arm", "trial", "members", "nll", "accuracy").join(
+        run.trials.select("trial", "spec", "train_seconds", pool="members"), on="trial"
+    )
+    # A deep ensemble's trial is a pool of members; its arm is a part of it.
+    seconds = pl.col("train_seconds") * pl.col("members") / pl.col("pool")
+    trials = trials.with_columns(train_seconds=seconds)
+    if trials.is_empty():
+        return None
+    keys, labels = verdict["protocol"]["endpoints"], verdict["protocol"]["labels"]
+    judged = {arm["arm"]: arm for arm in verdict["arms"]}
+    price = {row["arm"]: row for row in costs(scene).to_dicts()}
+    plain = ["NLL", "Accuracy", "Runs", *COSTS.values(), "Train s"]
+    columns = [{"title": name, "numeric": False} for name in ("Configuration", "Verdict")]
+    columns += [{"title": f"Recovery, {labels[key]}", "numeric": True} for key in keys]
+    columns += [{"title": name, "numeric": True} for name in plain]
+    rows, specs = [], {}
+    for arm in scene.arms.to_dicts():
+        own = trials.filter(pl.col("arm") == arm["arm"])
+        entry = judged.get(arm["arm"], {})
+        if own.is_empty():
+            continue
+        specs[arm["arm"]] = flatten(own["spec"][0])
+        effects = [entry.get("endpoints", {}).get(key) for key in keys]
+        cells = [_effect_cell(effect) for effect in effects]
+        cells += [_cell(own["nll"].mean(), 4), _cell(own["accuracy"].mean(), 3), _cell(len(own), 0)]
+        cells += [_cell(price.get(arm["arm"], {}).get(cost), 2, "×") for cost in COSTS]
+        cells.append(_cell(own["train_seconds"].mean(), 1))
+        rows.append(
+            {
+                "arm": arm["arm"],
+                "tag": arm["tag"],
+                "name": arm["label"].removeprefix(f"{arm['tag']} · "),
+                "verdict": arm["verdict"],
+                "tone": arm["verdict"],
+                "because": entry.get("label"),
+                "reason": entry.get("reason"),
+                "cells": cells,
+                "spec": json.dumps(json.loads(own["spec"][0]), indent=1, sort_keys=True),
+            }
+        )
+    for row in rows:
+        deep = row["arm"].startswith("deep_ensemble-")
+        row["parameters"] = "" if deep else _differences(specs, row["arm"])
+    return {"columns": columns, "rows": rows}
+
+
+def _effect_cell(effect: Json | None) -> dict[str, Any]:
+    if effect is None or effect["recovery"] is None:
+        return {"text": "–", "sort": "", "range": ""}
+    value = effect["recovery"]
+    return {"text": number(value), "sort": f"{value:.9g}", "range": interval(effect)}
+
+
+def _cell(value: Any, digits: int, unit: str = "") -> dict[str, str]:
+    if value is None:
+        return {"text": "–", "sort": "", "range": ""}
+    return {"text": number(value, digits) + unit, "sort": f"{value:.9g}", "range": ""}
+
+
+def _differences(specs: Mapping[str, Json], arm: str) -> str:
+    """Return what tells an arm's spec from the others, as text."""
+    own = specs[arm]
+    absent = object()
+    told = {
+        key
+        for key in own
+        if any(other.get(key, absent) not in (own[key], absent) for other in specs.values())
+        or sum(key in other for other in specs.values()) < len(specs)
+    }
+    shown = [f"{key} {_plain(own[key])}" for key in sorted(told) if own[key] is not None]
+    return " · ".join(shown)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def excluded(scene: Scene) -> list[Json]:
+    """Return how many trials did not complete, by stage, arm, status and reason."""
+    labels = dict(scene.arms.select("arm", "label").iter_rows())
+    keys = ["stage", "arm", "status", "reason"]
+    order = {"confirm": 0, "rescore": 1, "search": 2}
+    frame = scene.measures.excluded
+    # In the search every configuration is an arm of its own: only how trials ended is of interest.
+    arm = pl.when(pl.col("stage") == "confirm").then("arm").otherwise(pl.lit("configurations"))
+    rows = frame.with_columns(arm=arm).group_by(keys).agg(trials=pl.len()).sort(keys).to_dicts()
+    rows.sort(key=lambda row: order.get(row["stage"], 3))
+    return [
+        row | {"label": labels.get(row["arm"], row["arm"]), "reason": row["reason"] or "none given"}
+        for row in rows
+    ]
+
+
+def excluded_note(scene: Scene) -> str:
+    """Return the line above the table of excluded trials."""
+    rows, trials = len(excluded(scene)), len(scene.measures.excluded)
+    shown = f"; the first {MOST_ROWS} of {rows} reasons" if rows > MOST_ROWS else ""
+    return (
+        f"{trials} of {len(scene.trials)} trials{shown}. A failed run in the confirm stage keeps "
+        "its arm from any verdict; it is never dropped in silence."
+    )
+
+
+def tuning(run: Run, planned: Mapping[str, Any]) -> list[Json]:
+    """Return what each method was to get and got of the search."""
+    search = run.trials.filter(pl.col("stage") == "search")
+    done = Counter(search["method"].to_list())
+    complete = Counter(search.filter(pl.col("status") == "complete")["method"].to_list())
+    return [
+        {
+            "title": title(method),
+            "planned": (planned.get(method) or {}).get("trials", "–"),
+            "done": done[method],
+            "complete": complete[method],
+        }
+        for method in sorted({*planned, *done})
+    ]
+
+
+def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:
+    """Return where everything on the page came from, as names and values."""
+    trials = run.trials
+    plan = verdict["plan"] or {}
+    seconds = trials["seconds"].sum()
+    ours = ("polars", "numpy", "scipy", "statsmodels", "altair", "scikit-learn")
+    versions = [json.loads(text) for text in trials["versions"].unique().sort()]
+    changed = f"; its content now gives {plan.get('content_hash')}"
+    same = plan.get("content_hash") in (plan.get("hash"), None)
+    return [
+        ("Report made", now.isoformat(timespec="seconds")),
+        ("Run folder", run.folder.name),
+        ("Plan", f"{plan.get('hash', 'none')}{'' if same else changed}"),
+        ("Declared", str(plan.get("declared") or "–")),
+        ("Code", _several(trials["commit"].to_list())),
+        ("Data", _several(trials["data"].to_list())),
+        ("Seeds", f"{trials['seed'].n_unique()} roots of {len(trials)} trials"),
+        ("Device", _several(trials["device"].to_list())),
+        ("Trained with", " | ".join(_versions(found) for found in versions)),
+        ("Judged with", _versions({name: version(name) for name in ours} | _python())),
+        (
+            "Trials finished",
+            f"{_time(trials['finished'].min())} to {_time(trials['finished'].max())}",
+        ),
+        ("Compute", f"{seconds / 3600:.2f} hours of trials, added up"),
+    ]
+
+
+def _python() -> dict[str, str]:
+    return {"python": platform.python_version()}
+
+
+def _versions(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {found[name]}" for name in sorted(found))
+
+
+def _several(values: Sequence[str | None]) -> str:
+    """Return the one value, or all with their numbers of trials."""
+    count = Counter(value or "unknown" for value in values)
+    if len(count) == 1:
+        return next(iter(count))
+    return ", ".join(f"{value} ({number} trials)" for value, number in sorted(count.items()))
+
+
+def _time(value: Any) -> str:
+    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else "–"
