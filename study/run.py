@@ -15,7 +15,7 @@ DATA_ROOT = "STUDY_DATA_ROOT"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0, 2 for the user's mistakes, 130 when interrupted."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         return _dispatch(arguments)
     except StudyError as error:
@@ -23,9 +23,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m study.run", description=__doc__)
-    add = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    command = argparse.ArgumentParser(prog="python -m study.run", description=__doc__)
+    add = command.add_argument
     add(
         "--space",
         type=Path,
@@ -45,11 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--address", metavar="ADDRESS", help="Ray cluster (default: a local runtime of its own)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a key of the YAML")
     add("-v", "--verbose", action="store_true", help="let Ray and Optuna speak")
-    mode = parser.add_mutually_exclusive_group()
+    mode = command.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     mode.add_argument("--status", action="store_true", help="say what is done and what is missing")
     mode.add_argument("--replay", metavar="TRIAL", help="run one trial again and compare")
-    return parser
+    return command
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:

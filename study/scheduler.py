@@ -7,6 +7,7 @@ new Tuner for what is missing.
 import logging
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+NAP = 0.2
+"""Seconds that a worker without work sleeps as a trial of its own. Tune ends a worker for which no
+trial waits, and with short trials never completes the start of another: the slot would be lost."""
+
 os.environ.update(QUIET)  # Ray reads these when it is imported.
 
 import optuna  # noqa: E402
@@ -46,8 +51,11 @@ def schedule(
     verbose: bool,
 ) -> bool:
     """Run every missing trial under Ray Tune; return whether the study is complete."""
+    if not verbose:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
     agenda = Agenda(study, store, rows, fingerprint, Progress())
     if agenda.finished:
+        print("nothing is missing")
         return True
     try:
         start_ray(address, verbose)
@@ -90,7 +98,6 @@ def start_ray(address: str | None, verbose: bool) -> None:
     """Start or join a Ray runtime, silently unless ``verbose``."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
     if not verbose:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         for name in ("ray", "ray.tune", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
@@ -122,7 +129,11 @@ def _slots(resources: Resources) -> int:
 
 
 def _trainable(config: dict[str, Any], data: Dataset) -> None:
-    """Run one trial in a worker."""
+    """Run one trial in a worker; without a spec, only pass the time."""
+    if config["spec"] is None:
+        time.sleep(NAP)
+        tune.report({"status": "nap"})
+        return
     import torch
 
     from study.trial import run_trial
@@ -148,16 +159,17 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         self.jobs: dict[str, Job] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return a trial's configuration, None to be asked again later, or FINISHED."""
+        """Return a trial's configuration, a nap's while others must end first, or FINISHED."""
         job = self.agenda.next()
         if job is None:
-            return Searcher.FINISHED if self.agenda.finished else None
+            return Searcher.FINISHED if self.agenda.finished else {"spec": None, "name": None}
         self.jobs[trial_id] = job
         return {"spec": job.spec.to_json(), "name": job.name}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Pass on that a trial has ended, or that its worker died once too often."""
-        self.agenda.end(self.jobs.pop(trial_id), error)
+        if trial_id in self.jobs:
+            self.agenda.end(self.jobs.pop(trial_id), error)
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing that matters: the committed rows are the state."""

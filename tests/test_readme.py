@@ -1,0 +1,118 @@
+"""The README is run: its recipes as written, its commands as far as they train nothing."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from study import datasets
+from study.datasets import parquet
+from study.run import main
+from study.space import load_study
+from tests.conformance import check_method
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+FILES = {
+    first.removeprefix("# "): body
+    for language, body in BLOCKS
+    for first in [body.split("\n", 1)[0]]
+    if language in ("python", "yaml") and re.fullmatch(r"# [\w/]+\.(py|yaml)", first)
+}
+COMMANDS = [
+    line.split(" #")[0].strip()
+    for language, body in BLOCKS
+    if language == "sh"
+    for line in body.splitlines()
+    if line.strip()
+]
+
+
+@pytest.fixture
+def recipes(tmp_path, monkeypatch):
+    """A folder with every file of the README, as the current folder and importable."""
+    for name, body in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(body)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in [m for m in sys.modules if m.startswith("my_ensembles")]:
+        monkeypatch.delitem(sys.modules, module)
+    return tmp_path
+
+
+def run_python(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_own_images_are_read_as_written(recipes):
+    run_python(recipes, "write_images.py")
+    options = parquet.Options(path="my_images", channels=1, val_size=60, shift_size=10).model_dump()
+    data = datasets.load(options, recipes)
+    assert data.classes == 4
+    assert data.shape == (1, 8, 8)
+    assert [len(part[1]) for part in (data.train, data.val, data.test)] == [240, 60, 200]
+
+
+def test_own_method_conforms(recipes):
+    check_method("my_ensembles.noisy", {"members": 3}, "mlp")
+
+
+def test_own_study_passes_the_dry_run(recipes, capsys):
+    assert main(["--space", "noisy.yaml", "--dry-run"]) == 0
+    assert "params.noise" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_own_method_data_and_regulariser_make_a_study(recipes):
+    printed = run_python(recipes, "-m", "study.run", "--space", "noisy.yaml")
+    verdict = json.loads((recipes / "runs" / "noisy" / "verdict.json").read_text())
+    assert verdict["sentence"] in printed
+
+
+def test_the_space_shown_in_full_is_a_space(tmp_path):
+    body = next(b for language, b in BLOCKS if language == "yaml" and "in full" in b)
+    file = tmp_path / "mine.yaml"
+    file.write_text(body)
+    assert load_study([file]).name == "mine"
+
+
+def test_every_command_exists(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    makefile = (ROOT / "Makefile").read_text()
+    for command in COMMANDS:
+        words = shlex.split(command)
+        if words[0] == "make":
+            assert f"\n{words[1]}:" in makefile
+        elif "study.run" in words:
+            from study.run import parser
+
+            arguments = parser().parse_args(words[words.index("study.run") + 1 :])
+            assert all(file.exists() or file.name in FILES for file in arguments.space)
+        else:
+            assert words[:3] == ["python", "-m", "analysis.report"]
+
+
+def test_every_file_named_exists():
+    for path in re.findall(r"`((?:study|search_spaces|clusters|tests|analysis)/[\w/.]*)`", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).exists(), path
