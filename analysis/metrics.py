@@ -63,7 +63,7 @@ def gain(logp_MNC: FloatArray, y_N: IntArray) -> float:
     """Return the ensemble gain: mean member NLL - ensemble NLL, in nats.
 
     At least 0 by Jensen's inequality, and exactly 0 for one member; higher is more useful
-    diversity (METHODS D; Jeffares et al. 2023 call it the Jensen gap).
+    diversity (the Jensen gap of Jeffares et al. 2023).
     """
     return float(example_gain(logp_MNC, y_N).mean())
 

@@ -1,4 +1,4 @@
-"""What was declared before the test set was opened: endpoints, margin, level, arms (METHODS E.3).
+"""What was declared before the test set was opened: endpoints, margin, level, arms.
 
 Endpoints are objects, not strings: each knows which way is better and what it stands for.
 """

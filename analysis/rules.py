@@ -1,4 +1,4 @@
-"""From effects to verdicts: intersection-union tests, Holm, the global rule (METHODS E.4)."""
+"""From effects to verdicts: intersection-union tests, Holm, the global rule."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -78,7 +78,7 @@ class Anchored:
     def at(self, theta: float) -> Contrast:
         """Return T(theta) = (S - x) - theta (S - DE), which is positive where R > theta.
 
-        METHODS E.4. No ratio is taken, and the anchors that all arms share are accounted for.
+        No ratio is taken, and the anchors that all arms share are accounted for.
         """
         weights = (1 - theta, self.single), (-1.0, self.arm), (theta, self.deep_ensemble)
         return contrast(weights)
