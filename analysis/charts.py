@@ -61,7 +61,7 @@ def forest(rows: Frame, margin: float, methods: Sequence[str]) -> Facets:
     beside: Sequence[tuple[float, Literal["left", "right"]]] = ((low, "left"), (high, "right"))
     beyond = [
         base.transform_filter(f"isValid(datum._edge) && datum._edge=={edge}")
-        .mark_text(align=align, baseline="middle", fontWeight=600)
+        .mark_text(align=align, baseline="middle", dy=-9, fontWeight=600)
         .encode(x=marks.recovery(alt.X, "_edge", domain), text="_outside:N")
         for edge, align in beside
     ]
@@ -214,7 +214,7 @@ def members(rows: Frame) -> Facets:
         ),
         base.transform_filter("datum.i==datum.j").mark_text(style="quiet").encode(text="i:O"),
     )
-    return marks.panels(chart, rows, columns=6, least=130, ratio=1, free=("x", "y"))
+    return marks.panels(chart, rows, columns=8, least=118, most=130, ratio=1, free=("x", "y"))
 
 
 def collapsed(rows: Frame, methods: Sequence[str]) -> Facets:
@@ -293,9 +293,11 @@ def importance(rows: Frame) -> Facets:
     Args:
         rows: panel, parameter, mean, low, high.
     """
-    y = alt.Y(
-        "parameter:N", sort=marks.order(rows, "parameter"), title=None, axis=alt.Axis(grid=True)
-    )
+    # Unseen marks keep one parameter's rows in two panels apart: each panel has its own order.
+    blank = pl.lit("\u200b").repeat_by(pl.col("panel").rank("dense")).list.join("")
+    rows = rows.with_columns(_row=pl.col("parameter") + blank)
+    order = marks.order(rows, "_row")
+    y = alt.Y("_row:N", sort=order, title=None, axis=alt.Axis(grid=True))
     x = alt.X("mean:Q", title="loss of held-out R² when shuffled", axis=alt.Axis(tickCount=4))
     base = alt.Chart().encode(y=y)
     tips = [

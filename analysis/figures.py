@@ -3,7 +3,9 @@
 Claims are computed from the same rows as the marks, so that a title cannot outlive its data.
 """
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import polars as pl
 from scipy import stats
@@ -26,7 +28,10 @@ def draw(scene: Scene) -> list[Figure]:
     ]
     ready = len(scene.recovery) > 0
     drawn = [figure(scene) for figure in (confirmed if ready else []) + searched]
-    return [figure for figure in drawn if figure is not None]
+    found = [figure for figure in drawn if figure is not None]
+    narrow = Counter(figure.section for figure in found if not figure.wide)
+    # A narrow figure without a neighbour takes the whole width.
+    return [replace(figure, wide=figure.wide or narrow[figure.section] == 1) for figure in found]
 
 
 def _forest(scene: Scene) -> Figure:
@@ -43,6 +48,8 @@ def _forest(scene: Scene) -> Figure:
 
 
 def _diversity(scene: Scene) -> Figure | None:
+    if scene.primary is None:
+        return None
     spread = over_seeds(scene.measures.replicates, ["arm"], "disagreement")
     rows = (
         scene.judged()
@@ -282,6 +289,8 @@ def _members(scene: Scene) -> Figure | None:
 
 
 def _cost(scene: Scene) -> Figure | None:
+    if scene.primary is None:
+        return None
     kinds = {
         "stored_bytes": "Stored bytes",
         "train_flops": "Training FLOPs",

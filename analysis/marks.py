@@ -28,7 +28,7 @@ def panels(
 ) -> Facets:
     """Facet by ``panel``, with scales of its own for each channel in ``free``.
 
-    The page gives every cell at least ``least`` px and ``height``, or ``ratio`` of its width.
+    The page gives every cell ``least`` to ``most`` px, and ``height`` or ``ratio`` of its width.
     """
     header = alt.Header(labelExpr="split(datum.label, '\\n')")
     facet = alt.Facet("panel:N", sort=order(rows, "panel"), title=None, header=header)

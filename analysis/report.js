@@ -67,7 +67,8 @@
     } else {
       const columns = Math.max(1, Math.min(figure.panels, hint.columns, Math.floor(room / hint.least)));
       const gap = options.config.facet.spacing.column;
-      let cell = Math.floor((room - 60) / columns - gap);
+      const most = hint.most || room;
+      let cell = Math.min(most, Math.floor((room - 60) / columns - gap));
       spec.columns = columns;
       spec.spec.width = cell;
       spec.spec.height = hint.ratio ? Math.round(cell * hint.ratio) : hint.height;
@@ -75,8 +76,8 @@
       result = await vegaEmbed(box, spec, options);
       for (let pass = 0; pass < 5; pass++) {
         const spare = room - Number(box.querySelector("svg").getAttribute("width"));
-        if (spare >= 0 && spare < columns + 3) break;
-        cell += Math.floor(spare / columns);
+        if (spare >= 0 && (spare < columns + 3 || cell === most)) break;
+        cell = Math.min(most, cell + Math.floor(spare / columns));
         result.view.signal("child_width", cell);
         if (hint.ratio) result.view.signal("child_height", Math.round(cell * hint.ratio));
         await result.view.resize().runAsync();

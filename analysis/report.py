@@ -26,6 +26,7 @@ from study.schema import StudyError
 
 HERE: Final = Path(__file__).parent
 VEGA_LITE: Final = "6.4"
+NOTHING_YET: Final = "Inconclusive: nothing has been confirmed yet."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +58,8 @@ def report(folder: Path, out: Path, now: datetime | None = None) -> dict[str, An
     run = load(folder)
     measures = measure(run)
     verdict: dict[str, Any] = finite(judge(measures, run.plan))
+    if "confirm" not in run.trials["stage"]:
+        verdict["sentence"] = NOTHING_YET
     scene = summarise.scene(run, measures, verdict)
     drawn = figures.draw(scene)
     page = summarise.page(scene, run, verdict, drawn, now or datetime.now(UTC))

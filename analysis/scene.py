@@ -45,7 +45,7 @@ class Scene:
         methods: Domain of colour: deep_ensemble, single, then the others by name.
         titles: Method -> readable name.
         margin: Half width of the band around the single model.
-        primary: The first endpoint on which there is a recovery.
+        primary: The first endpoint of performance on which there is a recovery, or None.
         tally: How many candidates escape, track, stay open, in words.
     """
 
@@ -56,7 +56,7 @@ class Scene:
     methods: list[str]
     titles: dict[str, str]
     margin: float
-    primary: str
+    primary: str | None
     tally: str
 
     def judged(self) -> pl.DataFrame:

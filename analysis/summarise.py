@@ -44,7 +44,8 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
     floats = ("estimate", "low90", "high90", "low95", "high95")
     texts = ("arm", "endpoint", "panel")
     columns = dict.fromkeys(texts, pl.String) | dict.fromkeys(floats, pl.Float64)
-    shown = [key for key in protocol["endpoints"] if any(e["endpoint"] == key for e in effects)]
+    known = {effect["endpoint"] for effect in effects}
+    performance = [key for key in protocol["endpoints"] if protocol["kinds"][key] == "performance"]
     return Scene(
         measures=measures,
         trials=run.trials,
@@ -53,7 +54,7 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
         methods=methods,
         titles={method: title(method) for method in methods},
         margin=protocol["delta"],
-        primary=next(iter(shown), protocol["endpoints"][0]),
+        primary=next((key for key in performance if key in known), None),
         tally=tally(verdict["counts"]),
     )
 
@@ -110,7 +111,7 @@ def page(
 ) -> dict[str, Any]:
     """Return every text of the page."""
     sections = dict.fromkeys(figure.section for figure in drawn)
-    candidates = sorted({a["method"] for a in verdict["arms"] if a["role"] == "candidate"})
+    candidates = run.trials.filter(pl.col("role") == "candidate")["method"].unique().sort()
     what = title(candidates[0]) if len(candidates) == 1 else "an efficient ensemble"
     used = [m for m in scene.methods if m in run.trials["method"].to_list()]
     plan = verdict["plan"] or {}
@@ -120,7 +121,7 @@ def page(
         "subtitle": _subtitle(run, verdict),
         "banners": _banners(run, verdict),
         "margin": f"{scene.margin:g}",
-        "verdict": _verdict(scene, verdict),
+        "verdict": _verdict(scene, verdict, "confirm" in run.trials["stage"]),
         "key": [{"method": m, "title": title(m), "order": scene.methods.index(m)} for m in used],
         "sections": [
             {"name": name, "figures": [f for f in drawn if f.section == name]} for name in sections
@@ -141,7 +142,8 @@ def _subtitle(run: Run, verdict: Json) -> str:
     trials = ", ".join(f"{stages[s]} {s}" for s in ("search", "rescore", "confirm") if stages[s])
     data, backbones = (" and ".join(names) for names in parts)
     arms = len(verdict["arms"])
-    return f"{data} with {backbones}. Trials: {trials}. {arms} arms between the two anchors."
+    between = f" {arms} arms between the two anchors." if arms else ""
+    return f"{data} with {backbones}. Trials: {trials}.{between}"
 
 
 def _banners(run: Run, verdict: Json) -> list[dict[str, str]]:
@@ -171,13 +173,13 @@ def _missing(run: Run, confirmed: pl.DataFrame) -> str:
     return ", ".join(lacking[:5]) + more
 
 
-def _verdict(scene: Scene, verdict: Json) -> Json:
+def _verdict(scene: Scene, verdict: Json, confirmed: bool) -> Json:
     kind = verdict["verdict"]
     tone = "escapes" if "escapes" in kind else "tracks" if "track" in kind else "inconclusive"
     protocol = verdict["protocol"]
     names = ", ".join(protocol["labels"][key] for key in protocol["endpoints"])
     return {
-        "label": f"{kind} · exploratory" if verdict["exploratory"] else kind,
+        "label": f"{kind} · exploratory" if verdict["exploratory"] and confirmed else kind,
         "tone": tone,
         "sentence": verdict["sentence"].replace(" %", "\u00a0%").replace("p < ", "p\u00a0<\u00a0"),
         "rule": (
@@ -186,8 +188,8 @@ def _verdict(scene: Scene, verdict: Json) -> Json:
             f"correction; it tracks a single model when equivalence within "
             f"±{protocol['delta']:g} is shown."
         ),
-        "checks": _checks(verdict),
-        "kpis": _kpis(scene, verdict),
+        "checks": _checks(verdict) if confirmed else [],
+        "kpis": _kpis(scene, verdict) if confirmed else [],
     }
 
 
@@ -205,12 +207,12 @@ def _checks(verdict: Json) -> list[dict[str, str]]:
         text = "single model and deep ensemble differ on every endpoint, so recovery is measurable"
         checks.append({"state": "yes", "text": text})
     for gate in closed:
-        label = verdict["protocol"]["labels"][gate["endpoint"]]
-        text = f"{label}, {gate['members']} members: {gate['reason']}"
+        text = f"{gate['members']} members: {gate['reason']}"
         checks.append({"state": "no", "text": text})
-    known = {check["text"] for check in checks}
-    reasons = [reason for reason in verdict["reasons"] if reason not in known]
-    return checks + [{"state": "na", "text": reason} for reason in reasons]
+    known = [check["text"] for check in checks]
+    reasons = [r for r in verdict["reasons"] if not any(text in r for text in known)]
+    checks += [{"state": "na", "text": reason} for reason in reasons]
+    return list({check["text"]: check for check in checks}.values())
 
 
 def _kpis(scene: Scene, verdict: Json) -> list[dict[str, str]]:
@@ -221,8 +223,10 @@ def _kpis(scene: Scene, verdict: Json) -> list[dict[str, str]]:
             "text": f"configurations escape; {counts['tracks']} track a single model",
         }
     ]
-    known = [arm for arm in sorted(verdict["arms"], key=_leads) if arm["weakest"]]
-    lead = known[0] if known and known[0]["role"] == "candidate" else None
+    # The weakest endpoint says nothing where some endpoint could not be assessed.
+    whole = [a for a in verdict["arms"] if len(a["endpoints"]) == len(protocol["endpoints"])]
+    candidates = [arm for arm in whole if arm["role"] == "candidate"]
+    lead = min(candidates, key=_leads, default=None)
     if lead is not None:
         effect = lead["endpoints"][lead["weakest"]]
         tag = scene.arms.filter(pl.col("arm") == lead["arm"])["tag"].item()

@@ -101,17 +101,14 @@ def _cell(value: Any, digits: int, unit: str = "") -> dict[str, str]:
 
 
 def _differences(specs: Mapping[str, Json], arm: str) -> str:
-    """Return what tells an arm's spec from the others, as text."""
+    """Return what tells an arm's spec from others that have the same parameters, as text."""
     own = specs[arm]
-    absent = object()
-    told = {
+    told = [
         key
-        for key in own
-        if any(other.get(key, absent) not in (own[key], absent) for other in specs.values())
-        or sum(key in other for other in specs.values()) < len(specs)
-    }
-    shown = [f"{key} {_plain(own[key])}" for key in sorted(told) if own[key] is not None]
-    return " · ".join(shown)
+        for key in sorted(own)
+        if any(other.get(key, own[key]) != own[key] for other in specs.values())
+    ]
+    return " · ".join(f"{key} {_plain(own[key])}" for key in told if own[key] is not None)
 
 
 def _plain(value: Any) -> str:

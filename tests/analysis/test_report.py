@@ -179,6 +179,7 @@ def test_before_anything_is_confirmed_there_is_a_page_and_no_verdict(
 
     html = (tmp_path / "report.html").read_text()
     assert verdict["verdict"] == "inconclusive"
+    assert verdict["sentence"] == "Inconclusive: nothing has been confirmed yet."
     assert "PARTIAL" in Page(html).text
     assert set(payload(html)["figures"]) == {"history"}
 
