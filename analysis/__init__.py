@@ -1,1 +1,1 @@
-"""Everything that judges: metrics, statistics, verdicts and the report, from Parquet files alone."""
+"""Everything that judges: metrics, statistics, verdicts, the report; from Parquet files alone."""

@@ -7,6 +7,7 @@ into the run folder. Prints the verdict.
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -56,7 +57,7 @@ def report(folder: Path, out: Path, now: datetime | None = None) -> dict[str, An
         StudyError: When the folder is no run, breaks the format, or a file cannot be written.
     """
     run = load(folder)
-    measures = measure(run)
+    measures = measure(run, workers=os.cpu_count() or 1)
     verdict: dict[str, Any] = finite(judge(measures, run.plan))
     if "confirm" not in run.trials["stage"]:
         verdict["sentence"] = NOTHING_YET

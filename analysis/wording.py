@@ -116,6 +116,8 @@ def control(name: str, expected: str, verdict: str, detail: str | None) -> str:
     if verdict == "inconclusive":
         known = {"escapes": "escape", "tracks": "track a single model"}[expected]
         return f"the {name} control is not shown to {known}{because}"
+    if verdict == "worse":
+        return f"the {name} control is worse than a single model: it neither escapes nor tracks"
     return f"the {name} control {SAID[verdict]}, which it must not"
 
 

@@ -119,7 +119,7 @@ lost, rotation in degrees."""
 
 TEST: Final = ("gaussian_noise", "blur", "contrast", "rotation", "pixelation")
 VALIDATION: Final = ("speckle_noise", "brightness", "translation")
-VALIDATION_SEVERITIES: Final = (1, 3, 5)
+VALIDATION_SEVERITIES: Final = (1, 2, 3)
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 
 

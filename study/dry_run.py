@@ -18,13 +18,18 @@ from study.progress import duration
 from study.schema import StudyError
 from study.search import point_of, suggest
 from study.space import MethodSpace, Study, configuration, models
-from study.spec import Json, Regularisation, Strict, Training, canonical
+from study.spec import Json, Strict, Training, canonical
 from study.store import Store
 from study.train import fit
 
 SAMPLES = 3
 CONSUMED_BY = 64
 """Sampled configurations among which each searched parameter must be used at least once."""
+STEPS = 2
+FEW = 16
+"""Examples that suffice to see which parameters a method reads."""
+SLOW = 0.5
+"""Seconds of a step above which it is timed on a few examples and scaled."""
 
 
 def dry_run(study: Study, store: Store, root: Path | None) -> int:
@@ -81,14 +86,14 @@ def _sampled(space: MethodSpace, count: int) -> Iterable[dict[str, Json]]:
 
 
 def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: Dataset) -> float:
-    """Build and train each sample for a step until every parameter was read; return s per trial."""
+    """Train samples for a step until every parameter was read; return the s per trial here."""
     missing = set(space.search)
     seconds = []
     for number, point in enumerate(points):
         if number < SAMPLES or missing & set(point):
-            read, spent = _one_step(space, point, data)
-            missing -= read
-            seconds.append(spent)
+            missing -= _one_step(space, point, data, FEW)[0]
+        if number < SAMPLES:
+            seconds.append(_seconds_per_trial(space, point, data))
     if missing:
         raise StudyError(
             f"{space.file}: {', '.join(sorted(missing))}: searched, but no sampled configuration "
@@ -97,10 +102,23 @@ def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: 
     return float(np.median(seconds))
 
 
-def _one_step(space: MethodSpace, point: dict[str, Json], data: Dataset) -> tuple[set[str], float]:
-    """Train for a few steps with parameters that note being read; return them and s per trial."""
+def _seconds_per_trial(space: MethodSpace, point: dict[str, Json], data: Dataset) -> float:
+    """Time a step, at full batch size unless that is slow, and multiply it out."""
+    training = Training(**configuration(space, point)["training"])
+    size = min(training.batch_size, len(data.train[1]))
+    few = min(FEW, size)
+    step = _one_step(space, point, data, few)[1] * size / few
+    if step < SLOW:
+        step = _one_step(space, point, data, size)[1]
+    return step * (len(data.train[1]) // size) * training.epochs
+
+
+def _one_step(
+    space: MethodSpace, point: dict[str, Json], data: Dataset, size: int
+) -> tuple[set[str], float]:
+    """Train on a few batches with parameters that note being read; return them and s per step."""
     sections = configuration(space, point)
-    read: set[str] = set()
+    read = {"training.epochs", "training.batch_size"}
     parsed: dict[str, Any] = {
         name: _recording(model(**sections[name]), name, read)
         for name, model in models(space.method, sections["backbone"]["name"]).items()
@@ -111,20 +129,14 @@ def _one_step(space: MethodSpace, point: dict[str, Json], data: Dataset) -> tupl
         lambda: backbones.build(parsed["backbone"], data.shape, data.classes),
         seed=0,
     )
-    training: Training = parsed["training"]
-    steps = 3
-    size = min(training.batch_size, len(data.train[1]))
-    images, labels = data.train[0][: size * steps], data.train[1][: size * steps]
+    size = max(size, method.members)
+    images, labels = (np.resize(array, (STEPS * size, *array.shape[1:])) for array in data.train)
     pixels = Pixels(images, *channel_statistics(images), torch.device("cpu"))
-    short = training.model_copy(update={"epochs": 1})
-    regulariser: Regularisation = parsed["regulariser"]
-    part = method.parts()[0][0]
+    short = parsed["training"].model_copy(update={"epochs": 1, "batch_size": size})
     start = time.perf_counter()
-    fit(part, pixels, torch.tensor(labels), short, regulariser, seed=0)
-    per_step = (time.perf_counter() - start) / max(1, len(labels) // size)
-    read.add("training.epochs")
-    epochs = sections["training"]["epochs"]
-    return read, per_step * epochs * (len(data.train[1]) // size) * len(method.parts())
+    for part, _ in method.parts():
+        fit(part, pixels, torch.tensor(labels), short, parsed["regulariser"], seed=0)
+    return read, (time.perf_counter() - start) / STEPS
 
 
 def _recording(model: Strict, section: str, read: set[str]) -> Strict:
@@ -155,6 +167,6 @@ def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:
     arms = protocol.shortlist * len(study.candidates) + len(seconds) + 3
     disk = protocol.seeds * arms * rows * 5 * data.classes * width
     return (
-        f"estimate: {duration(total)} of one core for training alone, "
+        f"estimate: {duration(total)} of one core of this machine for training alone, "
         f"{disk / 1e6:.0f} MB on disk at most; nothing was trained"
     )

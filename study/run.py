@@ -21,6 +21,14 @@ def main(argv: list[str] | None = None) -> int:
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {place}{error.strerror}; mend that and run the same command again: "
+            "nothing that was finished is lost",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from study import schema
+from study.schema import StudyError
 from study.search import Job, MethodSearch, Row, open_storage
 from study.selection import order, shortlist
 from study.space import Study
@@ -178,6 +179,8 @@ def _arms(
     study: Study, searches: dict[str, MethodSearch], finalists: dict[str, list[str]], rows: Rows
 ) -> list[dict[str, Json]]:
     best = {method: order(_final_rows(method, finalists[method], rows)) for method in searches}
+    if not best["single"]:
+        raise StudyError(_no_anchor(_rows_of("single", rows)))
     single = _spec_of(best["single"][0], rows)
     arms, negative = [], None
     for space in study.candidates:
@@ -210,6 +213,15 @@ def _arms(
         _negative_arm(single, negative),
         *arms,
     ]
+
+
+def _no_anchor(rows: list[Row]) -> str:
+    reasons = Counter(f"{row['status']}: {row['reason']}" for row in rows)
+    worst = reasons.most_common(1)[0][0]
+    return (
+        f"the single network is the anchor of every verdict, but none of its {len(rows)} trials is "
+        f"complete (most often {worst}); mend the space of backbone and training"
+    )
 
 
 def _final_rows(method: str, finalists: list[str], rows: Rows) -> list[Row]:

@@ -82,7 +82,7 @@ def test_shifted_copies_belong_to_their_split() -> None:
         np.testing.assert_array_equal(clean[1][copies.example], copies.labels)
     assert set(data.shift.condition) == set(TEST)
     assert set(data.val_shift.condition) == set(VALIDATION)
-    assert set(data.val_shift.severity) == {1, 3, 5}
+    assert set(data.val_shift.severity) == {1, 2, 3}
 
 
 def test_validation_ladder_leaves_out_what_the_test_contains() -> None:
