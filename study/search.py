@@ -63,6 +63,7 @@ class MethodSearch:
                 skip_if_exists=True,
             )
         self.numbers: dict[str, int] = {}
+        self.seen: set[str] = set()
         self.queue: deque[Job] = deque()
         for trial in self._trials(TrialState.RUNNING):
             self._add(trial)
@@ -84,9 +85,11 @@ class MethodSearch:
         return self.queue.popleft() if self.queue else None
 
     def tell(self, row: Row) -> None:
-        """Take the row of one of this search's trials."""
+        """Take the row of one of this search's trials; one that failed stays open for a retry."""
         values = [row[name] for name in self.objectives]
         number = self.numbers.pop(row["trial"])
+        if row["status"] == "failed":
+            return
         if row["status"] == "complete" and all(v is not None and math.isfinite(v) for v in values):
             self.optuna.tell(number, values)
         else:
@@ -112,7 +115,8 @@ class MethodSearch:
 
     def _add(self, trial: FrozenTrial) -> None:
         spec = self.spec(trial)
-        if spec.trial not in self.numbers:
+        if spec.trial not in self.seen:
+            self.seen.add(spec.trial)
             self.numbers[spec.trial] = trial.number
             self.queue.append(Job(spec, trial.user_attrs.get("name")))
 

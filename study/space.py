@@ -115,7 +115,7 @@ class Resources(Strict):
 class MethodSpace(Strict):
     """The search space of one method, as read from one file."""
 
-    file: str
+    file: str = Field(exclude=True)
     method: str
     fixed: dict[str, Json] = {}
     search: dict[str, tuple[Domain, ...]] = {}

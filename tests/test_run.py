@@ -78,7 +78,9 @@ def test_one_command_ends_with_a_verdict(whole):
 
 def test_the_terminal_shows_the_study_and_nothing_else(whole):
     _, printed = whole
-    noise = [line for line in printed.splitlines() if re.search(r"warn|\bray\b|\[I |Trial ", line, re.I)]
+    noise = [
+        line for line in printed.splitlines() if re.search(r"warn|\bray\b|\[I |Trial ", line, re.I)
+    ]
     assert noise == []
     for stage in ("search: 8 trials", "rescore: ", "confirm: "):
         assert stage in printed

@@ -124,3 +124,15 @@ def test_alternatives_of_one_key_are_one_parameter(tmp_path):
     for spec in specs:
         low, high = {"sgd": (1e-2, 0.3), "adamw": (3e-4, 1e-2)}[spec.training.optimizer]
         assert low <= spec.training.lr <= high
+
+
+def test_a_failed_trial_is_tried_again_by_the_next_start(study, tmp_path):
+    search = opened(study, tmp_path)
+    job = search.next()
+    search.tell(row_of(job) | {"status": "failed"})
+    rest = finish(search, random.Random(1))
+    assert len(rest) == 29
+    assert job.spec.trial not in rest
+    again = opened(study, tmp_path).next()
+    assert again.spec == job.spec
+    assert again.name == job.name
