@@ -7,6 +7,7 @@ new Tuner for what is missing.
 import logging
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+FULL = 1e6
+"""Bytes of free space below which a disk counts as full."""
 NAP = 0.2
 """Seconds that a worker without work sleeps as a trial of its own. Tune ends a worker for which no
 trial waits, and with short trials never completes the start of another: the slot would be lost."""
@@ -64,6 +67,7 @@ def schedule(
             tune.with_parameters(_trainable, data=data),
             {"cpu": study.resources.cpus_per_trial, "gpu": study.resources.gpus_per_trial},
         )
+        searcher = AgendaSearcher(agenda)
         tuner = tune.Tuner(
             trainable,
             param_space={
@@ -72,7 +76,7 @@ def schedule(
                 "precision": study.precision,
             },
             tune_config=tune.TuneConfig(
-                search_alg=AgendaSearcher(agenda),
+                search_alg=searcher,
                 num_samples=-1,
                 # More than fit: Tune keeps a worker warm only while another trial waits for it.
                 max_concurrent_trials=2 * slots,
@@ -85,13 +89,30 @@ def schedule(
                 failure_config=tune.FailureConfig(max_failures=study.resources.max_failures),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception as error:
+            raise searcher.error or _stopped(store, error) from (error if verbose else None)
+        if searcher.error is not None:
+            raise searcher.error
         return agenda.finished
     except KeyboardInterrupt:
         return False
     finally:
         agenda.close()
         ray.shutdown()
+
+
+def _stopped(store: Store, error: Exception) -> StudyError:
+    """Say in one line why Tune gave up."""
+    free = shutil.disk_usage(store.root).free
+    why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if free < FULL:
+        why = f"only {free / 1e6:.1f} MB are free there"
+    return StudyError(
+        f"--out {store.root}: the run stopped, since {why}; mend that (-v shows more) and give the "
+        "same command again: nothing that was finished is lost"
+    )
 
 
 def start_ray(address: str | None, verbose: bool) -> None:
@@ -151,16 +172,28 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
 
 
 class AgendaSearcher(Searcher):  # type: ignore[misc]
-    """Hands on between Tune and the agenda; has no state of its own to save."""
+    """Hands on between Tune and the agenda; has no state of its own to save.
+
+    Attributes:
+        error: What went wrong in the agenda; nothing more is handed out then.
+    """
 
     def __init__(self, agenda: Agenda) -> None:
         super().__init__()
         self.agenda = agenda
         self.jobs: dict[str, Job] = {}
+        self.error: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
         """Return a trial's configuration, a nap's while others must end first, or FINISHED."""
-        job = self.agenda.next()
+        job = None
+        if self.error is None:
+            try:
+                job = self.agenda.next()
+            except Exception as error:  # Tune would log it and go on.
+                self.error = error
+        if self.error is not None:
+            return Searcher.FINISHED
         if job is None:
             return Searcher.FINISHED if self.agenda.finished else {"spec": None, "name": None}
         self.jobs[trial_id] = job
@@ -168,8 +201,11 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Pass on that a trial has ended, or that its worker died once too often."""
-        if trial_id in self.jobs:
-            self.agenda.end(self.jobs.pop(trial_id), error)
+        if trial_id in self.jobs and self.error is None:
+            try:
+                self.agenda.end(self.jobs.pop(trial_id), error)
+            except Exception as failure:  # Tune would log it and go on.
+                self.error = failure
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing that matters: the committed rows are the state."""

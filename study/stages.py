@@ -179,8 +179,9 @@ def _arms(
     study: Study, searches: dict[str, MethodSearch], finalists: dict[str, list[str]], rows: Rows
 ) -> list[dict[str, Json]]:
     best = {method: order(_final_rows(method, finalists[method], rows)) for method in searches}
-    if not best["single"]:
-        raise StudyError(_no_anchor(_rows_of("single", rows)))
+    for method, ordered in best.items():
+        if not ordered:
+            raise StudyError(_none_complete(method, _rows_of(method, rows)))
     single = _spec_of(best["single"][0], rows)
     arms, negative = [], None
     for space in study.candidates:
@@ -215,12 +216,12 @@ def _arms(
     ]
 
 
-def _no_anchor(rows: list[Row]) -> str:
+def _none_complete(method: str, rows: list[Row]) -> str:
     reasons = Counter(f"{row['status']}: {row['reason']}" for row in rows)
     worst = reasons.most_common(1)[0][0]
     return (
-        f"the single network is the anchor of every verdict, but none of its {len(rows)} trials is "
-        f"complete (most often {worst}); mend the space of backbone and training"
+        f"{method}: none of the {len(rows)} search trials is complete (most often {worst}); "
+        "mend the method or its space and choose another --out"
     )
 
 

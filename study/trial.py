@@ -21,7 +21,6 @@ from study import backbones, methods, schema
 from study.batches import Pixels, channel_statistics
 from study.datasets import Dataset, Shifted
 from study.methods import Method
-from study.schema import StudyError
 from study.spec import TrialSpec, canonical
 from study.store import Store
 from study.train import DivergenceError, OnEpoch, fit, predict
@@ -70,9 +69,8 @@ def run_trial(
         row |= _train_and_predict(spec, dataset, store, precision, count)
     except DivergenceError as error:
         row |= {"status": "diverged", "reason": str(error)}
-    except StudyError:
-        raise
     except Exception as error:
+        # Whatever a method of the user's own raises ends its trial, not the study.
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     row |= {
         "epochs": epochs,
