@@ -33,7 +33,7 @@ class Agenda:
         job, self.waiting = self.waiting, None
         while job is None and self.stage is not None:
             job = self.stage.next()
-            if job is None and not self.stage.finished:
+            if job is None and self.stage.remaining:
                 return None
             if job is None:
                 self._advance()
@@ -53,7 +53,7 @@ class Agenda:
         assert self.stage is not None
         self.stage.end(row)
         self.progress.ended(row)
-        if self.waiting is None and self.stage.finished:
+        if self.waiting is None and not self.stage.remaining:
             self._advance()
 
     def close(self) -> None:
@@ -66,11 +66,7 @@ class Agenda:
         for stage in self.stages:
             self.stage = stage
             self.waiting = stage.next()
-            self.progress.enter(stage, _done(stage, self.rows))
+            self.progress.enter(stage, stage.total - stage.remaining)
             if self.waiting is not None:
                 return
         self.stage = None
-
-
-def _done(stage: Stage, rows: Rows) -> int:
-    return sum(row["stage"] == stage.name for row in rows.values())

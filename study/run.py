@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return _dispatch(arguments)
+    except KeyboardInterrupt:
+        again = shlex.join(["python", "-m", "study.run", *(sys.argv[1:] if argv is None else argv)])
+        print(f"\nstopped; nothing that was finished is lost; to go on: {again}")
+        return 130
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -89,6 +94,7 @@ def run(study: Any, store: Store, root: Path | None, *, address: str | None, ver
 
     store.create()
     check_same_study(study, store)
+    store.lock()
     rows = {t: row for t, row in store.rows().items() if not _is_to_be_retried(store, row)}
     data = datasets.load(study.dataset, root)
     fingerprint = data.fingerprint
@@ -96,9 +102,7 @@ def run(study: Any, store: Store, root: Path | None, *, address: str | None, ver
     store.write_json(store.study, study.model_dump(mode="json", by_alias=True))
     if schedule(study, store, rows, data, fingerprint, address, verbose):
         return judge(store)
-    again = " ".join(["python -m study.run", *(f"--space {s.file}" for s in study.candidates)])
-    print(f"\nstopped; nothing that was finished is lost; to go on: {again} --out {store.root}")
-    return 130
+    raise KeyboardInterrupt
 
 
 def check_same_study(study: Any, store: Store) -> None:
@@ -140,8 +144,11 @@ def check_same_data(rows: dict[str, Any], fingerprint: str) -> None:
 
 
 def _is_to_be_retried(store: Store, row: dict[str, Any]) -> bool:
-    """Discard the trial and return True if it failed in an earlier run."""
-    if row["status"] != "failed":
+    """Discard the trial and return True if it failed in an earlier run.
+
+    Once the plan is declared, what it was chosen from stays as it is.
+    """
+    if row["status"] != "failed" or (row["stage"] != "confirm" and store.plan.exists()):
         return False
     store.discard(row["trial"])
     return True

@@ -22,9 +22,10 @@ QUIET = {
 }
 FULL = 1e6
 """Bytes of free space below which a disk counts as full."""
-NAP = 0.2
-"""Seconds that a worker without work sleeps as a trial of its own. Tune ends a worker for which no
-trial waits, and with short trials never completes the start of another: the slot would be lost."""
+NAP, LONGEST_NAP = 0.1, 5.0
+"""Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap. Tune
+ends a worker for which no trial waits, and with short trials never completes the start of another:
+the slot would be lost."""
 
 os.environ.update(QUIET)  # Ray reads these when it is imported.
 
@@ -79,7 +80,7 @@ def schedule(
                 search_alg=searcher,
                 num_samples=-1,
                 # More than fit: Tune keeps a worker warm only while another trial waits for it.
-                max_concurrent_trials=2 * slots,
+                max_concurrent_trials=study.resources.concurrency or 2 * slots,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -152,7 +153,7 @@ def _slots(resources: Resources) -> int:
 def _trainable(config: dict[str, Any], data: Dataset) -> None:
     """Run one trial in a worker; without a spec, only pass the time."""
     if config["spec"] is None:
-        time.sleep(NAP)
+        time.sleep(config["nap"])
         tune.report({"status": "nap"})
         return
     import torch
@@ -183,6 +184,7 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         self.agenda = agenda
         self.jobs: dict[str, Job] = {}
         self.error: Exception | None = None
+        self.nap = NAP
 
     def suggest(self, trial_id: str) -> Any:
         """Return a trial's configuration, a nap's while others must end first, or FINISHED."""
@@ -195,9 +197,12 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         if self.error is not None:
             return Searcher.FINISHED
         if job is None:
-            return Searcher.FINISHED if self.agenda.finished else {"spec": None, "name": None}
+            self.nap = min(LONGEST_NAP, 1.5 * self.nap)
+            nap = {"spec": None, "name": None, "nap": self.nap}
+            return Searcher.FINISHED if self.agenda.finished else nap
+        self.nap = NAP
         self.jobs[trial_id] = job
-        return {"spec": job.spec.to_json(), "name": job.name}
+        return {"spec": job.spec.to_json(), "name": job.name, "nap": None}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Pass on that a trial has ended, or that its worker died once too often."""

@@ -77,7 +77,7 @@ TRIAL: Final = pa.schema(
         _field("stored_bytes", pa.int64(), "bytes of all parameters and buffers", True),
         _field("train_flops", pa.int64(), "forward + backward, per example, all members", True),
         _field("infer_flops", pa.int64(), "forward, per example, all members", True),
-        _field("peak_bytes", pa.int64(), "peak memory of device (GPU) or process (CPU)", True),
+        _field("peak_bytes", pa.int64(), "peak memory: of the GPU, or the process so far", True),
         _field("val_nll", pa.float64(), "ensemble NLL on val, nats", True),
         _field("val_shift_nll", pa.float64(), "ensemble NLL on shifted val, nats", True),
         _field("val_gain", pa.float64(), "mean member NLL - ensemble NLL on val, nats", True),

@@ -56,16 +56,12 @@ class MethodSearch:
             directions=list(self.objectives.values()),
             load_if_exists=True,
         )
-        for entry in space.enqueue:
-            self.optuna.enqueue_trial(
-                enqueued_parameters(space, entry),
-                user_attrs={key: entry[key] for key in ENTRY_KEYS if key in entry},
-                skip_if_exists=True,
-            )
         self.numbers: dict[str, int] = {}
         self.seen: set[str] = set()
         self.queue: deque[Job] = deque()
-        for trial in self._trials(TrialState.RUNNING):
+        if self._asked() % study.budget.generation:
+            self._propose()  # An interrupted proposal is completed before any of it is run.
+        for trial in self._running():
             self._add(trial)
 
     @property
@@ -74,9 +70,9 @@ class MethodSearch:
         return self.study.budget.trials if self.space.search else 1
 
     @property
-    def finished(self) -> bool:
-        """Whether every trial has been told."""
-        return not self.numbers and self._asked() >= self.total
+    def remaining(self) -> int:
+        """How many trials are yet to be proposed or told."""
+        return len(self.numbers) + max(0, self.total - self._asked())
 
     def next(self) -> Job | None:
         """Return a job, None while the generation's other trials are still running."""
@@ -95,23 +91,31 @@ class MethodSearch:
         else:
             self.optuna.tell(number, state=TrialState.FAIL)
 
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self.optuna.get_trials(deepcopy=False, states=states)
+    def _running(self) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def _asked(self) -> int:
-        waiting = len(self._trials(TrialState.WAITING))
-        return len(self.optuna.get_trials(deepcopy=False)) - waiting
+        return len(self.optuna.get_trials(deepcopy=False))
 
     def _propose(self) -> None:
-        """Ask for the rest of the current generation before any of it is run."""
+        """Propose the rest of the current generation, each trial in one write.
+
+        The drawing is done on a copy, so that the storage never holds half a proposal.
+        """
         asked, size = self._asked(), self.study.budget.generation
-        end = min(self.total, (asked // size + 1) * size)
-        for number in range(asked, end):
+        draft = optuna.create_study(directions=list(self.objectives.values()))
+        draft.add_trials(self.optuna.get_trials(deepcopy=False))
+        for entry in self.space.enqueue[asked:]:
+            names = {key: value for key, value in entry.items() if key in ENTRY_KEYS}
+            draft.enqueue_trial(enqueued_parameters(self.space, entry), user_attrs=names)
+        for number in range(asked, min(self.total, (asked // size + 1) * size)):
             seed = derive_seed(self.study.seed, "sampler", self.space.method, number)
-            self.optuna.sampler = sampler(seed)
-            suggest(self.optuna.ask(), self.space)
-        for trial in self._trials(TrialState.RUNNING):
-            self._add(trial)
+            draft.sampler = sampler(seed)
+            trial = draft.ask()
+            suggest(trial, self.space)
+            self.optuna.add_trial(draft.trials[trial.number])
+        for running in self._running():
+            self._add(running)
 
     def _add(self, trial: FrozenTrial) -> None:
         spec = self.spec(trial)

@@ -10,12 +10,20 @@ from scipy.stats import rankdata
 Row = Mapping[str, Any]
 
 
-def order(rows: Iterable[Row]) -> list[str]:
-    """Return configurations from best to worst by the worst of their ranks.
+DULL = 0.25
+"""Share of the configurations, those with the least gain, that are ranked behind all others."""
 
-    A configuration escapes only if it does on every endpoint, so it is as good as its weakest
-    objective: val NLL, shifted val NLL, ensemble gain, each averaged over seeds. Ranks are
-    shares within one ensemble size, since the gain grows with it. Incomplete trials do not count.
+
+def order(rows: Iterable[Row], diverse: bool = False) -> list[str]:
+    """Return configurations from best to worst by the worse of two ranks.
+
+    A configuration must be good on clean and on shifted data, so it is as good as the weaker of
+    val NLL and shifted val NLL, each averaged over its rows; ranks are shares within one ensemble
+    size. Gain is no merit in itself (bad members have it too), but without it nothing can escape.
+
+    Args:
+        rows: Trial rows; incomplete ones do not count.
+        diverse: Rank the quarter with the least ensemble gain behind all others.
     """
     by_configuration: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -24,21 +32,20 @@ def order(rows: Iterable[Row]) -> list[str]:
     by_size: dict[int, list[str]] = defaultdict(list)
     for configuration, own in by_configuration.items():
         by_size[own[0]["members"]].append(configuration)
-    scores: dict[str, tuple[float, float, str]] = {}
+    scores: dict[str, tuple[bool, float, float, str]] = {}
     for group in by_size.values():
-        means = np.array([_objectives(by_configuration[c]) for c in group])
-        shares = rankdata(means, method="min", axis=0) / len(group)
+        means = np.array([_means(by_configuration[c]) for c in group])
+        shares = (rankdata(means, method="average", axis=0) - 0.5) / len(group)
         for configuration, share in zip(group, shares, strict=True):
-            scores[configuration] = (share.max(), share.mean(), configuration)
+            dull = diverse and bool(share[2] < DULL)
+            scores[configuration] = (dull, share[:2].max(), share[:2].mean(), configuration)
     return sorted(scores, key=scores.__getitem__)
 
 
-def _objectives(rows: list[Row]) -> list[float]:
-    """Return the mean objectives, each lower is better."""
-    return [
-        float(np.mean([row[name] for row in rows])) * sign
-        for name, sign in (("val_nll", 1), ("val_shift_nll", 1), ("val_gain", -1))
-    ]
+def _means(rows: list[Row]) -> list[float]:
+    """Return mean val NLL, shifted val NLL and ensemble gain."""
+    names = ("val_nll", "val_shift_nll", "val_gain")
+    return [float(np.mean([row[name] for row in rows])) for name in names]
 
 
 def shortlist(

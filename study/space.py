@@ -83,7 +83,7 @@ class Budget(Strict):
 
     trials: int = Field(60, ge=1, description="search trials of each tuned method")
     generation: int = Field(15, ge=1, description="trials proposed at once from the earlier ones")
-    rescore: int = Field(20, ge=0, description="best configurations run again")
+    rescore: int = Field(20, ge=1, description="best configurations run again")
     rescore_seeds: int = Field(2, ge=0, description="on so many more search seeds")
 
 
@@ -152,6 +152,16 @@ class Study(Strict):
         return next(s for s in self.spaces if s.method == method)
 
     @model_validator(mode="after")
+    def _every_known_configuration_is_tried(self) -> "Study":
+        most = max((len(space.enqueue) for space in self.spaces), default=0)
+        if self.budget.trials < most:
+            raise ValueError(
+                f"budget.trials must be at least the {most} enqueued configurations, "
+                f"but is {self.budget.trials}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _methods_differ(self) -> "Study":
         found = [space.method for space in self.spaces]
         twice = sorted({m for m in found if found.count(m) > 1})
@@ -174,6 +184,8 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     ``backbone`` and ``training``, as is each method under ``compare`` but for keys of its own: so
     all have the same space where they share parameters.
 
+    A method that has a file of its own needs no ``compare``: the file counts.
+
     Args:
         files: YAML files, in the order given.
         overrides: ``key=value`` texts that replace keys of the first file.
@@ -190,7 +202,12 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     shared = {part: _shared(spaces[0], part) for part in ("fixed", "search")}
     own_single = [space for space in spaces if space.method == "single"]
     single = own_single or [_method_space(first_file, {"method": "single"} | shared)]
+    given = {space.method for space in spaces}
     compared = [_compared(first_file, entry, shared) for entry in first.get("compare") or []]
+    compared = [space for space in compared if space.method not in given]
+    for file, document in documents[1:]:
+        if document.get("dataset", first.get("dataset")) != first.get("dataset"):
+            raise StudyError(f"{file}: dataset: must be that of {first_file} or left out")
     settings: dict[str, Any] = {key: first[key] for key in STUDY_KEYS if key in first}
     settings.setdefault("name", first_file.stem)
     settings["dataset"] = _complete_dataset(settings.get("dataset"), first_file)
@@ -281,7 +298,8 @@ def _checked(model: Any, data: Any, file: Path | str, prefix: str = "") -> Any:
             message = f"unknown key{suggest(str(error['loc'][-1]), _fields(model, error['loc']))}"
         elif error["type"] != "value_error":
             message = f"{message[0].lower()}{message[1:]}, but got {error['input']!r}"
-        raise StudyError(f"{file}: {key}: {message}") from None
+        where = f"{file}: {key}" if key else str(file)
+        raise StudyError(f"{where}: {message}") from None
 
 
 def _fields(model: type[Strict], path: tuple[int | str, ...]) -> list[str]:

@@ -29,8 +29,8 @@ class Stage(Protocol):
     total: int
 
     @property
-    def finished(self) -> bool:
-        """Whether every job has ended."""
+    def remaining(self) -> int:
+        """How many jobs have not ended."""
 
     def next(self) -> Job | None:
         """Return a job that is yet to be run, None when there is none at the moment."""
@@ -48,9 +48,9 @@ class Fixed:
         self.open = {job.spec.trial for job in self.queue}
 
     @property
-    def finished(self) -> bool:
-        """Whether every job has ended."""
-        return not self.open
+    def remaining(self) -> int:
+        """How many jobs have not ended."""
+        return len(self.open)
 
     def next(self) -> Job | None:
         """Return the next job in order."""
@@ -72,9 +72,9 @@ class Search:
         self.owner: dict[str, MethodSearch] = {}
 
     @property
-    def finished(self) -> bool:
-        """Whether every method has had its budget."""
-        return all(search.finished for search in self.searches)
+    def remaining(self) -> int:
+        """How many trials have not ended."""
+        return sum(search.remaining for search in self.searches)
 
     def next(self) -> Job | None:
         """Return a job of the method that is furthest behind and has one ready."""
@@ -122,7 +122,11 @@ def _rows_of(method: str, rows: Rows) -> list[Row]:
 
 def _finalists(study: Study, method: str, rows: Rows) -> list[str]:
     searched = [row for row in _rows_of(method, rows) if row["stage"] == "search"]
-    return order(searched)[: study.budget.rescore]
+    return order(searched, _is_candidate(study, method))[: study.budget.rescore]
+
+
+def _is_candidate(study: Study, method: str) -> bool:
+    return any(space.method == method for space in study.candidates)
 
 
 def _spec_of(configuration: str, rows: Rows) -> TrialSpec:
@@ -178,7 +182,10 @@ def declare(
 def _arms(
     study: Study, searches: dict[str, MethodSearch], finalists: dict[str, list[str]], rows: Rows
 ) -> list[dict[str, Json]]:
-    best = {method: order(_final_rows(method, finalists[method], rows)) for method in searches}
+    best = {
+        method: order(_judged(study, rows, chosen), _is_candidate(study, method))
+        for method, chosen in finalists.items()
+    }
     for method, ordered in best.items():
         if not ordered:
             raise StudyError(_none_complete(method, _rows_of(method, rows)))
@@ -205,13 +212,14 @@ def _arms(
             for configuration in best[space.method][: study.protocol.comparisons]:
                 arms.append(_arm(_spec_of(configuration, rows), "comparison", "comparison"))
     sizes = Counter(arm["members"] for arm in arms if arm["role"] == "candidate") or Counter([4])
-    pool = max([arm["members"] for arm in arms], default=4)
     size = sizes.most_common(1)[0][0]
+    control = _negative_arm(single, negative)
+    pool = max(arm["members"] for arm in [*arms, control, {"members": size}])
     return [
         _arm(single, "single", "anchor", "single"),
-        _arm(_deep_ensemble(single, max(pool, size)), "deep_ensemble", "anchor", "deep ensemble"),
+        _arm(_deep_ensemble(single, pool), "deep_ensemble", "anchor", "deep ensemble"),
         _arm(_deep_ensemble(single, size), "positive_control", "control", "fresh deep ensemble"),
-        _negative_arm(single, negative),
+        control,
         *arms,
     ]
 
@@ -225,8 +233,10 @@ def _none_complete(method: str, rows: list[Row]) -> str:
     )
 
 
-def _final_rows(method: str, finalists: list[str], rows: Rows) -> list[Row]:
-    return [row for row in _rows_of(method, rows) if row["configuration"] in set(finalists)]
+def _judged(study: Study, rows: Rows, finalists: list[str]) -> list[Row]:
+    """Return the finalists' rows on fresh search seeds: the one that chose them was a lucky one."""
+    stage = "rescore" if study.budget.rescore_seeds else "search"
+    return [r for r in rows.values() if r["stage"] == stage and r["configuration"] in finalists]
 
 
 def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:

@@ -34,11 +34,11 @@ def _summary(study: Study, store: Store, counts: Counter[tuple[str, str, str, st
     done: Counter[str] = Counter()
     for (stage, *_), count in counts.items():
         done[stage] += count
-    tuned = sum(bool(space.search) for space in study.spaces)
+    searched = sum(study.budget.trials if space.search else 1 for space in study.spaces)
     plan = store.read_json(store.plan)
     confirm = len(plan["arms"]) * study.protocol.seeds if plan else None
     return (
-        f"search {done['search']}/{study.budget.trials * tuned}, rescore {done['rescore']}, "
+        f"search {done['search']}/{searched}, rescore {done['rescore']}, "
         f"confirm {done['confirm']}/{confirm if plan else 'not declared yet'}; "
         f"report {'written' if store.report.exists() else 'not written'}"
     )

@@ -10,6 +10,7 @@
 A trial's row is written last and in one step, so a trial is either wholly there or not at all.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -68,6 +69,17 @@ class Store:
             raise StudyError(
                 f"--out {self.root}: the run folder must be writable, but {error.strerror}; "
                 "choose another with --out"
+            ) from None
+
+    def lock(self) -> None:
+        """Keep other drivers out of the folder until this process ends, however it ends."""
+        self._lock = (self.root / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StudyError(
+                f"--out {self.root}: another run is at work in this folder; wait for it to end, "
+                "or choose another --out"
             ) from None
 
     def folder(self, trial: str) -> Path:

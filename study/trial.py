@@ -1,5 +1,6 @@
 """One trial from spec to committed files: seed, build, fit, predict, commit. A plain call."""
 
+import copy
 import math
 import resource
 import subprocess
@@ -53,6 +54,8 @@ def run_trial(
     Returns:
         The committed row. Divergence and exceptions are a status with a reason, not raised.
     """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     done = store.row(spec.trial)
     if done is not None:
         return done
@@ -211,6 +214,7 @@ def weight_cosine(method: Method) -> float | None:
 
 def cost(method: Method, shape: tuple[int, int, int], device: torch.device) -> Row:
     """Measure parameters, bytes and the FLOPs of matrix products and convolutions per example."""
+    method = copy.deepcopy(method)  # Batch normalisation would take the zeros into account.
     x = torch.zeros(2, *shape, device=device)
     method.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as infer:
@@ -224,7 +228,6 @@ def cost(method: Method, shape: tuple[int, int, int], device: torch.device) -> R
             logits, y_MB = part.training_forward(batch, y)
             part.loss(logits, y_MB, 0.0).backward()
         train += counter.get_total_flops() // len(batch)
-        part.zero_grad(set_to_none=True)
     tensors = [*method.parameters(), *method.buffers()]
     return {
         "parameters": sum(p.numel() for p in method.parameters() if p.requires_grad),

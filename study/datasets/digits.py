@@ -25,7 +25,7 @@ class Options(CommonOptions):
 
     name: Literal["digits"] = "digits"
     train_size: int = Field(300, ge=1, description="training images")
-    val_size: int = Field(500, ge=1, description="images for tuning and early stopping")
+    val_size: int = Field(500, ge=1, description="images for tuning")
 
 
 def load(options: Options, root: Path | None) -> Dataset:

@@ -49,7 +49,8 @@ class Params(Strict):
         layers: Which layers are adapted, in the order in which they act.
         adapt: Which of r (inputs) and s (outputs) exist.
         bias: ``shared``, or each member's own from the ``same`` or a ``random`` start.
-        fast_lr_multiplier: Learning rate of the fast weights over that of the shared ones.
+        fast_lr_multiplier: Learning rate of the fast weights over that of the shared ones; 0
+            keeps them as they start.
         fast_decay: Weight decay of the fast weights: ``none`` as in uncertainty-baselines,
             ``same`` as the shared weights' as in torch-uncertainty, ``toward_one`` as strong but
             pulling to the unperturbed network (in the residual form both do).
@@ -65,7 +66,7 @@ class Params(Strict):
     layers: Literal["all", "first", "last", "no_last"] = "all"
     adapt: Literal["rs", "r", "s"] = "rs"
     bias: Literal["shared", "same", "random"] = "same"
-    fast_lr_multiplier: float = Field(1.0, gt=0, le=1000)
+    fast_lr_multiplier: float = Field(1.0, ge=0, le=1000)
     fast_decay: Literal["none", "same", "toward_one"] = "none"
     batch: Literal["repeat", "split"] = "repeat"
     norm: Literal["shared", "member"] = "shared"
@@ -79,6 +80,15 @@ class Params(Strict):
                     f"{name} must be given exactly when init is {' or '.join(inits)}, "
                     f"but {name}={value} and init={self.init}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tabm_has_a_first_r(self) -> "Params":
+        if self.init.startswith("tabm") and (self.adapt == "s" or self.layers == "last"):
+            raise ValueError(
+                f"init={self.init} must have r in the first layer, "
+                f"but adapt={self.adapt} and layers={self.layers}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -151,7 +161,7 @@ class Ensemble(Method):
         return unfold(self.network(x[:used]), self.members), y_B[:used].view(self.members, own)
 
     def param_groups(self, training: Training) -> list[dict[str, Any]]:
-        """Return the shared weights, and the members' own with their own rate and decay."""
+        """Return all but the fast weights, and the fast weights with their own rate and decay."""
         own = [p for layer in self._member_layers() for p in layer.fast.values()]
         ids = {id(p) for p in own}
         shared = [p for p in self.parameters() if id(p) not in ids]
@@ -175,7 +185,11 @@ class Ensemble(Method):
                 yield layer.weight.detach().flatten().expand(self.members, -1)
 
     def collapsed(self) -> "Ensemble":
-        """Return the one-member network in which own weights, biases and norms are averaged."""
+        """Return the one-member network in which own weights, biases and norms are averaged.
+
+        The averages are of r and s, not of W_m: with random signs they are near 0, and the control
+        says only that the members are no perturbations of one network.
+        """
         one = copy.deepcopy(self)
         one.members = 1
         for module in one.network.modules():

@@ -1,5 +1,6 @@
 """Generations: the same search whatever the order of ends, interruptions and workers."""
 
+import contextlib
 import random
 
 import pytest
@@ -36,7 +37,7 @@ def row_of(job):
 def finish(search, order):
     """Run the search to its end, ending jobs in a random order, two at a time."""
     running, seen = [], []
-    while not search.finished:
+    while search.remaining:
         while len(running) < 4 and (job := search.next()) is not None:
             running.append(job)
             seen.append(job.spec.trial)
@@ -66,21 +67,26 @@ def test_an_interruption_does_not_matter(study, tmp_path, stop):
     assert sorted([*told, *rest]) == sorted(whole)
 
 
-def test_an_interruption_between_two_proposals_does_not_matter(study, tmp_path):
+@pytest.mark.parametrize("kept", [1, 14, 20])
+def test_an_interruption_between_two_proposals_does_not_matter(study, tmp_path, monkeypatch, kept):
     whole = finish(opened(study, tmp_path / "a"), random.Random(1))
     search = opened(study, tmp_path / "b")
-    import optuna
+    told = []
 
-    from study.search import sampler, suggest
-    from study.spec import derive_seed
+    def die_after(trial):
+        if len(search.optuna.get_trials(deepcopy=False)) == kept:
+            raise KeyboardInterrupt
+        type(search.optuna).add_trial(search.optuna, trial)
 
-    for number in range(2):  # died while proposing the first generation
-        seed = derive_seed(study.seed, "sampler", "batch_ensemble", number)
-        search.optuna.sampler = sampler(seed)
-        suggest(search.optuna.ask(), search.space)
-    assert len(search.optuna.get_trials(states=[optuna.trial.TrialState.RUNNING])) == 2
+    monkeypatch.setattr(search.optuna, "add_trial", die_after)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            job = search.next()
+            search.tell(row_of(job))
+            told.append(job.spec.trial)
+    assert len(told) < len(whole)
     rest = finish(opened(study, tmp_path / "b"), random.Random(3))
-    assert sorted(rest) == sorted(whole)
+    assert sorted([*told, *rest]) == sorted(whole)
 
 
 def test_known_configurations_go_first_with_their_names(study, tmp_path):

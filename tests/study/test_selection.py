@@ -14,9 +14,21 @@ def row(configuration, nll, shift, gain, members=4, status="complete"):
     }
 
 
-def test_a_configuration_is_as_good_as_its_weakest_objective():
-    rows = [row("even", 2, 2, 2), row("lopsided", 1, 3, 3), row("bad", 3, 1, 1)]
+def test_a_configuration_is_as_good_as_its_weaker_endpoint():
+    rows = [row("even", 2, 2, 0), row("lopsided", 1, 3, 0), row("bad", 3, 1, 0)]
     assert order(rows)[0] == "even"
+
+
+def test_gain_is_no_merit_but_its_lack_is_a_fault():
+    rows = [row("dull", 1, 1, 0.0), row("good", 2, 2, 0.1), row("wild", 3, 3, 9.0)]
+    rows.append(row("bad", 4, 4, 0.2))
+    assert order(rows) == ["dull", "good", "wild", "bad"]
+    assert order(rows, diverse=True) == ["good", "wild", "bad", "dull"]
+
+
+def test_a_lone_size_is_in_the_middle():
+    rows = [row(str(i), i, i, 0, members=4) for i in range(1, 5)] + [row("lone", 1, 1, 0, 8)]
+    assert order(rows) == ["1", "2", "lone", "3", "4"]
 
 
 def test_objectives_are_averaged_over_seeds_and_failures_left_out():
