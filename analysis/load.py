@@ -182,17 +182,26 @@ def _plan(file: Path) -> dict[str, Any] | None:
         raise StudyError(f"{file}: must be JSON, but {error}; restore the file") from None
     if not isinstance(plan, dict):
         raise StudyError(f"{file}: must be a JSON object, but is {plan!r:.40}; restore the file")
-    for name, keys, value in (
-        ("plan", PLAN, plan),
-        *(("arm", ARM, a) for a in plan.get("arms", [])),
-    ):
-        missing = [key for key in keys if key not in value]
-        if missing:
-            raise StudyError(
-                f"{file}: a {name} must have the keys {', '.join(keys)}, "
-                f"but {missing[0]} is missing; restore the file"
-            )
+    _has(file, "plan", PLAN, plan)
+    arms, protocol, seeds = (plan[key] for key in ("arms", "protocol", "seeds"))
+    whole = isinstance(protocol, dict) and isinstance(seeds, int) and seeds > 0
+    if not whole or not isinstance(arms, list) or not all(isinstance(a, dict) for a in arms):
+        raise StudyError(
+            f"{file}: arms must be a list of objects, protocol an object and seeds a number above "
+            "0, as the study writes them; restore the file"
+        )
+    for arm in arms:
+        _has(file, "arm", ARM, arm)
     return plan
+
+
+def _has(file: Path, name: str, keys: tuple[str, ...], value: Mapping[str, Any]) -> None:
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise StudyError(
+            f"{file}: the {name} must have the keys {', '.join(keys)}, "
+            f"but {missing[0]} is missing; restore the file"
+        )
 
 
 def _open(file: Path, **options: Any) -> Any:

@@ -78,8 +78,8 @@ def protocol_of(plan: Mapping[str, Any] | None) -> Protocol:
     default = Protocol()
     delta = _between("delta", declared.get("delta", default.delta), 0, 1)
     alpha = _between("alpha", declared.get("alpha", default.alpha), 0, 0.5)
-    others = declared.get("sensitivity", default.sensitivity)
-    keys = declared.get("endpoints", [endpoint.key for endpoint in default.endpoints])
+    others = _list("sensitivity", declared.get("sensitivity", list(default.sensitivity)))
+    keys = _list("endpoints", declared.get("endpoints", [e.key for e in default.endpoints]))
     for key in keys:
         if key not in ENDPOINTS:
             raise StudyError(
@@ -94,6 +94,15 @@ def protocol_of(plan: Mapping[str, Any] | None) -> Protocol:
         )
     sensitivity = tuple(_between("sensitivity", value, 0, 1) for value in others)
     return Protocol(delta, alpha, endpoints, sensitivity, int(plan["seeds"]))
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
+        raise StudyError(
+            f"plan.json: {name} must be a list of words or numbers, but is {value!r}; "
+            "correct the protocol of the study"
+        )
+    return value
 
 
 def _between(name: str, value: Any, low: float, high: float) -> float:

@@ -20,7 +20,7 @@ from study.search import point_of, suggest
 from study.space import MethodSpace, Study, configuration, models
 from study.spec import Json, Strict, Training, canonical
 from study.store import Store
-from study.train import fit
+from study.train import DivergenceError, fit
 
 SAMPLES = 3
 CONSUMED_BY = 64
@@ -59,7 +59,7 @@ def dry_run(study: Study, store: Store, root: Path | None) -> int:
         for number, point in enumerate(points[:SAMPLES]):
             console.print(f"  sample {number}: {canonical(point)}", highlight=False, soft_wrap=True)
         seconds[space.method] = _check_consumption(space, points, data)
-    console.print(_estimate(study, seconds, data), highlight=False)
+    console.print(_estimate(study, seconds, data), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -90,10 +90,20 @@ def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: 
     missing = set(space.search)
     seconds = []
     for number, point in enumerate(points):
-        if number < SAMPLES or missing & set(point):
-            missing -= _one_step(space, point, data, FEW)[0]
-        if number < SAMPLES:
-            seconds.append(_seconds_per_trial(space, point, data))
+        try:
+            if number < SAMPLES or missing & set(point):
+                missing -= _one_step(space, point, data, FEW)[0]
+            if number < SAMPLES:
+                seconds.append(_seconds_per_trial(space, point, data))
+        except DivergenceError:
+            seconds.append(0.0)  # Some corners of a wide space diverge; the search records them.
+        except StudyError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise StudyError(
+                f"{space.file}: {space.method} at {canonical(point)} fails with {why}; mend it"
+            ) from error
     if missing:
         raise StudyError(
             f"{space.file}: {', '.join(sorted(missing))}: searched, but no sampled configuration "
@@ -130,6 +140,7 @@ def _one_step(
         seed=0,
     )
     size = max(size, method.members)
+    _check_logits(method, data)
     images, labels = (np.resize(array, (STEPS * size, *array.shape[1:])) for array in data.train)
     pixels = Pixels(images, *channel_statistics(images), torch.device("cpu"))
     short = parsed["training"].model_copy(update={"epochs": 1, "batch_size": size})
@@ -137,6 +148,15 @@ def _one_step(
     for part, _ in method.parts():
         fit(part, pixels, torch.tensor(labels), short, parsed["regulariser"], seed=0)
     return read, (time.perf_counter() - start) / STEPS
+
+
+def _check_logits(method: methods.Method, data: Dataset) -> None:
+    logits = method.eval()(torch.zeros(2, *data.shape))
+    expected = (method.members, 2, data.classes)
+    if tuple(logits.shape) != expected:
+        raise ValueError(
+            f"logits must be (members, batch, classes) = {expected}, but are {tuple(logits.shape)}"
+        )
 
 
 def _recording(model: Strict, section: str, read: set[str]) -> Strict:

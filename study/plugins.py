@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import pkgutil
+import re
 from types import ModuleType
 
 from study.schema import StudyError
@@ -14,25 +15,40 @@ def names(package: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
 
 
+PARTS = {
+    "study.methods": ("Params", "Ensemble"),
+    "study.backbones": ("Params", "Network"),
+    "study.datasets": ("Options", "load"),
+}
+"""What a module of each kind must define."""
+
+
 def load_plugin(package: str, name: str) -> ModuleType:
     """Import ``package.name``, or ``name`` itself when it is dotted (code outside the project).
 
     Raises:
-        StudyError: When there is no such module; with the nearest known name.
+        StudyError: When there is no such module, with the nearest known name; when it cannot be
+            imported or lacks what its kind must define.
     """
     kind = package.rsplit(".", 1)[-1].removesuffix("s")
-    if "." not in name and name not in names(package):
-        raise StudyError(f"{kind} {name!r} does not exist{suggest(name, names(package))}")
-    target = name if "." in name else f"{package}.{name}"
+    own = names(package)
+    if name not in own and not re.fullmatch(r"\w+(\.\w+)+", name):
+        raise StudyError(f"{kind} {name!r} does not exist{suggest(name, own)}")
     try:
-        return importlib.import_module(target)
+        module = importlib.import_module(f"{package}.{name}" if name in own else name)
     except ModuleNotFoundError as error:
-        if error.name is None or not (target == error.name or target.startswith(f"{error.name}.")):
-            raise
         raise StudyError(
             f"{kind} {name!r}: no module {error.name!r} can be imported; "
             "install it or put its folder on PYTHONPATH"
         ) from None
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise StudyError(f"{kind} {name!r} cannot be imported ({why}); mend it") from error
+    for part in PARTS[package]:
+        if not hasattr(module, part):
+            rule = f"a {kind} defines {' and '.join(PARTS[package])}"
+            raise StudyError(f"{kind} {name!r} has no {part}; {rule}")
+    return module
 
 
 def suggest(name: str, known: list[str]) -> str:

@@ -62,7 +62,7 @@ class Progress:
             self.live.stop()
             self.live = None
         if self.stage is not None and self.counts:
-            self.console.print(self._line(), highlight=False)
+            self.console.print(self._line(), highlight=False, soft_wrap=True)
         self.stage = None
 
     def _show(self) -> None:
@@ -70,7 +70,7 @@ class Progress:
             self.live.update(self._table())
         elif time.monotonic() - self.last_line > PLAIN_EVERY:
             self.last_line = time.monotonic()
-            self.console.print(self._line(), highlight=False)
+            self.console.print(self._line(), highlight=False, soft_wrap=True)
 
     def _remaining(self) -> str:
         assert self.stage is not None

@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -56,8 +57,14 @@ def _differences(old: Path, new: Path) -> list[str]:
     for name in sorted(names):
         if not (old / name).exists() or not (new / name).exists():
             lines.append(f"{name}: only {'now' if (new / name).exists() else 'then'}")
-        elif not pq.read_table(old / name).equals(pq.read_table(new / name)):
-            lines.append(f"{name}: {_largest_difference(old / name, new / name)}")
+        else:
+            try:
+                then = pq.read_table(old / name, page_checksum_verification=True)
+            except (OSError, pa.ArrowException) as error:
+                lines.append(f"{name}: cannot be read ({' '.join(str(error).split())})")
+                continue
+            if not then.equals(pq.read_table(new / name)):
+                lines.append(f"{name}: {_largest_difference(old / name, new / name)}")
     return lines
 
 

@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    from study.space import load_study
+    from study.space_file import load_study
 
     study = load_study(arguments.space, arguments.set)
     store = Store(arguments.out or Path("runs") / study.name)
@@ -159,9 +159,10 @@ def judge(store: Store) -> int:
     command = [sys.executable, "-m", "analysis.report", "--runs", str(store.root)]
     result = subprocess.run([*command, "--out", str(store.report)], check=False)
     latest = Path("analysis/report.html")
-    if result.returncode == 0 and latest.parent.is_dir():
-        latest.write_bytes(store.report.read_bytes())
-        print(f"report: {latest} (and {store.report})")
+    if result.returncode == 0:
+        print(f"report: {store.report}")
+        if latest.parent.is_dir():
+            latest.write_bytes(store.report.read_bytes())
     return result.returncode
 
 

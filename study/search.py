@@ -6,9 +6,11 @@ interruption changes what is tried. Optuna's storage is the only state: a trial 
 running is one to be run, under the same number with the same parameters.
 """
 
+import json
 import math
 import warnings
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from study.schema import StudyError
 from study.space import ENTRY_KEYS, Domain, MethodSpace, Point, Study, configuration
 from study.spec import Regularisation, Training, TrialSpec, derive_seed
 from study.store import Store
@@ -38,14 +41,36 @@ class Job:
 
 def open_storage(store: Store) -> optuna.storages.BaseStorage:
     """Return Optuna's storage in the run folder, readable by optuna-dashboard."""
+    if store.journal.exists():
+        for number, line in enumerate(store.journal.read_bytes().splitlines(), 1):
+            try:
+                json.loads(line)
+            except ValueError:
+                raise StudyError(
+                    f"{store.journal}: must be Optuna's whole journal, but line {number} is no "
+                    "JSON; remove the lines from there on and give the same command again"
+                ) from None
     backend = JournalFileBackend(str(store.journal))
     return optuna.storages.JournalStorage(backend)
 
 
 class MethodSearch:
-    """The search of one method: hands out jobs, takes rows."""
+    """The search of one method: hands out jobs, takes rows.
 
-    def __init__(self, study: Study, space: MethodSpace, storage: optuna.storages.BaseStorage):
+    Args:
+        study: What the method is part of.
+        space: The method's space.
+        storage: Optuna's.
+        known: Trials whose rows are there.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        space: MethodSpace,
+        storage: optuna.storages.BaseStorage,
+        known: Collection[str] = (),
+    ) -> None:
         self.study, self.space = study, space
         self.objectives = dict(OBJECTIVES)
         if space.method == "single":
@@ -56,13 +81,16 @@ class MethodSearch:
             directions=list(self.objectives.values()),
             load_if_exists=True,
         )
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[str, int | None] = {}
         self.seen: set[str] = set()
         self.queue: deque[Job] = deque()
         if self._asked() % study.budget.generation:
             self._propose()  # An interrupted proposal is completed before any of it is run.
         for trial in self._running():
             self._add(trial)
+        for trial in self.optuna.get_trials(deepcopy=False):
+            if trial.state.is_finished() and self.spec(trial).trial not in known:
+                self._add(trial, told=True)
 
     @property
     def total(self) -> int:
@@ -81,10 +109,13 @@ class MethodSearch:
         return self.queue.popleft() if self.queue else None
 
     def tell(self, row: Row) -> None:
-        """Take the row of one of this search's trials; one that failed stays open for a retry."""
+        """Take the row of one of this search's trials; one that failed stays open for a retry.
+
+        Optuna is told once: a trial that it knows but whose row has gone is only run again.
+        """
         values = [row[name] for name in self.objectives]
         number = self.numbers.pop(row["trial"])
-        if row["status"] == "failed":
+        if number is None or row["status"] == "failed":
             return
         if row["status"] == "complete" and all(v is not None and math.isfinite(v) for v in values):
             self.optuna.tell(number, values)
@@ -117,11 +148,11 @@ class MethodSearch:
         for running in self._running():
             self._add(running)
 
-    def _add(self, trial: FrozenTrial) -> None:
+    def _add(self, trial: FrozenTrial, told: bool = False) -> None:
         spec = self.spec(trial)
         if spec.trial not in self.seen:
             self.seen.add(spec.trial)
-            self.numbers[spec.trial] = trial.number
+            self.numbers[spec.trial] = None if told else trial.number
             self.queue.append(Job(spec, trial.user_attrs.get("name")))
 
     def spec(self, trial: FrozenTrial) -> TrialSpec:

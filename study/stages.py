@@ -104,7 +104,7 @@ def stages(study: Study, store: Store, rows: Rows) -> Iterator[Stage]:
     """
     storage = open_storage(store)
     searches = {
-        space.method: MethodSearch(study, space, storage)
+        space.method: MethodSearch(study, space, storage, rows)
         for space in study.spaces
         if space.method != "deep_ensemble"
     }

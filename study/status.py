@@ -36,7 +36,7 @@ def _summary(study: Study, store: Store, counts: Counter[tuple[str, str, str, st
         done[stage] += count
     searched = sum(study.budget.trials if space.search else 1 for space in study.spaces)
     plan = store.read_json(store.plan)
-    confirm = len(plan["arms"]) * study.protocol.seeds if plan else None
+    confirm = len(plan.get("arms") or ()) * study.protocol.seeds if plan else None
     return (
         f"search {done['search']}/{searched}, rescore {done['rescore']}, "
         f"confirm {done['confirm']}/{confirm if plan else 'not declared yet'}; "

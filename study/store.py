@@ -100,6 +100,7 @@ class Store:
             compression_level=1,
             use_dictionary=["member", "label", "condition", "severity"],
             column_encoding={logits: "BYTE_STREAM_SPLIT"},
+            write_page_checksum=True,
         )
 
     def commit(self, trial: str, row: dict[str, Any]) -> None:
@@ -138,11 +139,14 @@ class Store:
     def read_json(self, path: Path) -> Any:
         """Return the content of a JSON file, None when there is no such file."""
         try:
-            return json.loads(path.read_text())
+            value = json.loads(path.read_text())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
+        if not isinstance(value, dict):
+            raise StudyError(f"{path}: must be a JSON object, but is {value!r}; restore it")
+        return value
 
 
 def _read_row(path: Path) -> dict[str, Any] | None:
@@ -150,11 +154,19 @@ def _read_row(path: Path) -> dict[str, Any] | None:
         table = pq.read_table(path, partitioning=None)
     except FileNotFoundError:
         return None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StudyError(
-            f"{path}: a trial's row must be a whole Parquet file, but {error}; "
-            "remove its folder to have the trial done again"
-        ) from None
+    except (OSError, pa.ArrowException) as error:
+        raise StudyError(_broken(path, " ".join(str(error).split()))) from None
     schema.check_version(table.schema, str(path))
+    if len(table) != 1 or not table.schema.equals(schema.TRIAL):
+        raise StudyError(_broken(path, f"it has {len(table)} rows or other columns"))
     row: dict[str, Any] = table.to_pylist()[0]
+    if row["trial"] != path.parent.name:
+        raise StudyError(_broken(path, f"it is the row of trial {row['trial']}"))
     return row
+
+
+def _broken(path: Path, why: str) -> str:
+    return (
+        f"{path}: must be the one row of its trial, but {why}; "
+        "remove the trial's folder to have it done again"
+    )

@@ -15,6 +15,7 @@ LAYERS = [
     ["study.plugins", "study.members", "study.fast_weights"],
     ["study.corruptions", "study.datasets", "study.backbones", "study.methods", "study.regularisers"],
     ["study.space"],
+    ["study.space_file"],
     ["study.batches"],
     ["study.train"],
     ["study.store"],

@@ -13,7 +13,7 @@ import pytest
 from study import datasets
 from study.datasets import parquet
 from study.run import main
-from study.space import load_study
+from study.space_file import load_study
 from tests.conformance import check_method
 
 ROOT = Path(__file__).parents[1]

@@ -249,7 +249,7 @@ def test_a_row_of_another_type_is_refused(folder: Path) -> None:
     [
         ("{", "plan.json: must be JSON"),
         ("[]", "must be a JSON object"),
-        ('{"study": "x"}', "a plan must have the keys .* but hash is missing"),
+        ('{"study": "x"}', "the plan must have the keys .* but hash is missing"),
     ],
 )
 def test_a_broken_plan_is_refused(folder: Path, text: str, message: str) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from study import backbones, datasets
 from study.datasets import digits
-from study.space import Study, load_study
+from study.space import Study
+from study.space_file import load_study
 from study.spec import Regularisation, Training, TrialSpec
 
 SMOKE = Path(__file__).parents[2] / "search_spaces" / "smoke.yaml"

@@ -4,7 +4,7 @@ import pytest
 
 from study.dry_run import dry_run
 from study.schema import StudyError
-from study.space import load_study
+from study.space_file import load_study
 from study.store import Store
 
 

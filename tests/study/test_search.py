@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from study.schema import StudyError
 from study.search import MethodSearch, open_storage
-from study.space import load_study
+from study.space_file import load_study
 from study.store import Store
 
 
@@ -16,10 +17,21 @@ def study(smoke):
     return smoke.model_copy(update={"budget": budget})
 
 
-def opened(study, folder):
+class Any:
+    """Every trial's row is there."""
+
+    def __contains__(self, trial):
+        return True
+
+
+ANY = Any()
+
+
+def opened(study, folder, known=None):
     store = Store(folder)
     store.create()
-    return MethodSearch(study, study.space("batch_ensemble"), open_storage(store))
+    every = study.space("batch_ensemble")
+    return MethodSearch(study, every, open_storage(store), ANY if known is None else known)
 
 
 def row_of(job):
@@ -125,11 +137,11 @@ def test_alternatives_of_one_key_are_one_parameter(tmp_path):
 
     study = load_study([Path(__file__).parents[2] / "search_spaces" / "be.yaml"])
     search = opened(study, tmp_path)
-    specs = [search.next().spec for _ in range(15)]
-    assert {s.training.optimizer for s in specs} == {"sgd", "adamw"}
-    for spec in specs:
-        low, high = {"sgd": (1e-2, 0.3), "adamw": (3e-4, 1e-2)}[spec.training.optimizer]
-        assert low <= spec.training.lr <= high
+    params = [search.next().spec.params for _ in range(15)]
+    assert {p["init"] for p in params if p["rank"] != 1} == {"normal"}
+    assert len({p["init"] for p in params if p["rank"] == 1}) > 2
+    for p in params:
+        assert not (p["init"].startswith("tabm") and p["adapt"] == "s")
 
 
 def test_a_failed_trial_is_tried_again_by_the_next_start(study, tmp_path):
@@ -142,3 +154,22 @@ def test_a_failed_trial_is_tried_again_by_the_next_start(study, tmp_path):
     again = opened(study, tmp_path).next()
     assert again.spec == job.spec
     assert again.name == job.name
+
+
+def test_a_finished_trial_whose_row_has_gone_is_run_again(study, tmp_path):
+    every = finish(opened(study, tmp_path), random.Random(1))
+    again = opened(study, tmp_path, known=set(every[1:]))
+    assert again.remaining == 1
+    job = again.next()
+    assert job.spec.trial == every[0]
+    again.tell(row_of(job))
+    assert again.remaining == 0
+
+
+@pytest.mark.parametrize("damage", ["{", "\x00", "junk"])
+def test_a_damaged_journal_is_one_line(study, tmp_path, damage):
+    opened(study, tmp_path)
+    journal = Store(tmp_path).journal
+    journal.write_text(journal.read_text() + damage + "\n")
+    with pytest.raises(StudyError, match=r"optuna\.journal: must be Optuna's whole journal"):
+        opened(study, tmp_path)

@@ -14,9 +14,9 @@ def row(configuration, nll, shift, gain, members=4, status="complete"):
     }
 
 
-def test_a_configuration_is_as_good_as_its_weaker_endpoint():
-    rows = [row("even", 2, 2, 0), row("lopsided", 1, 3, 0), row("bad", 3, 1, 0)]
-    assert order(rows)[0] == "even"
+def test_clean_validation_nll_alone_ranks():
+    rows = [row("b", 2, 1, 0), row("a", 1, 3, 0), row("c", 3, 0, 0)]
+    assert order(rows) == ["a", "b", "c"]
 
 
 def test_gain_is_no_merit_but_its_lack_is_a_fault():

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from study.schema import StudyError
-from study.space import configuration, load_study
+from study.space import configuration
+from study.space_file import load_study
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 
@@ -28,7 +29,7 @@ search:
       - {float: [0.01, 0.3], log: true, when: {training.optimizer: sgd}}
       - {float: [1e-4, 1e-2], log: true, when: {training.optimizer: adamw}}
 enqueue:
-  - {name: known, params.init: normal, params.init_std: 0.5}
+  - {name: known, params.init: normal, params.init_std: 0.5, training.optimizer: sgd, training.lr: 0.1}
 """
 
 
@@ -113,8 +114,8 @@ def test_overrides_are_checked_like_the_yaml(load):
         ("{choice: [normal, sign]}", "{chioce: [normal]}", "params.init.chioce: unknown parameter|params.init"),
         ("{choice: [normal, sign]}", "{choice: [normal], float: [0, 1]}", "exactly one of float, int, choice"),
         ("{params.init: normal}}", "{params.rank: 1}}", "when: params.rank must stand above it"),
-        ("params.init_std: 0.5}", "params.init_std: 5.0}", r"enqueue\[0\]: params.init_std: must lie in"),
-        ("params.init_std: 0.5}", "params.layers: all}", "params.layers: must be searched"),
+        ("params.init_std: 0.5,", "params.init_std: 5.0,", r"enqueue\[0\]: params.init_std: must lie in the search"),
+        ("params.init_std: 0.5,", "params.layers: all,", "params.layers: must be searched"),
         ("name: known, ", "", r"enqueue\[0\]: name: must be a text"),
         ("name: known, ", "name: known, control: positive, ", "control: must be negative"),
         ("name: mine", "name: ../mine", "name: "),
@@ -150,7 +151,8 @@ def test_a_missing_file_is_one_line(tmp_path):
 
 
 def test_values_that_do_not_go_together_are_named(load):
-    space = load(BASE.replace(", when: {params.init: sign}", "")).candidates[0]
+    loose = BASE.replace(", when: {params.init: sign}", "").partition("enqueue:")[0]
+    space = load(loose).candidates[0]
     point = {"params.init": "normal", "params.init_std": 0.5, "params.negative_share": 0.2}
     with pytest.raises(StudyError, match="negative_share must be given exactly when init is sign"):
         configuration(space, point)

@@ -38,7 +38,9 @@ def test_a_row_cut_short_is_named(store, make_spec):
     store.commit(row["trial"], row)
     path = store.folder(row["trial"]) / ROW
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StudyError, match=f"{row['trial']}/trial.parquet: a trial's row must be a"):
+    with pytest.raises(
+        StudyError, match=f"{row['trial']}/trial.parquet: must be the one row of its trial"
+    ):
         store.rows()
 
 
@@ -52,6 +54,13 @@ def test_another_schema_version_is_refused(store, make_spec):
         store.rows()
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(StudyError, match="no key 'schema_version'"):
+        store.rows()
+    pq.write_table(table.slice(0, 0), path)
+    with pytest.raises(StudyError, match="it has 0 rows"):
+        store.rows()
+    other = new_row(make_spec(seed=9), "data", None)
+    pq.write_table(pa.Table.from_pylist([other], schema=schema.TRIAL), path)
+    with pytest.raises(StudyError, match=f"it is the row of trial {other['trial']}"):
         store.rows()
 
 
