@@ -93,16 +93,16 @@ def run(study: Any, store: Store, root: Path | None, *, address: str | None, ver
     from study.scheduler import schedule
 
     store.create()
-    check_same_study(study, store)
-    store.lock()
-    rows = {t: row for t, row in store.rows().items() if not _is_to_be_retried(store, row)}
-    data = datasets.load(study.dataset, root)
-    fingerprint = data.fingerprint
-    check_same_data(rows, fingerprint)
-    store.write_json(store.study, study.model_dump(mode="json", by_alias=True))
-    if schedule(study, store, rows, data, fingerprint, address, verbose):
+    with store.locked():
+        check_same_study(study, store)
+        rows = {t: row for t, row in store.rows().items() if not _is_to_be_retried(store, row)}
+        data = datasets.load(study.dataset, root)
+        fingerprint = data.fingerprint
+        check_same_data(rows, fingerprint)
+        store.write_json(store.study, study.model_dump(mode="json", by_alias=True))
+        if not schedule(study, store, rows, data, fingerprint, address, verbose):
+            raise KeyboardInterrupt
         return judge(store)
-    raise KeyboardInterrupt
 
 
 def check_same_study(study: Any, store: Store) -> None:

@@ -15,6 +15,8 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +73,18 @@ class Store:
                 "choose another with --out"
             ) from None
 
-    def lock(self) -> None:
-        """Keep other drivers out of the folder until this process ends, however it ends."""
-        self._lock = (self.root / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StudyError(
-                f"--out {self.root}: another run is at work in this folder; wait for it to end, "
-                "or choose another --out"
-            ) from None
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other drivers out of the folder; the lock ends with the process at the latest."""
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StudyError(
+                    f"--out {self.root}: another run is at work in this folder; wait for it to "
+                    "end, or choose another --out"
+                ) from None
+            yield
 
     def folder(self, trial: str) -> Path:
         """Return the folder of one trial."""

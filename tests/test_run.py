@@ -202,6 +202,23 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, monkeypatch, argumen
     assert captured.err.count("\n") == 1
 
 
+def test_a_method_that_never_completes_stops_the_study_with_its_reason(tmp_path):
+    code, printed = finish(
+        start(
+            tmp_path / "run",
+            "--set",
+            "fixed.training.momentum=0.999",
+            "--set",
+            "search.training.lr={float: [1.0e+29, 1.0e+30]}",
+            "--set",
+            "enqueue=[]",
+        )
+    )
+    assert code == 2
+    assert "none of the 4 search trials is complete (most often diverged" in printed
+    assert "Traceback" not in printed
+
+
 def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
     (tmp_path / "run").write_text("")
     assert main(["--space", str(SMOKE), "--out", str(tmp_path / "run")]) == 2

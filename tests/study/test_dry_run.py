@@ -1,5 +1,7 @@
 """The dry run: shows the space, checks that every parameter is used, trains nothing."""
 
+import sys
+
 import pytest
 
 from study.dry_run import dry_run
@@ -17,21 +19,54 @@ def test_it_shows_the_space_and_estimates(smoke, tmp_path, capsys):
     assert list((tmp_path / "run" / "trials").iterdir()) == []
 
 
-def test_a_parameter_that_nothing_uses_is_found(tmp_path, monkeypatch):
-    plugin = tmp_path / "plugins" / "deaf.py"
-    plugin.parent.mkdir()
-    plugin.write_text(
-        "from study.methods import single\n"
-        "from study.spec import Strict\n"
-        "class Params(Strict):\n    volume: float = 1.0\n"
-        "class Ensemble(single.Ensemble):\n    pass\n"
-    )
+SPACE = (
+    "dataset: {name: digits}\nmethod: plugins.mine\n"
+    "fixed: {backbone: {name: mlp, width: 8}, training: {epochs: 1}}\n"
+    "search: {params: {volume: {float: [0.0, 1.0]}}, training: {lr: {float: [0.1, 0.2]}}}\n"
+)
+METHOD = (
+    "from study.methods import single\nfrom study.spec import Strict\n"
+    "class Params(Strict):\n    volume: float = 1.0\n"
+    "class Ensemble(single.Ensemble):\n    "
+)
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Write a method outside the project and a space for it; return the space's file."""
+
+    def write(body, name="mine"):
+        file = tmp_path / "plugins" / f"{name}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(body)
+        space = tmp_path / "mine.yaml"
+        space.write_text(SPACE.replace("plugins.mine", f"plugins.{name}"))
+        return space
+
     monkeypatch.syspath_prepend(tmp_path)
-    space = tmp_path / "deaf.yaml"
-    space.write_text(
-        "dataset: {name: digits}\nmethod: plugins.deaf\n"
-        "fixed: {backbone: {name: mlp, width: 8}, training: {epochs: 1}}\n"
-        "search: {params: {volume: {float: [0.0, 1.0]}}, training: {lr: {float: [0.1, 0.2]}}}\n"
-    )
+    for module in [m for m in sys.modules if m.partition(".")[0] == "plugins"]:
+        monkeypatch.delitem(sys.modules, module)
+    return write
+
+
+def test_a_parameter_that_nothing_uses_is_found(plugin, tmp_path):
+    space = plugin(METHOD + "pass\n", "deaf")
     with pytest.raises(StudyError, match=r"params\.volume: searched, but no sampled configuration"):
         dry_run(load_study([space]), Store(tmp_path / "run"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("raises", METHOD + "def forward(self, x): raise KeyError('x')\n", "fails with KeyError: 'x'"),
+        ("flat", METHOD + "def forward(self, x): return super().forward(x)[0]\n", "logits must be .members, batch, classes. = .1, 2, 10., but are .2, 10."),
+        ("syntax", "def\n", "cannot be imported .SyntaxError"),
+        ("empty", "", "'plugins.empty' has no Params; a method defines Params and Ensemble"),
+    ],
+)  # fmt: skip
+def test_a_method_with_a_fault_is_one_line(plugin, tmp_path, name, body, message):
+    space = plugin(body, name)
+    with pytest.raises(StudyError, match=message) as caught:
+        dry_run(load_study([space]), Store(tmp_path / "run"), None)
+    assert "\n" not in str(caught.value)
+    assert "mine.yaml" in str(caught.value)

@@ -81,3 +81,15 @@ def test_json_that_is_broken_is_named(store):
     with pytest.raises(StudyError, match=r"plan\.json: must be readable JSON"):
         store.read_json(store.plan)
     assert store.read_json(store.study) is None
+
+
+def test_a_second_run_in_the_same_folder_is_refused(store):
+    other = Store(store.root)
+    with (
+        store.locked(),
+        pytest.raises(StudyError, match="another run is at work in this folder"),
+        other.locked(),
+    ):
+        pass
+    with other.locked():
+        pass
