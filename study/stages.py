@@ -117,12 +117,13 @@ def stages(study: Study, store: Store, rows: Rows) -> Iterator[Stage]:
 
 
 def _rows_of(method: str, rows: Rows) -> list[Row]:
-    return [r for r in rows.values() if r["method"] == method and r["stage"] != "confirm"]
+    """Return the method's search rows, in an order that does not depend on when they ended."""
+    found = (r for r in rows.values() if r["method"] == method and r["stage"] == "search")
+    return sorted(found, key=lambda row: row["trial"])
 
 
 def _finalists(study: Study, method: str, rows: Rows) -> list[str]:
-    searched = [row for row in _rows_of(method, rows) if row["stage"] == "search"]
-    return order(searched, _is_candidate(study, method))[: study.budget.rescore]
+    return order(_rows_of(method, rows), _is_candidate(study, method))[: study.budget.rescore]
 
 
 def _is_candidate(study: Study, method: str) -> bool:
@@ -130,7 +131,9 @@ def _is_candidate(study: Study, method: str) -> bool:
 
 
 def _spec_of(configuration: str, rows: Rows) -> TrialSpec:
-    row = next(r for r in rows.values() if r["configuration"] == configuration)
+    """Return the spec of the search trial; that of a later stage has another role."""
+    searched = (r for r in rows.values() if r["stage"] == "search")
+    row = next(r for r in searched if r["configuration"] == configuration)
     return TrialSpec.model_validate_json(row["spec"])
 
 
@@ -236,7 +239,8 @@ def _none_complete(method: str, rows: list[Row]) -> str:
 def _judged(study: Study, rows: Rows, finalists: list[str]) -> list[Row]:
     """Return the finalists' rows on fresh search seeds: the one that chose them was a lucky one."""
     stage = "rescore" if study.budget.rescore_seeds else "search"
-    return [r for r in rows.values() if r["stage"] == stage and r["configuration"] in finalists]
+    found = (r for r in rows.values() if r["stage"] == stage and r["configuration"] in finalists)
+    return sorted(found, key=lambda row: row["trial"])
 
 
 def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:

@@ -73,7 +73,8 @@ def test_one_command_ends_with_a_verdict(whole):
     rows = Store(out).rows().values()
     assert {r["status"] for r in rows} == {"complete"}
     searched = [r for r in rows if r["stage"] == "search"]
-    assert sorted(r["method"] for r in searched) == ["batch_ensemble"] * 4 + ["single"] * 4
+    methods = ["batch_ensemble"] * 4 + ["mc_dropout"] * 4 + ["single"] * 4
+    assert sorted(r["method"] for r in searched) == methods
 
 
 def test_the_terminal_shows_the_study_and_nothing_else(whole):
@@ -82,7 +83,7 @@ def test_the_terminal_shows_the_study_and_nothing_else(whole):
         line for line in printed.splitlines() if re.search(r"warn|\bray\b|\[I |Trial ", line, re.I)
     ]
     assert noise == []
-    for stage in ("search: 8 trials", "rescore: ", "confirm: "):
+    for stage in ("search: 12 trials", "rescore: ", "confirm: "):
         assert stage in printed
 
 
@@ -96,6 +97,7 @@ def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(whole):
     roles = {arm["role"] for arm in plan["arms"]}
     assert roles == {
         "single", "deep_ensemble", "positive_control", "negative_control", "candidate",
+        "comparison",
     }  # fmt: skip
     opened = min(r["finished"].timestamp() for r in confirm)
     assert (out / "plan.json").stat().st_mtime <= opened
@@ -113,7 +115,7 @@ def test_run_again_does_nothing(whole):
 def test_status_and_replay(whole, capsys):
     out, _ = whole
     assert main(["--space", str(SMOKE), "--out", str(out), "--status"]) == 0
-    assert "search 8/8" in capsys.readouterr().out
+    assert "search 12/12" in capsys.readouterr().out
     trial = min(committed(out, "confirm"))
     assert main(["--space", str(SMOKE), "--out", str(out), "--replay", trial]) == 0
     assert "same predictions, bit for bit" in capsys.readouterr().out
