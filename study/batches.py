@@ -8,6 +8,9 @@ from torch import Tensor
 
 from study.datasets import Images
 
+SMALL = 2**22
+"""Values of a split up to which it is normalised once and kept as floats."""
+
 
 class Pixels:
     """The images of one split on one device.
@@ -27,12 +30,17 @@ class Pixels:
         self.scale = (1 / std).view(-1, 1, 1).to(device)
         self.shift = (-mean / std).view(-1, 1, 1).to(device)
         self.windows: Tensor | None = None
+        self.normalised: Tensor | None = None
+        if self.images.numel() <= SMALL:
+            self.normalised = self._normalise(self.images)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, index: Tensor) -> Tensor:
         """Return the normalised images (B, C, H, W) at ``index`` (B,)."""
+        if self.normalised is not None:
+            return self.normalised[index]
         return self._normalise(self.images[index])
 
     def augmented(self, index: Tensor, flip: bool, generator: torch.Generator) -> Tensor:

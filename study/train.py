@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,9 +66,7 @@ def fit(
                 x = pixels.batch(index)
             else:
                 x = pixels.augmented(index, training.augment == "crop_flip", chance)
-            with torch.autocast(
-                x.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"
-            ):
+            with _precision(x.device, training):
                 logits_MBC, y_MB = method.training_forward(x, labels[index])
             loss = method.loss(logits_MBC.float(), y_MB, training.label_smoothing)
             if diversity is not None:
@@ -79,6 +79,12 @@ def fit(
         if not math.isfinite(losses.item()):
             raise DivergenceError(f"loss is {losses.item()} in epoch {epoch}")
         on_epoch(epoch)
+
+
+def _precision(device: torch.device, training: Training) -> AbstractContextManager[Any]:
+    if training.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def make_optimizer(method: Method, training: Training) -> torch.optim.Optimizer:
