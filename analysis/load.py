@@ -184,10 +184,10 @@ def _plan(file: Path) -> dict[str, Any] | None:
         raise StudyError(f"{file}: must be a JSON object, but is {plan!r:.40}; restore the file")
     _has(file, "plan", PLAN, plan)
     arms, protocol, seeds = (plan[key] for key in ("arms", "protocol", "seeds"))
-    whole = isinstance(protocol, dict) and isinstance(seeds, int) and seeds > 0
+    whole = isinstance(protocol, dict) and isinstance(seeds, int) and seeds >= 0
     if not whole or not isinstance(arms, list) or not all(isinstance(a, dict) for a in arms):
         raise StudyError(
-            f"{file}: arms must be a list of objects, protocol an object and seeds a number above "
+            f"{file}: arms must be a list of objects, protocol an object and seeds a number from "
             "0, as the study writes them; restore the file"
         )
     for arm in arms:
