@@ -160,3 +160,17 @@ def test_values_that_do_not_go_together_are_named(load):
 
 def test_the_yaml_of_the_tests_is_plain_yaml():
     assert yaml.safe_load(BASE)["method"] == "batch_ensemble"
+
+
+def test_files_of_several_methods_share_their_anchors(tmp_path):
+    folder = SPACES[0].parent
+    study = load_study([folder / "be.yaml", folder / "mc_dropout.yaml"])
+    assert [space.method for space in study.candidates] == ["batch_ensemble", "mc_dropout"]
+    assert [space.method for space in study.others] == ["single"]
+    assert study.name == "be"
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        (folder / "mc_dropout.yaml").read_text().replace("split_seed: 5", "split_seed: 6")
+    )
+    with pytest.raises(StudyError, match=r"other\.yaml: dataset: must be that of"):
+        load_study([folder / "be.yaml", other])
