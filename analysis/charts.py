@@ -25,20 +25,21 @@ SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross"
 """Shapes of the methods in order; the page's key draws the same ones."""
 
 
-def forest(rows: Frame, margin: float, methods: Sequence[str]) -> Facets:
-    """Draw recovery per arm and endpoint: thin 95 % and thick 90 % interval, band of ±margin.
+def forest(rows: Frame, margin: float, methods: Sequence[str], levels: tuple[str, str]) -> Facets:
+    """Draw recovery per arm and endpoint: thick and thin (wider) interval, band of ±margin.
 
     Args:
-        rows: arm, label, method, panel, estimate, low90, high90, low95, high95.
+        rows: arm, label, method, panel, estimate, low, high, low_wide, high_wide.
         margin: Half width of the band around the single model.
         methods: Domain of colour and shape.
+        levels: What the two intervals cover, in words.
     """
     low, high = domain = marks.frame(rows, margin)
     at = pl.col("estimate")
     drawn = {
         f"_{end}{level}": pl.col(f"{bound}{level}").fill_null(edge)
         for end, bound, edge in (("from", "low", low), ("to", "high", high))
-        for level in (90, 95)
+        for level in ("", "_wide")
     }
     rows = rows.with_columns(
         **drawn,
@@ -51,8 +52,8 @@ def forest(rows: Frame, margin: float, methods: Sequence[str]) -> Facets:
     y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
     base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
     tips = [("label", "Configuration", ""), ("panel", "Endpoint", ""), ("estimate", "Recovery", F)]
-    tips += [("low90", "90 % from", F), ("high90", "90 % to", F)]
-    tips += [("low95", "95 % from", F), ("high95", "95 % to", F)]
+    for level, suffix in zip(levels, ("", "_wide"), strict=True):
+        tips += [(f"low{suffix}", f"{level} from", F), (f"high{suffix}", f"{level} to", F)]
     point = base.mark_point(filled=True, size=80, clip=True).encode(
         x=marks.recovery(alt.X, "estimate", domain),
         shape=marks.shape(methods),
@@ -71,7 +72,7 @@ def forest(rows: Frame, margin: float, methods: Sequence[str]) -> Facets:
             base.mark_rule(size=size, clip=True).encode(
                 x=marks.recovery(alt.X, f"_from{level}", domain), x2=f"_to{level}:Q"
             )
-            for size, level in ((1.5, 95), (5, 90))
+            for size, level in ((1.5, "_wide"), (5, ""))
         ),
         point,
         *beyond,
@@ -79,14 +80,15 @@ def forest(rows: Frame, margin: float, methods: Sequence[str]) -> Facets:
     return marks.panels(chart, rows, columns=3, least=250, height=26 * rows["label"].n_unique())
 
 
-def diversity(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Chart:
+def diversity(rows: Frame, margin: float, methods: Sequence[str], title: str, level: str) -> Chart:
     """Draw recovery against the members' disagreement.
 
     Args:
-        rows: arm, tag, label, method, disagreement, estimate, low90, high90.
+        rows: arm, tag, label, method, disagreement, estimate, low, high.
         margin: Half width of the band around the single model.
         methods: Domain of colour and shape.
         title: Which recovery.
+        level: What its interval covers, in words.
     """
     domain = marks.frame(rows, margin)
     right = max(rows["disagreement"].to_list(), default=0.1)
@@ -103,11 +105,12 @@ def diversity(rows: Frame, margin: float, methods: Sequence[str], title: str) ->
     )
     y = marks.recovery(alt.Y, "estimate", domain, title)
     tips = [("label", "Configuration", ""), ("disagreement", "Disagreement", ".2%")]
-    tips += [("estimate", "Recovery", F), ("low90", "90 % from", F), ("high90", "90 % to", F)]
+    tips += [("estimate", "Recovery", F)]
+    tips += [("low", f"{level} from", F), ("high", f"{level} to", F)]
     chart = alt.layer(
         *marks.guides(margin, alt.Y, domain, title),
         base.mark_rule(size=1.5, clip=True).encode(
-            y=marks.recovery(alt.Y, "low90", domain, title), y2="high90:Q"
+            y=marks.recovery(alt.Y, "low", domain, title), y2="high:Q"
         ),
         base.mark_point(filled=True, size=90, clip=True).encode(
             y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)
@@ -321,7 +324,7 @@ def cost(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Face
     """Draw recovery against cost relative to the single model.
 
     Args:
-        rows: arm, tag, label, method, panel (the kind of cost), cost, estimate, low90, high90.
+        rows: arm, tag, label, method, panel (the kind of cost), cost, estimate, low, high.
         margin: Half width of the band around the single model.
         methods: Domain of colour and shape.
         title: Which recovery.
@@ -353,7 +356,7 @@ def cost(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Face
     chart = alt.layer(
         *marks.guides(margin, alt.Y, domain, title),
         base.mark_rule(size=1, clip=True).encode(
-            y=marks.recovery(alt.Y, "low90", domain, title), y2="high90:Q"
+            y=marks.recovery(alt.Y, "low", domain, title), y2="high:Q"
         ),
         base.mark_point(filled=True, size=75, clip=True).encode(
             y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)

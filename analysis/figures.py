@@ -43,7 +43,7 @@ def _forest(scene: Scene) -> Figure:
         scene.tally,
         f"{seeds} replicates per arm; intervals cover training seeds (initialisation, order, "
         "augmentation) with the data fixed, not the choice of test images.",
-        charts.forest(rows, scene.margin, scene.methods),
+        charts.forest(rows, scene.margin, scene.methods, scene.levels),
     )
 
 
@@ -76,18 +76,19 @@ def _diversity(scene: Scene) -> Figure | None:
             "goes with more" if rho > 0.3 else "goes with less" if rho < -0.3 else "does not order"
         )
         claim = f"More disagreement {how} recovery (rank correlation {rho:.2f})"
-    kept = ["arm", "tag", "label", "method", "disagreement", "estimate", "low90", "high90"]
+    kept = ["arm", "tag", "label", "method", "disagreement", "estimate", "low", "high"]
     return Figure(
         "diversity",
         "Recovery",
         claim,
-        f"{len(rows)} configurations, mean over seeds; whiskers are 90 % intervals over seeds. "
+        f"{len(rows)} configurations, mean over seeds; whiskers are {scene.levels[0]} intervals. "
         "The correlation is descriptive.",
         charts.diversity(
             pl.concat([rows, anchors], how="diagonal_relaxed").select(kept),
             scene.margin,
             scene.methods,
             scene.axis(),
+            scene.levels[0],
         ),
         wide=False,
     )
@@ -323,12 +324,12 @@ def _cost(scene: Scene) -> Figure | None:
             f"{price['stored_bytes']:.2f}× the memory and {price['infer_flops']:.2f}× the "
             "inference FLOPs of the single model"
         )
-    kept = ["arm", "tag", "label", "method", "panel", "cost", "estimate", "low90", "high90"]
+    kept = ["arm", "tag", "label", "method", "panel", "cost", "estimate", "low", "high"]
     return Figure(
         "cost",
         "Cost",
         claim,
-        "Cost is counted, not timed; whiskers are 90 % intervals of recovery over seeds.",
+        f"Cost is counted, not timed; whiskers are {scene.levels[0]} intervals over seeds.",
         charts.cost(rows.select(kept), scene.margin, scene.methods, scene.axis()),
     )
 

@@ -55,7 +55,8 @@ def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
         * ``exploratory``: bool; ``exploratory_reasons``: lines.
         * ``plan``: ``study``, ``hash``, ``declared``, ``tuning``; null without a plan.
         * ``protocol``: ``delta``, ``alpha``, ``endpoints`` (keys in order), ``labels`` (by key),
-          ``kinds`` (by key), ``sensitivity``, ``gate_level``, ``gate_ratio``, ``de_like``.
+          ``kinds`` (by key), ``sensitivity``, ``level`` and ``level_wide`` (of the intervals: 1 - 2
+          alpha, which decides, and 1 - alpha), ``gate_level``, ``gate_ratio``, ``de_like``.
         * ``seeds``: ``planned`` (or null), ``fewest``, ``most`` over anchors and arms.
         * ``counts``: ``candidates``, then how many of them ``escapes``, ``tracks``, ``worse``,
           ``inconclusive``; ``labels`` (sub-label -> number of candidates); ``failed_runs`` and
@@ -71,7 +72,7 @@ def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
           sub-label of an inconclusive one), ``detail`` (a line), ``p_escape``, ``p_holm`` (null
           for controls), ``p_track``, ``p_worse``, ``de_like``, ``weakest`` (endpoint with the
           least recovery), and ``endpoints`` (those whose gap is shown): key -> ``recovery``,
-          ``low90``, ``high90``, ``low95``, ``high95`` (Fieller; null if unbounded),
+          ``low``, ``high``, ``low_wide``, ``high_wide`` (Fieller; null if unbounded),
           ``p_escape``, ``p_track``, ``p_worse``, ``mean``, ``sd``, ``single``,
           ``deep_ensemble`` (means, in the endpoint's own unit), ``detectable`` (recovery found
           with power 0.8 at level alpha).
@@ -144,7 +145,7 @@ def _arm_entry(study: Study, case: Case, decision: Decision) -> Json:
         if e.key in case.effects
     }
     recoveries = {key: effect["recovery"] for key, effect in effects.items()}
-    lows = [effect["low90"] for effect in effects.values()]
+    lows = [effect["low"] for effect in effects.values()]
     keys = ("arm", "role", "method", "configuration", "name", "members", "reference", "reason")
     return {
         **{key: arm.get(key) for key in (*keys, "stratum")},
@@ -166,14 +167,15 @@ def _arm_entry(study: Study, case: Case, decision: Decision) -> Json:
 
 def _effect_entry(endpoint: Endpoint, effect: Anchored, protocol: Protocol) -> Json:
     tests = tests_of(endpoint, effect, protocol.delta)
-    (low90, high90), (low95, high95) = fieller(effect, 0.90), fieller(effect, 0.95)
+    low, high = fieller(effect, protocol.level)
+    low_wide, high_wide = fieller(effect, protocol.level_wide)
     own_unit = {"mean": effect.arm, "single": effect.single, "deep_ensemble": effect.deep_ensemble}
     return {
         "recovery": effect.recovery,
-        "low90": low90,
-        "high90": high90,
-        "low95": low95,
-        "high95": high95,
+        "low": low,
+        "high": high,
+        "low_wide": low_wide,
+        "high_wide": high_wide,
         "p_escape": tests.escape,
         "p_track": tests.track,
         "p_worse": tests.worse,
@@ -204,6 +206,8 @@ def _protocol_entry(protocol: Protocol) -> Json:
         "labels": {e.key: e.label for e in protocol.endpoints},
         "kinds": {e.key: e.kind for e in protocol.endpoints},
         "sensitivity": list(protocol.sensitivity),
+        "level": protocol.level,
+        "level_wide": protocol.level_wide,
         "gate_level": GATE_LEVEL,
         "gate_ratio": GATE_RATIO,
         "de_like": DE_LIKE,

@@ -65,6 +65,16 @@ class Protocol:
     sensitivity: tuple[float, ...] = (0.15, 0.25, 0.35)
     seeds: int | None = None
 
+    @property
+    def level(self) -> float:
+        """Level of the two-sided interval that agrees with one-sided tests at alpha."""
+        return round(1 - 2 * self.alpha, 12)
+
+    @property
+    def level_wide(self) -> float:
+        """Level of the two-sided interval whose test has level alpha."""
+        return round(1 - self.alpha, 12)
+
 
 def protocol_of(plan: Mapping[str, Any] | None) -> Protocol:
     """Return the declared protocol, or the default one without a plan.

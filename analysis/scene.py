@@ -41,11 +41,12 @@ class Scene:
         trials: All trial rows.
         arms: arm, tag, label, method, role, members, reference, verdict; best candidate first, then
             comparisons, controls, anchors.
-        recovery: arm, endpoint, panel, estimate, low90, high90, low95, high95; primary endpoints.
+        recovery: arm, endpoint, panel, estimate, low, high, low_wide, high_wide; primary endpoints.
         methods: Domain of colour: deep_ensemble, single, then the others by name.
         titles: Method -> readable name.
         margin: Half width of the band around the single model.
         primary: The first endpoint of performance on which there is a recovery, or None.
+        levels: What the intervals of recovery cover, in words: the one that decides, the wider one.
         tally: How many candidates escape, track, stay open, in words.
     """
 
@@ -57,6 +58,7 @@ class Scene:
     titles: dict[str, str]
     margin: float
     primary: str | None
+    levels: tuple[str, str]
     tally: str
 
     def judged(self) -> pl.DataFrame:

@@ -35,13 +35,13 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
     effects = [
         {"arm": arm["arm"], "endpoint": key, "panel": protocol["labels"][key]}
         | {"estimate": effect["recovery"]}
-        | {name: effect[name] for name in ("low90", "high90", "low95", "high95")}
+        | {name: effect[name] for name in ("low", "high", "low_wide", "high_wide")}
         for key in protocol["endpoints"]
         for arm in verdict["arms"]
         for effect in [arm["endpoints"].get(key)]
         if effect and effect["recovery"] is not None
     ]
-    floats = ("estimate", "low90", "high90", "low95", "high95")
+    floats = ("estimate", "low", "high", "low_wide", "high_wide")
     texts = ("arm", "endpoint", "panel")
     columns = dict.fromkeys(texts, pl.String) | dict.fromkeys(floats, pl.Float64)
     known = {effect["endpoint"] for effect in effects}
@@ -55,6 +55,7 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
         titles={method: title(method) for method in methods},
         margin=protocol["delta"],
         primary=next((key for key in performance if key in known), None),
+        levels=(f"{100 * protocol['level']:g} %", f"{100 * protocol['level_wide']:g} %"),
         tally=tally(verdict["counts"]),
     )
 
@@ -121,6 +122,7 @@ def page(
         "subtitle": _subtitle(run, verdict),
         "banners": _banners(run, verdict),
         "margin": f"{scene.margin:g}",
+        "level": scene.levels[0],
         "verdict": _verdict(scene, verdict, "confirm" in run.trials["stage"]),
         "key": [{"method": m, "title": title(m), "order": scene.methods.index(m)} for m in used],
         "sections": [
@@ -234,7 +236,8 @@ def _kpis(scene: Scene, verdict: Json) -> list[dict[str, str]]:
             {
                 "value": tables.number(effect["recovery"]),
                 "text": f"recovery of {tag}, the best, on its weakest endpoint "
-                f"({protocol['labels'][lead['weakest']]}), 90 % {tables.interval(effect)}",
+                f"({protocol['labels'][lead['weakest']]}), {scene.levels[0]} "
+                f"{tables.interval(effect)}",
             }
         )
     found = verdict["detectable_effect"]
@@ -272,8 +275,9 @@ def _protocol(verdict: Json) -> list[str]:
         "correction over the configurations.",
         f"Tracks: |R| below {delta} by two one-sided tests at level {alpha} on every performance "
         f"endpoint, and R below {delta} on every diversity endpoint. Anything else stays open.",
-        "Intervals are Fieller's: the 90 % interval lies inside the band exactly when the tests "
-        "at 5 % say so. They cover training seeds; data and split are fixed.",
+        f"Intervals are Fieller's: the {100 * protocol['level']:g} % interval lies inside the "
+        f"band exactly when the tests at {100 * protocol['alpha']:g} % say so. They cover "
+        "training seeds; data and split are fixed.",
         f"Margins (sensitivity): {margins}.",
         "A null result speaks about the space that was searched, not about every configuration.",
     ]

@@ -33,10 +33,10 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def interval(effect: Json) -> str:
-    """Return the 90 % interval of an effect as text."""
-    if effect["low90"] is None:
+    """Return the interval of an effect that decides, as text."""
+    if effect["low"] is None:
         return "[unbounded]"
-    return f"[{number(effect['low90'])}, {number(effect['high90'])}]"
+    return f"[{number(effect['low'])}, {number(effect['high'])}]"
 
 
 def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:

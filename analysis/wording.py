@@ -42,20 +42,22 @@ def _some_escape(judgement: Json) -> str:
         f"{_percent(judgement['protocol']['delta'])} of the way from a single model to a Deep "
         f"Ensemble on {_labels(judgement)} (best: {best['name'] or best['arm']}, whose "
         f"weakest is {judgement['protocol']['labels'][best['weakest']]} with recovery "
-        f"{weakest['recovery']:.2f}, 95 % interval {interval(weakest['low95'], weakest['high95'])};"
-        f" {_p(best['p_holm'])} after Holm; {_seeds(judgement)})."
+        f"{weakest['recovery']:.2f}, {100 * judgement['protocol']['level_wide']:g} % interval "
+        f"{interval(weakest['low_wide'], weakest['high_wide'])}; "
+        f"{_p(best['p_holm'])} after Holm; {_seeds(judgement)})."
     )
 
 
 def _all_track(judgement: Json) -> str:
     n = judgement["counts"]["candidates"]
     own = [arm for arm in judgement["arms"] if arm["role"] == "candidate"]
-    highs = [effect["high90"] for arm in own for effect in arm["endpoints"].values()]
+    highs = [effect["high"] for arm in own for effect in arm["endpoints"].values()]
     which = f"All {n} tested configurations track" if n > 1 else "The tested configuration tracks"
     return (
         f"{which} a single model: recovery stays within "
         f"±{_percent(judgement['protocol']['delta'])} of the way to a Deep Ensemble on "
-        f"{_labels(judgement)} (largest upper 90 % bound {max(highs):.2f}; {_seeds(judgement)}); "
+        f"{_labels(judgement)} (largest upper "
+        f"{100 * judgement['protocol']['level']:g} % bound {max(highs):.2f}; {_seeds(judgement)}); "
         "this is about what was searched, not about every configuration there is."
     )
 

@@ -18,16 +18,17 @@ def rows(**columns: Any) -> pl.DataFrame:
     return pl.DataFrame(arm | {"method": ["batch_ensemble"] * 2, "panel": ["one", "two"]} | columns)
 
 
+LEVELS = ("90 %", "95 %")
 RECOVERY = {
     "estimate": [0.4, math.nan],
-    **{f"low{level}": [0.2, None] for level in (90, 95)},
-    **{f"high{level}": [0.6, math.inf] for level in (90, 95)},
+    **{f"low{level}": [0.2, None] for level in ("", "_wide")},
+    **{f"high{level}": [0.6, math.inf] for level in ("", "_wide")},
 }
 BAND = {"low": [0.1, math.nan], "high": [0.3, None]}
 DRAWN = {
-    "forest": lambda: charts.forest(rows(**RECOVERY), 0.25, METHODS),
+    "forest": lambda: charts.forest(rows(**RECOVERY), 0.25, METHODS, LEVELS),
     "diversity": lambda: charts.diversity(
-        rows(disagreement=[0.1, 0.2], **RECOVERY), 0.25, METHODS, "R"
+        rows(disagreement=[0.1, 0.2], **RECOVERY), 0.25, METHODS, "R", "90 %"
     ),
     "cost": lambda: charts.cost(rows(cost=[1.0, 4.0], **RECOVERY), 0.25, METHODS, "R"),
     "collapsed": lambda: charts.collapsed(
@@ -81,20 +82,20 @@ def test_tidy_rounds_and_drops_what_json_cannot_hold() -> None:
 
 
 def test_forest_says_where_an_estimate_beyond_its_frame_is() -> None:
-    far = RECOVERY | {"estimate": [10.2, -7.0], "low90": [9.0, -8.0], "high90": [11.0, -6.0]}
+    far = RECOVERY | {"estimate": [10.2, -7.0], "low": [9.0, -8.0], "high": [11.0, -6.0]}
 
-    spec = charts.forest(rows(**far), 0.25, METHODS).to_dict()
+    spec = charts.forest(rows(**far), 0.25, METHODS, LEVELS).to_dict()
 
     (data,) = [d for d in spec["datasets"].values() if "_outside" in d[0]]
     assert [row["_outside"] for row in data] == ["10.2 ▸", "◂ -7.0"]
 
 
 def test_an_unbounded_interval_is_drawn_across_the_frame_and_stays_unbounded_in_the_data() -> None:
-    spec = charts.forest(rows(**RECOVERY), 0.25, METHODS).to_dict()
+    spec = charts.forest(rows(**RECOVERY), 0.25, METHODS, LEVELS).to_dict()
 
-    (data,) = [d for d in spec["datasets"].values() if "_from90" in d[0]]
-    assert data[1]["low90"] is None
-    assert data[1]["_from90"] == marks.frame(rows(**RECOVERY), 0.25)[0]
+    (data,) = [d for d in spec["datasets"].values() if "_from" in d[0]]
+    assert data[1]["low"] is None
+    assert data[1]["_from"] == marks.frame(rows(**RECOVERY), 0.25)[0]
 
 
 def test_tags_of_points_in_one_place_take_different_sides() -> None:

@@ -135,8 +135,8 @@ def test_verdict_of_one_arm(
     for key, expected in zip(ENDPOINTS, recovery, strict=True):
         effect = arm["endpoints"][key]
         assert effect["recovery"] == pytest.approx(expected, abs=1e-12)
-        assert effect["low95"] <= effect["low90"] <= effect["recovery"] + 1e-12
-        assert effect["recovery"] <= effect["high90"] + 1e-12 <= effect["high95"] + 2e-12
+        assert effect["low_wide"] <= effect["low"] <= effect["recovery"] + 1e-12
+        assert effect["recovery"] <= effect["high"] + 1e-12 <= effect["high_wide"] + 2e-12
     assert arm["weakest"] == ENDPOINTS[int(np.argmin(recovery))] or len(set(recovery)) < 3
     assert (arm["detail"] is None) == (verdict != "inconclusive")
 
