@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
 from analysis.measure import Measures, arm_key
 from analysis.protocol import Endpoint, Protocol, protocol_of
-from analysis.stats import Anchored, Summary, summary
+from analysis.stats import Anchored, FloatArray, Summary, summary
 
 Json = dict[str, Any]
 
@@ -21,15 +22,21 @@ GATE_LEVEL: Final = 0.025
 GATE_RATIO: Final = 1.0
 FAMILIES: Final = ("candidate", "comparison")
 CONTROLS: Final = ("positive_control", "negative_control")
+NOTHING: Final[FloatArray] = np.empty(0)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What the judgement reads: protocol, arms, replicates, failures."""
+    """What the judgement reads: protocol, arms, replicates, failures.
+
+    ``losses`` has, by arm and endpoint, one number per replicate in which it was measured, in the
+    order of replicates and turned so that lower is better; ``counts`` the replicates of each arm.
+    """
 
     protocol: Protocol
     arms: list[Json]
-    values: dict[str, pl.DataFrame]
+    losses: Mapping[tuple[str, str], FloatArray]
+    counts: Mapping[str, int]
     roles: set[str]
     failed: Counter[str]
 
@@ -52,8 +59,14 @@ def study_of(measures: Measures, plan: Mapping[str, Any] | None) -> Study:
     One member alone has no Deep Ensemble of its size, so it is placed beside the one of the
     candidates' most common size.
     """
-    frame = measures.replicates
-    values = {str(key[0]): rows for key, rows in frame.group_by("arm", maintain_order=True)}
+    frame, protocol = measures.replicates, protocol_of(plan)
+    counts: dict[str, int] = {}
+    losses = {}
+    for (arm,), own in frame.sort("replicate").group_by("arm", maintain_order=True):
+        counts[str(arm)] = own.height
+        for endpoint in protocol.endpoints:
+            numbers = own[endpoint.key].drop_nulls().to_numpy()
+            losses[str(arm), endpoint.key] = endpoint.sign * numbers
     seen = frame.select("arm", "role", "method", "configuration", "name", "members").unique(
         subset="arm", maintain_order=True
     )
@@ -71,26 +84,23 @@ def study_of(measures: Measures, plan: Mapping[str, Any] | None) -> Study:
     pools = frame.filter(pl.col("role") == "deep_ensemble")["members"].to_list()
     several = [size for size in sizes if size > 1]
     common = max(several, key=lambda s: (sizes[s], -s), default=max(pools, default=1))
-    for arm in arms:
-        size = arm["members"] if arm["members"] > 1 else common
-        arm |= {"reference": f"deep_ensemble-{size}", "reference_members": size}
+    for row in arms:
+        size = row["members"] if row["members"] > 1 else common
+        row |= {"reference": f"deep_ensemble-{size}", "reference_members": size}
     incomplete = measures.excluded.filter(
         pl.col("stage") == "confirm", pl.col("status") != "complete"
     )
     lost = Counter(incomplete["arm"].to_list())
-    return Study(protocol_of(plan), arms, values, {*frame["role"].to_list()}, lost)
+    return Study(protocol, arms, losses, counts, {*frame["role"].to_list()}, lost)
 
 
-def _numbers(study: Study, arm: str, endpoint: Endpoint) -> list[float]:
-    rows = study.values.get(arm)
-    if rows is None:
-        return []
-    return [endpoint.sign * v for v in rows.sort("replicate")[endpoint.key].drop_nulls().to_list()]
+def _numbers(study: Study, arm: str, endpoint: Endpoint) -> FloatArray:
+    return study.losses.get((arm, endpoint.key), NOTHING)
 
 
 def count(study: Study, arm: str) -> int:
     """Return how many replicates of an arm were measured."""
-    return len(study.values.get(arm, ()))
+    return study.counts.get(arm, 0)
 
 
 def failed(study: Study, arm: str) -> int:

@@ -51,7 +51,7 @@ def decide_all(cases: Sequence[Case], protocol: Protocol) -> dict[str, Decision]
     decided = dict(raw)
     for family in FAMILIES:
         own = [case.arm["arm"] for case in cases if case.arm["role"] == family]
-        adjusted = holm({arm: raw[arm].p_escape for arm in own}, protocol.alpha)
+        adjusted = holm({arm: raw[arm].p_escape for arm in own})
         for arm, p_holm in adjusted.items():
             decided[arm] = replace(raw[arm], p_holm=p_holm)
             if raw[arm].verdict == "escapes" and p_holm > protocol.alpha:

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats.t is 50 times slower
-from statsmodels.stats.multitest import multipletests
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Interval = tuple[float | None, float | None]
@@ -149,16 +148,17 @@ def _root(excess: Callable[[float], float], start: float, step: float) -> float 
     return None
 
 
-def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Return Holm's adjusted p-values by key, in a fixed order whatever the input's.
 
-    Reject where they are at most ``alpha`` (Holm 1979).
+    Of K, the i-th least (from 0) is max_{j <= i} min(1, (K - j) p_j); reject where it is at most
+    alpha (Holm 1979).
     """
-    keys = sorted(p_values)
-    if len(keys) < 2:
-        return dict(p_values)
-    adjusted = multipletests([p_values[key] for key in keys], alpha, method="holm")[1]
-    return {key: float(p) for key, p in zip(keys, adjusted, strict=True)}
+    adjusted, largest = {}, 0.0
+    for i, key in enumerate(sorted(p_values, key=lambda key: (p_values[key], key))):
+        largest = max(largest, min(1.0, (len(p_values) - i) * p_values[key]))
+        adjusted[key] = largest
+    return {key: adjusted[key] for key in sorted(adjusted)}
 
 
 def detectable_effect(

@@ -1,7 +1,5 @@
 """One simulated study for all tests that only read it."""
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +7,6 @@ import pytest
 from analysis.load import Run, load
 from analysis.measure import Measures, measure
 from tests.analysis.make_run import make_run
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cheap_collections() -> Iterator[None]:
-    """Put what is imported aside: statsmodels' Holm collects garbage at every call."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
 
 from analysis.stats import (
     UNBOUNDED,
@@ -134,10 +135,17 @@ def test_no_gap_gives_no_bounds() -> None:
 
 
 def test_holm_by_hand() -> None:
-    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5}, 0.05)
+    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5})
     assert found == pytest.approx({"a": 0.04, "b": 0.09, "c": 0.09, "d": 0.5})
-    assert holm({"d": 0.5, "c": 0.03, "b": 0.04, "a": 0.01}, 0.05) == found
-    assert holm({}, 0.05) == {}
+    assert list(holm({"d": 0.5, "c": 0.03, "b": 0.04, "a": 0.01}).items()) == list(found.items())
+    assert holm({}) == {}
+    assert holm({"a": 0.7}) == {"a": 0.7}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_statsmodels(p_values: list[float]) -> None:
+    found = holm({f"{i:02d}": p for i, p in enumerate(p_values)})
+    assert list(found.values()) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
 def test_the_detectable_effect_is_detected_with_its_power() -> None:
