@@ -6,20 +6,19 @@ arm's own size (recovery 1). Where the anchors do not differ, there is nothing t
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
 from analysis.measure import Measures, arm_key
-from analysis.protocol import Endpoint, Protocol, protocol_of
+from analysis.protocol import GATE_LEVEL, GATE_RATIO, Endpoint, Protocol, protocol_of
 from analysis.stats import Anchored, FloatArray, Summary, summary
 
 Json = dict[str, Any]
 
-GATE_LEVEL: Final = 0.025
-GATE_RATIO: Final = 1.0
 FAMILIES: Final = ("candidate", "comparison")
 CONTROLS: Final = ("positive_control", "negative_control")
 NOTHING: Final[FloatArray] = np.empty(0)
@@ -40,17 +39,27 @@ class Study:
     roles: set[str]
     failed: Counter[str]
 
+    @cached_property
+    def summaries(self) -> dict[tuple[str, str], Summary]:
+        """Summary of every arm and endpoint with at least two losses."""
+        return {key: summary(own) for key, own in self.losses.items() if len(own) >= 2}
+
 
 @dataclass(frozen=True)
 class Case:
     """One arm with its effect on each endpoint, or with the reasons why it has none.
 
-    ``reasons`` hold a short label and a line; the first label names the verdict's.
+    Attributes:
+        arm: Its declaration.
+        effects: By endpoint.
+        reasons: A short label and a line each; the first label names the verdict's.
+        values: By endpoint, the losses of the replicates of single, arm and Deep Ensemble.
     """
 
     arm: Json
     effects: dict[str, Anchored]
     reasons: list[tuple[str, str]]
+    values: dict[str, tuple[FloatArray, FloatArray, FloatArray]] = field(default_factory=dict)
 
 
 def study_of(measures: Measures, plan: Mapping[str, Any] | None) -> Study:
@@ -154,14 +163,14 @@ def _gate(study: Study, size: int, endpoint: Endpoint) -> Json:
     gate: Json = {"members": size, "endpoint": endpoint.key, "open": False, "gap_shown": False}
     gate |= dict.fromkeys(("gap", "ratio", "p", "reason"))
     names = ("single", f"deep_ensemble-{size}")
-    numbers = {name: _numbers(study, name, endpoint) for name in names}
-    if all(len(values) >= 2 for values in numbers.values()):
-        gate |= _gap(endpoint, *(summary(numbers[name]) for name in names))
+    single, deep = (study.summaries.get((name, endpoint.key)) for name in names)
+    if single and deep:
+        gate |= _gap(endpoint, single, deep)
         gate["gap_shown"] = gate["reason"] is None
     for name in reversed(names):
-        done = count(study, name)
-        if done > len(numbers[name]):
-            missing = f"{done - len(numbers[name])} of {done} runs"
+        done, measured = count(study, name), len(_numbers(study, name, endpoint))
+        if done > measured:
+            missing = f"{done - measured} of {done} runs"
             line = f"anchor {name}: {endpoint.label} was not measured in {missing}"
             gate["reason"] = line
         trouble = _not_whole(study, name)
@@ -202,7 +211,7 @@ def case_of(study: Study, arm: Json, gates: Mapping[tuple[int, str], Json]) -> C
     key, size = arm["arm"], arm["reference_members"]
     trouble = _not_whole(study, key)
     reasons = [trouble] if trouble else []
-    effects = {}
+    effects, values = {}, {}
     for endpoint in study.protocol.endpoints:
         gate = gates[size, endpoint.key]
         numbers = _numbers(study, key, endpoint)
@@ -210,10 +219,12 @@ def case_of(study: Study, arm: Json, gates: Mapping[tuple[int, str], Json]) -> C
             reasons.append(("not assessable", gate["reason"]))
         elif len(numbers) < count(study, key):
             reasons.append(("not assessable", f"{endpoint.label} was not measured in every run"))
-        if gate["gap_shown"] and len(numbers) >= 2:
-            found = summary(numbers)
+        found = study.summaries.get((key, endpoint.key))
+        if gate["gap_shown"] and found:
             same = _same_everywhere(endpoint, {"this arm": found})
             reasons += [("not assessable", same)] if same else []
-            anchors = [_numbers(study, a, endpoint) for a in ("single", arm["reference"])]
-            effects[endpoint.key] = Anchored(summary(anchors[0]), found, summary(anchors[1]))
-    return Case(arm, effects, reasons)
+            single, deep = (_numbers(study, a, endpoint) for a in ("single", arm["reference"]))
+            anchors = [study.summaries[a, endpoint.key] for a in ("single", arm["reference"])]
+            effects[endpoint.key] = Anchored(anchors[0], found, anchors[1])
+            values[endpoint.key] = np.array(single), np.array(numbers), np.array(deep)
+    return Case(arm, effects, reasons, values)

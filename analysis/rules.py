@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from analysis import wording
 from analysis.cases import CONTROLS, FAMILIES, Case
@@ -12,6 +12,8 @@ from analysis.stats import Anchored, holm
 
 Json = dict[str, Any]
 Kind = Literal["escapes", "tracks", "worse", "inconclusive"]
+
+LOST_TO_HOLM: Final = "not after Holm"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Decision:
     p_track: float = 1.0
     p_worse: float = 1.0
     p_holm: float | None = None
+
+    @property
+    def alone(self) -> Kind:
+        """The verdict before the correction for the other arms."""
+        return "escapes" if self.label == LOST_TO_HOLM else self.verdict
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,29 @@ def tests_of(endpoint: Endpoint, effect: Anchored, delta: float) -> Tests:
     return Tests(above.p_positive, track, below.p_negative)
 
 
+def joint_of(tests: Mapping[str, Tests], protocol: Protocol) -> Tests:
+    """Return the tests of all endpoints together: each claim needs every one (the largest p).
+
+    Being worse is a claim about the endpoints of performance alone.
+    """
+    performance = [tests[e.key] for e in protocol.endpoints if e.kind == "performance"]
+    return Tests(
+        max(test.escape for test in tests.values()),
+        max(test.track for test in tests.values()),
+        max(test.worse for test in performance),
+    )
+
+
+def verdict_of(tests: Mapping[str, Tests], protocol: Protocol) -> Kind:
+    """Return what the tests of one arm say, before any correction for the other arms."""
+    joint = joint_of(tests, protocol)
+    if joint.escape <= protocol.alpha:
+        return "escapes"
+    if joint.track <= protocol.alpha:
+        return "tracks"
+    return "worse" if joint.worse <= protocol.alpha else "inconclusive"
+
+
 def decide_all(cases: Sequence[Case], protocol: Protocol) -> dict[str, Decision]:
     """Return every arm's decision: Holm within candidates and within comparisons, not controls."""
     raw = {case.arm["arm"]: _decide(case, protocol) for case in cases}
@@ -58,7 +88,7 @@ def decide_all(cases: Sequence[Case], protocol: Protocol) -> dict[str, Decision]
                 decided[arm] = replace(
                     decided[arm],
                     verdict="inconclusive",
-                    label="not after Holm",
+                    label=LOST_TO_HOLM,
                     detail=wording.lost_to_holm(raw[arm].p_escape, p_holm, len(own)),
                 )
     return decided
@@ -71,17 +101,11 @@ def _decide(case: Case, protocol: Protocol) -> Decision:
         lines = dict.fromkeys(line for _, line in case.reasons)
         return Decision("inconclusive", label, "; ".join(lines))
     tests = {e.key: tests_of(e, case.effects[e.key], protocol.delta) for e in protocol.endpoints}
-    performance = [e for e in protocol.endpoints if e.kind == "performance"]
-    p_escape = max(test.escape for test in tests.values())
-    p_track = max(test.track for test in tests.values())
-    p_worse = max(tests[e.key].worse for e in performance)
-    values = {"p_escape": p_escape, "p_track": p_track, "p_worse": p_worse}
-    if p_escape <= protocol.alpha:
-        return Decision("escapes", None, None, **values)
-    if p_track <= protocol.alpha:
-        return Decision("tracks", None, None, **values)
-    if p_worse <= protocol.alpha:
-        return Decision("worse", None, None, **values)
+    joint = joint_of(tests, protocol)
+    values = {"p_escape": joint.escape, "p_track": joint.track, "p_worse": joint.worse}
+    verdict = verdict_of(tests, protocol)
+    if verdict != "inconclusive":
+        return Decision(verdict, None, None, **values)
     label, detail = _open_question(tests, protocol)
     return Decision("inconclusive", label, detail, **values)
 

@@ -71,6 +71,15 @@ def _seeds(judgement: Json) -> str:
     return f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
 
 
+def disagreement(arm: Json, method: str, said: str) -> str:
+    """Return the line on a verdict that a method of ``robustness`` does not share."""
+    named = arm["name"] or arm["arm"]
+    return (
+        f"{named}: {SAID.get(arm['alone'], 'is inconclusive')} by the primary test, "
+        f"but {SAID.get(said, 'is inconclusive')} by {method} (each before Holm)"
+    )
+
+
 def join(words: Any) -> str:
     """Return ``a``, ``a and b`` or ``a, b and c``."""
     *most, last = words

@@ -1,0 +1,272 @@
+"""Is a verdict an artefact of its test? The same question, asked in three other ways.
+
+* ``permutation``: labels of the arm and of the anchors' mixture at the margin are exchanged; no
+  normality is assumed.
+* ``bca``: the bias-corrected, accelerated bootstrap over seeds; no symmetry is assumed.
+* ``crossed``: seeds and test examples are drawn anew; the claim is about other test sets too.
+
+Each gives a verdict on an arm by itself, before any correction for the others, and is compared
+with the primary test's at the same stage. Every draw comes from a generator that depends on what
+is drawn for alone, so a study gives the same numbers whatever else it holds.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from analysis.cases import Case
+from analysis.protocol import Endpoint, Protocol
+from analysis.rules import Kind, Tests, verdict_of
+from analysis.stats import UNBOUNDED, Interval
+
+if TYPE_CHECKING:
+    from analysis.measure import ExampleValues
+
+Json = dict[str, Any]
+Floats = npt.NDArray[np.floating[Any]]
+
+METHODS: Final = {
+    "permutation": "permutation of labels",
+    "bca": "BCa bootstrap over seeds",
+    "crossed": "bootstrap over seeds and examples",
+}
+PERMUTATIONS: Final = 1_999
+RESAMPLES: Final = 2_000
+CHUNK: Final = 250
+SEED: Final = 20_260_123
+
+
+def generator(*words: str) -> np.random.Generator:
+    """Return the generator that belongs to ``words``."""
+    mark = hashlib.blake2b("\x1f".join(words).encode(), digest_size=8).digest()
+    return np.random.default_rng([SEED, int.from_bytes(mark)])
+
+
+def permutation_test(
+    single: Floats, arm: Floats, deep: Floats, theta: float, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the one-sided p-values against "R <= theta" and against "R >= theta".
+
+    The values of ``arm`` and of u = (1 - theta) S + theta DE (seed by seed: the anchors' seeds are
+    independent, so any pairing will do) have the same mean when R = theta. Their labels are
+    exchanged and Welch's t compared with its permutation distribution: exact where both have one
+    law, and of the right size in the limit where only the means agree (Janssen 1997).
+
+    Args:
+        single: (n,) losses of the single model's replicates.
+        arm: (n,) losses of the arm's.
+        deep: (n,) losses of the Deep Ensemble's.
+        theta: Recovery under the null hypothesis.
+        rng: Source of the permutations; unused where all of them are fewer than ``PERMUTATIONS``.
+    """
+    n = min(len(single), len(deep))
+    mixture = (1 - theta) * single[:n] + theta * deep[:n]
+    if np.ptp(mixture) == 0 and np.ptp(arm) == 0:
+        better = float(mixture[0] - arm[0])
+        return (0.0 if better > 0 else 1.0), (0.0 if better < 0 else 1.0)
+    # The two tails of one null distribution: drawn once, counted from both ends.
+    found = stats.permutation_test(
+        (mixture, arm),
+        _welch,
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        alternative="greater",
+        rng=rng,
+    )
+    null = found.null_distribution
+    exact = len(null) < PERMUTATIONS
+    below = int((null <= found.statistic * (1 + 1e-14 * np.sign(found.statistic))).sum())
+    return float(found.pvalue), below / len(null) if exact else (below + 1) / (len(null) + 1)
+
+
+def _welch(a: Floats, b: Floats, axis: int = -1) -> Floats:
+    """Return Welch's t of mean a - mean b; 0 / 0 counts as 0."""
+    spread = a.var(axis, ddof=1) / a.shape[axis] + b.var(axis, ddof=1) / b.shape[axis]
+    difference = a.mean(axis) - b.mean(axis)
+    tiny = np.finfo(np.float64).tiny
+    return np.asarray(difference / np.sqrt(np.maximum(spread, tiny)))
+
+
+def recovery(single: Floats, arm: Floats, deep: Floats, axis: int = -1) -> Floats:
+    """Return (S - x) / (S - DE) of the means over ``axis``."""
+    base = single.mean(axis)
+    return np.asarray((base - arm.mean(axis)) / (base - deep.mean(axis)))
+
+
+def bca_interval(
+    single: Floats, arm: Floats, deep: Floats, level: float, rng: np.random.Generator
+) -> Interval:
+    """Return the BCa interval of R over seeds (Efron 1987), or none where it is degenerate.
+
+    Args:
+        single: (n,) losses of the single model's replicates; each arm is resampled by itself.
+        arm: Losses of the arm's.
+        deep: Losses of the Deep Ensemble's.
+        level: Two-sided level.
+        rng: Source of the draws.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a degenerate sample is answered by UNBOUNDED
+        found = stats.bootstrap(
+            (single, arm, deep),
+            recovery,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            confidence_level=level,
+            method="BCa",
+            rng=rng,
+        ).confidence_interval
+    if not np.isfinite([found.low, found.high]).all():
+        return UNBOUNDED
+    return float(found.low), float(found.high)
+
+
+def recounts(units: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return how often each of ``units`` is drawn in each resample, (RESAMPLES, units)."""
+    counts = np.empty((RESAMPLES, units), np.uint8)
+    for row in counts:
+        row[:] = np.bincount(rng.integers(0, units, units), minlength=units)
+    return counts
+
+
+def resampled(
+    values_RN: Floats, weights_N: Floats, counts_BN: npt.NDArray[np.uint8], seeds_BR: Floats
+) -> Floats:
+    """Return an arm's mean in each crossed resample of seeds and examples, (B,).
+
+    Args:
+        values_RN: Each example's contribution to each replicate's measure, which is
+            sum(values) / sum(weights).
+        weights_N: See above.
+        counts_BN: Draws of examples, the same for every arm: all are tested on the same images.
+        seeds_BR: Weights of the replicates, each row sums to 1.
+    """
+    means = np.empty(seeds_BR.shape)
+    for start in range(0, len(counts_BN), CHUNK):
+        part = slice(start, start + CHUNK)
+        drawn = counts_BN[part].astype(np.float32)
+        means[part] = (drawn @ values_RN.T) / (drawn @ weights_N)[:, None]
+    return np.asarray((means * seeds_BR).sum(1))
+
+
+class Crossed:
+    """The crossed bootstrap: what was drawn is kept, as all arms share examples and anchors.
+
+    Args:
+        examples: Arm -> its values by replicate and example, or None where they are not known.
+    """
+
+    def __init__(self, examples: Callable[[str], "ExampleValues | None"]) -> None:
+        self.examples = cache(examples)
+        self.counts = cache(lambda n: recounts(n, generator("examples", str(n))))
+        self.means = cache(self._means)
+
+    def _means(self, arm: str, endpoint: Endpoint) -> Floats | None:
+        """Return the arm's mean loss in each resample.
+
+        Of n seeds n - 1 are drawn, so that the variance over seeds is not (n - 1)/n too small (Rao
+        & Wu 1988).
+        """
+        known = self.examples(arm)
+        if known is None or endpoint.key not in known.values:
+            return None
+        values_RN, weights_N = known.values[endpoint.key], known.weights[endpoint.key]
+        n = len(values_RN)
+        rng = generator("seeds", arm, endpoint.key)
+        seeds_BR = rng.multinomial(n - 1, [1 / n] * n, RESAMPLES) / (n - 1)
+        found = resampled(values_RN, weights_N, self.counts(len(weights_N)), seeds_BR)
+        return endpoint.sign * found
+
+    def interval(self, case: Case, endpoint: Endpoint, level: float) -> Interval | None:
+        """Return the percentile interval of R, None where an arm's examples are not known.
+
+        Unbounded where more than (1 - level)/2 of the draws put the anchors in the wrong order: a
+        ratio is then without meaning.
+        """
+        names = ("single", case.arm["arm"], case.arm["reference"])
+        single, arm, deep = (self.means(name, endpoint) for name in names)
+        if single is None or arm is None or deep is None:
+            return None
+        gap = single - deep
+        if (gap <= 0).mean() > (1 - level) / 2:
+            return UNBOUNDED
+        low, high = np.quantile((single - arm) / gap, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+
+def tests_from(interval: Interval, endpoint: Endpoint, delta: float) -> Tests:
+    """Return an interval's answers as tests: 0 where it decides, 1 where it does not."""
+    low, high = interval
+    if low is None or high is None:
+        return Tests(1.0, 1.0, 1.0)
+    floor = -delta if endpoint.kind == "performance" else -np.inf
+    tracks = floor < low and high < delta
+    return Tests(float(not low > delta), float(not tracks), float(not high < -delta))
+
+
+def check(case: Case, protocol: Protocol, primary: Kind, crossed: Crossed) -> Json | None:
+    """Return what the three methods say of one arm, None where it cannot be assessed.
+
+    Args:
+        case: The arm.
+        protocol: Margin, level, endpoints.
+        primary: The primary test's verdict on it, before the correction for other arms.
+        crossed: The crossed bootstrap of this study.
+
+    Returns:
+        By method: ``verdict``, ``agrees`` (with ``primary``), ``endpoints`` (key -> ``p_escape``,
+        ``p_track``, ``p_worse`` of the permutation test, or ``low`` and ``high``); a method that
+        cannot be used is null.
+    """
+    if case.reasons:
+        return None
+    tests = {e.key: _permuted(case, e, protocol.delta) for e in protocol.endpoints}
+    found: Json = {
+        "permutation": {
+            "verdict": verdict_of(tests, protocol),
+            "endpoints": {
+                key: {"p_escape": t.escape, "p_track": t.track, "p_worse": t.worse}
+                for key, t in tests.items()
+            },
+        },
+        "bca": _said({e: _bca(case, e, protocol.level) for e in protocol.endpoints}, protocol),
+        "crossed": _said(
+            {e: crossed.interval(case, e, protocol.level) for e in protocol.endpoints}, protocol
+        ),
+    }
+    for answer in found.values():
+        if answer is not None:
+            answer["agrees"] = answer["verdict"] == primary
+    return found
+
+
+def _permuted(case: Case, endpoint: Endpoint, delta: float) -> Tests:
+    """Return the tests of ``rules.tests_of``, by permutation."""
+    values, name = case.values[endpoint.key], case.arm["arm"]
+
+    def at(theta: float) -> tuple[float, float]:
+        rng = generator("permutation", name, endpoint.key, f"{theta:g}")
+        return permutation_test(*values, theta, rng)
+
+    (escape, track), (above, worse) = at(delta), at(-delta)
+    return Tests(escape, max(track, above) if endpoint.kind == "performance" else track, worse)
+
+
+def _bca(case: Case, endpoint: Endpoint, level: float) -> Interval:
+    rng = generator("bca", case.arm["arm"], endpoint.key)
+    return bca_interval(*case.values[endpoint.key], level, rng)
+
+
+def _said(intervals: Mapping[Endpoint, Interval | None], protocol: Protocol) -> Json | None:
+    known = {e: interval for e, interval in intervals.items() if interval is not None}
+    if len(known) < len(intervals):
+        return None
+    tests = {e.key: tests_from(interval, e, protocol.delta) for e, interval in known.items()}
+    bounds = {e.key: {"low": low, "high": high} for e, (low, high) in known.items()}
+    return {"verdict": verdict_of(tests, protocol), "endpoints": bounds}
