@@ -11,6 +11,11 @@ from typing import Any, Final, Literal
 
 from study.schema import StudyError
 
+GATE_LEVEL: Final = 0.025
+"""One-sided level at which the anchors must differ for an endpoint to be judged."""
+GATE_RATIO: Final = 1.0
+"""Least gap between the anchors, in pooled standard deviations over seeds."""
+
 
 @dataclass(frozen=True)
 class Endpoint:
