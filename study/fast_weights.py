@@ -63,6 +63,23 @@ class MemberLayer(nn.Module):
         """Return W_m = W ∘ P_m, (M, *weight.shape)."""
         return self.weight * self.perturbation()
 
+    def plain(self, member: int) -> Weighted:
+        """Return the ordinary layer that one member applies."""
+        out, into, *kernel = self.weight.shape
+        bias = self.bias is not None
+        layer: Weighted
+        if self.convolution is None:
+            layer = nn.Linear(into, out, bias, device="meta")
+        else:
+            groups = self.convolution[-1]
+            size = (into * groups, out, tuple(kernel))
+            layer = nn.Conv2d(*size, *self.convolution, bias, device="meta")
+        layer.weight = nn.Parameter(self.effective_weight()[member].detach().clone())
+        if self.bias is not None:
+            own = self.bias if self.bias.dim() == 1 else self.bias[member]
+            layer.bias = nn.Parameter(own.detach().clone())
+        return layer
+
     def _apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.convolution is None:
             return F.linear(x, weight)
@@ -185,6 +202,7 @@ class MemberBatchNorm(nn.Module):
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, members: int) -> None:
         super().__init__()
         self.members = members
+        self.kind = type(norm)
         self.norm = nn.BatchNorm1d(members * norm.num_features, norm.eps, norm.momentum)
         self.norm.weight.data = norm.weight.detach().repeat(members)
         self.norm.bias.data = norm.bias.detach().repeat(members)
@@ -196,6 +214,15 @@ class MemberBatchNorm(nn.Module):
         y = self.norm(channels.flatten(2) if channels.dim() > 2 else channels)
         y = y.view(by_member.shape[1], self.members, *by_member.shape[2:])
         return y.transpose(0, 1).flatten(0, 1)
+
+    @torch.no_grad()
+    def plain(self, member: int) -> nn.BatchNorm1d | nn.BatchNorm2d:
+        """Return the ordinary norm that one member applies."""
+        features = self.norm.num_features // self.members
+        norm = self.kind(features, self.norm.eps, self.norm.momentum).to(self.norm.weight.device)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(norm, name).copy_(getattr(self.norm, name).view(self.members, -1)[member])
+        return norm
 
     def average_members(self) -> None:
         """Become the one-member norm with averaged statistics, scale and shift."""

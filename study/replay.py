@@ -10,7 +10,7 @@ import torch
 from study import datasets
 from study.schema import StudyError
 from study.spec import TrialSpec
-from study.store import ROW, Store
+from study.store import GEOMETRY, ROW, Store
 from study.trial import Precision, Row, run_trial, versions
 
 
@@ -64,11 +64,12 @@ def _differences(old: Path, new: Path) -> list[str]:
                 lines.append(f"{name}: cannot be read ({' '.join(str(error).split())})")
                 continue
             if not then.equals(pq.read_table(new / name)):
-                lines.append(f"{name}: {_largest_difference(old / name, new / name)}")
+                how = "differs" if name == GEOMETRY else _largest(old / name, new / name)
+                lines.append(f"{name}: {how}")
     return lines
 
 
-def _largest_difference(old: Path, new: Path) -> str:
+def _largest(old: Path, new: Path) -> str:
     then, now = (
         pq.read_table(p, columns=["logits"])["logits"].combine_chunks().flatten().to_numpy()
         for p in (old, new)

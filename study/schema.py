@@ -1,10 +1,11 @@
 """The Parquet format between whoever trains and whoever judges.
 
-Two kinds of file, both with the schema version in their key-value metadata:
+Three kinds of file, all with the schema version in their key-value metadata:
 
 * *predictions*, one file per trial and split: one row per (member, example), member by member, each
   member's rows in the same order. So ``logits.reshape(M, rows, C)`` is a view, not a copy.
-* *trial*, one row per trial, written after its predictions: its presence is the commit mark.
+* *geometry*, one file per confirmed ensemble: where its members lie in parameter and feature space.
+* *trial*, one row per trial, written after all else: its presence is the commit mark.
 
 Any program may write this format; nothing in it needs torch or this project.
 """
@@ -19,12 +20,19 @@ VERSION_KEY: Final = b"schema_version"
 Role = Literal[
     "candidate", "single", "deep_ensemble", "comparison", "negative_control", "positive_control"
 ]
-Stage = Literal["search", "rescore", "confirm"]
+Stage = Literal["search", "rescore", "pilot", "confirm"]
 Status = Literal["complete", "pruned", "diverged", "failed"]
 Split = Literal["val", "test", "shift", "ood"]
 
 COLLAPSED: Final = "collapsed_"
 """Prefix of a split's file that holds the one-member control with averaged fast weights."""
+
+MEAN_WEIGHTS: Final = "mean_weights_"
+"""Prefix of a split's file that holds the one-member control with the mean effective weights W̄.
+
+One network with the members' mean weights, biases, and scale and shift of norms, its batch-norm
+statistics estimated anew on training images; only of members that are trained jointly.
+"""
 
 
 class StudyError(Exception):
@@ -63,7 +71,7 @@ TRIAL: Final = pa.schema(
         _field("name", pa.string(), "the configuration's name if it was given one", True),
         _field("method", pa.string(), "key of the method"),
         _field("role", pa.string(), "what the trial is to the study: see Role"),
-        _field("stage", pa.string(), "search, rescore or confirm"),
+        _field("stage", pa.string(), "search, rescore, pilot or confirm"),
         _field("replicate", pa.int32(), "number of the repetition, from 0"),
         _field("seed", pa.int64(), "root of all the trial's random streams"),
         _field("members", pa.int16(), "ensemble size M"),
@@ -89,6 +97,30 @@ TRIAL: Final = pa.schema(
         _field("commit", pa.string(), "commit of the code, with +dirty", True),
         _field("data", pa.string(), "fingerprint of the data"),
         _field("finished", pa.timestamp("ms", tz="UTC"), "when the row was written"),
+    ],
+    metadata={VERSION_KEY: str(VERSION).encode()},
+)
+
+
+QUANTITIES: Final = {
+    "cosine": "mean over pairs of members of cos(W_i, W_j), W_m the effective weights",
+    "cosine_deviation": "the same of W_m - W̄; -1/(M-1) where all deviate as much",
+    "spread": "mean over members of ‖W_m - W̄‖ / ‖W̄‖",
+    "sign_disagreement": "mean over pairs of the share of weights of opposite sign, 0 to 1",
+    "barrier": "highest rise of the loss above the chord on the line from W_i to W_j, nats on val; "
+    "without alignment by permutation",
+    "cka": "mean over pairs of the unbiased linear CKA of penultimate features on val",
+}
+"""What a geometry file may hold, by ``quantity``."""
+
+GEOMETRY: Final = pa.schema(
+    [
+        _field("quantity", pa.string(), "what was measured: see QUANTITIES"),
+        _field("epoch", pa.int32(), "epochs done, 0 at the start; null if not of an epoch", True),
+        _field("layer", pa.string(), "weighted layers in order, from 0; null for all", True),
+        _field("i", pa.int16(), "member; null for the mean over members or pairs", True),
+        _field("j", pa.int16(), "other member of the pair", True),
+        _field("value", pa.float64(), "null where undefined or not finite", True),
     ],
     metadata={VERSION_KEY: str(VERSION).encode()},
 )

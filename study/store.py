@@ -3,7 +3,8 @@
     <run>/study.json           the study as it was asked for
     <run>/plan.json            what is judged and how, written before the test set is opened
     <run>/optuna.journal       Optuna's storage, one study per tuned method
-    <run>/trials/<trial>/      val, test, shift, ood: predictions; trial.parquet: the commit mark
+    <run>/trials/<trial>/      val, test, shift, ood: predictions, of controls behind a prefix;
+                               geometry: the members' weights; trial.parquet: the commit mark
     <run>/ray/                 Ray Tune's own files
     <run>/report.html, verdict.json
 
@@ -27,6 +28,7 @@ from study import schema
 from study.schema import StudyError
 
 ROW = "trial.parquet"
+GEOMETRY = "geometry.parquet"
 
 
 class Store:
@@ -106,6 +108,13 @@ class Store:
             column_encoding={logits: "BYTE_STREAM_SPLIT"},
             write_page_checksum=True,
         )
+
+    def write_geometry(self, trial: str, rows: list[dict[str, Any]]) -> None:
+        """Write where the members lie; visible to readers once the row is committed."""
+        folder = self.folder(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pylist(rows, schema=schema.GEOMETRY)
+        pq.write_table(table, folder / GEOMETRY, compression="zstd", write_page_checksum=True)
 
     def commit(self, trial: str, row: dict[str, Any]) -> None:
         """Write the trial's row: from now on the trial is complete."""

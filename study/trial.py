@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -15,19 +16,21 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from study import backbones, methods, schema
 from study.batches import Pixels, channel_statistics
 from study.datasets import Dataset, Shifted
-from study.methods import Method
+from study.geometry import Row, Trajectory, weight_cosine, when
+from study.landscape import Probe, evenly, mean_network, member_networks, network_rows
+from study.methods import Method, single
 from study.spec import TrialSpec, canonical
 from study.store import Store
 from study.train import DivergenceError, OnEpoch, fit, predict
 
 Precision = Literal["float16", "float32"]
-Row = dict[str, Any]
+MakePixels = Callable[[np.ndarray[Any, Any]], Pixels]
 
 
 def run_trial(
@@ -135,11 +138,11 @@ def _train_and_predict(
     row |= cost(method, dataset.shape, device)
     labels = torch.tensor(dataset.train[1], device=device)
     train = pixels(dataset.train[0])
-    start = time.perf_counter()
-    for part, seed in method.parts():
-        part_seed = spec.seed if seed is None else seed
-        fit(part, train, labels, spec.training, spec.regulariser, part_seed, on_epoch)
-    row |= {"train_seconds": time.perf_counter() - start, "cosine": weight_cosine(method)}
+    path = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
+    path.record(0)
+    seconds = _train(spec, method, train, labels, path, on_epoch)
+    path.record(spec.training.epochs)
+    row |= {"train_seconds": seconds, "cosine": weight_cosine(method)}
     del train
 
     logits = predict(method, pixels(dataset.val[0]))
@@ -151,21 +154,67 @@ def _train_and_predict(
     if spec.stage != "confirm":
         store.write_predictions(spec.trial, "val", clean_table(logits, dataset.val[1], precision))
         return row
-    _predict_test(spec, method, dataset, store, precision, pixels)
+    networks = member_networks(method)
+    probe = _probe(dataset, pixels)
+    path.rows += network_rows(method, networks, probe, spec.training.epochs)
+    if path.rows:
+        store.write_geometry(spec.trial, path.rows)
+    models = {"": method} | _controls(method, networks, probe)
+    _predict_test(spec, models, dataset, store, precision, pixels)
     return row
+
+
+def _train(
+    spec: TrialSpec,
+    method: Method,
+    train: Pixels,
+    labels: Tensor,
+    path: Trajectory,
+    on_epoch: OnEpoch,
+) -> float:
+    """Train every part; return the seconds that this took without looking at the weights."""
+    parts = method.parts()
+
+    def after(epoch: int) -> None:
+        on_epoch(epoch)
+        if len(parts) == 1:  # Parts that are trained apart are at the same epoch at the ends alone.
+            path.record(epoch)
+
+    start = time.perf_counter() - path.seconds
+    for part, seed in parts:
+        part_seed = spec.seed if seed is None else seed
+        fit(part, train, labels, spec.training, spec.regulariser, part_seed, after)
+    return time.perf_counter() - start - path.seconds
+
+
+def _probe(dataset: Dataset, pixels: MakePixels) -> Probe:
+    train, val = (images[evenly(len(images))] for images, _ in (dataset.train, dataset.val))
+    split = [pixels(images) for images in (train, val)]
+    every = [
+        images.batch(torch.arange(len(images), device=images.images.device)) for images in split
+    ]
+    labels = dataset.val[1][evenly(len(dataset.val[1]))]
+    return Probe(*every, torch.tensor(labels, device=every[1].device))
+
+
+def _controls(method: Method, networks: list[nn.Module], probe: Probe) -> dict[str, Method]:
+    """Return the one-member controls of a method, each under the prefix of its files."""
+    controls = {schema.COLLAPSED: method.collapsed()}
+    if len(networks) > 1 and len(method.parts()) == 1:
+        mean = mean_network(networks, probe.train)
+        controls[schema.MEAN_WEIGHTS] = single.Ensemble(single.Params(), lambda: mean, 0)
+    return {prefix: control for prefix, control in controls.items() if control is not None}
 
 
 def _predict_test(
     spec: TrialSpec,
-    method: Method,
+    models: dict[str, Method],
     dataset: Dataset,
     store: Store,
     precision: Precision,
-    pixels: Any,
+    pixels: MakePixels,
 ) -> None:
-    for prefix, model in (("", method), (schema.COLLAPSED, method.collapsed())):
-        if model is None:
-            continue
+    for prefix, model in models.items():
         test = predict(model, pixels(dataset.test[0]))
         table = clean_table(test, dataset.test[1], precision)
         store.write_predictions(spec.trial, f"{prefix}test", table)
@@ -173,7 +222,7 @@ def _predict_test(
         table = shift_table(shift, dataset.shift, precision)
         store.write_predictions(spec.trial, f"{prefix}shift", table)
     if dataset.ood:
-        ood = {name: predict(method, pixels(images)) for name, images in dataset.ood.items()}
+        ood = {name: predict(models[""], pixels(images)) for name, images in dataset.ood.items()}
         store.write_predictions(spec.trial, "ood", ood_table(ood, precision))
 
 
@@ -197,19 +246,6 @@ def objectives(logits_MNC: Tensor, y_N: Tensor) -> Row:
         "val_gain": members - ensemble,
         "val_accuracy": right.double().mean().item(),
     }
-
-
-def weight_cosine(method: Method) -> float | None:
-    """Return the mean over pairs of members of the cosine of their effective weights."""
-    m = method.members
-    gram = torch.zeros(m, m, dtype=torch.float64)
-    for weights_MP in method.effective_weights():
-        gram += (weights_MP @ weights_MP.mT).double().cpu()
-    norms = gram.diagonal().sqrt()
-    if m < 2 or not bool((norms > 0).all()):
-        return None
-    cosines = gram / norms.outer(norms)
-    return ((cosines.sum() - m) / (m * (m - 1))).item()
 
 
 def cost(method: Method, shape: tuple[int, int, int], device: torch.device) -> Row:

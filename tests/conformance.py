@@ -21,8 +21,13 @@ SMALL = {
 
 def make(method: str, params: dict, backbone: str, seed: int = 0) -> Method:
     """Build a method around a small network."""
+    return build(method, params, lambda: plain(backbone), seed)
+
+
+def plain(backbone: str) -> torch.nn.Module:
+    """Build the small network itself."""
     options = backbones.parameters({"name": backbone} | SMALL.get(backbone, {})).model_dump()
-    return build(method, params, lambda: backbones.build(options, SHAPE, CLASSES), seed)
+    return backbones.build(options, SHAPE, CLASSES)
 
 
 def check_method(method: str, params: dict, backbone: str) -> None:
@@ -35,6 +40,7 @@ def check_method(method: str, params: dict, backbone: str) -> None:
     check_training(ensemble, x, y)
     check_examples_are_independent(ensemble, x)
     check_weights(ensemble)
+    check_member_networks(ensemble, x, plain(backbone))
 
 
 def check_shapes(ensemble: Method, x: torch.Tensor) -> None:
@@ -92,3 +98,20 @@ def check_weights(ensemble: Method) -> None:
     assert perturbations is None or perturbations.shape[0] == ensemble.members
     collapsed = ensemble.collapsed()
     assert collapsed is None or collapsed.members == 1
+
+
+def check_member_networks(ensemble: Method, x: torch.Tensor, backbone: torch.nn.Module) -> None:
+    """All members or none are copies of the plain backbone that map x to the member's logits."""
+    ensemble.eval()
+    logits, state = ensemble(x), torch.get_rng_state()
+    networks = [ensemble.member_network(m) for m in range(ensemble.members)]
+    assert torch.equal(torch.get_rng_state(), state)
+    if networks[0] is None:
+        assert networks == [None] * ensemble.members
+        return
+    for network, expected in zip(networks, logits, strict=True):
+        assert network.state_dict().keys() == backbone.state_dict().keys()
+        torch.testing.assert_close(network.eval()(x), expected, rtol=1e-4, atol=1e-5)
+        for tensor in network.state_dict().values():
+            tensor.zero_()
+    assert torch.equal(ensemble(x), logits)

@@ -65,6 +65,14 @@ class Method(nn.Module):
         """Yield, layer by layer, the weights (M, P) that each member really applies."""
         yield from ()
 
+    def member_network(self, member: int) -> nn.Module | None:
+        """Return a copy of one member as the plain backbone, with what it really applies.
+
+        In evaluation it maps images (B, C, H, W) to ``forward(x)[member]``. None, for every member,
+        when the members are not networks of their own.
+        """
+        return None
+
     def collapsed(self) -> "Method | None":
         """Return the one-member control in which the members' own weights are averaged."""
         return None

@@ -184,6 +184,15 @@ class Ensemble(Method):
             elif isinstance(layer, Weighted):
                 yield layer.weight.detach().flatten().expand(self.members, -1)
 
+    def member_network(self, member: int) -> nn.Module:
+        """Return the plain network with W_m, and the member's own biases and norms."""
+        own = {
+            id(module): module.plain(member)
+            for module in self.network.modules()
+            if isinstance(module, MemberLayer | MemberBatchNorm)
+        }
+        return copy.deepcopy(self.network, own)  # The copy has these in their places.
+
     def collapsed(self) -> "Ensemble":
         """Return the one-member network in which own weights, biases and norms are averaged.
 

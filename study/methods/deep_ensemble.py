@@ -46,6 +46,11 @@ class Ensemble(Method):
         """Return the single networks with their seeds."""
         return [(self.singles[m], seed) for m, seed in enumerate(self.seeds)]  # type: ignore[misc]
 
+    def member_network(self, member: int) -> nn.Module:
+        """Return a copy of one single network."""
+        network: nn.Module = self.singles[member].member_network(0)  # type: ignore[operator]
+        return network
+
     def effective_weights(self) -> Iterator[Tensor]:
         """Yield each layer's weights, (M, P)."""
         for layers in zip(*(s.effective_weights() for s in self.singles), strict=True):  # type: ignore[operator]

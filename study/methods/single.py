@@ -1,8 +1,9 @@
 """One network: the anchor at recovery 0, as an ensemble of one member."""
 
+import copy
 from collections.abc import Iterator
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from study.members import weighted_layers
 from study.methods import MakeNetwork, Method
@@ -26,6 +27,10 @@ class Ensemble(Method):
         """Return logits (1, B, C)."""
         logits: Tensor = self.network(x)
         return logits.unsqueeze(0)
+
+    def member_network(self, member: int) -> nn.Module:
+        """Return a copy of the network; ``member`` is 0."""
+        return copy.deepcopy(self.network)
 
     def effective_weights(self) -> Iterator[Tensor]:
         """Yield each layer's weights, (1, P)."""

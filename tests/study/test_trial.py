@@ -1,6 +1,7 @@
 """One trial from spec to committed files."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from study import schema
-from study.store import ROW, Store
+from study.store import GEOMETRY, ROW, Store
 from study.trial import (
     build,
     cost,
@@ -39,8 +40,9 @@ def test_a_confirm_trial_leaves_test_shift_and_ood(make_spec, data, store):
     row = run(spec, data, store, name="mine")
     files = {p.name for p in store.folder(spec.trial).iterdir()}
     assert files == {
-        ROW, "test.parquet", "shift.parquet", "ood.parquet",
+        ROW, GEOMETRY, "test.parquet", "shift.parquet", "ood.parquet",
         "collapsed_test.parquet", "collapsed_shift.parquet",
+        "mean_weights_test.parquet", "mean_weights_shift.parquet",
     }  # fmt: skip
     assert row["status"] == "complete"
     assert (row["members"], row["name"], row["epochs"]) == (3, "mine", 2)
@@ -102,7 +104,7 @@ def test_a_trial_is_the_same_bit_for_bit(make_spec, data, store, tmp_path):
     run(spec, data, store)
     torch.rand(3)
     run(spec, data, other)
-    for name in ("test", "shift", "ood", "collapsed_test"):
+    for name in ("test", "shift", "ood", "collapsed_test", "mean_weights_test", "geometry"):
         a, b = (pq.read_table(s.folder(spec.trial) / f"{name}.parquet") for s in (store, other))
         assert a.equals(b)
 
@@ -141,6 +143,70 @@ def test_objectives_by_hand():
 def test_log_ensemble_averages_probabilities():
     logits = torch.randn(5, 7, 3, dtype=torch.float64)
     torch.testing.assert_close(log_ensemble(logits).exp(), logits.softmax(-1).mean(0))
+
+
+def test_geometry_follows_the_members_from_start_to_end(make_spec, data, store):
+    spec = make_spec("batch_ensemble", BE)
+    row = run(spec, data, store)
+    table = pq.read_table(store.folder(spec.trial) / GEOMETRY)
+    assert table.schema.equals(schema.GEOMETRY)
+    assert table.schema.metadata == schema.GEOMETRY.metadata
+    rows = table.to_pylist()
+    assert {r["quantity"] for r in rows} == set(schema.QUANTITIES)
+    whole = {(r["quantity"], r["epoch"]): r["value"] for r in rows if r["layer"] is None is r["i"]}
+    assert [epoch for name, epoch in whole if name == "spread"] == [0, 1, 2]
+    assert whole["cosine", 0] == pytest.approx(row["cosine_init"])
+    assert whole["cosine", 2] == pytest.approx(row["cosine"])
+    assert {r["layer"] for r in rows} == {None, "0", "1"}
+    pairs = [r for r in rows if r["i"] is not None]
+    assert [(r["i"], r["j"]) for r in pairs] == [(0, 1), (0, 2), (1, 2)]
+    mean = sum(r["value"] for r in pairs) / 3
+    assert whole["barrier", 2] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "found"),
+    [
+        ("single", {}, None),
+        ("mc_dropout", {"members": 3}, {"cka"}),
+        ("deep_ensemble", {"members": 2}, set(schema.QUANTITIES)),
+    ],
+)
+def test_geometry_of_other_methods(make_spec, data, store, method, params, found):
+    spec = make_spec(method, params, dropout=0.2)
+    assert run(spec, data, store)["status"] == "complete"
+    folder = store.folder(spec.trial)
+    assert not list(folder.glob("mean_weights_*"))
+    if found is None:
+        assert not (folder / GEOMETRY).exists()
+        return
+    rows = pq.read_table(folder / GEOMETRY).to_pylist()
+    assert {r["quantity"] for r in rows} == found
+    # Parts that are trained apart share an epoch at the ends alone.
+    assert {r["epoch"] for r in rows} <= {0, 2}
+
+
+def test_mean_weights_of_copies_are_each_copy(make_spec, data, store):
+    spec = make_spec("batch_ensemble", {"init": "ones", "bias": "shared", "members": 3})
+    run(spec, data, store, precision="float32")
+    ensemble, mean = (
+        np.stack(pq.read_table(store.folder(spec.trial) / f"{name}.parquet")["logits"].to_numpy())
+        for name in ("test", "mean_weights_test")
+    )
+    assert len(mean) == len(data.test[1])
+    np.testing.assert_allclose(ensemble[: len(mean)], mean, rtol=1e-4, atol=1e-5)
+
+
+def test_training_time_leaves_the_geometry_out(make_spec, data, store, monkeypatch):
+    from study import geometry
+
+    def slowly(method, epoch):
+        time.sleep(0.3)
+        return []
+
+    monkeypatch.setattr(geometry, "weight_rows", slowly)
+    row = run(make_spec("batch_ensemble", BE), data, store)
+    assert row["seconds"] - row["train_seconds"] > 0.9
 
 
 def test_cosine_of_copies_is_one_and_a_single_has_none(make_spec, data):

@@ -8,11 +8,12 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
-from study.fast_weights import MemberLayer
+from study.fast_weights import MemberBatchNorm, MemberLayer
 from study.methods import build
 from study.methods.batch_ensemble import Params
 from study.schema import StudyError
 from study.spec import Training
+from tests.conformance import make
 
 
 def mlp():
@@ -207,6 +208,22 @@ def test_member_norm_is_each_members_own_batch_norm():
     expected = torch.cat([nn.BatchNorm2d(4)(part) for part in hidden.chunk(3)])
     torch.testing.assert_close(norm(hidden), expected)
     assert method.eval().collapsed()(inputs(cnn)).shape == (1, 7, 3)
+
+
+@pytest.mark.parametrize("bias", ["shared", "same"])
+@pytest.mark.parametrize("rank", [1, 4, "full"])
+@pytest.mark.parametrize("norm", ["shared", "member"])
+@pytest.mark.parametrize("backbone", ["cnn", "resnet18"])
+def test_a_members_plain_network_gives_its_logits(backbone, norm, rank, bias):
+    params = {"members": 3, "init": "normal", "init_std": 0.5}
+    method = make("batch_ensemble", params | {"rank": rank, "bias": bias, "norm": norm}, backbone)
+    x = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    method.train()(x)  # Statistics that differ from their start, and by member if they are its own.
+    logits = method.eval()(x)
+    for m in range(3):
+        network = method.member_network(m).eval()
+        assert not [k for k in network.modules() if isinstance(k, MemberLayer | MemberBatchNorm)]
+        torch.testing.assert_close(network(x), logits[m], rtol=1e-4, atol=1e-5)
 
 
 def test_member_norm_needs_batch_normalisation():

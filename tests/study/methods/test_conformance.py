@@ -14,6 +14,7 @@ PARAMS = {
         {"members": 2, "init": "sign", "negative_share": 0.5, "batch": "split"},
         {"members": 2, "init": "normal", "init_std": 0.5, "rank": 2, "bias": "random"},
         {"members": 2, "init": "normal", "init_std": 0.5, "rank": "full"},
+        {"members": 2, "init": "normal", "init_std": 0.5, "bias": "shared", "layers": "no_last"},
     ],
 }
 
