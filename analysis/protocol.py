@@ -130,11 +130,13 @@ def _between(name: str, value: Any, low: float, high: float) -> float:
 
 
 def plan_hash(plan: Mapping[str, Any]) -> str:
-    """Return the digest of what a plan declares: its study, protocol and arms.
+    """Return the digest of what a plan declares: its study, protocol, arms, and seeds if left open.
 
     The first 16 hexadecimal digits of SHA-256 of the canonical JSON, as ``study`` writes it.
     """
     content = {key: plan[key] for key in ("study", "protocol", "arms")}
+    if plan["protocol"].get("seeds") == "auto":
+        content["seeds"] = plan["seeds"]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -155,7 +157,7 @@ def exploratory_reasons(plan: Mapping[str, Any] | None) -> list[str]:
             f"the plan was declared anew {times} time{'s' if times > 1 else ''} "
             "after the test set had been opened"
         )
-    if plan["seeds"] != plan["protocol"].get("seeds", plan["seeds"]):
+    if plan["protocol"].get("seeds", "auto") not in ("auto", plan["seeds"]):
         reasons.append(
             f"seeds are {plan['seeds']}, but the protocol declares {plan['protocol']['seeds']}"
         )

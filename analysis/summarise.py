@@ -20,6 +20,7 @@ from analysis.scene import Figure, Scene, title
 
 Json = dict[str, Any]
 
+STAGES: Final = ("search", "rescore", "pilot", "confirm")
 OTHERS: Final = {
     "negative_control": ("−", "Negative control"),
     "positive_control": ("+", "Positive control"),
@@ -141,7 +142,7 @@ def _subtitle(run: Run, verdict: Json) -> str:
     specs = [json.loads(text) for text in run.trials["spec"].unique().sort()]
     parts = (sorted({str(s[k].get("name")) for s in specs}) for k in ("dataset", "backbone"))
     stages = Counter(run.trials["stage"].to_list())
-    trials = ", ".join(f"{stages[s]} {s}" for s in ("search", "rescore", "confirm") if stages[s])
+    trials = ", ".join(f"{stages[s]} {s}" for s in STAGES if stages[s])
     data, backbones = (" and ".join(names) for names in parts)
     arms = len(verdict["arms"])
     between = f" {arms} arms between the two anchors." if arms else ""

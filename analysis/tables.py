@@ -119,7 +119,7 @@ def excluded(scene: Scene) -> list[Json]:
     """Return how many trials did not complete, by stage, arm, status and reason."""
     labels = dict(scene.arms.select("arm", "label").iter_rows())
     keys = ["stage", "arm", "status", "reason"]
-    order = {"confirm": 0, "rescore": 1, "search": 2}
+    order = {"confirm": 0, "pilot": 1, "rescore": 2, "search": 3}
     frame = scene.measures.excluded
     # In the search every configuration is an arm of its own: only how trials ended is of interest.
     arm = pl.when(pl.col("stage") == "confirm").then("arm").otherwise(pl.lit("configurations"))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study import backbones, datasets, methods
+from study import pilot as pilot_stage
 from study.batches import Pixels, channel_statistics
 from study.datasets import Dataset
 from study.progress import duration
@@ -181,11 +182,14 @@ def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:
     single = seconds["single"]
     candidates = sum(seconds[space.method] for space in study.candidates) * protocol.shortlist
     others = sum(s for m, s in seconds.items() if m != "single")
-    total = tuned + protocol.seeds * (candidates + others + 14 * single)
+    pilot, seeds = 0.0, protocol.seeds
+    if seeds == "auto":
+        pilot, seeds = 9 * single * budget.pilot_seeds, pilot_stage.MOST
+    total = tuned + pilot + seeds * (candidates + others + 14 * single)
     width = 2 if study.precision == "float16" else 4
     rows = len(data.test[1]) + len(data.shift.labels) + sum(map(len, data.ood.values()))
     arms = protocol.shortlist * len(study.candidates) + len(seconds) + 3
-    disk = protocol.seeds * arms * rows * 5 * data.classes * width
+    disk = seeds * arms * rows * 5 * data.classes * width
     return (
         f"estimate: {duration(total)} of one core of this machine for training alone, "
         f"{disk / 1e6:.0f} MB on disk at most; nothing was trained"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -81,6 +81,7 @@ class Budget(Strict):
     generation: int = Field(15, ge=1, description="trials proposed at once from the earlier ones")
     rescore: int = Field(20, ge=1, description="best configurations run again")
     rescore_seeds: int = Field(2, ge=0, description="on so many more search seeds")
+    pilot_seeds: int = Field(10, ge=2, description="runs of each anchor for protocol.seeds=auto")
 
 
 Endpoint = Literal["cll", "nll", "shift_nll", "gain"]
@@ -89,7 +90,9 @@ Endpoint = Literal["cll", "nll", "shift_nll", "gain"]
 class Protocol(Strict):
     """How the confirm stage judges; declared before the test set is opened."""
 
-    seeds: int = Field(20, ge=2, le=10_000, description="fresh seeds per arm")
+    seeds: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
+        "auto", description="fresh seeds per arm; auto: as many as the pilot's spread asks for"
+    )
     shortlist: int = Field(8, ge=1, le=64, description="candidates of each method at most")
     per_stratum: int = Field(2, ge=1)
     comparisons: int = Field(1, ge=1, description="confirmed configurations per comparison method")

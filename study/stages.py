@@ -1,4 +1,4 @@
-"""The study as a sequence of stages: search, rescore, confirm. Knows neither Ray nor Parquet.
+"""The study as stages: search, rescore, pilot, confirm. Knows neither Ray nor Parquet.
 
 A stage is a set of jobs that may run side by side; the next begins when all of it has ended. Which
 jobs there are depends on the study and on earlier rows alone, so that an interrupted study goes
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from study import schema
+from study.pilot import pilot_jobs, seeds_for
 from study.schema import StudyError
 from study.search import Job, MethodSearch, Row, open_storage
 from study.selection import order, shortlist
@@ -112,7 +113,14 @@ def stages(study: Study, store: Store, rows: Rows) -> Iterator[Stage]:
     finalists = {method: _finalists(study, method, rows) for method in searches}
     rescore = [job for method in searches for job in _rescore_jobs(study, finalists[method], rows)]
     yield Fixed("rescore", rescore, rows)
-    plan = declare(study, searches, finalists, rows, store)
+    arms = _arms(study, searches, finalists, rows)
+    seeds, why = study.protocol.seeds, "as asked for"
+    if seeds == "auto":
+        pilot = pilot_jobs(study, arms)
+        yield Fixed("pilot", pilot, rows)
+        seeds, why = seeds_for(study, [rows[job.spec.trial] for job in pilot])
+    tuning = {method: {"trials": search.total} for method, search in searches.items()}
+    plan = declare(study, arms, tuning, (seeds, why), store)
     yield Fixed("confirm", confirm_jobs(study, plan), rows)
 
 
@@ -152,9 +160,9 @@ def _rescore_jobs(study: Study, finalists: list[str], rows: Rows) -> list[Job]:
 
 def declare(
     study: Study,
-    searches: dict[str, MethodSearch],
-    finalists: dict[str, list[str]],
-    rows: Rows,
+    arms: list[dict[str, Json]],
+    tuning: dict[str, Json],
+    seeds: tuple[int, str],
     store: Store,
 ) -> dict[str, Json]:
     """Write down what will be judged and how, before any test prediction exists, and return it.
@@ -162,14 +170,16 @@ def declare(
     A declaration that differs from an earlier one in the same folder is kept beside it, under
     ``revisions``: what it decides was chosen after the test set had been opened.
     """
-    arms = _arms(study, searches, finalists, rows)
     protocol = study.protocol.model_dump()
     content = {"study": study.name, "protocol": protocol, "arms": arms}
+    if protocol["seeds"] == "auto":
+        content["seeds"] = seeds[0]
     plan = content | {
         "hash": digest(content),
         "declared": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seeds": study.protocol.seeds,
-        "tuning": {m: {"trials": s.total} for m, s in searches.items()},
+        "seeds": seeds[0],
+        "seeds_because": seeds[1],
+        "tuning": tuning,
         "revisions": [],
     }
     earlier = store.read_json(store.plan)

@@ -36,9 +36,9 @@ def _summary(study: Study, store: Store, counts: Counter[tuple[str, str, str, st
         done[stage] += count
     searched = sum(study.budget.trials if space.search else 1 for space in study.spaces)
     plan = store.read_json(store.plan)
-    confirm = len(plan.get("arms") or ()) * study.protocol.seeds if plan else None
+    confirm = len(plan.get("arms") or ()) * plan.get("seeds", 0) if plan else None
     return (
-        f"search {done['search']}/{searched}, rescore {done['rescore']}, "
+        f"search {done['search']}/{searched}, rescore {done['rescore']}, pilot {done['pilot']}, "
         f"confirm {done['confirm']}/{confirm if plan else 'not declared yet'}; "
         f"report {'written' if store.report.exists() else 'not written'}"
     )
