@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis import lenient
 from study import schema
 from study.schema import StudyError
 
@@ -25,27 +26,37 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 PLAN = ("study", "hash", "protocol", "arms", "seeds")
 ARM = ("configuration", "role", "method", "name", "members")
+WIDE = 2**32
+LONE = (schema.COLLAPSED, schema.MEAN_WEIGHTS)
 REDO = "delete the trial's folder and give the command of the study again"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
+    """A run folder, or predictions that were given without one.
 
     Attributes:
         folder: Where it lies.
         trials: All committed trial rows (columns of ``study.schema.TRIAL``), sorted by trial.
         plan: What was declared before the test set was opened, or None.
+        given: Whether it is predictions alone (see ``analysis.given``): a trial is ``arm/seed``,
+            what only a study knows is null, and files may have any program's types.
     """
 
     folder: Path
     trials: pl.DataFrame
     plan: dict[str, Any] | None
+    given: bool = False
 
     @cached_property
     def members(self) -> dict[str, int]:
         """Ensemble size of each committed trial."""
         return dict(self.trials.select("trial", "members").iter_rows())
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a file that is not as it should be."""
+        return lenient.AGAIN if self.given else REDO
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def load(folder: str | Path) -> Run:
 
 def predictions_file(run: Run, trial: str, split: str) -> Path:
     """Return where a trial's predictions on ``split`` lie (or would)."""
-    return run.folder / "trials" / trial / f"{split}.parquet"
+    return run.folder / ("" if run.given else "trials") / trial / f"{split}.parquet"
 
 
 def predictions(run: Run, trial: str, split: str) -> Predictions:
@@ -115,25 +126,29 @@ def predictions(run: Run, trial: str, split: str) -> Predictions:
     Raises:
         StudyError: With file, rule, value and remedy, when the file breaks the format.
     """
-    file = predictions_file(run, trial, split)
-    parquet = _open(file, read_dictionary=["condition"])
-    classes = _check_predictions_schema(file, parquet.schema_arrow)
-    table = _read(file, parquet)
-    _refuse_nulls(file, table, ("member", "example", "logits"))
-    size = None if split.startswith(schema.COLLAPSED) else _members_of(run, trial)
-    members, rows = _check_members(file, table["member"].to_numpy(), size)
+    file, remedy = predictions_file(run, trial, split), run.remedy
+    table = _typed(run, file, split)
+    _refuse_nulls(file, table, ("member", "example", "logits"), remedy)
+    classes = int(table.schema.field("logits").type.list_size)
+    logits = _logits(file, table["logits"], remedy).reshape(-1, classes)
     condition, conditions = _codes(table["condition"])
     keys = {
+        "member": table["member"].to_numpy(),
         "example": table["example"].to_numpy().astype(np.int64),
         "label": _filled(table["label"], -1),
         "condition": condition,
         "severity": _filled(table["severity"], 0),
     }
+    if run.given:
+        keys, logits = _sorted(keys, logits)
+    lone = split.startswith(LONE)
+    size = 1 if lone else _members_of(run, trial)
+    members, rows = _check_members(file, keys.pop("member"), size, remedy)
     keys = {name: _same_per_member(file, name, key, members) for name, key in keys.items()}
     _check_labels(file, keys["label"], table["label"].null_count, classes, split)
-    _check_distinct(file, keys)
+    _check_distinct(file, keys, remedy)
     return Predictions(
-        logits=_logits(file, table["logits"]).reshape(members, rows, classes),
+        logits=logits.reshape(members, rows, classes),
         labels=keys["label"],
         example=keys["example"],
         condition=keys["condition"],
@@ -142,12 +157,31 @@ def predictions(run: Run, trial: str, split: str) -> Predictions:
     )
 
 
+def _typed(run: Run, file: Path, split: str) -> pa.Table:
+    """Return the columns of ``study.schema.predictions``, in its types or wider ones."""
+    parquet = open_parquet(file, run.remedy, read_dictionary=["condition"])
+    if run.given:
+        return lenient.typed(file, read_parquet(file, parquet, run.remedy), split)
+    _check_predictions_schema(file, parquet.schema_arrow)
+    return read_parquet(file, parquet, run.remedy)
+
+
+def _sorted(
+    keys: dict[str, IntArray], logits: npt.NDArray[np.float32]
+) -> tuple[dict[str, IntArray], npt.NDArray[np.float32]]:
+    """Return the rows by member, condition, severity and example."""
+    order = np.lexsort([keys[key] for key in ("example", "severity", "condition", "member")])
+    if (order[1:] > order[:-1]).all():
+        return keys, logits
+    return {name: key[order] for name, key in keys.items()}, logits[order]
+
+
 def _trial_row(file: Path) -> pa.Table:
     """Return the one checked row of a trial file."""
-    parquet = _open(file)
+    parquet = open_parquet(file, REDO)
     schema.check_version(parquet.schema_arrow, str(file))
     _check_names(file, parquet.schema_arrow.names, schema.TRIAL.names)
-    table = _read(file, parquet)
+    table = read_parquet(file, parquet, REDO)
     if table.num_rows != 1:
         raise StudyError(f"{file}: a trial must be one row, but there are {table.num_rows}; {REDO}")
     try:
@@ -204,26 +238,40 @@ def _has(file: Path, name: str, keys: tuple[str, ...], value: Mapping[str, Any])
         )
 
 
-def _open(file: Path, **options: Any) -> Any:
+def open_parquet(file: Path, remedy: str, **options: Any) -> Any:
+    """Open a Parquet file; ``remedy`` ends the line on one that is not there or not whole.
+
+    Raises:
+        StudyError: When there is no such file, or it is not Parquet.
+    """
     if not file.exists():
-        raise StudyError(f"{file}: the file must exist, but is not there; {REDO}")
+        raise StudyError(f"{file}: the file must exist, but is not there; {remedy}")
     try:
         return pq.ParquetFile(file, **options)
+    except KeyError:  # A column that an option names is not there: whoever reads it will say so.
+        return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-        raise StudyError(_not_whole(file, error)) from None
+        raise StudyError(_not_whole(file, error, remedy)) from None
 
 
-def _read(file: Path, parquet: Any) -> pa.Table:
+def read_parquet(
+    file: Path, parquet: Any, remedy: str, columns: list[str] | None = None
+) -> pa.Table:
+    """Read an open file and close it.
+
+    Raises:
+        StudyError: When it is damaged.
+    """
     try:
-        return parquet.read(use_threads=False)
+        return parquet.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise StudyError(_not_whole(file, error)) from None
+        raise StudyError(_not_whole(file, error, remedy)) from None
     finally:
         parquet.close()
 
 
-def _not_whole(file: Path, error: Exception) -> str:
-    return f"{file}: must be whole Parquet, but is cut short or damaged ({_line(error)}); {REDO}"
+def _not_whole(file: Path, error: Exception, remedy: str) -> str:
+    return f"{file}: must be whole Parquet, but is cut short or damaged ({_line(error)}); {remedy}"
 
 
 def _line(error: Exception) -> str:
@@ -241,8 +289,8 @@ def _check_names(file: Path, found: list[str], wanted: list[str]) -> None:
         )
 
 
-def _check_predictions_schema(file: Path, found: pa.Schema) -> int:
-    """Return the number of classes after a check of version, columns and types."""
+def _check_predictions_schema(file: Path, found: pa.Schema) -> None:
+    """Refuse another version, other columns or other types."""
     schema.check_version(found, str(file))
     wanted = schema.predictions(1)
     _check_names(file, found.names, wanted.names)
@@ -259,7 +307,6 @@ def _check_predictions_schema(file: Path, found: pa.Schema) -> int:
         pa.float32(),
     ):
         _wrong_type(file, "logits", "a list of float16 or float32 of fixed size C", found)
-    return int(logits.list_size)
 
 
 def _wrong_type(file: Path, name: str, wanted: str, found: pa.Schema) -> None:
@@ -269,12 +316,10 @@ def _wrong_type(file: Path, name: str, wanted: str, found: pa.Schema) -> None:
     )
 
 
-def _refuse_nulls(file: Path, table: pa.Table, names: tuple[str, ...]) -> None:
+def _refuse_nulls(file: Path, table: pa.Table, names: tuple[str, ...], remedy: str) -> None:
     for name in names:
-        if table[name].null_count:
-            raise StudyError(
-                f"{file}: column {name} must have no null, but has {table[name].null_count}; {REDO}"
-            )
+        if nulls := table[name].null_count:
+            raise StudyError(f"{file}: column {name} must have no null, but has {nulls}; {remedy}")
 
 
 def _members_of(run: Run, trial: str) -> int:
@@ -283,25 +328,25 @@ def _members_of(run: Run, trial: str) -> int:
     return run.members[trial]
 
 
-def _check_members(file: Path, member: IntArray, size: int | None) -> tuple[int, int]:
+def _check_members(file: Path, member: IntArray, size: int, remedy: str) -> tuple[int, int]:
     """Return (M, N) after a check that members are 0 to M-1 in order, with equal rows each."""
     if member.size == 0:
-        raise StudyError(f"{file}: must have rows, but is empty; {REDO}")
-    starts = np.flatnonzero(np.diff(member, prepend=member[0] - 1))
+        raise StudyError(f"{file}: must have rows, but is empty; {remedy}")
+    starts = np.r_[0, np.flatnonzero(np.diff(member)) + 1]
     order = member[starts]
     if not np.array_equal(order, np.arange(len(order))):
         raise StudyError(
             f"{file}: members must be 0 to M-1 in order, but are {_few(order)}; "
-            "sort the rows by member"
+            "number them from 0 and sort the rows by member"
         )
     counts = np.diff(starts, append=member.size)
     if counts.min() != counts.max():
         raise StudyError(
-            f"{file}: every member must have as many rows, but they have {_few(counts)}; {REDO}"
+            f"{file}: every member must have as many rows, but they have {_few(counts)}; {remedy}"
         )
-    if size is not None and len(order) != size:
+    if len(order) != size:
         raise StudyError(
-            f"{file}: must hold the trial's {size} members, but holds {len(order)}; {REDO}"
+            f"{file}: must hold the trial's {size} members, but holds {len(order)}; {remedy}"
         )
     return len(order), int(counts[0])
 
@@ -337,14 +382,14 @@ def _same_per_member(file: Path, name: str, key: IntArray, members: int) -> IntA
     wrong = np.flatnonzero((per_member != per_member[0]).any(1))
     if wrong.size:
         raise StudyError(
-            f"{file}: every member's rows must be in the same order, but column {name} of member "
-            f"{wrong[0]} differs from member 0's; sort each member's rows alike"
+            f"{file}: every member must have the same rows in the same order, but column {name} "
+            f"of member {wrong[0]} differs from member 0's; give all members the same rows"
         )
     return np.ascontiguousarray(per_member[0])
 
 
 def _check_labels(file: Path, labels: IntArray, nulls: int, classes: int, split: str) -> None:
-    if nulls and split.removeprefix(schema.COLLAPSED) != "ood":
+    if nulls and lenient.base(split) != "ood":
         raise StudyError(
             f"{file}: labels may be null only out of distribution, but {nulls} are; "
             "write the labels"
@@ -358,27 +403,31 @@ def _check_labels(file: Path, labels: IntArray, nulls: int, classes: int, split:
         )
 
 
-def _check_distinct(file: Path, keys: Mapping[str, IntArray]) -> None:
+def _check_distinct(file: Path, keys: Mapping[str, IntArray], remedy: str) -> None:
     """Refuse an example that stands twice under the same condition and severity."""
     condition, severity, example = (keys[k] for k in ("condition", "severity", "example"))
-    spread = int(example.max()) - int(example.min()) + 1
+    names = np.arange(1)
+    if int(example.max()) - int(example.min()) >= WIDE:
+        names, example = np.unique(example, return_inverse=True)
+    first = int(example.min())
+    spread = int(example.max()) - first + 1
     cell = (condition + 1) * (int(severity.max()) + 1) + severity
-    values, counts = np.unique(cell * spread + (example - example.min()), return_counts=True)
+    values, counts = np.unique(cell * spread + (example - first), return_counts=True)
     if counts.max() > 1:
-        twice = int(values[counts.argmax()] % spread + example.min())
+        twice = int(values[counts.argmax()] % spread) + first
         raise StudyError(
-            f"{file}: an example must stand once per condition and severity, "
-            f"but example {twice} stands {counts.max()} times; {REDO}"
+            f"{file}: an example must stand once per condition and severity, but example "
+            f"{names[twice] if len(names) > 1 else twice} stands {counts.max()} times; {remedy}"
         )
 
 
-def _logits(file: Path, column: Any) -> npt.NDArray[np.float32]:
+def _logits(file: Path, column: Any, remedy: str) -> npt.NDArray[np.float32]:
     flat = column.combine_chunks()
     if isinstance(flat, pa.ChunkedArray):
         flat = pa.concat_arrays(flat.chunks)
     flat = flat.flatten()
     if flat.null_count:
-        raise StudyError(f"{file}: logits must have no null, but have {flat.null_count}; {REDO}")
+        raise StudyError(f"{file}: logits must have no null, but have {flat.null_count}; {remedy}")
     logits = np.asarray(flat.to_numpy(zero_copy_only=False), np.float32)
     wrong = logits.size - int(np.isfinite(logits).sum())
     if wrong:

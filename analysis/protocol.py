@@ -89,41 +89,42 @@ def protocol_of(plan: Mapping[str, Any] | None) -> Protocol:
     """
     if plan is None:
         return Protocol()
-    declared = plan["protocol"]
+    declared, file = plan["protocol"], plan.get("source") or "plan.json"
     default = Protocol()
-    delta = _between("delta", declared.get("delta", default.delta), 0, 1)
-    alpha = _between("alpha", declared.get("alpha", default.alpha), 0, 0.5)
-    others = _list("sensitivity", declared.get("sensitivity", list(default.sensitivity)))
-    keys = _list("endpoints", declared.get("endpoints", [e.key for e in default.endpoints]))
+    delta = _between(file, "delta", declared.get("delta", default.delta), 0, 1)
+    alpha = _between(file, "alpha", declared.get("alpha", default.alpha), 0, 0.5)
+    others = _list(file, "sensitivity", declared.get("sensitivity", list(default.sensitivity)))
+    keys = _list(file, "endpoints", declared.get("endpoints", [e.key for e in default.endpoints]))
     for key in keys:
         if key not in ENDPOINTS:
             raise StudyError(
-                f"plan.json: endpoints must be among {', '.join(ENDPOINTS)}, but one is {key!r}; "
+                f"{file}: endpoints must be among {', '.join(ENDPOINTS)}, but one is {key!r}; "
                 "correct the protocol of the study"
             )
     endpoints = tuple(ENDPOINTS[key] for key in dict.fromkeys(keys))
     if not any(endpoint.kind == "performance" for endpoint in endpoints):
         raise StudyError(
-            f"plan.json: endpoints must hold one of performance, but are {', '.join(keys)}; "
+            f"{file}: endpoints must hold one of performance, but are {', '.join(keys)}; "
             "add cll or shift_nll to the protocol of the study"
         )
-    sensitivity = tuple(_between("sensitivity", value, 0, 1) for value in others)
-    return Protocol(delta, alpha, endpoints, sensitivity, int(plan["seeds"]))
+    sensitivity = tuple(_between(file, "sensitivity", value, 0, 1) for value in others)
+    seeds = None if plan["seeds"] is None else int(plan["seeds"])
+    return Protocol(delta, alpha, endpoints, sensitivity, seeds)
 
 
-def _list(name: str, value: Any) -> list[Any]:
+def _list(file: str, name: str, value: Any) -> list[Any]:
     if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
         raise StudyError(
-            f"plan.json: {name} must be a list of words or numbers, but is {value!r}; "
+            f"{file}: {name} must be a list of words or numbers, but is {value!r}; "
             "correct the protocol of the study"
         )
     return value
 
 
-def _between(name: str, value: Any, low: float, high: float) -> float:
+def _between(file: str, name: str, value: Any, low: float, high: float) -> float:
     if not isinstance(value, int | float) or not low < value < high:
         raise StudyError(
-            f"plan.json: {name} must be above {low} and below {high}, but is {value!r}; "
+            f"{file}: {name} must be above {low} and below {high}, but is {value!r}; "
             "correct the protocol of the study"
         )
     return float(value)
@@ -145,6 +146,9 @@ def exploratory_reasons(plan: Mapping[str, Any] | None) -> list[str]:
     """Return why results under this plan explore rather than confirm; empty if they confirm."""
     if plan is None:
         return ["nothing was declared before the test set was opened (no plan.json)"]
+    if "source" in plan:
+        undeclared = "nothing was declared before the predictions were seen (no protocol.json)"
+        return [] if plan["source"] else [undeclared]
     reasons = []
     if plan_hash(plan) != plan["hash"]:
         reasons.append(

@@ -1,7 +1,9 @@
 """The report: ``python -m analysis.report --runs FOLDER --out report.html``.
 
 Reads Parquet and ``plan.json`` alone; writes one page that needs no network, and ``verdict.json``
-into the run folder. Prints the verdict.
+into the run folder. Prints the verdict. With ``--predictions FOLDER`` it judges any ensembles, laid
+out as ``<arm>/<seed>/test.parquet``; ``verdict.json`` then stands beside the page, as nothing is
+ever written among what was given.
 """
 
 import argparse
@@ -19,8 +21,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import charts, figures, summarise
+from analysis.given import load_predictions
 from analysis.hypotheses import judge
-from analysis.load import load
+from analysis.load import Run, load
 from analysis.measure import measure
 from analysis.scene import Figure, Scene
 from study.schema import StudyError
@@ -33,11 +36,16 @@ NOTHING_YET: Final = "Inconclusive: nothing has been confirmed yet."
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write report and verdict, print the verdict; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="folder that a study wrote")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--runs", type=Path, help="folder that a study wrote")
+    source.add_argument("--predictions", type=Path, help="folder of <arm>/<seed>/test.parquet")
     parser.add_argument("--out", type=Path, default=Path("analysis/report.html"), help="the page")
     given = parser.parse_args(arguments)
     try:
-        verdict = report(given.runs, given.out)
+        if given.predictions:
+            verdict = write_report(load_predictions(given.predictions), given.out)
+        else:
+            verdict = report(given.runs, given.out)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,16 +64,28 @@ def report(folder: Path, out: Path, now: datetime | None = None) -> dict[str, An
     Raises:
         StudyError: When the folder is no run, breaks the format, or a file cannot be written.
     """
-    run = load(folder)
+    return write_report(load(folder), out, now)
+
+
+def write_report(run: Run, out: Path, now: datetime | None = None) -> dict[str, Any]:
+    """Judge a run; write page and ``verdict.json`` (of predictions alone: beside the page).
+
+    Raises:
+        StudyError: When a file breaks the format or cannot be written.
+    """
     measures = measure(run, workers=os.cpu_count() or 1)
     verdict: dict[str, Any] = finite(judge(measures, run.plan))
+    if run.given and run.plan:
+        verdict["reasons"] += run.plan["limits"]
+        verdict["plan"] = verdict["plan"] if run.plan["source"] else None
     if "confirm" not in run.trials["stage"]:
         verdict["sentence"] = NOTHING_YET
     scene = summarise.scene(run, measures, verdict)
     drawn = figures.draw(scene)
     page = summarise.page(scene, run, verdict, drawn, now or datetime.now(UTC))
     write(out, render(page, drawn, scene))
-    write(folder / "verdict.json", json.dumps(verdict, indent=1, allow_nan=False) + "\n")
+    place = out.parent if run.given else run.folder
+    write(place / "verdict.json", json.dumps(verdict, indent=1, allow_nan=False) + "\n")
     return verdict
 
 

@@ -26,8 +26,9 @@ TITLES: Final = {
 
 
 def title(method: str) -> str:
-    """Return a method's readable name."""
-    key = method.rpartition(".")[2]
+    """Return a method's readable name; of a dotted name, the last part."""
+    dotted = all(part.isidentifier() for part in method.split("."))
+    key = method.rpartition(".")[2] if dotted else method
     words = key.replace("_", " ")
     return TITLES.get(key, words[:1].upper() + words[1:])
 

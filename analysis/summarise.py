@@ -113,13 +113,11 @@ def page(
 ) -> dict[str, Any]:
     """Return every text of the page."""
     sections = dict.fromkeys(figure.section for figure in drawn)
-    candidates = run.trials.filter(pl.col("role") == "candidate")["method"].unique().sort()
-    what = title(candidates[0]) if len(candidates) == 1 else "an efficient ensemble"
     used = [m for m in scene.methods if m in run.trials["method"].to_list()]
     plan = verdict["plan"] or {}
     return {
-        "study": plan.get("study") or run.folder.name,
-        "question": f"Does any configuration of {what} escape single\u2011model behaviour?",
+        "study": (run.plan or plan).get("study") or run.folder.name,
+        "question": _question(run),
         "subtitle": _subtitle(run, verdict),
         "banners": _banners(run, verdict),
         "margin": f"{scene.margin:g}",
@@ -130,7 +128,8 @@ def page(
             {"name": name, "figures": [f for f in drawn if f.section == name]} for name in sections
         ],
         "table": tables.configurations(scene, run, verdict),
-        "protocol": _protocol(verdict),
+        "protocol": _protocol(run, verdict),
+        "given": run.given,
         "tuning": tables.tuning(run, plan.get("tuning") or {}),
         "excluded": tables.excluded(scene)[: tables.MOST_ROWS],
         "excluded_note": tables.excluded_note(scene),
@@ -138,19 +137,38 @@ def page(
     }
 
 
+def _question(run: Run) -> str:
+    candidates = run.trials.filter(pl.col("role") == "candidate")["method"].unique().sort()
+    if run.given:
+        what = candidates[0] if len(candidates) == 1 else "any of these ensembles"
+    else:
+        known = title(candidates[0]) if len(candidates) == 1 else "an efficient ensemble"
+        what = f"any configuration of {known}"
+    return f"Does {what} escape single\u2011model behaviour?"
+
+
 def _subtitle(run: Run, verdict: Json) -> str:
+    arms = len(verdict["arms"])
+    between = f" {arms} arm{'s' * (arms != 1)} between the two anchors." if arms else ""
+    if run.given:
+        seeds = run.trials["replicate"].n_unique()
+        return f"Predictions of {len(run.trials)} runs on {seeds} seeds, as given.{between}"
     specs = [json.loads(text) for text in run.trials["spec"].unique().sort()]
     parts = (sorted({str(s[k].get("name")) for s in specs}) for k in ("dataset", "backbone"))
     stages = Counter(run.trials["stage"].to_list())
     trials = ", ".join(f"{stages[s]} {s}" for s in STAGES if stages[s])
     data, backbones = (" and ".join(names) for names in parts)
-    arms = len(verdict["arms"])
-    between = f" {arms} arms between the two anchors." if arms else ""
     return f"{data} with {backbones}. Trials: {trials}.{between}"
 
 
 def _banners(run: Run, verdict: Json) -> list[dict[str, str]]:
     banners = []
+    if run.given:
+        text = (
+            "Only predictions were given. How the ensembles were trained, tuned and chosen is not "
+            "known here; one that was chosen by its results on this test set looks too good."
+        )
+        banners.append({"kind": "AS GIVEN", "text": text})
     confirmed = run.trials.filter(pl.col("stage") == "confirm")
     missing = _missing(run, confirmed)
     if confirmed.is_empty():
@@ -164,7 +182,7 @@ def _banners(run: Run, verdict: Json) -> list[dict[str, str]]:
 
 def _missing(run: Run, confirmed: pl.DataFrame) -> str:
     """Return which declared arms lack replicates, however those ended, or nothing."""
-    if run.plan is None:
+    if run.plan is None or not run.plan["seeds"]:
         return ""
     seen = Counter(arm_key(*row) for row in confirmed.select("role", "configuration").iter_rows())
     planned, lacking = int(run.plan["seeds"]), []
@@ -252,7 +270,7 @@ def _kpis(scene: Scene, verdict: Json) -> list[dict[str, str]]:
     return kpis
 
 
-def _protocol(verdict: Json) -> list[str]:
+def _protocol(run: Run, verdict: Json) -> list[str]:
     protocol = verdict["protocol"]
     delta, alpha = f"{protocol['delta']:g}", f"{protocol['alpha']:g}"
     names = ", ".join(protocol["labels"][key] for key in protocol["endpoints"])
@@ -261,9 +279,12 @@ def _protocol(verdict: Json) -> list[str]:
         f"{len(row['tracks'])} track)"
         for row in verdict["sensitivity"]
     )
+    subject = "what was given" if run.given else "the space that was searched"
     plan = verdict["plan"]
     declared = f"Exploratory: {'; '.join(verdict['exploratory_reasons'])}."
-    if plan and not verdict["exploratory"]:
+    if plan and run.given:
+        declared = f"Declared in a file beside the predictions, at a time unknown: {plan['hash']}."
+    elif plan and not verdict["exploratory"]:
         declared = f"Declared {plan['declared']}, before the test set was opened: {plan['hash']}."
     return [
         declared,
@@ -280,5 +301,5 @@ def _protocol(verdict: Json) -> list[str]:
         f"band exactly when the tests at {100 * protocol['alpha']:g} % say so. They cover "
         "training seeds; data and split are fixed.",
         f"Margins (sensitivity): {margins}.",
-        "A null result speaks about the space that was searched, not about every configuration.",
+        f"A null result speaks about {subject}, not about every configuration.",
     ]

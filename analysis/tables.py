@@ -52,7 +52,9 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
     keys, labels = verdict["protocol"]["endpoints"], verdict["protocol"]["labels"]
     judged = {arm["arm"]: arm for arm in verdict["arms"]}
     price = {row["arm"]: row for row in costs(scene).to_dicts()}
-    plain = ["NLL", "Accuracy", "Runs", *COSTS.values(), "Train s"]
+    counted = [cost for cost in COSTS if any(row[cost] is not None for row in price.values())]
+    timed = trials["train_seconds"].count() > 0
+    plain = ["NLL", "Accuracy", "Runs", *(COSTS[cost] for cost in counted), *["Train s"] * timed]
     columns = [{"title": name, "numeric": False} for name in ("Configuration", "Verdict")]
     columns += [{"title": f"Recovery, {labels[key]}", "numeric": True} for key in keys]
     columns += [{"title": name, "numeric": True} for name in plain]
@@ -62,12 +64,13 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
         entry = judged.get(arm["arm"], {})
         if own.is_empty():
             continue
-        specs[arm["arm"]] = flatten(own["spec"][0])
+        spec = json.loads(own["spec"][0] or "{}")
+        specs[arm["arm"]] = flatten(own["spec"][0] or "{}")
         effects = [entry.get("endpoints", {}).get(key) for key in keys]
         cells = [_effect_cell(effect) for effect in effects]
         cells += [_cell(own["nll"].mean(), 4), _cell(own["accuracy"].mean(), 3), _cell(len(own), 0)]
-        cells += [_cell(price.get(arm["arm"], {}).get(cost), 2, "×") for cost in COSTS]
-        cells.append(_cell(own["train_seconds"].mean(), 1))
+        cells += [_cell(price.get(arm["arm"], {}).get(cost), 2, "×") for cost in counted]
+        cells += [_cell(own["train_seconds"].mean(), 1)] * timed
         rows.append(
             {
                 "arm": arm["arm"],
@@ -78,13 +81,13 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
                 "because": entry.get("label"),
                 "reason": entry.get("reason"),
                 "cells": cells,
-                "spec": json.dumps(json.loads(own["spec"][0]), indent=1, sort_keys=True),
+                "spec": json.dumps(spec, indent=1, sort_keys=True) if spec else "",
             }
         )
     for row in rows:
         deep = row["arm"].startswith("deep_ensemble-")
         row["parameters"] = "" if deep else _differences(specs, row["arm"])
-    return {"columns": columns, "rows": rows}
+    return {"columns": columns, "rows": rows, "costs": bool(counted)}
 
 
 def _effect_cell(effect: Json | None) -> dict[str, Any]:
@@ -161,8 +164,9 @@ def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:
     """Return where everything on the page came from, as names and values."""
     trials = run.trials
     plan = verdict["plan"] or {}
+    if run.given:
+        return _given(run, plan, now)
     seconds = trials["seconds"].sum()
-    ours = ("polars", "numpy", "scipy", "statsmodels", "altair", "scikit-learn")
     versions = [json.loads(text) for text in trials["versions"].unique().sort()]
     changed = f"; its content now gives {plan.get('content_hash')}"
     same = plan.get("content_hash") in (plan.get("hash"), None)
@@ -176,7 +180,7 @@ def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:
         ("Seeds", f"{trials['seed'].n_unique()} roots of {len(trials)} trials"),
         ("Device", _several(trials["device"].to_list())),
         ("Trained with", " | ".join(_versions(found) for found in versions)),
-        ("Judged with", _versions({name: version(name) for name in ours} | _python())),
+        ("Judged with", _judged_with()),
         (
             "Trials finished",
             f"{_time(trials['finished'].min())} to {_time(trials['finished'].max())}",
@@ -185,8 +189,22 @@ def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:
     ]
 
 
-def _python() -> dict[str, str]:
-    return {"python": platform.python_version()}
+def _given(run: Run, plan: Json, now: datetime) -> list[tuple[str, str]]:
+    """Return what is known of predictions alone."""
+    trials = run.trials
+    return [
+        ("Report made", now.isoformat(timespec="seconds")),
+        ("Predictions", str((run.plan or {}).get("study"))),
+        ("Protocol", str(plan.get("hash", "none declared"))),
+        ("Seeds", f"{trials['seed'].n_unique()} of {len(trials)} runs"),
+        ("Judged with", _judged_with()),
+    ]
+
+
+def _judged_with() -> str:
+    ours = ("polars", "numpy", "scipy", "statsmodels", "altair", "scikit-learn")
+    found = {name: version(name) for name in ours}
+    return _versions(found | {"python": platform.python_version()})
 
 
 def _versions(found: Mapping[str, str]) -> str:
