@@ -14,6 +14,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import comb
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -226,15 +227,8 @@ def check(case: Case, protocol: Protocol, primary: Kind, crossed: Crossed) -> Js
     """
     if case.reasons:
         return None
-    tests = {e.key: _permuted(case, e, protocol.delta) for e in protocol.endpoints}
     found: Json = {
-        "permutation": {
-            "verdict": verdict_of(tests, protocol),
-            "endpoints": {
-                key: {"p_escape": t.escape, "p_track": t.track, "p_worse": t.worse}
-                for key, t in tests.items()
-            },
-        },
+        "permutation": _by_permutation(case, protocol),
         "bca": _said({e: _bca(case, e, protocol.level) for e in protocol.endpoints}, protocol),
         "crossed": _said(
             {e: crossed.interval(case, e, protocol.level) for e in protocol.endpoints}, protocol
@@ -244,6 +238,18 @@ def check(case: Case, protocol: Protocol, primary: Kind, crossed: Crossed) -> Js
         if answer is not None:
             answer["agrees"] = answer["verdict"] == primary
     return found
+
+
+def _by_permutation(case: Case, protocol: Protocol) -> Json | None:
+    """Return the permutation tests, None with so few seeds that none can reach the level."""
+    single, arm, deep = case.values[protocol.endpoints[0].key]
+    if 1 / comb(min(len(single), len(deep)) + len(arm), len(arm)) > protocol.alpha:
+        return None
+    tests = {e.key: _permuted(case, e, protocol.delta) for e in protocol.endpoints}
+    keyed = {
+        k: {"p_escape": t.escape, "p_track": t.track, "p_worse": t.worse} for k, t in tests.items()
+    }
+    return {"verdict": verdict_of(tests, protocol), "endpoints": keyed}
 
 
 def _permuted(case: Case, endpoint: Endpoint, delta: float) -> Tests:

@@ -145,6 +145,18 @@ class Effect(Interval):
     """Least recovery found with power ``detectable_effect.power``, for this arm alone."""
 
 
+class Needed(Record):
+    """Seeds per arm that would do, given the spread that was seen; null: too many to say."""
+
+    power: P
+    recovery: float
+    """That an escape is to be found at, on every endpoint."""
+    escape: Count | None
+    """With Holm's strictest step."""
+    track: Count | None
+    """At recovery 0."""
+
+
 class Equivalent(Record):
     """Deep Ensemble equivalent on calibrated NLL (Ashukha et al. 2020), over seeds."""
 
@@ -184,7 +196,8 @@ class ByInterval(Record):
 class Robustness(Record):
     """The same question about one arm, asked in other ways; null: could not be asked."""
 
-    permutation: ByPermutation
+    permutation: ByPermutation | None
+    """Null with so few seeds that no permutation can reach the level."""
     bca: ByInterval
     """Over seeds."""
     crossed: ByInterval | None
@@ -225,6 +238,8 @@ class Arm(Record):
     """Endpoint of the least recovery."""
     endpoints: dict[str, Effect]
     """Those whose gap is shown."""
+    needed: Needed | None
+    """Null where the arm cannot be assessed."""
     equivalent: Equivalent | None
     robustness: Robustness | None
 

@@ -202,6 +202,13 @@ def test_all_three_agree_on_a_clear_escape_and_draws_do_not_depend_on_other_arms
     assert all(found[method]["agrees"] for method in robustness.METHODS)
 
 
+def test_two_seeds_cannot_be_permuted_to_the_level() -> None:
+    found = check(case(arms(0.5, 2)), ONE, "inconclusive", Crossed(lambda arm: None))
+
+    assert found is not None
+    assert found["permutation"] is None
+
+
 def test_what_is_not_known_is_not_asked() -> None:
     closed = Case({"arm": "x", "reference": "deep"}, {}, [("not assessable", "no gap")])
     nothing = Crossed(lambda arm: None)
