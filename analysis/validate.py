@@ -1,0 +1,181 @@
+"""Does the procedure hold its promise? ``python -m analysis.validate [--runs FOLDER]``.
+
+Draws thousands of studies of known truth, judges each by the project's own cases, gates, tests and
+rules, and compares the shares of wrong verdicts with the declared level, and those of right ones
+with what was planned. Ends with status 1 where a wrong verdict is too frequent.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+from platform import python_version
+from typing import Any, Final
+
+import numpy as np
+
+from analysis.load import load
+from analysis.report import write
+from analysis.validation.cells import LEVEL, LIMIT, TOLERANCE, Cell, Row, run
+from analysis.validation.grid import one_endpoint, three_endpoints
+from analysis.validation.hard import gate, stress
+from analysis.validation.planting import from_predictions, search
+from analysis.validation.units import generated, of_run, planted
+from study.schema import StudyError
+
+REPLICATIONS: Final = 4000
+QUICK: Final = 400
+UNITS: Final = 200
+QUICK_UNITS: Final = 40
+EFFECTS: Final = (0.1, 0.25, 0.5, 1.0)
+QUICK_EFFECTS: Final = (0.25,)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows, and how they were made."""
+
+    rows: list[Row]
+    made: dict[str, Any]
+
+    @property
+    def fails(self) -> list[Row]:
+        """Rows with too many wrong verdicts."""
+        return [row for row in self.rows if row.fails]
+
+    @property
+    def summary(self) -> str:
+        """What came of it, in one line."""
+        sizes = [row for row in self.rows if row.kind == "size"]
+        off = sum(row.off_plan for row in self.rows)
+        largest = max(row.value for row in sizes)
+        return (
+            f"{len(self.fails)} of {len(sizes)} shares of wrong verdicts are above {LIMIT:g} "
+            f"(declared {LEVEL:g}; largest {largest:.3f}); {off} of "
+            f"{sum(row.kind == 'power' for row in self.rows)} shares of right ones are more than "
+            f"{TOLERANCE:g} from the plan"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Simulate, print the table, write it; return the exit status."""
+    given = parser().parse_args(arguments)
+    try:
+        if given.replications is not None and given.replications < 2:
+            raise StudyError(
+                f"--replications must be at least 2, but is {given.replications}; give more"
+            )
+        table = validate(given.runs, given.replications, given.seed, given.quick, given.workers)
+        print(as_markdown(table))
+        for file in given.out:
+            text = as_json(table) if file.suffix == ".json" else as_markdown(table)
+            write(file, text + "\n")
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if table.fails else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(prog="python -m analysis.validate", description=__doc__)
+    found.add_argument("--runs", type=Path, help="run folder whose members plant effects")
+    found.add_argument("--quick", action="store_true", help="a few cells, some seconds")
+    found.add_argument("--replications", type=int, help="studies per row (fewer for costly ones)")
+    found.add_argument("--seed", type=int, default=0, help="of all random numbers")
+    found.add_argument("--workers", type=int, default=2, help="processes")
+    found.add_argument(
+        "--out", type=Path, action="append", default=[], help="table: FILE.md or FILE.json"
+    )
+    return found
+
+
+def validate(
+    runs: Path | None = None,
+    replications: int | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    workers: int = 1,
+) -> Table:
+    """Run all cells, or the quick ones; the numbers do not depend on ``workers``.
+
+    Raises:
+        StudyError: When ``runs`` cannot be used.
+    """
+    times = replications or (QUICK if quick else REPLICATIONS)
+    rng = np.random.default_rng([seed, 0])
+    members = of_run(load(runs)) if runs else generated(rng)
+    truths = planted(members, QUICK_UNITS if quick else UNITS, rng)
+    effects = from_predictions(truths, QUICK_EFFECTS if quick else EFFECTS)
+    cells = chain(one_endpoint(), three_endpoints(), stress(), gate(), effects, search(truths))
+    chosen = [cell for cell in cells if cell.quick or not quick]
+    made = {
+        "predictions": str(runs.name) if runs else "generated",
+        "members": len(members.test),
+        "replications": times,
+        "seed": seed,
+        "quick": quick,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": python_version()} | {n: version(n) for n in ("numpy", "scipy")},
+    }
+    return Table(list(_rows(chosen, times, seed, workers)), made)
+
+
+def _rows(cells: Sequence[Cell], times: int, seed: int, workers: int) -> Iterable[Row]:
+    work = partial(run, replications=times, seed=seed)
+    if workers < 2:
+        return [row for cell in cells for row in work(cell)]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return [row for rows in pool.map(work, cells) for row in rows]
+
+
+def as_json(table: Table) -> str:
+    """Return the table as JSON."""
+    rows = [row.entry() for row in table.rows]
+    content = {"summary": table.summary, "made": table.made, "rows": rows}
+    return json.dumps(content, indent=1, allow_nan=False)
+
+
+def as_markdown(table: Table) -> str:
+    """Return the table as Markdown, one section per scenario."""
+    lines = ["# Size and power of the procedure, by simulation", "", f"{table.summary}.", ""]
+    scenario = ""
+    for row in table.rows:
+        if row.scenario != scenario:
+            scenario = row.scenario
+            lines += ["", f"## {scenario.capitalize()}", ""]
+            lines += ["| setting | seeds | arms | event | is | share | 95 % | pilot | formula | |"]
+            lines += ["| --- " * 10 + "|"]
+        lines.append(_line(row))
+    made = table.made
+    versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    lines += [
+        "",
+        f"{made['replications']} studies per row (fewer in costly rows), seed {made['seed']}, "
+        f"predictions: {made['predictions']} ({made['members']} single models); {versions}; "
+        f"{made['made']}.",
+    ]
+    return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    kind = {"size": "wrong", "power": "right", "shown": ""}[row.kind]
+    pilot = "" if row.pilot is None else f"{row.pilot:.2f}"
+    formula = "" if row.formula is None else f"{'≥ ' if row.bound else ''}{row.formula:.3f}"
+    cells = (
+        *(row.setting, row.seeds, row.arms, row.event, kind, f"{row.value:.3f}"),
+        *(f"{row.low:.3f} to {row.high:.3f}", pilot, formula, row.mark),
+    )
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Whole studies of known truth, judged by the project's own code."""

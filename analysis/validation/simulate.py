@@ -1,0 +1,264 @@
+"""A study of known truth, drawn and judged: cases, gates, tests, Holm, controls, global verdict.
+
+Nothing of the rules is repeated here: a drawn study is the ``Study`` that a run folder gives, and
+``analysis.cases`` and ``analysis.rules`` decide on it.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis import wording
+from analysis.cases import Study, case_of, gates_of
+from analysis.protocol import ENDPOINTS, Protocol
+from analysis.rules import conclude, controls_of, decide_all
+from analysis.stats import FloatArray
+
+Errors = Literal["normal", "t3", "lognormal"]
+Outcome = dict[str, float]
+
+MEMBERS = 4
+DEEP = f"deep_ensemble-{MEMBERS}"
+SKEW = 0.75
+"""Standard deviation of the logarithm of log-normal errors: their skewness is 3.3."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Replicates around a known recovery, in units of the gap.
+
+    Attributes:
+        recovery: By endpoint: 0 is the single model, 1 the Deep Ensemble.
+        sd: Standard deviation over seeds, by endpoint.
+        correlation: Of any two endpoints' errors in one replicate.
+        errors: ``t3`` has heavy tails, ``lognormal`` a long tail of large losses; both are scaled
+            to the same standard deviation.
+    """
+
+    recovery: tuple[float, ...]
+    sd: tuple[float, ...]
+    correlation: float = 0.0
+    errors: Errors = "normal"
+
+    def draw(self, rng: np.random.Generator, seeds: int) -> FloatArray:
+        """Return losses, (seeds, endpoints)."""
+        shared = rng.standard_normal((seeds, 1))
+        own = rng.standard_normal((seeds, len(self.sd)))
+        z = self.correlation**0.5 * shared + (1 - self.correlation) ** 0.5 * own
+        if self.errors == "t3":
+            z /= rng.chisquare(3, (seeds, 1)) ** 0.5  # t3 / sqrt(3), so of variance 1
+        elif self.errors == "lognormal":
+            mean = np.exp(SKEW**2 / 2)
+            z = (np.exp(SKEW * z) - mean) / (mean * np.expm1(SKEW**2) ** 0.5)
+        return np.asarray(np.array(self.sd) * z - np.array(self.recovery))
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Replicates that were measured once and are drawn with replacement.
+
+    So the truth is known exactly: it is the mean of ``losses``, (units, endpoints).
+    """
+
+    losses: FloatArray
+
+    @cached_property
+    def mean(self) -> FloatArray:
+        """Return the true loss by endpoint."""
+        return np.asarray(self.losses.mean(0))
+
+    def draw(self, rng: np.random.Generator, seeds: int) -> FloatArray:
+        """Return losses, (seeds, endpoints)."""
+        return self.losses[rng.integers(len(self.losses), size=seeds)]
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """A share of the replicates comes from one population, the others from another."""
+
+    share: float
+    one: "Population"
+    other: "Population"
+
+    def draw(self, rng: np.random.Generator, seeds: int) -> FloatArray:
+        """Return losses, (seeds, endpoints)."""
+        chosen = rng.random((seeds, 1)) < self.share
+        return np.where(chosen, self.one.draw(rng, seeds), self.other.draw(rng, seeds))
+
+
+Population = Gaussian | Units | Blend
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """A study to draw: anchors, arms, controls.
+
+    Attributes:
+        endpoints: Keys, in the order of the populations' columns.
+        single: Population of the single model.
+        deep: Population of the Deep Ensemble, and of the positive control.
+        arms: Populations of the candidates.
+        seeds: Replicates of every arm.
+        negative: Population of the negative control; without one there are no controls.
+        diverged: Chance that a candidate's run fails.
+        worst: Loss to write down for a failed run; None leaves it out as failed, as a study does.
+    """
+
+    endpoints: tuple[str, ...]
+    single: Population
+    deep: Population
+    arms: tuple[Population, ...]
+    seeds: int
+    negative: Population | None = None
+    diverged: float = 0.0
+    worst: float | None = None
+
+    def run(self, rng: np.random.Generator) -> Outcome:
+        """Draw one study and judge it; see ``judged``."""
+        drawn = [population.draw(rng, self.seeds) for population in self.arms]
+        failed = [rng.random(self.seeds) < self.diverged if self.diverged else None for _ in drawn]
+        if self.worst is not None:
+            drawn = [
+                np.where(np.asarray(lost)[:, None], self.worst, losses)
+                for lost, losses in zip(failed, drawn, strict=True)
+            ]
+            failed = [None] * len(drawn)
+        return judged(draw_study(self, rng, drawn, failed))
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """A search that chooses among copies of one population, then a study of the chosen.
+
+    Attributes:
+        design: The study; its one arm is the population of every configuration.
+        configurations: How many are searched.
+        search_seeds: Runs of each in the search, whose mean on the first endpoint is its score.
+        shortlist: How many of the best are confirmed on fresh seeds.
+        scores: Population of a run in the search.
+        anchors: True losses of single model and Deep Ensemble in the search.
+    """
+
+    design: Design
+    configurations: int
+    search_seeds: int
+    scores: Population
+    anchors: tuple[float, float]
+    shortlist: int = 8
+
+    def run(self, rng: np.random.Generator) -> Outcome:
+        """Return the outcome of the confirmation, and what the search alone would have said.
+
+        ``apparent`` is the best recovery that the search saw; ``escape_on_search`` whether any of
+        the shortlist escapes when it is judged on the very runs that chose it.
+        """
+        design, shape = self.design, (self.configurations, self.search_seeds, -1)
+        runs = self.scores.draw(rng, self.configurations * self.search_seeds).reshape(shape)
+        score = runs[:, :, 0].mean(1)
+        chosen = np.argsort(score, kind="stable")[: self.shortlist]
+        fresh = [design.arms[0].draw(rng, design.seeds) for _ in chosen]
+        found = judged(draw_study(design, rng, fresh))
+        single, deep = self.anchors
+        found["apparent"] = float((single - score[chosen[0]]) / (single - deep))
+        if self.search_seeds > 1 and runs.shape[2] == len(design.endpoints):
+            again = judged(draw_study(design, rng, [runs[i] for i in chosen]))
+            found["escape_on_search"] = again["any_escapes"]
+        return found
+
+
+def draw_study(
+    design: Design,
+    rng: np.random.Generator,
+    candidates: Sequence[FloatArray],
+    failed: Sequence[Any] | None = None,
+) -> Study:
+    """Return a study of these candidates beside freshly drawn anchors and controls.
+
+    Args:
+        design: Anchors, controls, endpoints, seeds.
+        rng: Source of the anchors' and controls' draws.
+        candidates: Losses of each, (its replicates, endpoints).
+        failed: For each, None or which of its replicates failed.
+    """
+    losses = {
+        "single": design.single.draw(rng, design.seeds),
+        DEEP: design.deep.draw(rng, design.seeds),
+    }
+    if design.negative is not None:
+        losses["positive_control"] = design.deep.draw(rng, design.seeds)
+        losses["negative_control"] = design.negative.draw(rng, design.seeds)
+    roles = {name: name for name in losses if name.endswith("control")}
+    lost: Counter[str] = Counter()
+    for i, own in enumerate(candidates):
+        name = f"candidate{i}"
+        roles[name] = "candidate"
+        gone = None if failed is None else failed[i]
+        losses[name] = own if gone is None else own[~gone]
+        if gone is not None and gone.any():
+            lost[name] = int(gone.sum())
+    arms = [
+        {"arm": a, "role": role, "members": MEMBERS}
+        | {"reference": DEEP, "reference_members": MEMBERS}
+        for a, role in roles.items()
+    ]
+    columns = {
+        (name, key): own[:, column]
+        for name, own in losses.items()
+        for column, key in enumerate(design.endpoints)
+    }
+    protocol = Protocol(endpoints=tuple(ENDPOINTS[key] for key in design.endpoints))
+    counts = {name: len(own) for name, own in losses.items()}
+    return Study(protocol, arms, columns, counts, {"single", "deep_ensemble"}, lost)
+
+
+def judged(study: Study) -> Outcome:
+    """Decide on a study; return what happened as numbers, mostly 0 or 1.
+
+    ``first_*`` are about the first candidate, ``any_*`` and ``all_*`` about all of them, and
+    ``some_escape`` and ``all_track`` are the global verdicts, which controls may withhold.
+    ``assessed``: the gate of every endpoint opened; ``escapes_if_assessed`` is NaN where not.
+    """
+    gates = {(g["members"], g["endpoint"]): g for g in gates_of(study)}
+    cases = [case_of(study, arm, gates) for arm in study.arms]
+    decisions = decide_all(cases, study.protocol)
+    verdict, _ = conclude(cases, decisions, controls_of(cases, decisions))
+    own = [decisions[c.arm["arm"]].verdict for c in cases if c.arm["role"] == "candidate"]
+    assessed = all(gate["open"] for gate in gates.values())
+    escapes = "escapes" in own
+    found = {f"first_{kind}": own[0] == kind for kind in ("escapes", "tracks", "worse")}
+    found |= {"any_escapes": escapes, "all_tracks": {*own} == {"tracks"}}
+    found |= {"some_escape": verdict == wording.SOME_ESCAPES}
+    found |= {"all_track": verdict == wording.ALL_TRACK, "assessed": assessed}
+    return {
+        **{name: float(happened) for name, happened in found.items()},
+        "escapes_if_assessed": float(escapes) if assessed else float("nan"),
+    }
+
+
+@dataclass
+class Tally:
+    """How often, or how much on average, over simulated studies."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one study."""
+        for name, value in outcome.items():
+            self.values.setdefault(name, []).append(value)
+
+    def known(self, name: str) -> FloatArray:
+        """Return the values of one event, without studies in which it is undefined."""
+        values = np.array(self.values[name])
+        return values[~np.isnan(values)]
+
+
+def tally(design: Design | Pipeline, times: int, rng: np.random.Generator) -> Tally:
+    """Draw and judge a design ``times`` times."""
+    found = Tally()
+    for _ in range(times):
+        found.add(design.run(rng))
+    return found
