@@ -364,3 +364,67 @@ def cost(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Face
         *marks.labels(base, y),
     )
     return marks.panels(chart, rows, columns=3, least=250, height=260)
+
+
+def trajectory(rows: Frame, methods: Sequence[str]) -> Facets:
+    """Draw quantities of the members' weights along training, a line per arm.
+
+    Args:
+        rows: arm, tag, label, method, panel (the quantity), epoch, mean, low, high, end (whether
+            it is the arm's last epoch), at (on those rows: the height of the tag).
+        methods: Domain of colour and shape.
+    """
+    last = max(rows["epoch"].to_list())
+    scale = alt.Scale(domain=[0, 1.1 * max(last, 1)], nice=False)
+    steps = [round(last * part / 4) for part in range(5)]
+    axis = alt.Axis(grid=False, values=sorted(set(steps)), format="d")
+    base = alt.Chart().encode(
+        x=alt.X("epoch:Q", title="epoch", scale=scale, axis=axis),
+        color=marks.colour(methods),
+        opacity=marks.dim(),
+        detail="arm:N",
+    )
+    zero, ticks = alt.Scale(zero=True), alt.Axis(tickCount=5)
+    y = marks.y("mean", "", zero, ticks)
+    tips = [("label", "Configuration", ""), ("epoch", "Epoch", "d"), ("mean", "Mean", ".4f")]
+    tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
+    chart = alt.layer(
+        base.mark_line(size=1.5).encode(y=y),
+        base.mark_point(filled=True, size=32).encode(
+            y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)
+        ),
+        base.transform_filter("datum.end")
+        .mark_text(align="left", dx=8, fontWeight=600)
+        .encode(y=marks.y("at", "", zero, ticks), text="tag:N"),
+    )
+    return marks.panels(chart, rows, columns=2, least=250, height=260, free=("y",))
+
+
+def landscape(rows: Frame, methods: Sequence[str]) -> Facets:
+    """Draw what lies between two members of each arm, with intervals over seeds.
+
+    Args:
+        rows: arm, label, method, panel (the quantity), mean, low, high, mark (a line of reference,
+            on one row of the panel that has one).
+        methods: Domain of colour and shape.
+    """
+    scale = alt.Scale(zero=False, nice=True, padding=8)
+    axis = alt.Axis(tickCount=5, grid=False)
+
+    def x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title="", scale=scale, axis=axis)
+
+    y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+    base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
+    tips = [("label", "Configuration", ""), ("panel", "Quantity", ""), ("mean", "Mean", ".4f")]
+    tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
+    mark = alt.Chart().transform_filter("isValid(datum.mark)").mark_rule(style="ref")
+    chart = alt.layer(
+        mark.encode(x=x("mark"), tooltip=marks.tips([("mark", "Called none below", ".4f")])),
+        base.mark_rule(size=1.5).encode(x=x("low"), x2="high:Q"),
+        base.mark_point(filled=True, size=80).encode(
+            x=x("mean"), shape=marks.shape(methods), tooltip=marks.tips(tips)
+        ),
+    )
+    height = 24 * rows["label"].n_unique()
+    return marks.panels(chart, rows, columns=2, least=250, height=height, free=("x",))

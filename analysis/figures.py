@@ -11,6 +11,7 @@ import polars as pl
 from scipy import stats
 
 from analysis import charts, search
+from analysis.geometry import landscape_figure, trajectory_figure
 from analysis.scene import Figure, Scene, over_seeds
 
 LEAST_IN_BIN = 20
@@ -20,7 +21,8 @@ LEAST_IN_BIN = 20
 def draw(scene: Scene) -> list[Figure]:
     """Return every figure that the data can fill, in the order of the page."""
     confirmed: list[Callable[[Scene], Figure | None]] = [
-        _forest, _diversity, _collapsed, _severity, _reliability, _members, _cost,
+        _forest, _diversity, _collapsed, _severity, _reliability, _members,
+        trajectory_figure, landscape_figure, _cost,
     ]  # fmt: skip
     searched: list[Callable[[Scene], Figure | None]] = [
         search.history_figure,

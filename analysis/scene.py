@@ -40,6 +40,7 @@ class Scene:
     Attributes:
         measures: Frames of the confirm stage.
         trials: All trial rows.
+        geometry: Where members lie (see ``analysis.geometry``); empty if it was not stored.
         arms: arm, tag, label, method, role, members, reference, verdict; best candidate first, then
             comparisons, controls, anchors.
         recovery: arm, endpoint, panel, estimate, low, high, low_wide, high_wide; primary endpoints.
@@ -53,6 +54,7 @@ class Scene:
 
     measures: Measures
     trials: pl.DataFrame
+    geometry: pl.DataFrame
     arms: pl.DataFrame
     recovery: pl.DataFrame
     methods: list[str]

@@ -14,6 +14,7 @@ from typing import Any, Final
 import polars as pl
 
 from analysis import tables
+from analysis.geometry import geometry
 from analysis.load import Run
 from analysis.measure import Measures, arm_key
 from analysis.scene import Figure, Scene, title
@@ -50,6 +51,7 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
     return Scene(
         measures=measures,
         trials=run.trials,
+        geometry=geometry(run),
         arms=_arms(verdict),
         recovery=pl.DataFrame(effects, schema=columns),
         methods=methods,

@@ -252,8 +252,34 @@ def write_trial(
                 collapsed = logits.mean(0, keepdims=True)
                 name = f"{schema.COLLAPSED}{split}.parquet"
                 pq.write_table(table(collapsed, keys), here / name)
+        rows = geometry_rows(arm, replicate)
+        if rows:
+            stored = pa.Table.from_pylist(rows, schema=schema.GEOMETRY)
+            pq.write_table(stored, here / "geometry.parquet")
     pq.write_table(trial_row(arm, replicate, status=status), here / "trial.parquet")
     return here
+
+
+def geometry_rows(arm: Arm, replicate: int) -> list[dict[str, Any]]:
+    """Return rows as of members whose cosine starts at 1 - diversity and rises by a tenth of it.
+
+    A Deep Ensemble is looked at before and after training; MC Dropout has features alone.
+    """
+    if arm.members < 2:
+        return []
+    empty = dict.fromkeys(schema.GEOMETRY.names)
+    end = 20
+    rows = [{"quantity": "cka", "epoch": end, "value": 1 - arm.diversity / 2}]
+    if arm.method != "mc_dropout":
+        for epoch in (0, end) if arm.method == "deep_ensemble" else (0, 10, end):
+            cosine = 1 - arm.diversity * (1 - 0.1 * epoch / end) - 0.001 * replicate
+            values = {"cosine": cosine, "spread": 1 - cosine, "sign_disagreement": (1 - cosine) / 2}
+            for layer in (None, "0", "1"):
+                here = {"epoch": epoch, "layer": layer}
+                rows += [here | {"quantity": q, "value": v} for q, v in values.items()]
+        barrier = {"quantity": "barrier", "epoch": end, "value": arm.diversity / 2}
+        rows += [barrier | {"i": 0, "j": 1}, barrier]
+    return [empty | row for row in rows]
 
 
 def write_search(folder: Path, trials: int) -> None:

@@ -52,6 +52,12 @@ DRAWN = {
         METHODS,
         0.5,
     ),
+    "trajectory": lambda: charts.trajectory(
+        rows(epoch=[0, 4], mean=[0.5, 0.4], end=[False, True], at=[None, 0.4], **BAND), METHODS
+    ),
+    "landscape": lambda: charts.landscape(
+        rows(mean=[0.5, 0.4], mark=[0.1, None], **BAND), METHODS
+    ),
     "importance": lambda: charts.importance(rows(parameter=["p", "q"], mean=[0.2, 0.1], **BAND)),
 }  # fmt: skip
 
