@@ -95,9 +95,13 @@ def summary(values: Sequence[float] | FloatArray) -> Summary:
     array = np.asarray(values, np.float64)
     if len(array) < 2:
         raise ValueError(f"a variance needs at least 2 replicates, but there are {len(array)}")
-    if np.ptp(array) == 0:
-        return Summary(float(array[0]), 0.0, len(array))
-    return Summary(float(array.mean()), float(array.var(ddof=1)), len(array))
+    n = len(array)
+    if (array == array[0]).all():
+        return Summary(float(array[0]), 0.0, n)
+    # np.var does the same behind many checks, and this is called for every arm and endpoint.
+    mean = float(np.add.reduce(array)) / n
+    deviations = array - mean
+    return Summary(mean, float(np.add.reduce(deviations * deviations)) / (n - 1), n)
 
 
 def contrast(terms: Sequence[tuple[float, Summary]]) -> Contrast:

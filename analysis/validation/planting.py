@@ -28,7 +28,7 @@ def from_predictions(planted: Planted, recoveries: Sequence[float]) -> Iterator[
     escape, track = Question("first_escapes", "size"), Question("first_tracks", "size")
     tracks, judged = Question("first_tracks", "shown"), Question("assessed", "shown")
     some, every = Question("some_escape", "size"), Question("all_track", "shown")
-    for seeds in (5, 10, 20, 30):
+    for seeds in (5, 10, 20):
         yield _cell(planted, "single models, fresh seeds", [single], seeds, escape, tracks, judged)
         copies = [planted.copies]
         yield _cell(planted, "four copies of a single model", copies, seeds, escape, tracks)
@@ -44,7 +44,7 @@ def from_predictions(planted: Planted, recoveries: Sequence[float]) -> Iterator[
 
 def _mixture(planted: Planted, recovery: float) -> tuple[float, str, Units]:
     share = planted.share_for(recovery)
-    units = planted.mixed(share)
+    units = planted.mixed(share) if share < 1 else planted.deep[MEMBERS]
     least = float(planted.recovery(units).min())
     return recovery, f"(1-w) single + w DE(4), w = {share:.3f}, least R = {least:.2f}", units
 
@@ -67,7 +67,7 @@ def _cell(
     controls = planted.copies if several else None
     anchors = planted.singles, planted.deep[MEMBERS]
     design = Design(ENDPOINTS, *anchors, tuple(arms), seeds, controls)
-    share, quick = (0.25, False) if several else (1.0, seeds == 10)
+    share, quick = (0.25, False) if several else (0.5, seeds == 10)
     return Cell("planted in predictions", setting, design, questions, share, quick)
 
 

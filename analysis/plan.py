@@ -1,0 +1,210 @@
+"""How many seeds does a verdict need? ``python -m analysis.plan --runs FOLDER``.
+
+Takes the spread over seeds from the confirm stage of a run, or from ``--sd-single``, ``--sd-arm``
+and ``--sd-ensemble``. Prints the seeds per arm that each verdict needs, and what the seeds at hand
+can find. For ``escapes`` every configuration is given the strictest level of Holm's procedure, the
+declared one over the number of configurations: enough whatever the other configurations do.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Final
+
+from analysis.cases import count
+from analysis.power import (
+    ALPHA,
+    DELTA,
+    MOST_SEEDS,
+    POWER,
+    Spread,
+    Verdict,
+    least_permutation_p,
+    least_sign_flip_p,
+    power_all,
+    power_gate,
+    recovery_found,
+    seeds_needed,
+)
+from analysis.spreads import spreads_of, study_in
+from study.schema import StudyError
+
+SEEDS: Final = (5, 10, 20, 30, 50)
+CONFIGURATIONS: Final = 8
+ALL: Final = "all endpoints"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: spreads by endpoint, the wanted recovery and power, margin, level, arms."""
+
+    spreads: Mapping[str, Spread]
+    configurations: int
+    recovery: float
+    power: float
+    delta: float
+    alpha: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the plan; return the exit status."""
+    given = parser().parse_args(arguments)
+    try:
+        question, at_hand = _question(given)
+        seeds = given.n or sorted({*SEEDS, *at_hand})
+        for n in seeds:
+            if n < 2:
+                raise StudyError(f"--n must be at least 2, but is {n}; a spread needs two runs")
+        print("\n".join(report(question, seeds)))
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(prog="python -m analysis.plan", description=__doc__)
+    add = found.add_argument
+    add("--runs", type=Path, help="run folder whose confirm stage shows the spread over seeds")
+    add("--sd-single", type=float, help="standard deviation over seeds of the single model")
+    add("--sd-arm", type=float, help="of a configuration (default: the single model's)")
+    add("--sd-ensemble", type=float, help="of the Deep Ensemble")
+    add("--gap", type=float, default=1.0, help="single model - Deep Ensemble, in the same unit")
+    add("--n", type=int, nargs="+", help="seeds per arm to say something about")
+    add("--configurations", type=int, help="how many share Holm's correction")
+    add("--recovery", type=float, default=0.5, help="true recovery that should be found")
+    add("--power", type=float, default=POWER, help="wanted chance of a right verdict")
+    add("--delta", type=float, help="margin (default: the run's, or 0.25)")
+    add("--alpha", type=float, help="one-sided level (default: the run's, or 0.05)")
+    return found
+
+
+def _question(given: argparse.Namespace) -> tuple[Question, list[int]]:
+    """Return what is asked, and the numbers of seeds at hand."""
+    if given.runs is not None:
+        found, at_hand = _of_run(given.runs)
+    else:
+        found, at_hand = _of_options(given), []
+    delta = found.delta if given.delta is None else given.delta
+    alpha = found.alpha if given.alpha is None else given.alpha
+    many = found.configurations if given.configurations is None else given.configurations
+    _within("--delta", delta, 0, 1)
+    _within("--alpha", alpha, 0, 0.5)
+    _within("--power", given.power, 0, 1)
+    if not given.recovery > delta:
+        raise StudyError(
+            f"--recovery must be above the margin {delta:g}, but is {given.recovery:g}; "
+            "nothing below the margin escapes"
+        )
+    if many < 1:
+        raise StudyError(f"--configurations must be at least 1, but is {many}; give their number")
+    asked = Question(found.spreads, many, given.recovery, given.power, delta, alpha)
+    return asked, at_hand
+
+
+def _of_options(given: argparse.Namespace) -> Question:
+    if given.sd_single is None or given.sd_ensemble is None:
+        raise StudyError(
+            "a plan needs the spread over seeds, but none is given; give --runs FOLDER, or "
+            "--sd-single and --sd-ensemble"
+        )
+    arm = given.sd_single if given.sd_arm is None else given.sd_arm
+    values = {"sd-single": given.sd_single, "sd-arm": arm, "sd-ensemble": given.sd_ensemble}
+    for name, value in values.items():
+        if not 0 <= value < float("inf"):
+            raise StudyError(f"--{name} must be at least 0, but is {value:g}; give a deviation")
+    if not 0 < given.gap < float("inf"):
+        raise StudyError(
+            f"--gap must be above 0, but is {given.gap:g}; without one no number of seeds suffices"
+        )
+    spread = Spread(given.sd_single, arm, given.sd_ensemble, given.gap)
+    return Question({"this endpoint": spread}, CONFIGURATIONS, 0.5, POWER, DELTA, ALPHA)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low < value < high:
+        raise StudyError(
+            f"{name} must be above {low:g} and below {high:g}, but is {value:g}; give another"
+        )
+
+
+def _of_run(folder: Path) -> tuple[Question, list[int]]:
+    study = study_in(folder)
+    many = sum(arm["role"] == "candidate" for arm in study.arms) or CONFIGURATIONS
+    protocol = study.protocol
+    asked = Question(spreads_of(study), many, 0.5, POWER, protocol.delta, protocol.alpha)
+    return asked, [count(study, "single")]
+
+
+def report(question: Question, seeds: Sequence[int]) -> Iterator[str]:
+    """Yield the lines of the plan."""
+    q = question
+    groups = {name: [spread] for name, spread in q.spreads.items()}
+    if len(groups) > 1:
+        groups[ALL] = list(q.spreads.values())
+    width = max(len(name) for name in groups) + 2
+    yield (
+        f"Margin {q.delta:g}, one-sided level {q.alpha:g}; {q.configurations} configurations, each "
+        f"at {q.alpha:g}/{q.configurations} to escape (Holm's strictest step); wanted power "
+        f"{q.power:g}."
+    )
+    yield ""
+    yield "Standard deviation over seeds, in gaps between single model and Deep Ensemble"
+    yield f"{'':{width}}{'single':>10}{'arm':>10}{'ensemble':>10}"
+    for name, spread in q.spreads.items():
+        parts = (spread.single, spread.arm, spread.deep_ensemble)
+        yield f"{name:{width}}" + "".join(f"{part / spread.gap:10.2f}" for part in parts)
+    yield ""
+    yield "Seeds per arm needed"
+    yield f"{'':{width}}{f'escapes at R = {q.recovery:g}':>20}{'tracks at R = 0':>20}"
+    for name, spreads in groups.items():
+        needed = _seeds(q, spreads, "escape"), _seeds(q, spreads, "track")
+        yield f"{name:{width}}" + "".join(f"{number:>20}" for number in needed)
+    for name, spreads in groups.items():
+        yield ""
+        yield f"With so many seeds: {name}"
+        yield from _at(q, spreads, seeds)
+    yield ""
+    yield from _floors(q, min(seeds))
+
+
+def _seeds(question: Question, spreads: Sequence[Spread], verdict: Verdict) -> str:
+    q, truth = question, 0.0 if verdict == "track" else question.recovery
+    found = seeds_needed(spreads, verdict, truth, q.power, q.delta, q.alpha, q.configurations)
+    return f"over {MOST_SEEDS}" if found is None else str(found)
+
+
+def _at(question: Question, spreads: Sequence[Spread], seeds: Sequence[int]) -> Iterator[str]:
+    q = question
+    level = q.alpha / q.configurations
+    heads = (f"least R found, {q.power:g}", f"escapes at {q.recovery:g}", "tracks at 0", "judged")
+    yield f"{'seeds':>7}" + "".join(f"{head:>22}" for head in heads)
+    for n in seeds:
+        least = recovery_found(spreads, n, q.power, q.delta, q.alpha, q.configurations)
+        escape = power_all(spreads, "escape", q.recovery, n, q.delta, level)
+        track = power_all(spreads, "track", 0.0, n, q.delta, q.alpha)
+        gate = prod(power_gate(spread, n) for spread in spreads)
+        yield f"{n:7}" + "".join(f"{value:22.2f}" for value in (least, escape, track, gate))
+
+
+def _floors(question: Question, fewest: int) -> Iterator[str]:
+    level = question.alpha / question.configurations
+    yield "least R found: the least recovery that escapes with the wanted power."
+    yield "judged: the chance that the anchors are shown to differ; else nothing is judged."
+    yield f"{ALL}: products of chances, too low where endpoints go up and down together."
+    yield (
+        f"The t-tests have no floor; but with {fewest} seeds a permutation of two arms' labels "
+        f"cannot give p below {least_permutation_p(fewest):.2g},"
+    )
+    yield (
+        f"nor a flip of paired signs below {least_sign_flip_p(fewest):.2g}, and "
+        f"{question.configurations} configurations ask for {level:.2g}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
