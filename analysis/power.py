@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 from scipy.special import ndtr, roots_legendre, stdtrit
-from scipy.stats import chi2, nct, qmc
+from scipy.stats import chi2, qmc
 
 from analysis.protocol import GATE_LEVEL, GATE_RATIO
 from analysis.stats import Anchored, Contrast, FloatArray, Summary, detectable_effect
@@ -88,13 +88,15 @@ def power_track(
 def power_gate(spread: Spread, seeds: int) -> float:
     """Return P(the anchors are shown to differ, by at least one pooled standard deviation).
 
-    With equal numbers of seeds n the ratio is t sqrt(2/n), so both rules are bounds on one t.
+    With n seeds each the pooled deviation is sqrt(n/2) standard errors of the gap, so both rules
+    are bounds on one ratio.
     """
     gap = spread.anchored(0.0, seeds).gap
     if gap.se == 0:
         return float(gap.estimate > 0)
-    least = max(float(stdtrit(gap.df, 1 - GATE_LEVEL)), GATE_RATIO * (seeds / 2) ** 0.5)
-    return float(nct.sf(least, gap.df, gap.estimate / gap.se))
+    se, df = _estimated(spread, seeds, (1.0, 0.0, -1.0))
+    least = np.maximum(stdtrit(df, 1 - GATE_LEVEL), GATE_RATIO * (seeds / 2) ** 0.5)
+    return float(ndtr((gap.estimate - least * se) / gap.se).mean())
 
 
 def power_all(
@@ -188,16 +190,25 @@ def _contrast(
 ) -> tuple[Contrast, FloatArray]:
     """Return the true T(theta), and by how much its estimate must differ from 0 to be shown.
 
-    The latter is t_{1-alpha, df} times the standard error as a study would estimate them, (DRAWS,):
-    sample variances are chi², of which an unscrambled Sobol sequence takes quantiles.
+    The latter is t_{1-alpha, df} times the standard error as studies would estimate them, (DRAWS,).
     """
-    truth = spread.anchored(recovery, seeds).at(theta)
-    scale = np.square([(1 - theta) * spread.single, spread.arm, theta * spread.deep_ensemble])
-    parts = scale / seeds * _chi2(seeds - 1)
+    se, df = _estimated(spread, seeds, (1 - theta, -1.0, theta))
+    return spread.anchored(recovery, seeds).at(theta), stdtrit(df, 1 - alpha) * se
+
+
+def _estimated(
+    spread: Spread, seeds: int, weights: tuple[float, float, float]
+) -> tuple[FloatArray, FloatArray]:
+    """Return the standard error of a contrast and its df as studies would estimate them, (DRAWS,).
+
+    Sample variances are chi², of which an unscrambled Sobol sequence takes quantiles.
+    """
+    deviations = spread.single, spread.arm, spread.deep_ensemble
+    parts = np.square(np.multiply(weights, deviations)) / seeds * _chi2(seeds - 1)
     variance = parts.sum(1)
-    safe = np.where(variance > 0, variance, 1)
-    df = (seeds - 1) * safe**2 / np.where(variance > 0, (parts**2).sum(1), 1)
-    return truth, stdtrit(df, 1 - alpha) * np.sqrt(variance)
+    if not variance.any():
+        return variance, np.full(DRAWS, np.inf)
+    return np.sqrt(variance), (seeds - 1) * variance**2 / (parts**2).sum(1)
 
 
 @cache

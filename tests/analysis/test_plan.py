@@ -1,0 +1,113 @@
+"""The plan of seeds: its numbers are those of ``analysis.power``, its mistakes one line."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from analysis.cases import study_of
+from analysis.load import Run
+from analysis.measure import Measures
+from analysis.plan import main
+from analysis.power import Spread, power_track, recovery_found, seeds_needed
+from analysis.spreads import spreads_of
+from study.schema import StudyError
+
+OPTIONS = ["--sd-single", "30", "--sd-arm", "25", "--sd-ensemble", "18", "--gap", "100"]
+SPREAD = Spread(0.30, 0.25, 0.18)
+
+
+def test_a_plan_from_deviations(capsys: Any) -> None:
+    assert main([*OPTIONS, "--n", "5", "20", "--configurations", "8"]) == 0
+    text = capsys.readouterr().out
+    needed = next(line for line in text.splitlines() if line.startswith("this endpoint")).split()
+    assert needed[2:] == ["0.30", "0.25", "0.18"]
+    lines = [line.split() for line in text.splitlines()]
+    escape, track = (
+        seeds_needed([SPREAD], verdict, recovery, configurations=8)  # type: ignore[arg-type]
+        for verdict, recovery in (("escape", 0.5), ("track", 0.0))
+    )
+    assert ["this", "endpoint", str(escape), str(track)] in lines
+    least = recovery_found([SPREAD], 20, configurations=8)
+    row = next(line for line in lines if line[:1] == ["20"])
+    assert row[1] == f"{least:.2f}"
+    assert row[3] == f"{power_track(SPREAD, 0.0, 20):.2f}"
+    assert "cannot give p below 0.004," in text  # 1 / 252
+    assert "all endpoints" not in text.split("least R found:")[0]
+
+
+def test_a_plan_from_a_run(study: Path, capsys: Any) -> None:
+    assert main(["--runs", str(study)]) == 0
+    text = capsys.readouterr().out
+    assert "Margin 0.25, one-sided level 0.05; 4 configurations" in text
+    assert "With so many seeds: all endpoints" in text
+    assert "\n      6 " in text  # the seeds at hand
+
+
+def test_the_spread_of_a_run_by_hand(measures: Measures, run: Run) -> None:
+    frame = measures.replicates
+    found = spreads_of(study_of(measures, run.plan))["calibrated NLL"]
+
+    def own(arm: str) -> pl.Series:
+        return frame.filter(pl.col("arm") == arm)["cll"]
+
+    single, deep = own("single"), own("deep_ensemble-4")
+    variances = frame.filter(pl.col("role") == "candidate").group_by("arm").agg(pl.col("cll").var())
+    assert found.single == pytest.approx(single.std())
+    assert found.deep_ensemble == pytest.approx(deep.std())
+    assert found.arm == pytest.approx(variances["cll"].mean() ** 0.5)
+    assert found.gap == pytest.approx(single.mean() - deep.mean())
+    assert found.two_sided
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "a plan needs the spread over seeds, but none is given"),
+        (["--sd-single", "0.3"], "a plan needs the spread over seeds"),
+        ([*OPTIONS, "--gap", "0"], "--gap must be above 0, but is 0"),
+        ([*OPTIONS, "--gap", "-1"], "--gap must be above 0, but is -1"),
+        ([*OPTIONS, "--sd-arm", "-1"], "--sd-arm must be at least 0, but is -1"),
+        ([*OPTIONS, "--sd-arm", "nan"], "--sd-arm must be at least 0, but is nan"),
+        ([*OPTIONS, "--n", "1"], "--n must be at least 2, but is 1"),
+        ([*OPTIONS, "--power", "1"], "--power must be above 0 and below 1, but is 1"),
+        ([*OPTIONS, "--delta", "0"], "--delta must be above 0 and below 1, but is 0"),
+        ([*OPTIONS, "--recovery", "0.2"], "--recovery must be above the margin 0.25, but is 0.2"),
+        ([*OPTIONS, "--configurations", "0"], "--configurations must be at least 1, but is 0"),
+        (["--runs", "nowhere"], "a run folder must hold trials"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: Any) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def without(measures: Measures, *conditions: pl.Expr) -> Measures:
+    return replace(measures, replicates=measures.replicates.filter(*conditions))
+
+
+def test_a_run_without_spread_or_gap_is_one_line(measures: Measures, run: Run) -> None:
+    one = without(measures, (pl.col("arm") != "single") | (pl.col("replicate") == 0))
+    with pytest.raises(StudyError, match="at least 2 confirmed runs of single, but there are 1"):
+        spreads_of(study_of(one, run.plan))
+    none = without(measures, pl.col("role") != "deep_ensemble")
+    with pytest.raises(StudyError, match="of deep_ensemble-4, but there are 0"):
+        spreads_of(study_of(none, run.plan))
+    worse = pl.when(pl.col("arm") == "single").then(0.0).otherwise("cll")
+    swapped = replace(measures, replicates=measures.replicates.with_columns(cll=worse))
+    with pytest.raises(StudyError, match="its calibrated NLL is worse by"):
+        spreads_of(study_of(swapped, run.plan))
+
+
+def test_a_run_that_confirmed_nothing_is_one_line(
+    tmp_path: Path, study: Path, run: Run, capsys: Any
+) -> None:
+    searched = run.trials.filter(pl.col("stage") == "search")["trial"][0]
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / searched).symlink_to(study / "trials" / searched)
+    assert main(["--runs", str(tmp_path)]) == 2
+    assert "needs runs of the confirm stage, but there are none" in capsys.readouterr().err
