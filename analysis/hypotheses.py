@@ -15,8 +15,6 @@ from analysis import wording
 from analysis.cases import (
     CONTROLS,
     FAMILIES,
-    GATE_LEVEL,
-    GATE_RATIO,
     Case,
     Study,
     case_of,
@@ -27,7 +25,14 @@ from analysis.cases import (
     unfinished,
 )
 from analysis.measure import UNDECLARED, Measures
-from analysis.protocol import Endpoint, Protocol, exploratory_reasons, plan_hash
+from analysis.protocol import (
+    GATE_LEVEL,
+    GATE_RATIO,
+    Endpoint,
+    Protocol,
+    exploratory_reasons,
+    plan_hash,
+)
 from analysis.rules import Decision, Kind, conclude, controls_of, decide_all, tests_of
 from analysis.stats import Anchored, detectable_effect, fieller
 

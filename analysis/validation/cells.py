@@ -148,9 +148,19 @@ def run(cell: Cell, replications: int, seed: int) -> list[Row]:
         value, low, high = _estimate(values.tolist(), question.event == "apparent")
         rows.append(
             Row(
-                *(cell.scenario, cell.setting, study.seeds, cell.arms),
-                *(LABELS[question.event], question.kind, len(values), value, low, high),
-                *(question.pilot, question.formula, question.bound),
+                scenario=cell.scenario,
+                setting=cell.setting,
+                seeds=study.seeds,
+                arms=cell.arms,
+                event=LABELS[question.event],
+                kind=question.kind,
+                studies=len(values),
+                value=value,
+                low=low,
+                high=high,
+                pilot=question.pilot,
+                formula=question.formula,
+                bound=question.bound,
             )
         )
     return rows
