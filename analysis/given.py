@@ -43,6 +43,8 @@ def load_predictions(folder: str | Path) -> Run:
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise StudyError(f"{folder}: must be a folder, but is not; {LAYOUT}")
+    if not str(folder).isprintable():
+        raise StudyError(f"{str(folder)!a}: a path must be printable, but is not; rename it")
     arms = {here.name: _seeds(here) for here in _folders(folder)}
     missing = [anchor for anchor in ANCHORS if anchor not in arms]
     if missing:
@@ -57,9 +59,16 @@ def load_predictions(folder: str | Path) -> Run:
 
 
 def _folders(here: Path) -> list[Path]:
-    """Return the folders in a folder, in which no Parquet file may lie loose; hidden ones aside."""
+    """Return the folders in a folder, in which no Parquet file may lie loose.
+
+    What a system hides there (``.ipynb_checkpoints``) is left aside if it holds no Parquet file.
+    """
     try:
-        inside = sorted(path for path in here.iterdir() if not path.name.startswith("."))
+        inside = sorted(
+            path
+            for path in here.iterdir()
+            if not path.name.startswith(".") or any(path.rglob("*.parquet"))
+        )
     except OSError as error:
         raise StudyError(f"{here}: must be readable, but {error.strerror}; {LAYOUT}") from None
     for path in inside:
@@ -125,10 +134,10 @@ def _members(arm: str, seeds: Mapping[int, Path]) -> int:
         parquet = open_parquet(file, lenient.AGAIN)
         lenient.check_names(file, parquet.schema_arrow.names, "test")
         column = read_parquet(file, parquet, lenient.AGAIN, ["member"])["member"]
+        if not len(column):
+            raise StudyError(f"{file}: must have rows, but is empty; {lenient.AGAIN}")
         sizes[file] = pc.count_distinct(column).as_py()
     first, size = next(iter(sizes.items()))
-    if size == 0:
-        raise StudyError(f"{first}: must have rows, but is empty; {lenient.AGAIN}")
     other = next((file for file in sizes if sizes[file] != size), None)
     if other:
         raise StudyError(
@@ -191,8 +200,7 @@ def _plan(folder: Path, members: Mapping[str, int], shift: bool) -> dict[str, An
     arms = [
         dict(zip(keys, (arm, _role(arm), arm, arm, members[arm]), strict=True)) for arm in members
     ]
-    study = folder.name.encode("utf-8", "replace").decode()
-    plan = {"study": study, "protocol": protocol, "arms": arms, "source": source}
+    plan = {"study": folder.name, "protocol": protocol, "arms": arms, "source": source}
     plan |= {"seeds": protocol.get("seeds"), "limits": limits}
     protocol_of(plan)
     return plan | {"hash": plan_hash(plan)}
@@ -205,7 +213,9 @@ def _protocol(folder: Path) -> tuple[str | None, dict[str, Any]]:
         return None, {}
     file = folder / names[0]
     if len(names) > 1:
-        raise StudyError(f"{file}: the protocol must be one file, but {names[1]} is there too")
+        raise StudyError(
+            f"{file}: the protocol must be one file, but {names[1]} is there too; keep one"
+        )
     try:
         text = file.read_text(encoding="utf-8")
         declared = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)

@@ -212,7 +212,7 @@ def _plan(file: Path) -> dict[str, Any] | None:
         return None
     try:
         plan = json.loads(file.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"{file}: must be JSON, but {error}; restore the file") from None
     if not isinstance(plan, dict):
         raise StudyError(f"{file}: must be a JSON object, but is {plan!r:.40}; restore the file")
@@ -250,7 +250,7 @@ def open_parquet(file: Path, remedy: str, **options: Any) -> Any:
         return pq.ParquetFile(file, **options)
     except KeyError:  # A column that an option names is not there: whoever reads it will say so.
         return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise StudyError(_not_whole(file, error, remedy)) from None
 
 
@@ -264,7 +264,7 @@ def read_parquet(
     """
     try:
         return parquet.read(columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise StudyError(_not_whole(file, error, remedy)) from None
     finally:
         parquet.close()

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,14 +95,18 @@ def render(page: dict[str, Any], drawn: Sequence[Figure], scene: Scene) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined
     )
-    bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
     return environment.get_template("report.html.j2").render(
         page=page,
         css=Markup((HERE / "report.css").read_text()),
         app=Markup((HERE / "report.js").read_text()),
-        bundle=Markup(bundle),
+        bundle=Markup(_vega()),
         payload=Markup(embed(payload(drawn, scene))),
     )
+
+
+@cache
+def _vega() -> str:
+    return str(vl_convert.javascript_bundle(vl_version=VEGA_LITE))  # type: ignore[call-arg]
 
 
 def payload(drawn: Sequence[Figure], scene: Scene) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def _given(run: Run, plan: Json, now: datetime) -> list[tuple[str, str]]:
         ("Report made", now.isoformat(timespec="seconds")),
         ("Predictions", str((run.plan or {}).get("study"))),
         ("Protocol", str(plan.get("hash", "none declared"))),
-        ("Seeds", f"{trials['seed'].n_unique()} of {len(trials)} runs"),
+        ("Runs", f"{len(trials)} on {trials['seed'].n_unique()} seeds"),
         ("Judged with", _judged_with()),
     ]
 
