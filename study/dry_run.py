@@ -189,7 +189,7 @@ def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:
     width = 2 if study.precision == "float16" else 4
     rows = len(data.test[1]) + len(data.shift.labels) + sum(map(len, data.ood.values()))
     arms = protocol.shortlist * len(study.candidates) + len(seconds) + 3
-    disk = seeds * arms * rows * 5 * data.classes * width
+    disk = seeds * arms * rows * 6 * data.classes * width
     return (
         f"estimate: {duration(total)} of one core of this machine for training alone, "
         f"{disk / 1e6:.0f} MB on disk at most; nothing was trained"

@@ -25,6 +25,8 @@ STEPS: Final = 10
 """Parts into which the line between two members is cut."""
 COMPARED: Final = 3
 """Members, from the first, whose pairs are joined by lines."""
+ON_A_LINE: Final = 128
+"""Training images on which statistics are estimated at every step of a line."""
 FEATURES: Final = 256
 """Images on which features are compared."""
 CHUNK: Final = 512
@@ -45,7 +47,7 @@ class Probe:
     y_N: Tensor
 
 
-def evenly(total: int, most: int = 1000) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def evenly(total: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Return at most ``most`` indices, evenly spread over ``total``."""
     return np.linspace(0, total - 1, min(total, most)).round().astype(np.int64)
 
@@ -96,10 +98,11 @@ def renormalise(network: nn.Module, train: Tensor) -> None:
 
 def line(one: nn.Module, other: nn.Module, probe: Probe) -> Tensor:
     """Return the mean cross-entropy on val at even steps from ``one`` to ``other``, in nats."""
+    train = probe.train[torch.as_tensor(evenly(len(probe.train), ON_A_LINE))]
     between, losses = copy.deepcopy(one), []
     for step in range(STEPS + 1):
         mix(between, [one, other], [1 - step / STEPS, step / STEPS])
-        renormalise(between, probe.train)
+        renormalise(between, train)
         losses.append(loss(between, probe))
     return torch.tensor(losses, dtype=torch.float64)
 

@@ -105,7 +105,7 @@ TRIAL: Final = pa.schema(
 QUANTITIES: Final = {
     "cosine": "mean over pairs of members of cos(W_i, W_j), W_m the effective weights",
     "cosine_deviation": "the same of W_m - W̄; -1/(M-1) where all deviate as much",
-    "spread": "mean over members of ‖W_m - W̄‖ / ‖W̄‖",
+    "spread": "mean over members of ‖W_m - W̄‖ / ‖W̄‖; √(M-1) for unrelated ones",
     "sign_disagreement": "mean over pairs of the share of weights of opposite sign, 0 to 1",
     "barrier": "highest rise of the loss above the chord on the line from W_i to W_j, nats on val; "
     "without alignment by permutation",

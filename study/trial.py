@@ -188,13 +188,12 @@ def _train(
 
 
 def _probe(dataset: Dataset, pixels: MakePixels) -> Probe:
-    train, val = (images[evenly(len(images))] for images, _ in (dataset.train, dataset.val))
-    split = [pixels(images) for images in (train, val)]
-    every = [
-        images.batch(torch.arange(len(images), device=images.images.device)) for images in split
-    ]
-    labels = dataset.val[1][evenly(len(dataset.val[1]))]
-    return Probe(*every, torch.tensor(labels, device=every[1].device))
+    (train, _), (val, labels) = dataset.train, dataset.val
+    few = evenly(len(val), 300)
+    split = [pixels(train[evenly(len(train), 1000)]), pixels(val[few])]
+    device = split[0].images.device
+    every = [images.batch(torch.arange(len(images), device=device)) for images in split]
+    return Probe(*every, torch.tensor(labels[few], device=device))
 
 
 def _controls(method: Method, networks: list[nn.Module], probe: Probe) -> dict[str, Method]:
