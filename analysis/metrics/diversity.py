@@ -1,0 +1,65 @@
+"""How far members' predictions differ. They also differ when members are merely bad."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+
+from analysis.metrics.arrays import FloatArray, IntArray
+
+
+def disagreement(choice_MN: IntArray, classes: int) -> float:
+    """Return the share of member pairs that choose another class, 0 to 1; needs M >= 2.
+
+    From class counts n_c: mean of (M² - sum_c n_c²) / (M(M-1)), which is the mean over pairs.
+    """
+    members, n = choice_MN.shape
+    cell = np.arange(n) * classes + choice_MN
+    counts = np.bincount(cell.ravel(), minlength=n * classes)
+    return float((members**2 - (counts**2).sum() / n) / (members * (members - 1)))
+
+
+def normalised_disagreement(choice_MN: IntArray, y_N: IntArray, classes: int) -> float:
+    """Return ``disagreement`` over the members' mean error rate; higher is more diverse.
+
+    Without unit, from 0; above 1 members differ more than they err (Fort et al. 2019; the
+    disagreement-error ratio of Theisen et al. 2023). NaN where no member errs.
+    """
+    error = float(np.mean(choice_MN != y_N))
+    return disagreement(choice_MN, classes) / error if error else math.nan
+
+
+def pairwise_disagreement(choice_MN: IntArray) -> FloatArray:
+    """Return the (M, M) matrix of the share of examples on which members i and j differ."""
+    return np.asarray([[np.mean(a != b) for b in choice_MN] for a in choice_MN], dtype=np.float64)
+
+
+def pairwise_kl(logp_MNC: FloatArray) -> float:
+    """Return the mean over ordered pairs i != j of KL(p_i || p_j), in nats; needs M >= 2.
+
+    sum_ij p_i (log p_i - log p_j) = M sum_i p_i log p_i - (sum_i p_i)(sum_j log p_j): no loop.
+    """
+    members = len(logp_MNC)
+    logp = logp_MNC.astype(np.float64)
+    p = np.exp(logp)
+    total = members * (p * logp).sum((0, -1)) - (p.sum(0) * logp.sum(0)).sum(-1)
+    return max(0.0, float(total.mean() / (members * (members - 1))))
+
+
+def pairwise_js(logp_MNC: FloatArray) -> float:
+    """Return the mean over pairs of the Jensen-Shannon divergence, in nats, 0 to log 2.
+
+    H[(p_i + p_j) / 2] - (H[p_i] + H[p_j]) / 2 (Lin 1991), then the mean over examples; symmetric
+    and bounded where ``pairwise_kl`` is not. Needs M >= 2.
+    """
+    logp = logp_MNC.astype(np.float64, copy=False)
+    p = np.exp(logp)
+    own = (p * logp).sum() / len(p)
+    pairs = list(combinations(p, 2))
+    mixed = sum(_negative_entropy((a + b) / 2) for a, b in pairs) / len(pairs)
+    return max(0.0, float((own - mixed) / p.shape[1]))
+
+
+def _negative_entropy(p_NC: FloatArray) -> float:
+    """Return sum p log p over everything; p log p is 0 at 0."""
+    return float((p_NC * np.log(np.maximum(p_NC, np.finfo(np.float64).tiny))).sum())

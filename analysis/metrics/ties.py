@@ -1,0 +1,14 @@
+"""Values of examples that a score does not tell apart."""
+
+import numpy as np
+
+from analysis.metrics.arrays import FloatArray
+
+
+def tie_means(score_N: FloatArray, value_N: FloatArray) -> FloatArray:
+    """Return each example's value averaged over the examples of the same score, (N,) float64.
+
+    What is computed from it does not depend on the order of the rows.
+    """
+    group_N = np.unique(score_N, return_inverse=True)[1]
+    return np.asarray((np.bincount(group_N, value_N) / np.bincount(group_N))[group_N])
