@@ -317,7 +317,7 @@ def importance(rows: Frame) -> Facets:
     )
     most = rows.group_by("panel").len()["len"].max()
     assert isinstance(most, int)
-    return marks.panels(chart, rows, columns=3, least=250, height=22 * most, free=("y",))
+    return marks.panels(chart, rows, columns=2, least=250, height=22 * most, free=("y",))
 
 
 def cost(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Facets:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import polars as pl
 from scipy import stats
 
-from analysis import charts, search
+from analysis import charts, exploration_figures, search
 from analysis.geometry import landscape_figure, trajectory_figure
 from analysis.scene import Figure, Scene, over_seeds
 
@@ -24,12 +24,9 @@ def draw(scene: Scene) -> list[Figure]:
         _forest, _diversity, _collapsed, _severity, _reliability, _members,
         trajectory_figure, landscape_figure, _cost,
     ]  # fmt: skip
-    searched: list[Callable[[Scene], Figure | None]] = [
-        search.history_figure,
-        search.importance_figure,
-    ]
     ready = len(scene.recovery) > 0
-    drawn = [figure(scene) for figure in (confirmed if ready else []) + searched]
+    drawn = [figure(scene) for figure in confirmed if ready]
+    drawn += [search.history_figure(scene), *exploration_figures.draw(scene)]
     found = [figure for figure in drawn if figure is not None]
     narrow = Counter(figure.section for figure in found if not figure.wide)
     # A narrow figure without a neighbour takes the whole width.

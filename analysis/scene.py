@@ -9,6 +9,7 @@ import polars as pl
 from scipy import stats
 
 from analysis.charts import Chart
+from analysis.declared import Space
 from analysis.measure import Measures
 
 TITLES: Final = {
@@ -50,6 +51,7 @@ class Scene:
         primary: The first endpoint of performance on which there is a recovery, or None.
         levels: What the intervals of recovery cover, in words: the one that decides, the wider one.
         tally: How many candidates escape, track, stay open, in words.
+        spaces: What was searched, candidates first; none if that is not known.
     """
 
     measures: Measures
@@ -63,6 +65,7 @@ class Scene:
     primary: str | None
     levels: tuple[str, str]
     tally: str
+    spaces: Sequence[Space] = ()
 
     def judged(self) -> pl.DataFrame:
         """Return the arms that have a recovery, best candidate first."""

@@ -69,13 +69,14 @@ def flatten(spec: str) -> dict[str, Any]:
     return dict(walk({k: v for k, v in json.loads(spec).items() if k not in NOT_SEARCHED}, ""))
 
 
-def importances(trials: pl.DataFrame) -> tuple[pl.DataFrame, float]:
+def importances(trials: pl.DataFrame, objective: str) -> tuple[pl.DataFrame, float]:
     """Return what a random forest's held-out R² loses when a parameter is shuffled.
 
-    The forest predicts the rank of a trial's validation NLL from its spec.
+    The forest predicts the rank of a trial's objective from its spec.
 
     Args:
-        trials: One method's complete search trials (spec, val_nll), sorted by something stable.
+        trials: One method's complete search trials (spec, objective), sorted by something stable.
+        objective: Column with a number for every trial.
 
     Returns:
         parameter, mean, low, high (10 % and 90 % quantile over shuffles and folds), most important
@@ -84,10 +85,10 @@ def importances(trials: pl.DataFrame) -> tuple[pl.DataFrame, float]:
     specs = [flatten(spec) for spec in trials["spec"]]
     encoded = {key: encode([spec.get(key) for spec in specs]) for key in _keys(specs)}
     encoded = {key: values for key, values in encoded.items() if np.ptp(values) > 0}
-    if not encoded:
+    if not encoded or trials[objective].n_unique() < 2:
         return pl.DataFrame(), 0.0
     X = np.stack(list(encoded.values()), 1)
-    y = stats.rankdata(trials["val_nll"].to_numpy()) / len(trials)
+    y = stats.rankdata(trials[objective].to_numpy()) / len(trials)
     fits, losses = [], []
     for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(X):
         forest = RandomForestRegressor(60, min_samples_leaf=2, random_state=0)
@@ -134,37 +135,4 @@ def history_figure(scene: Scene) -> Figure | None:
         f"{len(rows)} search trials, {len(complete)} complete; one seed each, validation data "
         "only: the line is optimistic, hence the confirmation on fresh seeds.",
         charts.history(rows.select(kept), scene.methods, top),
-    )
-
-
-def importance_figure(scene: Scene) -> Figure | None:
-    """Return the figure of the importances, None without enough complete trials."""
-    done = (pl.col("stage") == "search") & (pl.col("status") == "complete")
-    complete = scene.trials.filter(done, pl.col("val_nll").is_finite()).sort("trial")
-    frames, fits = [], {}
-    for method in scene.methods:
-        rows = complete.filter(pl.col("method") == method)
-        if len(rows) < LEAST_TRIALS:
-            continue
-        ranked, fit = importances(rows)
-        if len(ranked):
-            title = scene.titles[method]
-            fits[title] = (fit, ranked["parameter"][0])
-            frames.append(ranked.head(8).with_columns(panel=pl.lit(title)))
-    if not frames:
-        return None
-    method, (fit, first) = max(fits.items(), key=lambda item: item[1][0])
-    claim = f"{first} moved the validation NLL of {method} the most"
-    if fit < 0.1:
-        claim = (
-            "The search does not tell which parameter matters: the forest predicts next to nothing"
-        )
-    quality = ", ".join(f"{title} {fit:.2f}" for title, (fit, _) in fits.items())
-    return Figure(
-        "importance",
-        "Search",
-        claim,
-        f"Held-out R²: {quality}. Lines span the 10 % to 90 % quantile of {SHUFFLES} "
-        f"shuffles in each of {FOLDS} folds. Descriptive: no random sampling.",
-        charts.importance(pl.concat(frames)),
     )

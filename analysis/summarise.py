@@ -14,6 +14,7 @@ from typing import Any, Final
 import polars as pl
 
 from analysis import tables
+from analysis.declared import spaces
 from analysis.geometry import geometry
 from analysis.load import Run
 from analysis.measure import Measures, arm_key
@@ -22,6 +23,8 @@ from analysis.scene import Figure, Scene, title
 Json = dict[str, Any]
 
 STAGES: Final = ("search", "rescore", "pilot", "confirm")
+MOST_DISAGREEMENTS: Final = 3
+"""Disagreements that are spelled out beside the verdict."""
 OTHERS: Final = {
     "negative_control": ("−", "Negative control"),
     "positive_control": ("+", "Positive control"),
@@ -60,6 +63,7 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
         primary=next((key for key in performance if key in known), None),
         levels=(f"{100 * protocol['level']:g} %", f"{100 * protocol['level_wide']:g} %"),
         tally=tally(verdict["counts"]),
+        spaces=() if run.given else spaces(run.folder),
     )
 
 
@@ -232,10 +236,25 @@ def _checks(verdict: Json) -> list[dict[str, str]]:
     for gate in closed:
         text = f"{gate['members']} members: {gate['reason']}"
         checks.append({"state": "no", "text": text})
+    checks += _robust(verdict)
     known = [check["text"] for check in checks]
     reasons = [r for r in verdict["reasons"] if not any(text in r for text in known)]
     checks += [{"state": "na", "text": reason} for reason in reasons]
     return list({check["text"]: check for check in checks}.values())
+
+
+def _robust(verdict: Json) -> list[dict[str, str]]:
+    """Return whether permutation and both bootstraps agree with the verdicts."""
+    asked = [arm for arm in verdict["arms"] if arm["robustness"]]
+    against = verdict["robustness"]["disagreements"]
+    if not asked:
+        return []
+    if not against:
+        text = f"permutation and bootstraps agree with the tests on all {len(asked)} arms"
+        return [{"state": "yes", "text": text}]
+    shown = against[:MOST_DISAGREEMENTS]
+    more = f" (and {len(against) - len(shown)} more, in the table)" if against[len(shown) :] else ""
+    return [{"state": "na", "text": "; ".join(shown) + more}]
 
 
 def _kpis(scene: Scene, verdict: Json) -> list[dict[str, str]]:
@@ -303,5 +322,12 @@ def _protocol(run: Run, verdict: Json) -> list[str]:
         f"band exactly when the tests at {100 * protocol['alpha']:g} % say so. They cover "
         "training seeds; data and split are fixed.",
         f"Margins (sensitivity): {margins}.",
+        "Holds up: the same question before Holm's correction, asked by permutation of labels "
+        f"(up to {verdict['robustness']['permutations']} of them; of the arm and the anchors' "
+        "mixture at the margin), by the BCa bootstrap over seeds, and by a bootstrap over seeds "
+        f"and test examples ({verdict['robustness']['resamples']} resamples each). Only the last "
+        "is a claim about other test images too.",
+        "DE equivalent: how many members a Deep Ensemble needs for the same calibrated NLL, "
+        "interpolated; 1 is no better than one member.",
         f"A null result speaks about {subject}, not about every configuration.",
     ]

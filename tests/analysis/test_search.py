@@ -65,7 +65,7 @@ def test_importance_finds_the_planted_parameter() -> None:
         for s, r in zip(std.tolist(), lr.tolist(), strict=True)
     ]
 
-    ranked, fit = importances(pl.DataFrame({"spec": specs, "val_nll": -std}))
+    ranked, fit = importances(pl.DataFrame({"spec": specs, "loss": -std}), "loss")
 
     assert ranked["parameter"].to_list() == ["std", "lr"]
     assert fit > 0.8
@@ -76,7 +76,7 @@ def test_importance_of_noise_fits_nothing() -> None:
     rng = np.random.default_rng(1)
     specs = [json.dumps({"params": {"std": s}}) for s in rng.uniform(size=60).tolist()]
 
-    _, fit = importances(pl.DataFrame({"spec": specs, "val_nll": rng.uniform(size=60)}))
+    _, fit = importances(pl.DataFrame({"spec": specs, "loss": rng.uniform(size=60)}), "loss")
 
     assert fit < 0.1
 
@@ -84,7 +84,17 @@ def test_importance_of_noise_fits_nothing() -> None:
 def test_importance_without_a_varying_parameter_is_empty() -> None:
     specs = [json.dumps({"params": {"std": 1.0}})] * 40
 
-    ranked, fit = importances(pl.DataFrame({"spec": specs, "val_nll": np.linspace(0, 1, 40)}))
+    trials = pl.DataFrame({"spec": specs, "loss": np.linspace(0, 1, 40)})
+
+    ranked, fit = importances(trials, "loss")
 
     assert ranked.is_empty()
     assert fit == 0
+
+
+def test_importance_of_an_objective_that_never_varies_is_empty() -> None:
+    specs = [json.dumps({"params": {"std": s}}) for s in range(40)]
+
+    ranked, _ = importances(pl.DataFrame({"spec": specs, "gain": [0.0] * 40}), "gain")
+
+    assert ranked.is_empty()

@@ -1,0 +1,118 @@
+"""Charts of the search's parameters: where trials lay in the declared space, and how they did."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from analysis import marks
+
+Frame = pl.DataFrame
+Facets = alt.FacetChart
+
+
+def coverage(rows: Frame) -> Facets:
+    """Draw how many trials fell into each part of each parameter's declared domain.
+
+    Args:
+        rows: panel, parameter, declared, what (the part in words), trials, low, high (its ends,
+            0 to 1), share (parts with a trial, in words).
+    """
+    rows, most = _aligned(rows)
+    y = alt.Y("_row:N", sort=marks.order(rows, "_row"), title=None, axis=alt.Axis(grid=False))
+    title = "declared range or choices"
+    axis = alt.Axis(
+        values=[0, 1], grid=False, labelFlush=True, labelExpr="datum.value?'highest, last':'lowest'"
+    )
+
+    def x(field: str) -> alt.X:
+        scale = alt.Scale(domain=[0, 1.17], nice=False)
+        return alt.X(f"{field}:Q", title=title, scale=scale, axis=axis)
+
+    tips = [("parameter", "Parameter", ""), ("declared", "Declared", ""), ("what", "Part", "")]
+    tips += [("trials", "Trials", "d")]
+    legend = alt.Legend(title="complete trials", orient="top", gradientLength=160, tickMinStep=1)
+    base = alt.Chart().encode(y=y)
+    chart = alt.layer(
+        base.mark_text().encode(text=alt.value("")),  # Every row, empty ones too, has its place.
+        base.transform_filter("datum.trials>0")
+        .mark_bar(height=13, opacity=1)
+        .encode(
+            x=x("low"),
+            x2="high:Q",
+            color=alt.Color("trials:Q", scale=alt.Scale(domainMin=0), legend=legend),
+            tooltip=marks.tips(tips),
+        ),
+        base.transform_filter("datum.trials==0")
+        .transform_calculate(_middle="(datum.low+datum.high)/2")
+        .mark_text(style="quiet", baseline="middle")
+        .encode(x=x("_middle"), text=alt.value("0"), tooltip=marks.tips(tips)),
+        base.transform_filter("datum.low==0")
+        .transform_calculate(_end="1.03")
+        .mark_text(style="quiet", align="left", baseline="middle")
+        .encode(x=x("_end"), text="share:N"),
+    )
+    return marks.panels(chart, rows, columns=2, least=300, height=21 * most, free=("y",))
+
+
+def _aligned(rows: Frame) -> tuple[Frame, int]:
+    """Give every panel as many rows (column ``_row``), empty ones last, and return how many.
+
+    Unseen marks keep the rows of two panels apart, so that each panel has its own order.
+    """
+    names = {
+        panel: marks.order(own, "parameter")
+        for (panel,), own in rows.group_by("panel", maintain_order=True)
+    }
+    most = max(map(len, names.values()))
+    number = {panel: "\u200b" * (n + 1) for n, panel in enumerate(names)}
+    fill = [
+        {"panel": panel, "_row": number[panel] + "\u200c" * (n + 1)}
+        for panel, own in names.items()
+        for n in range(most - len(own))
+    ]
+    labels = pl.col("parameter") + pl.col("panel").replace_strict(number)
+    return pl.concat([rows.with_columns(_row=labels), pl.DataFrame(fill)], how="diagonal"), most
+
+
+def slices(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
+    """Draw an objective against one parameter per panel, with the medians of the domain's parts.
+
+    Args:
+        rows: panel, method, metric (the objective), kind (``trial``, ``median``, ``tick``); at (0
+            to 1 along the declared domain); of trials value, objective, shown (within the frame);
+            of medians shown, low, high (ends of the part); of ticks text, align.
+        methods: Domain of colour and shape.
+        metric: Shown first; the page switches the parameter ``metric``.
+    """
+    scale = alt.Scale(zero=False, nice=True, padding=6)
+    y = marks.y("shown", "objective (nats)", scale, alt.Axis(tickCount=4))
+
+    def x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", axis=None, scale=alt.Scale(domain=[0, 1], nice=False, padding=5))
+
+    base = alt.Chart().encode(x=x("at"))
+    chosen = "datum.metric==metric&&datum.kind=="
+    tips = [("value", "Value", ""), ("objective", "Objective", ".4f"), ("trial", "Trial", "")]
+    ticks = [
+        base.transform_filter(f"datum.kind=='tick'&&datum.align=='{align}'")
+        .mark_text(style="quiet", align=align, baseline="top", dy=5)
+        .encode(y=alt.value("height"), text="text:N")
+        for align in ("left", "center", "right")
+    ]
+    chart = alt.layer(
+        base.transform_filter(f"{chosen}'trial'")
+        .mark_point(filled=True, size=26, opacity=0.5)
+        .encode(
+            y=y,
+            color=marks.colour(methods),
+            shape=marks.shape(methods),
+            tooltip=marks.tips(tips),
+        ),
+        base.transform_filter(f"{chosen}'median'")
+        .mark_rule(style="ensemble")
+        .encode(x=x("low"), x2="high:Q", y=y),
+        *ticks,
+    )
+    chart = chart.add_params(alt.param(name="metric", value=metric))
+    return marks.panels(chart, rows, columns=3, least=250, height=170)

@@ -1,0 +1,271 @@
+"""Figures of the search's parameters: which mattered, how, and how much of the space was seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from analysis import charts, exploration_charts
+from analysis.exploration import OBJECTIVES, Seen, associations, coverage, declared, seen
+from analysis.scene import Figure, Scene
+from analysis.search import FOLDS, LEAST_TRIALS, SHUFFLES, importances
+
+PANELS: Final = 6
+SHOWN: Final = 8
+"""Parameters per panel of importances."""
+LEAST_IN_PART: Final = 3
+"""A part of a domain with fewer trials has no median."""
+LEAST_FIT: Final = 0.1
+"""Below this held-out R² a forest has nothing to say about parameters."""
+SHORT: Final = {"val_nll": "NLL", "val_gain": "gain"}
+WIDTH: Final = 44
+"""Letters that fit below a panel."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a forest said of one method and objective: parameters by importance, held-out R²."""
+
+    method: str
+    objective: str
+    ranked: pl.DataFrame
+    fit: float
+
+
+def draw(scene: Scene) -> list[Figure]:
+    """Return every figure that the search's trials can fill."""
+    done = (pl.col("stage") == "search") & (pl.col("status") == "complete")
+    trials = scene.trials.filter(done, pl.col("val_nll").is_finite()).sort("trial")
+    rankings = list(_rankings(scene, trials))
+    parameters = seen(scene.spaces, trials)
+    figures = (
+        _importance(scene, rankings),
+        _slices(scene, trials, parameters, rankings),
+        _coverage(scene, parameters),
+    )
+    return [figure for figure in figures if figure is not None]
+
+
+def _rankings(scene: Scene, trials: pl.DataFrame) -> list[Ranking]:
+    found = []
+    own_panels = {"single": 2} | {space.method: 0 for space in scene.spaces if space.candidate}
+    # Candidates first; the single model, which has no gain, last: so that pairs stay in a row.
+    for method in sorted(scene.methods, key=lambda method: own_panels.get(method, 1)):
+        own = trials.filter(pl.col("method") == method)
+        for objective in OBJECTIVES if len(own) >= LEAST_TRIALS else ():
+            known = own.drop_nulls(objective)
+            if len(known) >= LEAST_TRIALS:
+                found.append(Ranking(method, objective, *importances(known, objective)))
+    return [one for one in found if len(one.ranked)]
+
+
+def _importance(scene: Scene, rankings: Sequence[Ranking]) -> Figure | None:
+    if not rankings:
+        return None
+    frames, quality = [], []
+    for one in rankings:
+        panel = f"{scene.titles[one.method]}, {OBJECTIVES[one.objective]}"
+        frames.append(
+            one.ranked.head(SHOWN).with_columns(panel=pl.lit(f"{panel}\nR² {one.fit:.2f}"))
+        )
+        quality.append(f"{panel} {one.fit:.2f}")
+    first = [one for one in rankings if one.method == rankings[0].method]
+    best = max(first, key=lambda one: one.fit)
+    claim = "The search does not tell which parameter matters: the forest predicts next to nothing"
+    if best.fit >= LEAST_FIT:
+        lead = [one for one in first if one.fit >= LEAST_FIT]
+        moved = [
+            f"{one.ranked['parameter'][0]} moved the {OBJECTIVES[one.objective]}" for one in lead
+        ]
+        claim = f"In the search of {scene.titles[best.method]}, {' and '.join(moved)} the most"
+    return Figure(
+        "importance",
+        "Search",
+        claim,
+        f"Held-out R² of each forest above its panel. Lines span the 10 % to 90 % quantile of "
+        f"{SHUFFLES} shuffles in each of {FOLDS} folds. Descriptive: no random sampling.",
+        charts.importance(pl.concat(frames)),
+    )
+
+
+# --- slices
+
+
+def _slices(
+    scene: Scene, trials: pl.DataFrame, parameters: Sequence[Seen], rankings: Sequence[Ranking]
+) -> Figure | None:
+    chosen = _most_important(scene, parameters, rankings)
+    if not chosen:
+        return None
+    found = associations(parameters, trials)
+    by_pair = {(r["method"], r["parameter"], r["objective"]): r for r in found.to_dicts()}
+    by_trial = {row["trial"]: row for row in trials.select("trial", *OBJECTIVES).to_dicts()}
+    several = len({one.method for one in chosen}) > 1
+    rows: list[dict[str, Any]] = []
+    for one in chosen:
+        name = f"{scene.titles[one.method]}: {one.parameter}" if several else one.parameter
+        tests = [by_pair.get((one.method, one.parameter, objective)) for objective in OBJECTIVES]
+        panel = {"panel": f"{name}\n{_tested(tests)}", "method": one.method}
+        rows += [panel | row for row in _panel(one, by_trial)]
+    low = found.filter(pl.col("adjusted") < 0.05).sort("adjusted")
+    claim = f"No parameter stands out: none of {len(found)} pairs has an adjusted p below 0.05"
+    if len(low):
+        first = low.row(0, named=True)
+        claim = (
+            f"{first['parameter']} of {scene.titles[first['method']]} goes with "
+            f"{OBJECTIVES[first['objective']]} the clearest; {len(low)} of {len(found)} pairs have "
+            "an adjusted p below 0.05"
+        )
+    return Figure(
+        "slices",
+        "Search",
+        claim,
+        f"Adjusted p, descriptive: Benjamini and Hochberg over all {len(found)} pairs of parameter "
+        "and objective of all methods; rank correlation of a range, Kruskal and Wallis of a "
+        f"choice. One seed per trial; trials {_range(len(one.values) for one in chosen)} per "
+        "panel, proposed from one another's results and so not independent.",
+        exploration_charts.slices(pl.DataFrame(rows, infer_schema_length=None), scene.methods,
+                                  "val_nll"),
+        choices=tuple(OBJECTIVES.items()),
+    )  # fmt: skip
+
+
+def _most_important(
+    scene: Scene, parameters: Sequence[Seen], rankings: Sequence[Ranking]
+) -> list[Seen]:
+    """Return the candidates' parameters with the best rank of importance for either objective."""
+    candidates = {space.method for space in scene.spaces if space.candidate}
+    ranks: dict[tuple[str, str], int] = {}
+    for one in rankings:
+        for rank, name in enumerate(one.ranked["parameter"]):
+            key = (one.method, name)
+            ranks[key] = min(rank, ranks.get(key, rank))
+    known = [
+        (ranks[one.method, one.parameter], one)
+        for one in parameters
+        if one.method in candidates and (one.method, one.parameter) in ranks
+    ]
+    return [one for _, one in sorted(known, key=lambda pair: pair[0])][:PANELS]
+
+
+def _tested(tests: Sequence[dict[str, Any] | None]) -> str:
+    """Return what was found for each objective, short enough for a panel's title."""
+    texts = []
+    for test in tests:
+        if test is None:
+            continue
+        p = "p < 0.001" if test["adjusted"] < 0.001 else f"p {test['adjusted']:.3f}"
+        rho = "" if test["rho"] is None else f"ρ {test['rho']:.2f}, ".replace("-", "−")
+        texts.append(f"{SHORT[test['objective']]}: {rho}{p}")
+    return " · ".join(texts) or "too few trials for a test"
+
+
+def _panel(one: Seen, by_trial: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of one panel: trials and medians of each objective, and the axis."""
+    rows: list[dict[str, Any]] = []
+    for metric in OBJECTIVES:
+        pairs = [
+            (number, trial, value, by_trial[trial][metric])
+            for number, (trial, value) in enumerate(zip(one.trials, one.values, strict=True))
+            if by_trial[trial][metric] is not None
+        ]
+        losses = np.array([loss for *_, loss in pairs])
+        if not len(losses):
+            continue
+        quarter, three = np.quantile(losses, [0.25, 0.75])
+        reach = 3 * max(three - quarter, 1e-9)
+        for number, trial, value, loss in pairs:
+            within = float(np.clip(loss, quarter - reach, three + reach))
+            rows.append(
+                {"kind": "trial", "metric": metric, "trial": trial, "value": declared_value(value),
+                 "at": _beside(one, value, number), "objective": loss, "shown": within}
+            )  # fmt: skip
+        slots = np.array([one.domain.slot(value) for _, _, value, _ in pairs])
+        for slot in np.unique(slots).tolist():
+            if (slots == slot).sum() >= LEAST_IN_PART:
+                ends = {"low": slot / one.domain.slots, "high": (slot + 1) / one.domain.slots}
+                middle = float(np.median(losses[slots == slot]))
+                rows.append({"kind": "median", "metric": metric, "shown": middle, **ends})
+    return rows + _ticks(one)
+
+
+def declared_value(value: Any) -> str:
+    """Return a parameter's value as text."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _beside(one: Seen, value: Any, number: int) -> float:
+    """Return where a trial stands: values of a choice are spread evenly within their slot."""
+    at = one.domain.position(value)
+    if not one.domain.stepped:
+        return at
+    return at + (number * 0.618034 % 1 - 0.5) * 0.6 / one.domain.slots
+
+
+def _ticks(one: Seen) -> list[dict[str, Any]]:
+    """Return the labels below a panel: choices, or the ends and the middle of a range."""
+    domain = one.domain
+    if domain.choices:
+        room = WIDTH // domain.slots
+        texts = declared(domain).split(", ")
+        short = [text if len(text) <= room else f"{text[: room - 1]}…" for text in texts]
+        return [
+            {"kind": "tick", "at": (n + 0.5) / domain.slots, "text": text, "align": "center"}
+            for n, text in enumerate(short)
+        ]
+    return [
+        {"kind": "tick", "at": at, "text": f"{domain.at(at):.2g}", "align": align}
+        for at, align in ((0.0, "left"), (0.5, "center"), (1.0, "right"))
+    ]
+
+
+def _range(counts: Any) -> str:
+    least, *_, most = sorted([*counts] * 2)
+    return f"{most}" if least == most else f"{least} to {most}"
+
+
+# --- coverage
+
+
+def _coverage(scene: Scene, parameters: Sequence[Seen]) -> Figure | None:
+    rows = coverage(parameters)
+    if rows.is_empty() or rows["trials"].sum() == 0:
+        return None
+    each = rows.unique(["method", "parameter"], keep="first", maintain_order=True)
+    candidates = [space.method for space in scene.spaces if space.candidate]
+    own = each.filter(pl.col("method") == candidates[0])
+    own = own if len(own) else each
+    share = own["covered"].sum() / own["slots"].sum()
+    least = (
+        own.with_columns(share=pl.col("covered") / pl.col("slots")).sort("share").row(0, named=True)
+    )
+    claim = (
+        f"The search of {scene.titles[own['method'][0]]} tried {100 * share:.0f}\u00a0% of the "
+        "parts of its declared ranges and choices"
+    )
+    if least["covered"] < least["slots"]:
+        claim += f"; least of {least['parameter']}: {least['covered']} of {least['slots']}"
+    rows = rows.with_columns(
+        panel=pl.col("method").replace_strict(scene.titles),
+        low=pl.col("slot") / pl.col("slots"),
+        high=(pl.col("slot") + 1) / pl.col("slots"),
+        share=pl.format("{}/{}", "covered", "slots"),
+    )
+    trials = ", ".join(
+        f"{scene.titles[method]} {most}"
+        for method, most in each.group_by("method", maintain_order=True)
+        .agg(pl.col("active").max())
+        .iter_rows()
+    )
+    kept = ["panel", "parameter", "declared", "what", "trials", "low", "high", "share"]
+    return Figure(
+        "coverage",
+        "Search",
+        claim,
+        f"Complete search trials: {trials}; a conditional parameter counts the trials in which it "
+        "was active. A null result speaks about this space alone, and each parameter is counted "
+        "by itself: combinations are seen far less.",
+        exploration_charts.coverage(rows.select(kept)),
+    )
