@@ -71,9 +71,11 @@ class MemberLayer(nn.Module):
         if self.convolution is None:
             layer = nn.Linear(into, out, bias, device="meta")
         else:
-            groups = self.convolution[-1]
-            size = (into * groups, out, tuple(kernel))
-            layer = nn.Conv2d(*size, *self.convolution, bias, device="meta")
+            stride, padding, dilation, groups = self.convolution
+            layer = nn.Conv2d(
+                into * groups, out, (kernel[0], kernel[1]), stride, padding, dilation, groups, bias,
+                device="meta",
+            )  # fmt: skip
         layer.weight = nn.Parameter(self.effective_weight()[member].detach().clone())
         if self.bias is not None:
             own = self.bias if self.bias.dim() == 1 else self.bias[member]

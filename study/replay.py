@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import torch
 
 from study import datasets
+from study.geometry import Row
 from study.schema import StudyError
 from study.spec import TrialSpec
 from study.store import GEOMETRY, ROW, Store
-from study.trial import Precision, Row, run_trial, versions
+from study.trial import Precision, run_trial, versions
 
 
 def replay(store: Store, trial: str, root: Path | None) -> int:

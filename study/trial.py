@@ -188,12 +188,13 @@ def _train(
 
 
 def _probe(dataset: Dataset, pixels: MakePixels) -> Probe:
-    (train, _), (val, labels) = dataset.train, dataset.val
-    few = evenly(len(val), 300)
-    split = [pixels(train[evenly(len(train), 1000)]), pixels(val[few])]
-    device = split[0].images.device
-    every = [images.batch(torch.arange(len(images), device=device)) for images in split]
-    return Probe(*every, torch.tensor(labels[few], device=device))
+    def some(images: np.ndarray[Any, Any], most: int) -> Tensor:
+        few = pixels(images[evenly(len(images), most)])
+        return few.batch(torch.arange(len(few), device=few.images.device))
+
+    train, val = some(dataset.train[0], 1000), some(dataset.val[0], 300)
+    labels = dataset.val[1][evenly(len(dataset.val[1]), 300)]
+    return Probe(train, val, torch.tensor(labels, device=val.device))
 
 
 def _controls(method: Method, networks: list[nn.Module], probe: Probe) -> dict[str, Method]:

@@ -134,7 +134,8 @@ def test_a_killed_run_ends_like_one_that_was_not(whole, tmp_path):
     assert code == 0, printed
     assert committed(out) == committed(undisturbed)
     for trial in committed(undisturbed, "confirm"):
-        for file in (undisturbed / "trials" / trial).glob("*test.parquet"):
+        folder = undisturbed / "trials" / trial
+        for file in (*folder.glob("*test.parquet"), *folder.glob("geometry.parquet")):
             assert pq.read_table(file).equals(pq.read_table(out / "trials" / trial / file.name))
 
 
