@@ -1,9 +1,10 @@
 """From stored predictions to frames of numbers: one pass over the confirm stage's files.
 
-The frames are all that the statistics and the charts ever see.
+The frames are all that the statistics and the charts ever see, besides the per-example values of
+one arm at a time.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,50 +12,25 @@ from multiprocessing import get_context
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from analysis import metrics
-from analysis.load import Predictions, Run, predictions, predictions_file, refuse_other_rows
-from study.schema import COLLAPSED, StudyError
+from analysis.columns import KEYS, METRICS, SCHEMAS
+from analysis.confirmed import UNDECLARED, arm_key, confirmed, excluded
+from analysis.examples import ExampleValues, Source
+from analysis.features import Kept, kept_of, key_of
+from analysis.load import Run, predictions_file, refuse_other_rows
+from analysis.split_measures import CLL_SEED
+from analysis.trial_measures import Task, files, measure_trial
 
-SPLITS: Final = ("test", "shift", "ood")
-METRICS: Final = (
-    *("nll", "cll", "brier", "ece", "accuracy", "gain", "member_nll", "predictive_entropy"),
-    *("mutual_information", "disagreement", "kl", "shift_nll", "shift_accuracy", "shift_ece"),
-    *("shift_gain", "ood_auroc_entropy", "ood_auroc_msp", "ood_auroc_mi", "cosine"),
-    *("cosine_init", "collapsed_nll", "collapsed_cll", "collapsed_shift_nll"),
-)
-ANCHORS: Final = ("single", "deep_ensemble")
-CONTROLS: Final = ("negative_control", "positive_control")
-UNDECLARED: Final = "not an arm of the plan"
-CLL_SEED: Final = 20_260_123
-"""The halves of ``cll`` are the same for every trial: common random numbers."""
-WORTH_A_PROCESS: Final = 50
-"""Trials per process below which another process costs more than it saves."""
+__all__ = ["CLL_SEED", "METRICS", "UNDECLARED", "ExampleValues", "Measures", "arm_key", "measure"]
 
-_KEYS = {
-    "arm": pl.String,
-    "role": pl.String,
-    "method": pl.String,
-    "configuration": pl.String,
-    "name": pl.String,
-    "trial": pl.String,
-    "replicate": pl.Int32,
-    "members": pl.Int16,
-}
-_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
-    "replicates": {**_KEYS, **dict.fromkeys(METRICS, pl.Float64)},
-    "severities": {
-        **{"arm": pl.String, "replicate": pl.Int32, "condition": pl.String, "severity": pl.Int8},
-        **dict.fromkeys(("nll", "accuracy", "ece"), pl.Float64),
-    },
-    "reliability": {
-        **{"arm": pl.String, "replicate": pl.Int32, "bin": pl.Int8, "count": pl.Int64},
-        **dict.fromkeys(("confidence", "accuracy"), pl.Float64),
-    },
-    "pairs": {"arm": pl.String, "i": pl.Int16, "j": pl.Int16, "disagreement": pl.Float64},
-}
+Json = dict[str, Any]
+
+SECONDS_PER_BYTE: Final = 5e-8
+SECONDS_PER_TRIAL: Final = 0.01
+WORTH_A_PROCESS: Final = 4.0
+"""Seconds of work below which another process costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +43,8 @@ class Measures:
 
     Attributes:
         replicates: One row per arm and replicate: arm, role, method, configuration, name, trial,
-            replicate, members, and a Float64 column per metric (null where it is undefined):
-            nll, cll, brier, ece, accuracy, gain, member_nll, predictive_entropy,
-            mutual_information, disagreement, kl, shift_nll, shift_accuracy, shift_ece,
-            shift_gain, ood_auroc_entropy, ood_auroc_msp, ood_auroc_mi, cosine, cosine_init,
-            collapsed_nll, collapsed_cll, collapsed_shift_nll.
+            replicate, members, and a Float64 column per metric, null where it is undefined
+            (``analysis.columns`` has the table).
         severities: arm, replicate, condition, severity, nll, accuracy, ece.
         reliability: arm, replicate, bin (0-14), count, confidence, accuracy.
         pairs: arm, i, j, disagreement (mean over replicates; members i < j).
@@ -79,6 +52,9 @@ class Measures:
             pool of a Deep Ensemble stands under ``deep_ensemble``, without a size), and every
             complete confirm trial whose arm the plan does not declare (reason ``UNDECLARED``,
             arm: its configuration).
+        curve: arm (``deep_ensemble``), replicate, members (1 to all of the pool), cll, nll: the
+            anchor as it grows.
+        source: Where ``examples`` come from.
     """
 
     replicates: pl.DataFrame
@@ -86,28 +62,23 @@ class Measures:
     reliability: pl.DataFrame
     pairs: pl.DataFrame
     excluded: pl.DataFrame
+    curve: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SCHEMAS["curve"]))
+    source: Source | None = None
 
+    def examples(self, arm: str) -> ExampleValues | None:
+        """Return what each example adds to an arm's measures; it is read when asked for.
 
-@dataclass
-class _Part:
-    """What one trial adds to the frames."""
-
-    replicates: list[dict[str, Any]] = field(default_factory=list)
-    severities: list[dict[str, Any]] = field(default_factory=list)
-    reliability: list[dict[str, Any]] = field(default_factory=list)
-    pairs: list[dict[str, Any]] = field(default_factory=list)
-    fingerprints: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
-
-
-def arm_key(role: str, configuration: str) -> str:
-    """Return the key of an arm; a Deep Ensemble's is completed by its size."""
-    return role if role in ANCHORS + CONTROLS else configuration
+        Examples and their order are the same for every arm. None for an unknown arm, or where the
+        predictions are not at hand.
+        """
+        return self.source.examples(arm) if self.source else None
 
 
 def measure(run: Run, workers: int = 1) -> Measures:
     """Compute every metric of the confirm stage's complete trials.
 
-    Each file is read once and let go.
+    Each file is read once and let go; what was measured is kept in the run's folder, and what is
+    kept there is not measured again (see ``analysis.features``). The result is the same.
 
     Args:
         run: The run folder.
@@ -118,23 +89,27 @@ def measure(run: Run, workers: int = 1) -> Measures:
         StudyError: When a file breaks the format, a split is missing in some trials only, trials
             hold other rows or labels, or two trials claim the same arm and replicate.
     """
-    trials = run.trials.with_columns(declared=_declared(run))
-    complete = pl.col("stage") == "confirm", pl.col("status") == "complete", pl.col("declared")
-    rows = trials.filter(*complete).sort("role", "configuration", "replicate", "trial").to_dicts()
-    _refuse_twins(run, rows)
-    splits = _splits(run, rows)
-    sizes = _sizes(rows)
-    parts = _each(partial(_trial, _bare(run), splits, sizes), rows, workers)
-    for split in splits:
-        marks = {part.fingerprints[split][0]: part.fingerprints[split] for part in parts}
-        refuse_other_rows(marks)
-    frames = {name: _frame(name, (getattr(part, name) for part in parts)) for name in _SCHEMAS}
-    frames["pairs"] = (
-        frames["pairs"]
-        .group_by("arm", "i", "j", maintain_order=True)
-        .agg(pl.col("disagreement").mean())
-    )
-    return Measures(**frames, excluded=_excluded(trials))
+    rows, tasks = confirmed(run)
+    kept, owner = kept_of(run)
+    scalars = _scalars(_bare(run), kept, tasks, workers)
+    _refuse_other_rows(run, tasks, scalars)
+    arms: dict[str, list[tuple[int, Task, int]]] = {}
+    parts: dict[str, list[Json]] = {name: [] for name in SCHEMAS}
+    for row, task, found in zip(rows, tasks, scalars, strict=True):
+        for size in task.sizes:
+            arm = _arm(row, size)
+            arms.setdefault(arm, []).append((row["replicate"], task, size))
+            _add(parts, row | {"arm": arm, "members": size}, found, size)
+        here = {"arm": row["role"], "replicate": row["replicate"]}
+        parts["curve"] += [here | point for point in found["curve"]]
+    frames = _frames(parts)
+    source = Source(_bare(run), kept, arms, owner)
+    return Measures(**frames, excluded=excluded(run), source=source)
+
+
+def _arm(row: Mapping[str, Any], size: int) -> str:
+    arm = arm_key(row["role"], row["configuration"])
+    return f"{arm}-{size}" if arm == "deep_ensemble" else arm
 
 
 def _bare(run: Run) -> Run:
@@ -142,248 +117,95 @@ def _bare(run: Run) -> Run:
     return replace(run, trials=run.trials.select("trial", "members"), plan=None)
 
 
-def _each(
-    work: Callable[[dict[str, Any]], _Part], rows: list[dict[str, Any]], workers: int
-) -> list[_Part]:
-    workers = min(workers, len(rows) // WORTH_A_PROCESS)
+# --- what to measure, and what is known already
+
+
+def _scalars(run: Run, kept: Kept, tasks: list[Task], workers: int) -> list[Json]:
+    """Return the scalars of every task, from what is kept or measured now."""
+    found = {task.trial: kept.scalars(run, task) for task in tasks}
+    missing = [task for task in tasks if found[task.trial] is None]
+    work = partial(_measured, run, kept)
+    workers = min(workers, int(_seconds(run, missing) / WORTH_A_PROCESS))
     if workers < 2:
-        return [work(row) for row in rows]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(work, rows, chunksize=8))
+        new = map(work, missing)
+        found |= {task.trial: own for task, own in zip(missing, new, strict=True)}
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            done = pool.map(work, missing, chunksize=max(1, min(8, len(missing) // workers)))
+            found |= {task.trial: own for task, own in zip(missing, done, strict=True)}
+    return [own for task in tasks if (own := found[task.trial]) is not None]
 
 
-def _frame(name: str, parts: Iterable[list[dict[str, Any]]]) -> pl.DataFrame:
-    rows = [row for part in parts for row in part]
-    return pl.DataFrame(rows, schema=_SCHEMAS[name], orient="row")
+def _seconds(run: Run, tasks: Iterable[Task]) -> float:
+    """Return about how long it takes to measure."""
+    stored = [predictions_file(run, t.trial, name) for t in tasks for name in files(run, t)]
+    size = sum(file.stat().st_size for file in stored if file.exists())
+    return SECONDS_PER_TRIAL * len({file.parent for file in stored}) + SECONDS_PER_BYTE * size
 
 
-def _declared(run: Run) -> pl.Series:
-    """Return of each trial whether it is of the plan; all are without one, or before confirm."""
-    arms = None if run.plan is None else {(a["role"], a["configuration"]) for a in run.plan["arms"]}
-    keys = run.trials.select("stage", "role", "configuration").iter_rows()
-    known = [arms is None or stage != "confirm" or (role, c) in arms for stage, role, c in keys]
-    return pl.Series(known, dtype=pl.Boolean)
+def _measured(run: Run, kept: Kept, task: Task) -> Json:
+    """Measure one trial, keep what was found, and return its scalars."""
+    key = key_of(run, task)
+    measured = measure_trial(run, task)
+    kept.write(task, key, measured)
+    return measured.scalars
 
 
-def _excluded(trials: pl.DataFrame) -> pl.DataFrame:
-    own_key = pl.col("role").is_in([*ANCHORS, *CONTROLS]) & pl.col("declared")
-    undeclared = (pl.col("status") == "complete") & ~pl.col("declared")
-    return (
-        trials.filter((pl.col("status") != "complete") | undeclared)
-        .select(
-            "trial",
-            pl.when(own_key).then("role").otherwise("configuration").alias("arm"),
-            "stage",
-            "status",
-            pl.when(undeclared).then(pl.lit(UNDECLARED)).otherwise("reason").alias("reason"),
-        )
-        .sort("stage", "arm", "trial")
+# --- frames
+
+
+def _add(parts: dict[str, list[Json]], row: Json, found: Json, size: int) -> None:
+    """Add the rows of one ensemble."""
+    own = found["sizes"][str(size)]
+    here = {"arm": row["arm"], "replicate": row["replicate"]}
+    keys = {key: row[key] for key in (*KEYS, "cosine", "cosine_init")}
+    parts["replicates"].append(dict.fromkeys(METRICS) | keys | found["controls"] | own["values"])
+    parts["severities"] += [here | cell for cell in own["severities"]]
+    parts["reliability"] += [here | bin_ for bin_ in own["reliability"]]
+    parts["pairs"] += [{"arm": row["arm"]} | pair for pair in own["pairs"]]
+
+
+def _frames(parts: Mapping[str, list[Json]]) -> dict[str, pl.DataFrame]:
+    frames = {
+        name: pl.DataFrame(rows, schema=SCHEMAS[name], orient="row") for name, rows in parts.items()
+    }
+    frames["pairs"] = (
+        frames["pairs"]
+        .group_by("arm", "i", "j", maintain_order=True)
+        .agg(pl.col("disagreement").mean())
     )
+    errors = _corruption_errors(frames["severities"])
+    keys = frames["replicates"].select("arm", "replicate").iter_rows()
+    mce = pl.Series("mce", [errors.get(key) for key in keys], pl.Float64).fill_nan(None)
+    return frames | {"replicates": frames["replicates"].with_columns(mce)}
 
 
-def _refuse_twins(run: Run, rows: list[dict[str, Any]]) -> None:
-    """Refuse two trials of one arm and replicate, and two configurations of one arm."""
-    seen: dict[tuple[str, int], str] = {}
-    configurations: dict[str, str] = {}
-    for row in rows:
-        arm = arm_key(row["role"], row["configuration"])
-        other = configurations.setdefault(arm, row["configuration"])
-        if other != row["configuration"]:
-            raise StudyError(
-                f"{run.folder}: {arm} must be one configuration, but is both {other} and "
-                f"{row['configuration']}; keep studies with other anchors in folders of their own"
-            )
-        twin = seen.setdefault((arm, row["replicate"]), row["trial"])
-        if twin != row["trial"]:
-            raise StudyError(
-                f"{run.folder}: arm {arm} must have one trial of replicate {row['replicate']}, but "
-                f"has {twin} and {row['trial']}; remove the one that does not belong to the study"
-            )
+def _corruption_errors(severities: pl.DataFrame) -> dict[tuple[str, int], float]:
+    """Return ``metrics.mce`` by arm and replicate, against the mean over the single model's seeds.
 
-
-def _splits(run: Run, rows: list[dict[str, Any]]) -> list[str]:
-    """Return the splits that were stored; a split must be there for all trials or for none."""
-    stored = []
-    for split in SPLITS:
-        files = [predictions_file(run, row["trial"], split) for row in rows]
-        missing = [file for file in files if not file.exists()]
-        if missing and (split == "test" or len(missing) < len(files)):
-            raise StudyError(
-                f"{missing[0]}: must exist, as the trial is complete"
-                f"{'' if split == 'test' else ' and others have it'}, but does not; "
-                "delete the trial's folder and give the command of the study again"
-            )
-        if files and not missing:
-            stored.append(split)
-    return stored
-
-
-def _sizes(rows: list[dict[str, Any]]) -> list[int]:
-    """Return the sizes at which a Deep Ensemble is needed: those of the judged arms above 1.
-
-    One member alone is the single model itself. With nothing else to judge, the whole pool.
+    A severity that a condition has not counts nothing.
     """
-    judged = {row["members"] for row in rows if row["role"] not in ANCHORS} - {1}
-    pools = {row["members"] for row in rows if row["role"] == "deep_ensemble"}
-    return sorted(judged or pools)
+    conditions, levels = (
+        {value: at for at, value in enumerate(severities[name].unique(maintain_order=True))}
+        for name in ("condition", "severity")
+    )
+    errors: dict[tuple[str, int], metrics.FloatArray] = {}
+    columns = severities.select("arm", "replicate", "condition", "severity", "accuracy")
+    for arm, replicate, condition, severity, accuracy in columns.iter_rows():
+        own = errors.setdefault((arm, replicate), np.zeros((len(conditions), len(levels))))
+        own[conditions[condition], levels[severity]] = 1 - accuracy
+    single = [own for (arm, _), own in errors.items() if arm == "single"]
+    if not single:
+        return {}
+    reference = np.mean(single, 0)
+    return {key: metrics.mce(own, reference) for key, own in errors.items()}
 
 
-def _trial(run: Run, splits: list[str], sizes: list[int], row: dict[str, Any]) -> _Part:
-    """Measure one trial; a pool of a Deep Ensemble at every size that it can give."""
-    part = _Part()
-    logp: dict[str, npt.NDArray[Any]] = {}
-    data: dict[str, Predictions] = {}
-    for split in splits:
-        data[split] = found = predictions(run, row["trial"], split)
-        file = str(predictions_file(run, row["trial"], split))
-        part.fingerprints[split] = (file, found.fingerprints())
-        # The many shifted rows stay in float32; per-example values are summed in float64.
-        exact = np.float32 if split == "shift" else np.float64
-        logp[split] = metrics.log_softmax(found.logits.astype(exact, copy=False))
-    arm = arm_key(row["role"], row["configuration"])
-    keys = {key: row[key] for key in (*_KEYS, "cosine", "cosine_init") if key != "arm"}
-    keys |= _collapsed(run, row["trial"], data)
-    pool = row["role"] == "deep_ensemble"
-    for size in [s for s in sizes if s <= row["members"]] if pool else [row["members"]]:
-        keys |= {"arm": f"{arm}-{size}" if pool else arm, "members": size}
-        _ensemble(part, keys, {split: logp[split][:size] for split in logp}, data)
-    return part
-
-
-def _ensemble(
-    part: _Part,
-    keys: dict[str, Any],
-    logp: Mapping[str, npt.NDArray[Any]],
-    data: Mapping[str, Predictions],
-) -> None:
-    """Add the measures of one ensemble, given its members' log-probabilities by split."""
-    mean = {split: metrics.ensemble(logp[split]) for split in logp}
-    labels = data["test"].labels
-    values = _on_test(logp["test"], mean["test"], labels)
-    here = {"arm": keys["arm"], "replicate": keys["replicate"]}
-    part.reliability += [here | bin_ for bin_ in _bins(mean["test"], labels)]
-    part.pairs += [{"arm": keys["arm"]} | pair for pair in _pairs(logp["test"])]
-    if "shift" in logp:
-        cells = _cells(logp["shift"], mean["shift"], data["shift"])
-        part.severities += [here | {k: c[k] for k in c if k != "gain"} for c in cells]
-        for name in ("nll", "accuracy", "ece", "gain"):
-            values[f"shift_{name}"] = float(np.mean([cell[name] for cell in cells]))
-    if "ood" in logp:
-        values |= _aurocs(logp, mean, data["ood"])
-    part.replicates.append(dict.fromkeys(METRICS) | keys | values)
-
-
-def _on_test(
-    logp_MNC: npt.NDArray[Any], logq_NC: npt.NDArray[Any], y_N: npt.NDArray[Any]
-) -> dict[str, float | None]:
-    several = len(logp_MNC) > 1
-    choice_MN = logp_MNC.argmax(-1)
-    return {
-        "nll": metrics.nll(logq_NC, y_N),
-        "cll": _cll(logq_NC, y_N),
-        "brier": metrics.brier(logq_NC, y_N),
-        "ece": metrics.ece(logq_NC, y_N),
-        "accuracy": metrics.accuracy(logq_NC, y_N),
-        "gain": metrics.gain(logp_MNC, y_N),
-        "member_nll": metrics.member_nll(logp_MNC, y_N),
-        "predictive_entropy": float(metrics.predictive_entropy(logq_NC).mean()),
-        "mutual_information": float(metrics.mutual_information(logp_MNC).mean()),
-        "disagreement": metrics.disagreement(choice_MN, logq_NC.shape[-1]) if several else None,
-        "kl": metrics.pairwise_kl(logp_MNC) if several else None,
-    }
-
-
-def _cll(logq_NC: npt.NDArray[Any], y_N: npt.NDArray[Any]) -> float | None:
-    """Return ``cll`` on the halves that every trial shares; None for a single example."""
-    return metrics.cll(logq_NC, y_N, np.random.default_rng(CLL_SEED)) if len(y_N) > 1 else None
-
-
-def _bins(logq_NC: npt.NDArray[Any], y_N: npt.NDArray[Any]) -> list[dict[str, Any]]:
-    columns = zip(*metrics.reliability(logq_NC, y_N), strict=True)
-    return [
-        {
-            "bin": at,
-            "count": int(count),
-            "confidence": float(confidence) if count else None,
-            "accuracy": float(right) if count else None,
-        }
-        for at, (count, confidence, right) in enumerate(columns)
-    ]
-
-
-def _pairs(logp_MNC: npt.NDArray[Any]) -> list[dict[str, Any]]:
-    matrix = metrics.pairwise_disagreement(logp_MNC.argmax(-1))
-    i, j = np.triu_indices(len(matrix), 1)
-    pairs = zip(i.tolist(), j.tolist(), matrix[i, j].tolist(), strict=True)
-    return [{"i": a, "j": b, "disagreement": d} for a, b, d in pairs]
-
-
-def _cells(
-    logp_MNC: npt.NDArray[Any], logq_NC: npt.NDArray[Any], data: Predictions
-) -> list[dict[str, Any]]:
-    """Return NLL, accuracy, ECE and gain of every condition and severity, from one pass."""
-    cell = data.condition * 128 + data.severity
-    codes, cell = np.unique(cell, return_inverse=True)
-    count = np.bincount(cell)
-    right = logq_NC.argmax(-1) == data.labels
-    confidence = np.exp(logq_NC.max(-1).astype(np.float64))
-    at = cell * metrics.BINS + metrics.confidence_bins(confidence)
-    gap = np.bincount(at, right - confidence, len(codes) * metrics.BINS)
-    means = {
-        "nll": np.bincount(cell, metrics.example_nll(logq_NC, data.labels)) / count,
-        "accuracy": np.bincount(cell, right) / count,
-        "ece": np.abs(gap).reshape(-1, metrics.BINS).sum(1) / count,
-        "gain": np.bincount(cell, metrics.example_gain(logp_MNC, data.labels)) / count,
-    }
-    names = (*data.conditions, None)
-    return [
-        {
-            "condition": names[code // 128],
-            "severity": code % 128 or None,
-            **{name: float(mean[i]) for name, mean in means.items()},
-        }
-        for i, code in enumerate(codes.tolist())
-    ]
-
-
-def _aurocs(
-    logp: Mapping[str, npt.NDArray[Any]], mean: Mapping[str, npt.NDArray[Any]], ood: Predictions
-) -> dict[str, float | None]:
-    """Return the AUROC of three scores, each a mean over the out-of-distribution sets."""
-    scores = {
-        "entropy": {split: metrics.predictive_entropy(mean[split]) for split in ("test", "ood")},
-        "msp": {split: -mean[split].max(-1) for split in ("test", "ood")},
-    }
-    if len(logp["test"]) > 1:
-        scores["mi"] = {s: metrics.mutual_information(logp[s]) for s in ("test", "ood")}
-    found: dict[str, float | None] = {"ood_auroc_mi": None}
-    for name, score in scores.items():
-        each = [
-            metrics.auroc(score["test"], score["ood"][ood.condition == condition])
-            for condition in np.unique(ood.condition)
-        ]
-        found[f"ood_auroc_{name}"] = float(np.mean(each))
-    return found
-
-
-def _collapsed(run: Run, trial: str, data: Mapping[str, Predictions]) -> dict[str, float]:
-    """Return the measures of the one-member control with averaged fast weights, if it is there."""
-    values = {}
-    for split in ("test", "shift"):
-        name = COLLAPSED + split
-        if split not in data or not predictions_file(run, trial, name).exists():
-            continue
-        found = predictions(run, trial, name)
-        file = str(predictions_file(run, trial, name))
-        other = str(predictions_file(run, trial, split))
-        pair = {"a": (other, data[split].fingerprints()), "b": (file, found.fingerprints())}
-        refuse_other_rows(pair)
-        logp_MNC = metrics.log_softmax(found.logits.astype(np.float64))
-        if split == "test":
-            values["collapsed_nll"] = metrics.nll(logp_MNC[0], found.labels)
-            calibrated = _cll(logp_MNC[0], found.labels)
-            values |= {} if calibrated is None else {"collapsed_cll": calibrated}
-        else:
-            cells = _cells(logp_MNC, logp_MNC[0], found)
-            values["collapsed_shift_nll"] = float(np.mean([cell["nll"] for cell in cells]))
-    return values
+def _refuse_other_rows(run: Run, tasks: list[Task], scalars: list[Json]) -> None:
+    """Refuse trials whose rows or labels of a split differ."""
+    for split in tasks[0].splits if tasks else ():
+        marks = {}
+        for task, found in zip(tasks, scalars, strict=True):
+            file = str(predictions_file(run, task.trial, split))
+            marks[file] = (file, found["fingerprints"][split])
+        refuse_other_rows(marks)
