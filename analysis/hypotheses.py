@@ -1,6 +1,6 @@
 """The protocol applied: from measures and plan to one plain dict of verdicts.
 
-Nothing here or below rounds, draws random numbers or prints: same study, same numbers.
+Nothing here or below rounds or prints, and every draw has its own seed: same study, same numbers.
 """
 
 from collections import Counter
@@ -24,7 +24,9 @@ from analysis.cases import (
     study_of,
     unfinished,
 )
+from analysis.equivalent import Equivalents
 from analysis.measure import UNDECLARED, Measures
+from analysis.power import POWER, Spread, seeds_needed
 from analysis.protocol import (
     GATE_LEVEL,
     GATE_RATIO,
@@ -33,60 +35,25 @@ from analysis.protocol import (
     exploratory_reasons,
     plan_hash,
 )
+from analysis.robustness import METHODS, PERMUTATIONS, RESAMPLES, SEED, Crossed, check
 from analysis.rules import Decision, Kind, conclude, controls_of, decide_all, tests_of
 from analysis.stats import Anchored, detectable_effect, fieller
 
 Json = dict[str, Any]
 
+FORMAT: Final = 1
 DE_LIKE: Final = 0.75
-POWER: Final = 0.8
+WANTED: Final = 0.5
+"""The recovery for which the seeds that would be needed are told."""
 
 
 def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
-    """Return the verdicts on a study, as a plain dict for JSON.
+    """Return the verdicts on a study, as a plain dict in the format of ``analysis.verdict``.
 
     Args:
         measures: The confirm stage, measured.
         plan: The declaration, or None: then all is judged by the default protocol, and the result
             is marked as exploratory.
-
-    Returns:
-        A dict with the keys (p-values are one-sided; ``null`` where something is undefined):
-
-        * ``sentence``: the verdict in one sentence, with its figures.
-        * ``verdict``: ``some configuration escapes`` | ``all tested track a single model`` |
-          ``inconclusive``.
-        * ``reasons``: lines that say why it is inconclusive or what limits it.
-        * ``exploratory``: bool; ``exploratory_reasons``: lines.
-        * ``plan``: ``study``, ``hash``, ``declared``, ``tuning``; null without a plan.
-        * ``protocol``: ``delta``, ``alpha``, ``endpoints`` (keys in order), ``labels`` (by key),
-          ``kinds`` (by key), ``sensitivity``, ``level`` and ``level_wide`` (of the intervals: 1 - 2
-          alpha, which decides, and 1 - alpha), ``gate_level``, ``gate_ratio``, ``de_like``.
-        * ``seeds``: ``planned`` (or null), ``fewest``, ``most`` over anchors and arms.
-        * ``counts``: ``candidates``, then how many of them ``escapes``, ``tracks``, ``worse``,
-          ``inconclusive``; ``labels`` (sub-label -> number of candidates); ``failed_runs`` and
-          ``undeclared_runs`` of the whole confirm stage.
-        * ``anchors``: ``arm``, ``role``, ``members``, ``seeds``, ``failed``.
-        * ``gates``: per size and endpoint: ``members``, ``endpoint``, ``open``, ``gap_shown`` (by
-          the runs there are), ``gap`` (of the losses, S - DE), ``ratio`` (gap / pooled SD), ``p``,
-          ``reason`` (null if open).
-        * ``arms``: candidates (largest weakest recovery first), comparisons, controls: ``arm``,
-          ``role``, ``method``, ``configuration``, ``name``, ``members``, ``reference`` (arm of the
-          Deep Ensemble), ``reason`` and ``stratum`` from the plan, ``seeds``, ``failed``,
-          ``verdict`` (``escapes`` | ``tracks`` | ``worse`` | ``inconclusive``), ``label`` (the
-          sub-label of an inconclusive one), ``detail`` (a line), ``p_escape``, ``p_holm`` (null
-          for controls), ``p_track``, ``p_worse``, ``de_like``, ``weakest`` (endpoint with the
-          least recovery), and ``endpoints`` (those whose gap is shown): key -> ``recovery``,
-          ``low``, ``high``, ``low_wide``, ``high_wide`` (Fieller; null if unbounded),
-          ``p_escape``, ``p_track``, ``p_worse``, ``mean``, ``sd``, ``single``,
-          ``deep_ensemble`` (means, in the endpoint's own unit), ``detectable`` (recovery found
-          with power 0.8 at level alpha).
-        * ``controls``: ``positive`` and ``negative``, each null or ``arm``, ``expected``,
-          ``verdict``, ``ok`` (nothing is withheld because of it), ``line``.
-        * ``sensitivity``: per margin: ``delta``, ``verdict``, ``escapes`` (arms), ``tracks``
-          (arms).
-        * ``detectable_effect``: ``power``, ``alpha`` (Bonferroni's bound on Holm's), ``endpoints``
-          (key -> the median over the candidates), ``worst`` (the largest of these).
 
     Raises:
         StudyError: When the plan's protocol is not usable.
@@ -96,7 +63,18 @@ def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
     cases = [case_of(study, arm, gates) for arm in study.arms]
     protocol = study.protocol
     decisions = decide_all(cases, protocol)
-    arms = sorted((_arm_entry(study, c, decisions[c.arm["arm"]]) for c in cases), key=_order)
+    candidates = sum(case.arm["role"] == "candidate" for case in cases)
+    crossed, equivalents = Crossed(measures.examples), Equivalents(measures)
+    entries = []
+    for case in cases:
+        decision = decisions[case.arm["arm"]]
+        more = {
+            "needed": _needed(case, protocol, candidates),
+            "equivalent": equivalents.of(case.arm["arm"], protocol.level),
+            "robustness": check(case, protocol, decision.alone, crossed),
+        }
+        entries.append(_arm_entry(study, case, decision) | more)
+    arms = sorted(entries, key=_order)
     controls = controls_of(cases, decisions)
     verdict, reasons = _conclude(study, cases, decisions)
     undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
@@ -114,10 +92,49 @@ def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
         "gates": list(gates.values()),
         "arms": arms,
         "controls": controls,
+        "robustness": {
+            "permutations": PERMUTATIONS,
+            "resamples": RESAMPLES,
+            "seed": SEED,
+            "disagreements": _disagreements(arms),
+        },
         "sensitivity": [_at_margin(study, cases, delta) for delta in protocol.sensitivity],
         "detectable_effect": _detectable(cases, protocol),
     }
-    return {"sentence": wording.sentence(judgement)} | judgement
+    return {"format": FORMAT, "sentence": wording.sentence(judgement)} | judgement
+
+
+def _needed(case: Case, protocol: Protocol, candidates: int) -> Json | None:
+    """Return how many seeds would show an escape, or that the arm tracks, by the spread seen."""
+    if case.reasons:
+        return None
+    numbers = {"delta": protocol.delta, "alpha": protocol.alpha}
+    spreads = [
+        Spread(
+            *(part.variance**0.5 for part in (of.single, of.arm, of.deep_ensemble)),
+            gap=of.gap.estimate,
+            two_sided=endpoint.kind == "performance",
+        )
+        for endpoint in protocol.endpoints
+        for of in [case.effects[endpoint.key]]
+    ]
+    family = candidates if case.arm["role"] == "candidate" else 1
+    return {
+        "power": POWER,
+        "recovery": WANTED,
+        "escape": seeds_needed(spreads, "escape", WANTED, configurations=family, **numbers),
+        "track": seeds_needed(spreads, "track", 0.0, **numbers),
+    }
+
+
+def _disagreements(arms: Sequence[Json]) -> list[str]:
+    return [
+        wording.disagreement(arm, name, arm["robustness"][method]["verdict"])
+        for arm in arms
+        for method, name in METHODS.items()
+        if arm["robustness"] and arm["robustness"][method]
+        if not arm["robustness"][method]["agrees"]
+    ]
 
 
 def _conclude(
@@ -157,6 +174,7 @@ def _arm_entry(study: Study, case: Case, decision: Decision) -> Json:
         "seeds": count(study, arm["arm"]),
         "failed": failed(study, arm["arm"]),
         "verdict": decision.verdict,
+        "alone": decision.alone,
         "label": decision.label,
         "detail": decision.detail,
         "p_escape": decision.p_escape,

@@ -15,19 +15,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from math import comb
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 from analysis.cases import Case
+from analysis.measure import ExampleValues
 from analysis.protocol import Endpoint, Protocol
 from analysis.rules import Kind, Tests, verdict_of
 from analysis.stats import UNBOUNDED, Interval
-
-if TYPE_CHECKING:
-    from analysis.measure import ExampleValues
 
 Json = dict[str, Any]
 Floats = npt.NDArray[np.floating[Any]]
@@ -163,7 +161,7 @@ class Crossed:
         examples: Arm -> its values by replicate and example, or None where they are not known.
     """
 
-    def __init__(self, examples: Callable[[str], "ExampleValues | None"]) -> None:
+    def __init__(self, examples: Callable[[str], ExampleValues | None]) -> None:
         self.examples = cache(examples)
         self.counts = cache(lambda n: recounts(n, generator("examples", str(n))))
         self.means = cache(self._means)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis import tables
+from analysis import fairness_tables, tables
 from analysis.declared import spaces
 from analysis.geometry import geometry
 from analysis.load import Run
@@ -136,7 +136,7 @@ def page(
         "table": tables.configurations(scene, run, verdict),
         "protocol": _protocol(run, verdict),
         "given": run.given,
-        "tuning": tables.tuning(run, plan.get("tuning") or {}),
+        "fairness": None if run.given else fairness_tables.tables(scene, verdict),
         "excluded": tables.excluded(scene)[: tables.MOST_ROWS],
         "excluded_note": tables.excluded_note(scene),
         "provenance": tables.provenance(run, verdict, now),
@@ -175,6 +175,9 @@ def _banners(run: Run, verdict: Json) -> list[dict[str, str]]:
             "known here; one that was chosen by its results on this test set looks too good."
         )
         banners.append({"kind": "AS GIVEN", "text": text})
+    unequal = fairness_tables.warning(verdict["fairness"])
+    if unequal:
+        banners.append({"kind": "UNEQUAL", "text": unequal})
     confirmed = run.trials.filter(pl.col("stage") == "confirm")
     missing = _missing(run, confirmed)
     if confirmed.is_empty():

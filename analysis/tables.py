@@ -12,7 +12,8 @@ import polars as pl
 
 from analysis.figures import costs
 from analysis.load import Run
-from analysis.scene import Scene, title
+from analysis.robustness import METHODS
+from analysis.scene import Scene
 from analysis.search import flatten
 
 Json = dict[str, Any]
@@ -54,7 +55,8 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
     price = {row["arm"]: row for row in costs(scene).to_dicts()}
     counted = [cost for cost in COSTS if any(row[cost] is not None for row in price.values())]
     timed = trials["train_seconds"].count() > 0
-    plain = ["NLL", "Accuracy", "Runs", *(COSTS[cost] for cost in counted), *["Train s"] * timed]
+    plain = ["Holds up", "DE equivalent", "NLL", "Accuracy", "Runs"]
+    plain += [*(COSTS[cost] for cost in counted), *["Train s"] * timed]
     columns = [{"title": name, "numeric": False} for name in ("Configuration", "Verdict")]
     columns += [{"title": f"Recovery, {labels[key]}", "numeric": True} for key in keys]
     columns += [{"title": name, "numeric": True} for name in plain]
@@ -68,6 +70,7 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
         specs[arm["arm"]] = flatten(own["spec"][0] or "{}")
         effects = [entry.get("endpoints", {}).get(key) for key in keys]
         cells = [_effect_cell(effect) for effect in effects]
+        cells += [_robustness_cell(entry.get("robustness")), _equivalent_cell(entry)]
         cells += [_cell(own["nll"].mean(), 4), _cell(own["accuracy"].mean(), 3), _cell(len(own), 0)]
         cells += [_cell(price.get(arm["arm"], {}).get(cost), 2, "×") for cost in counted]
         cells += [_cell(own["train_seconds"].mean(), 1)] * timed
@@ -95,6 +98,34 @@ def _effect_cell(effect: Json | None) -> dict[str, Any]:
         return {"text": "–", "sort": "", "range": ""}
     value = effect["recovery"]
     return {"text": number(value), "sort": f"{value:.9g}", "range": interval(effect)}
+
+
+def _robustness_cell(found: Json | None) -> dict[str, str]:
+    """Return how many of the other ways of asking agree with the verdict, and which do not."""
+    said = {name: found[name] for name in METHODS if found[name]} if found else {}
+    if not said:
+        return {"text": "–", "sort": "", "range": ""}
+    against = [METHODS[name] for name, answer in said.items() if not answer["agrees"]]
+    agree = len(said) - len(against)
+    return {
+        "text": f"{agree} of {len(said)}",
+        "sort": str(agree),
+        "range": f"not by {', '.join(against)}" if against else "",
+    }
+
+
+def _equivalent_cell(entry: Json) -> dict[str, str]:
+    """Return the Deep Ensemble equivalent with its interval."""
+    found = entry.get("equivalent")
+    if found is None:
+        return {"text": "–", "sort": "", "range": ""}
+    beyond = f"> {found['largest']}"
+    text, low, high = (
+        beyond if found[key] is None else number(found[key], 1)
+        for key in ("members", "low", "high")
+    )
+    value = found["largest"] + 1 if found["members"] is None else found["members"]
+    return {"text": text, "sort": f"{value:.9g}", "range": f"[{low}, {high}]"}
 
 
 def _cell(value: Any, digits: int, unit: str = "") -> dict[str, str]:
@@ -142,22 +173,6 @@ def excluded_note(scene: Scene) -> str:
         f"{trials} of {len(scene.trials)} trials{shown}. A failed run in the confirm stage keeps "
         "its arm from any verdict; it is never dropped in silence."
     )
-
-
-def tuning(run: Run, planned: Mapping[str, Any]) -> list[Json]:
-    """Return what each method was to get and got of the search."""
-    search = run.trials.filter(pl.col("stage") == "search")
-    done = Counter(search["method"].to_list())
-    complete = Counter(search.filter(pl.col("status") == "complete")["method"].to_list())
-    return [
-        {
-            "title": title(method),
-            "planned": (planned.get(method) or {}).get("trials", "–"),
-            "done": done[method],
-            "complete": complete[method],
-        }
-        for method in sorted({*planned, *done})
-    ]
 
 
 def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:

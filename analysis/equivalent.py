@@ -1,0 +1,56 @@
+"""How many members a Deep Ensemble needs to be as good: the Deep Ensemble equivalent.
+
+Ashukha et al. 2020 (arXiv 2002.06470), section 4.2, on calibrated NLL. The paper draws its bounds
+from the curve's mean ± SD; here the interval is a bootstrap over the seeds of arm and curve.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from analysis.measure import Measures
+from analysis.metrics import deep_ensemble_equivalent
+from analysis.robustness import RESAMPLES, generator
+
+Json = dict[str, Any]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class Equivalents:
+    """The curve of the anchor Deep Ensemble against its size, and where arms stand on it."""
+
+    def __init__(self, measures: Measures) -> None:
+        self.measures = measures
+        known = measures.curve.drop_nulls("cll").sort("replicate", "members")
+        sizes = known["members"].max() if len(known) else 0
+        per_pool = known.group_by("replicate", maintain_order=True).agg("cll")["cll"].to_list()
+        self.curve_RL = np.array([c for c in per_pool if len(c) == sizes]).reshape(-1, sizes or 1)
+
+    def of(self, arm: str, level: float) -> Json | None:
+        """Return the equivalent of ``arm`` and its interval (see ``analysis.verdict``).
+
+        None with fewer than two seeds of either, or where calibrated NLL was not measured.
+        """
+        own = self.measures.replicates.filter(pl.col("arm") == arm).sort("replicate")
+        cll_R = own["cll"].drop_nulls().to_numpy()
+        if len(cll_R) < 2 or len(self.curve_RL) < 2:
+            return None
+        curve = self.curve_RL.mean(0)
+        point = deep_ensemble_equivalent(float(cll_R.mean()), curve)
+        arms_B = _drawn(arm, len(cll_R)) @ cll_R
+        curves_BL = _drawn("curve", len(self.curve_RL)) @ self.curve_RL
+        drawn = [
+            deep_ensemble_equivalent(float(a), c) for a, c in zip(arms_B, curves_BL, strict=True)
+        ]
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+        finite = [float(v) if math.isfinite(v) else None for v in (point, low, high)]
+        return dict(zip(("members", "low", "high"), finite, strict=True)) | {"largest": len(curve)}
+
+
+def _drawn(name: str, n: int) -> Floats:
+    """Return the weights of n seeds in each resample, (B, n): n - 1 are drawn (Rao & Wu 1988)."""
+    rng = generator("equivalent", name)
+    return rng.multinomial(n - 1, [1 / n] * n, RESAMPLES) / (n - 1)
