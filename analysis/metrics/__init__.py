@@ -27,7 +27,14 @@ from analysis.metrics.diversity import (
 )
 from analysis.metrics.equivalence import deep_ensemble_equivalent
 from analysis.metrics.joint_errors import double_fault, error_correlation, q_statistic
-from analysis.metrics.likelihood import example_gain, example_nll, gain, member_nll, nll
+from analysis.metrics.likelihood import (
+    chance_nll,
+    example_gain,
+    example_nll,
+    gain,
+    member_nll,
+    nll,
+)
 from analysis.metrics.log_space import ensemble, log_softmax
 from analysis.metrics.scores import BrierParts, accuracy, brier, brier_decomposition
 from analysis.metrics.selective import augrc, aurc
@@ -58,6 +65,7 @@ __all__ = [
     "auroc",
     "brier",
     "brier_decomposition",
+    "chance_nll",
     "classwise_ece",
     "cll",
     "confidence_bins",

@@ -15,6 +15,12 @@ def nll(logq_NC: FloatArray, y_N: IntArray) -> float:
     return float(example_nll(logq_NC, y_N).mean())
 
 
+def chance_nll(y_N: IntArray) -> float:
+    """Return the NLL, in nats, of the labels' own frequencies: the best that guessing can do."""
+    share = np.unique(y_N, return_counts=True)[1] / len(y_N)
+    return float(-(share * np.log(share)).sum()) + 0.0
+
+
 def member_nll(logp_MNC: FloatArray, y_N: IntArray) -> float:
     """Return the mean over members of the member's NLL, in nats; lower is better."""
     return float(np.mean([nll(logp_NC, y_N) for logp_NC in logp_MNC]))

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from analysis.metrics.arrays import FloatArray
+from analysis.metrics.arrays import BoolArray, FloatArray
 
 
-def tie_means(score_N: FloatArray, value_N: FloatArray) -> FloatArray:
+def tie_means(score_N: FloatArray, value_N: FloatArray | BoolArray) -> FloatArray:
     """Return each example's value averaged over the examples of the same score, (N,) float64.
 
     What is computed from it does not depend on the order of the rows.
