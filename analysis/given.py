@@ -196,12 +196,12 @@ def _plan(folder: Path, members: Mapping[str, int], shift: bool) -> dict[str, An
         limits.append(f"no shift.parquet was given, so {left_out[0]} is no endpoint")
     if source:
         limits.append(f"{source} does not prove when it was written: before the test set was seen?")
-    keys = ("configuration", "role", "method", "name", "members")
     arms = [
-        dict(zip(keys, (arm, _role(arm), arm, arm, members[arm]), strict=True)) for arm in members
+        {"configuration": arm, "role": _role(arm), "method": arm, "name": arm, "members": size}
+        for arm, size in members.items()
     ]
-    plan = {"study": folder.name, "protocol": protocol, "arms": arms, "source": source}
-    plan |= {"seeds": protocol.get("seeds"), "limits": limits}
+    plan: dict[str, Any] = {"study": folder.name, "protocol": protocol, "arms": arms}
+    plan |= {"source": source, "seeds": protocol.get("seeds"), "limits": limits}
     protocol_of(plan)
     return plan | {"hash": plan_hash(plan)}
 

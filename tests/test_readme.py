@@ -88,6 +88,20 @@ def test_own_method_data_and_regulariser_make_a_study(recipes):
     assert verdict["sentence"] in printed
 
 
+@pytest.mark.slow
+def test_own_predictions_are_judged(recipes, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # Small networks: threads wait for each other.
+    run_python(recipes, "write_predictions.py")
+    command = next(c for c in COMMANDS if "--predictions" in c)
+    printed = run_python(recipes, *shlex.split(command)[1:])
+    verdict = json.loads((recipes / "verdict.json").read_text())
+    assert printed == verdict["sentence"] + "\n"
+    assert (recipes / "my_report.html").exists()
+    assert [(arm["name"], arm["seeds"]) for arm in verdict["arms"]] == [("halves", 8)]
+    assert all(gate["open"] for gate in verdict["gates"])
+    assert verdict["arms"][0]["endpoints"]["gain"]["recovery"] > 1
+
+
 def test_the_space_shown_in_full_is_a_space(tmp_path):
     body = next(b for language, b in BLOCKS if language == "yaml" and "in full" in b)
     file = tmp_path / "mine.yaml"
