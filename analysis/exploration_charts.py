@@ -36,10 +36,11 @@ def coverage(rows: Frame) -> Facets:
     chart = alt.layer(
         base.mark_text().encode(text=alt.value("")),  # Every row, empty ones too, has its place.
         base.transform_filter("datum.trials>0")
+        .transform_calculate(_from="datum.low+0.0015", _to="datum.high-0.0015")
         .mark_bar(height=13, opacity=1)
         .encode(
-            x=x("low"),
-            x2="high:Q",
+            x=x("_from"),
+            x2="_to:Q",
             color=alt.Color("trials:Q", scale=alt.Scale(domainMin=0), legend=legend),
             tooltip=marks.tips(tips),
         ),

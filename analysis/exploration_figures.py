@@ -9,7 +9,7 @@ import polars as pl
 
 from analysis import charts, exploration_charts
 from analysis.exploration import OBJECTIVES, Seen, associations, coverage, declared, seen
-from analysis.scene import Figure, Scene
+from analysis.scene import Figure, Scene, title
 from analysis.search import FOLDS, LEAST_TRIALS, SHUFFLES, importances
 
 PANELS: Final = 6
@@ -43,7 +43,7 @@ def draw(scene: Scene) -> list[Figure]:
     figures = (
         _importance(scene, rankings),
         _slices(scene, trials, parameters, rankings),
-        _coverage(scene, parameters),
+        _coverage(scene, trials, parameters),
     )
     return [figure for figure in figures if figure is not None]
 
@@ -66,7 +66,7 @@ def _importance(scene: Scene, rankings: Sequence[Ranking]) -> Figure | None:
         return None
     frames, quality = [], []
     for one in rankings:
-        panel = f"{scene.titles[one.method]}, {OBJECTIVES[one.objective]}"
+        panel = f"{title(one.method)}, {OBJECTIVES[one.objective]}"
         frames.append(
             one.ranked.head(SHOWN).with_columns(panel=pl.lit(f"{panel}\nR² {one.fit:.2f}"))
         )
@@ -79,7 +79,7 @@ def _importance(scene: Scene, rankings: Sequence[Ranking]) -> Figure | None:
         moved = [
             f"{one.ranked['parameter'][0]} moved the {OBJECTIVES[one.objective]}" for one in lead
         ]
-        claim = f"In the search of {scene.titles[best.method]}, {' and '.join(moved)} the most"
+        claim = f"In the search of {title(best.method)}, {' and '.join(moved)} the most"
     return Figure(
         "importance",
         "Search",
@@ -105,7 +105,7 @@ def _slices(
     several = len({one.method for one in chosen}) > 1
     rows: list[dict[str, Any]] = []
     for one in chosen:
-        name = f"{scene.titles[one.method]}: {one.parameter}" if several else one.parameter
+        name = f"{title(one.method)}: {one.parameter}" if several else one.parameter
         tests = [by_pair.get((one.method, one.parameter, objective)) for objective in OBJECTIVES]
         panel = {"panel": f"{name}\n{_tested(tests)}", "method": one.method}
         rows += [panel | row for row in _panel(one, by_trial)]
@@ -114,7 +114,7 @@ def _slices(
     if len(low):
         first = low.row(0, named=True)
         claim = (
-            f"{first['parameter']} of {scene.titles[first['method']]} goes with "
+            f"{first['parameter']} of {title(first['method'])} goes with "
             f"{OBJECTIVES[first['objective']]} the clearest; {len(low)} of {len(found)} pairs have "
             "an adjusted p below 0.05"
         )
@@ -229,43 +229,54 @@ def _range(counts: Any) -> str:
 # --- coverage
 
 
-def _coverage(scene: Scene, parameters: Sequence[Seen]) -> Figure | None:
+def _coverage(scene: Scene, trials: pl.DataFrame, parameters: Sequence[Seen]) -> Figure | None:
     rows = coverage(parameters)
     if rows.is_empty() or rows["trials"].sum() == 0:
         return None
     each = rows.unique(["method", "parameter"], keep="first", maintain_order=True)
-    candidates = [space.method for space in scene.spaces if space.candidate]
-    own = each.filter(pl.col("method") == candidates[0])
-    own = own if len(own) else each
-    share = own["covered"].sum() / own["slots"].sum()
-    least = (
-        own.with_columns(share=pl.col("covered") / pl.col("slots")).sort("share").row(0, named=True)
+    drawn = {space.method for space in scene.spaces if space.candidate} & {*rows["method"]}
+    drawn = drawn or {*rows["method"]}
+    tried = {method: _tried(each.filter(pl.col("method") == method)) for method in _order(each)}
+    first = next(method for method in tried if method in drawn)
+    own = each.filter(pl.col("method") == first).with_columns(
+        share=pl.col("covered") / pl.col("slots")
     )
+    least = own.sort("share", maintain_order=True).row(0, named=True)
     claim = (
-        f"The search of {scene.titles[own['method'][0]]} tried {100 * share:.0f}\u00a0% of the "
-        "parts of its declared ranges and choices"
+        f"The search of {title(first)} tried {100 * tried[first]:.0f}\u00a0% of the parts of its "
+        "declared ranges and choices"
     )
     if least["covered"] < least["slots"]:
         claim += f"; least of {least['parameter']}: {least['covered']} of {least['slots']}"
-    rows = rows.with_columns(
-        panel=pl.col("method").replace_strict(scene.titles),
+    counts = trials["method"].to_list()
+    complete = ", ".join(f"{title(method)} {counts.count(method)}" for method in tried)
+    others = ", ".join(
+        f"{title(method)} {100 * share:.0f}\u00a0%"
+        for method, share in tried.items()
+        if method not in drawn
+    )
+    kept = ["panel", "parameter", "declared", "what", "trials", "low", "high", "share"]
+    rows = rows.filter(pl.col("method").is_in(drawn)).with_columns(
+        panel=pl.col("method").map_elements(title, pl.String),
         low=pl.col("slot") / pl.col("slots"),
         high=(pl.col("slot") + 1) / pl.col("slots"),
         share=pl.format("{}/{}", "covered", "slots"),
     )
-    trials = ", ".join(
-        f"{scene.titles[method]} {most}"
-        for method, most in each.group_by("method", maintain_order=True)
-        .agg(pl.col("active").max())
-        .iter_rows()
-    )
-    kept = ["panel", "parameter", "declared", "what", "trials", "low", "high", "share"]
     return Figure(
         "coverage",
         "Search",
         claim,
-        f"Complete search trials: {trials}; a conditional parameter counts the trials in which it "
-        "was active. A null result speaks about this space alone, and each parameter is counted "
-        "by itself: combinations are seen far less.",
+        f"Complete search trials: {complete}; a conditional parameter counts those in which it was "
+        f"active. {f'Parts tried by the others: {others}. ' if others else ''}A null result speaks "
+        "about this space alone, and each parameter is counted by itself: of their combinations "
+        "far less was seen.",
         exploration_charts.coverage(rows.select(kept)),
     )
+
+
+def _order(each: pl.DataFrame) -> list[str]:
+    return each["method"].unique(maintain_order=True).to_list()
+
+
+def _tried(own: pl.DataFrame) -> float:
+    return float(own["covered"].to_numpy().sum() / own["slots"].to_numpy().sum())

@@ -125,9 +125,9 @@ def _compute_matched(
     spent: pl.DataFrame, arms: list[str], measures: Measures, level: float
 ) -> Iterator[Json]:
     """Yield each arm beside the Deep Ensemble that its training, or its inference, would buy."""
-    curve = deep_ensemble_curve(measures)
+    curve = measures.curve.drop_nulls("cll").sort("replicate", "members")
     times = {row["arm"]: row for row in multiples(spent).to_dicts()}
-    if curve is None or not times:
+    if curve.is_empty() or not times:
         return
     for arm in arms:
         losses = measures.replicates.filter(pl.col("arm") == arm)["cll"].drop_nulls().to_numpy()
@@ -136,15 +136,6 @@ def _compute_matched(
             if members is not None:
                 found = against(losses, curve, members, level)
                 yield {"arm": arm, "kind": kind, "members": members} | found
-
-
-def deep_ensemble_curve(measures: Measures) -> pl.DataFrame | None:
-    """Return replicate, members, cll of the anchor's growing Deep Ensemble; None without one."""
-    curve: pl.DataFrame | None = getattr(measures, "curve", None)
-    if curve is None:
-        return None
-    own = curve.filter(pl.col("arm").str.starts_with("deep_ensemble")).drop_nulls("cll")
-    return None if own.is_empty() else own.sort("replicate", "members")
 
 
 def against(
@@ -165,9 +156,9 @@ def against(
     compared = min(max(members, 1.0), float(most))
     note = None
     if members < 1 - ROUNDING:
-        note = "costs less than one single model, which it is compared with"
+        note = "costs less than one single model, compared with that"
     elif members > most + ROUNDING:
-        note = f"costs more than the pool of {most}, which it is compared with"
+        note = f"costs more than the pool of {most} members, compared with all of them"
     names = ("cll", "deep_ensemble", "difference", "low", "high", "finding")
     result: Json = {"compared": compared, "note": note, **dict.fromkeys(names)}
     whole = [own for _, own in curve.group_by("replicate", maintain_order=True)]

@@ -22,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import charts, figures, summarise
+from analysis.fairness import fairness
 from analysis.given import load_predictions
 from analysis.hypotheses import judge
 from analysis.load import Run, load
@@ -81,6 +82,7 @@ def write_report(run: Run, out: Path, now: datetime | None = None) -> dict[str, 
         verdict["plan"] = verdict["plan"] if run.plan["source"] else None
     if "confirm" not in run.trials["stage"]:
         verdict["sentence"] = NOTHING_YET
+    verdict["fairness"] = finite(fairness(run, measures))
     scene = summarise.scene(run, measures, verdict)
     drawn = figures.draw(scene)
     page = summarise.page(scene, run, verdict, drawn, now or datetime.now(UTC))

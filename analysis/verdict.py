@@ -282,6 +282,86 @@ class Agreement(Record):
     disagreements: list[str]
 
 
+class Amount(Record):
+    """A cost, and how often it is the single model's."""
+
+    value: float | None
+    multiple: float | None
+
+
+class Cost(Record):
+    """What an arm cost; FLOPs are of matrix products and convolutions, for all members."""
+
+    arm: str
+    epochs: float | None
+    examples: int | None
+    """For training, per epoch."""
+    parameters: Amount
+    stored_bytes: Amount
+    train_flops: Amount
+    """Forward and backward, per example."""
+    infer_flops: Amount
+    """Per example."""
+    total_train_flops: Amount
+    """``train_flops`` times epochs times examples."""
+    train_seconds: Amount
+    """Wall time."""
+
+
+class EpochMatched(Record):
+    """Whether an arm's members were trained on as much as the single model."""
+
+    arm: str
+    matched: bool
+    differences: list[str]
+
+
+class ComputeMatched(Record):
+    """An arm beside the Deep Ensemble that its compute would buy; null with one seed."""
+
+    arm: str
+    kind: Literal["train", "infer"]
+    members: float
+    """Of equal compute."""
+    compared: float
+    """The same within 1 and the pool's size."""
+    note: str | None
+    """Why both differ."""
+    cll: float | None
+    deep_ensemble: float | None
+    difference: float | None
+    """Calibrated NLL, arm - Deep Ensemble: below 0 the arm is better."""
+    low: float | None
+    high: float | None
+    """Welch's interval over seeds, at ``level``."""
+    finding: Literal["better", "worse", "open"] | None
+
+
+class Tuning(Record):
+    """Search trials of a method."""
+
+    method: str
+    planned: Count | None
+    done: Count
+    complete: Count
+    tuned: bool
+
+
+class Fairness(Record):
+    """The terms on which the arms were compared; none of it feeds the verdict."""
+
+    costs: list[Cost]
+    epoch_matched: list[EpochMatched]
+    compute_matched: list[ComputeMatched]
+    level: float
+    tuning: list[Tuning]
+    equal: bool | None
+    """Whether tuning and anchors were on equal terms; null where no tuning is known."""
+    notes: list[str]
+    warnings: list[str]
+    """Violations."""
+
+
 class Detectable(Record):
     """The least recovery that the seeds at hand would have found."""
 
@@ -316,6 +396,8 @@ class Verdict(Record):
     sensitivity: list[Margin]
     robustness: Agreement
     detectable_effect: Detectable
+    fairness: Fairness | None = None
+    """Added by the report to what is judged."""
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from analysis.costs import COSTS, costs, multiples
 from analysis.fairness import against, fairness
 from analysis.load import Run
 from analysis.measure import Measures
+from analysis.verdict import Fairness
 
 CURVE = pl.DataFrame(
     {
@@ -169,7 +170,7 @@ def test_an_interval_beside_zero_is_a_finding(losses: list[float], finding: str)
 
 @pytest.mark.parametrize(
     ("members", "compared", "note"),
-    [(4.2, 3.0, "more than the pool of 3"), (0.5, 1.0, "less than one single model")],
+    [(4.2, 3.0, "more than the pool of 3 members"), (0.5, 1.0, "less than one single model")],
 )
 def test_nothing_is_extrapolated(members: float, compared: float, note: str) -> None:
     found = against(np.array([0.4, 0.5]), CURVE, members, 0.95)
@@ -194,6 +195,17 @@ def test_equal_seeds_have_no_width() -> None:
 def test_one_seed_is_no_comparison() -> None:
     assert against(np.array([0.4]), CURVE, 2, 0.95)["finding"] is None
     assert against(np.array([0.4, 0.5]), CURVE[:3], 2, 0.95)["finding"] is None
+
+
+def test_at_whole_numbers_the_curve_is_the_anchor_itself(run: Run, measures: Measures) -> None:
+    found = fairness(run, measures)
+
+    anchor = measures.replicates.filter(pl.col("arm") == "deep_ensemble-4")["cll"]
+    kinds = [row for row in found["compute_matched"] if row["arm"] == "positive_control"]
+    assert [row["kind"] for row in kinds] == ["train", "infer"]
+    for row in kinds:
+        assert row["members"] == row["compared"] == 4
+        assert row["deep_ensemble"] == pytest.approx(anchor.to_numpy().mean())
 
 
 # --- tuning
@@ -272,5 +284,7 @@ def test_where_nothing_is_known_nothing_is_claimed(run: Run, measures: Measures)
     assert "cannot be checked" in found["notes"][0]
 
 
-def test_the_dict_is_json(run: Run, measures: Measures) -> None:
-    json.dumps(fairness(run, measures), allow_nan=False)
+def test_the_dict_is_json_of_the_declared_format(run: Run, measures: Measures) -> None:
+    text = json.dumps(fairness(run, measures), allow_nan=False)
+
+    assert Fairness.model_validate_json(text).equal is not None

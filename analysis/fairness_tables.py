@@ -1,0 +1,254 @@
+"""The page's tables of fairness: what arms cost, epoch-matched, compute-matched, tuning budgets."""
+
+from collections import Counter
+from typing import Any, Final
+
+from analysis.scene import Scene, title
+from analysis.tables import interval, number
+
+Json = dict[str, Any]
+
+HEADINGS: Final = {
+    "parameters": "Parameters",
+    "stored_bytes": "Stored bytes",
+    "train_flops": "Train FLOPs per example",
+    "total_train_flops": "Train FLOPs in all",
+    "infer_flops": "Infer FLOPs per example",
+    "train_seconds": "Train s, wall",
+}
+UNITS: Final = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+BUDGETS: Final = {"train": "training", "infer": "inference"}
+FINDINGS: Final = {"better": "better", "worse": "worse", "open": "not told apart"}
+
+
+def tables(scene: Scene, verdict: Json) -> Json | None:
+    """Return the texts of the section, or None where nothing is known of costs and tuning.
+
+    Args:
+        scene: Arms with their names.
+        verdict: With the key ``fairness``.
+    """
+    fair = verdict["fairness"]
+    known = any(entry["train_flops"]["value"] is not None for entry in fair["costs"])
+    if not known and not fair["tuning"]:
+        return None
+    return {
+        "warnings": fair["warnings"],
+        "costs": _costs(scene, fair) if known else None,
+        "epochs": _epochs(scene, verdict) if fair["epoch_matched"] else None,
+        "compute": _compute(scene, verdict) if fair["compute_matched"] else None,
+        "tuning": _tuning(fair),
+    }
+
+
+def warning(fair: Json) -> str | None:
+    """Return the text of the page's banner, None where nothing is amiss."""
+    lines = fair["warnings"]
+    return f"Not on equal terms: {'; '.join(lines)}." if lines else None
+
+
+def size(value: float | None) -> str:
+    """Return a count in three digits and a thousands' letter, or a dash."""
+    if value is None:
+        return "–"
+    for unit, letter in UNITS:
+        if abs(value) >= unit * 0.9995:
+            return f"{_three(value / unit)}\u00a0{letter}"
+    return _three(value)
+
+
+def _three(value: float) -> str:
+    digits = 0 if value >= 99.95 or value == round(value) else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f}"
+
+
+def times(value: float | None) -> str:
+    """Return a multiple, or nothing."""
+    return "" if value is None else f"{_three(value)}×"
+
+
+def cell(text: str, small: str = "", sort: float | None = None) -> dict[str, str]:
+    """Return a cell of numbers: its text, a smaller second line, what it is sorted by."""
+    return {"text": text, "small": small, "sort": "" if sort is None else f"{sort:.9g}"}
+
+
+def _rows(scene: Scene, cells: dict[str, list[dict[str, str]]]) -> list[Json]:
+    """Return a row for each arm with cells, in the order of the page."""
+    return [
+        {
+            "arm": arm["arm"],
+            "tag": arm["tag"],
+            "name": arm["label"].removeprefix(f"{arm['tag']} · "),
+            "cells": cells[arm["arm"]],
+        }
+        for arm in scene.arms.to_dicts()
+        if arm["arm"] in cells
+    ]
+
+
+def _costs(scene: Scene, fair: Json) -> Json:
+    budget = {entry["method"]: entry for entry in fair["tuning"]}
+    methods = dict(scene.arms.select("arm", "method").iter_rows())
+    cells = {}
+    for entry in fair["costs"]:
+        own = [
+            cell(
+                _seconds(cost["value"]) if name == "train_seconds" else size(cost["value"]),
+                times(cost["multiple"]),
+                cost["value"] if cost["value"] is not None else cost["multiple"],
+            )
+            for name in HEADINGS
+            for cost in [entry[name]]
+        ]
+        tuned = budget.get(methods.get(entry["arm"], ""))
+        trials = f"{tuned['complete']} of {tuned['planned'] or tuned['done']}" if tuned else "–"
+        epochs = "–" if entry["epochs"] is None else f"{entry['epochs']:g}"
+        own += [cell(epochs, sort=entry["epochs"])]
+        cells[entry["arm"]] = [*own, cell(trials, sort=tuned["complete"] if tuned else None)]
+    examples = {entry["examples"] for entry in fair["costs"]}
+    counted = (
+        f"the {examples.pop():,} training examples".replace(",", "\u202f")
+        if len(examples) == 1 and None not in examples
+        else "the training examples, whose number the study does not name"
+    )
+    return {
+        "note": "Small: multiples of the single model. FLOPs are those of matrix products and "
+        "convolutions for all members, a training step forward and backward; in all: per example, "
+        f"times epochs, times {counted}. Seconds were taken while other trials ran beside. Tuning: "
+        "complete of planned search trials of the method.",
+        "columns": [*HEADINGS.values(), "Epochs", "Tuning trials"],
+        "rows": _rows(scene, cells),
+    }
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else _three(value)
+
+
+def _epochs(scene: Scene, verdict: Json) -> Json:
+    protocol, fair = verdict["protocol"], verdict["fairness"]
+    judged = {arm["arm"]: arm for arm in verdict["arms"]}
+    spent = {entry["arm"]: entry for entry in fair["costs"]}
+    matched = [entry["arm"] for entry in fair["epoch_matched"] if entry["matched"]]
+    labels = protocol["labels"]
+    cells = {}
+    for arm in matched:
+        entry = judged.get(arm, {})
+        effects = [entry.get("endpoints", {}).get(key) for key in protocol["endpoints"]]
+        own = [cell(times(spent[arm]["total_train_flops"]["multiple"]) or "–")]
+        for effect in effects:
+            if effect is None or effect["recovery"] is None:
+                own.append(cell("–"))
+            else:
+                own.append(cell(number(effect["recovery"]), interval(effect), effect["recovery"]))
+        cells[arm] = own
+    epochs = spent["single"]["epochs"]
+    unlike = [e for e in fair["epoch_matched"] if not e["matched"]]
+    odd = _grouped(scene, {e["arm"]: "; ".join(e["differences"]) for e in unlike})
+    return {
+        "heading": f"Epoch-matched: {len(matched)} of {len(fair['epoch_matched'])} arms are "
+        f"trained as the single model is, for {epochs:g} epochs",
+        "note": "Recovery as judged, of the arms with the same epochs, batch size and "
+        "augmentation, every member on every example: nobody saw more data. Their compute is not "
+        "equal: its multiple stands beside.",
+        "columns": ["Compute", *(f"Recovery, {labels[key]}" for key in protocol["endpoints"])],
+        "rows": _rows(scene, cells),
+        "odd": odd,
+    }
+
+
+def _compute(scene: Scene, verdict: Json) -> Json:
+    fair = verdict["fairness"]
+    known = {(entry["arm"], entry["kind"]): entry for entry in fair["compute_matched"]}
+    cells = {
+        arm: [one for kind in BUDGETS for one in _against(known.get((arm, kind)))]
+        for arm, _ in known
+    }
+    candidates = set(scene.arms.filter(scene.arms["role"] == "candidate")["arm"])
+    found = Counter(
+        entry["finding"]
+        for entry in fair["compute_matched"]
+        if entry["kind"] == "train" and entry["arm"] in candidates and _sound(entry)
+    )
+    columns = [
+        heading
+        for budget in BUDGETS.values()
+        for heading in (f"DE members for equal {budget}", f"Calibrated NLL, arm − DE ({budget})")
+    ]
+    level = f"{100 * fair['level']:g} %"
+    noted = [
+        (
+            word,
+            {e["arm"]: e["note"] for e in fair["compute_matched"] if e["note"] and e["kind"] == k},
+        )
+        for k, word in BUDGETS.items()
+    ]
+    odd = [f"{word}, {line}" for word, notes in noted for line in _grouped(scene, notes)]
+    return {
+        "heading": f"Compute-matched: of {len(candidates & cells.keys())} candidates, "
+        f"{found['better']} {'is' if found['better'] == 1 else 'are'} better and {found['worse']} "
+        "worse than a Deep Ensemble of equal training compute",
+        "note": "How many members of a Deep Ensemble an arm's compute would buy, and the "
+        "difference in calibrated NLL (nats; below zero the arm is better) from that Deep "
+        "Ensemble, each seed's interpolated between whole numbers of members. Brackets: "
+        f"{level} Welch interval over seeds, not adjusted for the number of arms.",
+        "columns": columns,
+        "rows": _rows(scene, cells),
+        "odd": odd,
+    }
+
+
+def _grouped(scene: Scene, lines: dict[str, str]) -> list[str]:
+    """Return each line once, behind the tags of the arms that it is said of."""
+    tags = dict(scene.arms.select("arm", "tag").iter_rows())
+    known = [arm for arm in tags if arm in lines]
+    distinct = dict.fromkeys(lines[arm] for arm in known)
+    return [
+        f"{', '.join(tags[arm] for arm in known if lines[arm] == line)}: {line}"
+        for line in distinct
+    ]
+
+
+def _sound(entry: Json) -> bool:
+    """Tell whether a finding holds for equal compute, although the pool's end was compared."""
+    if entry["note"] is None:
+        return True
+    cheaper = entry["compared"] < entry["members"]
+    return bool(entry["finding"] == ("worse" if cheaper else "better"))
+
+
+def _against(entry: Json | None) -> list[dict[str, str]]:
+    """Return the two cells of one comparison."""
+    if entry is None:
+        return [cell("–")] * 2
+    members = cell(number(entry["members"]), sort=entry["members"])
+    if entry["note"]:
+        members["small"] = f"compared with {entry['compared']:g}"
+    if entry["difference"] is None:
+        return [members, cell("–")]
+    bounds = f"[{number(entry['low'], 4)}, {number(entry['high'], 4)}] {FINDINGS[entry['finding']]}"
+    return [members, cell(number(entry["difference"], 4), bounds, entry["difference"])]
+
+
+def _tuning(fair: Json) -> Json:
+    tuned = [entry for entry in fair["tuning"] if entry["tuned"]]
+    budgets = {entry["planned"] or entry["done"] for entry in tuned}
+    if fair["warnings"]:
+        heading = "Tuning and anchors are not on equal terms"
+    elif not tuned:
+        heading = "Tuning budgets"
+    elif len(budgets) == 1:
+        heading = f"Every tuned method got {budgets.pop()} search trials"
+    else:
+        heading = "Every tuned method got its search trials"
+    rows = [
+        {
+            "title": title(entry["method"]),
+            "planned": "–" if entry["planned"] is None else str(entry["planned"]),
+            "done": str(entry["done"]),
+            "complete": f"{entry['complete']}"
+            + (f" ({entry['complete'] / entry['done']:.0%})" if entry["done"] else ""),
+        }
+        for entry in fair["tuning"]
+    ]
+    return {"heading": heading, "rows": rows, "notes": fair["notes"]}

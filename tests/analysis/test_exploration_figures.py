@@ -1,0 +1,124 @@
+"""The page's figures of the search: made of the declared space, silent where nothing is known."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pytest
+
+from analysis import exploration_charts
+from analysis.declared import Domain
+from analysis.exploration import OBJECTIVES, Seen
+from analysis.exploration_figures import _beside, _ticks
+from analysis.report import report
+from tests.analysis.make_run import Data, make_run
+from tests.analysis.test_report import fields, payload
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SMALL = Data(test=60, shift=20, ood=20, severities=2)
+RANGE = {"float": [0.02, 1.0], "int": None, "choice": None, "log": True, "when": {}}
+CHOICE = {
+    "float": None,
+    "int": None,
+    "choice": ["normal", "sign", "ones"],
+    "log": False,
+    "when": {},
+}
+STUDY = {
+    "candidates": [
+        {
+            "method": "batchensemble",
+            "fixed": {},
+            "search": {"params.init": [CHOICE], "params.init_std": [RANGE]},
+        },
+        {"method": "never_run", "fixed": {}, "search": {"params.init": [CHOICE]}},
+    ],
+    "others": [],
+}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    place = tmp_path_factory.mktemp("searched")
+    run = make_run(place / "run", seeds=2, data=SMALL, search=52)
+    (run / "study.json").write_text(json.dumps(STUDY))
+    report(run, place / "report.html", NOW)
+    return payload((place / "report.html").read_text())
+
+
+def rows(page: Any, figure: str) -> list[dict[str, Any]]:
+    """Return the rows of a figure's largest data set."""
+    return max((page["datasets"][use] for use in page["figures"][figure]["uses"]), key=len)
+
+
+@pytest.mark.parametrize("figure", ["importance", "slices", "coverage"])
+def test_figures_read_fields_that_exist(page: Any, figure: str) -> None:
+    known = {name for row in rows(page, figure) for name in row}
+    made = {"_from", "_to", "_middle", "_end"}
+
+    assert set(fields(page["figures"][figure]["spec"])) <= known | made
+
+
+def test_importance_stands_for_both_objectives(page: Any) -> None:
+    panels = {row["panel"].split("\n")[0] for row in rows(page, "importance")}
+
+    assert panels == {f"BatchEnsemble, {name}" for name in OBJECTIVES.values()}
+
+
+def test_coverage_says_what_was_not_tried(page: Any) -> None:
+    claim = page["figures"]["coverage"]["title"]
+
+    assert claim.endswith("least of init: 2 of 3")
+    drawn = [row for row in rows(page, "coverage") if row.get("what") == "ones"]
+    assert {row["trials"] for row in drawn} == {0}
+
+
+def test_slices_have_both_objectives_of_every_trial(page: Any) -> None:
+    trials = [row for row in rows(page, "slices") if row["kind"] == "trial"]
+
+    by_metric = pl.DataFrame(trials, infer_schema_length=None).group_by("metric").len()
+    assert by_metric["len"].n_unique() == 1
+    assert {row["metric"] for row in trials} == {"val_nll", "val_gain"}
+    assert all(0 <= row["at"] <= 1 for row in trials)
+    assert "adjusted p" in page["figures"]["slices"]["title"]
+
+
+def test_values_of_a_choice_keep_to_their_column() -> None:
+    one = Seen("be", "init", Domain(("a", "b"), (0, 0), False, False, {}))
+
+    places = [_beside(one, "b", number) for number in range(100)]
+
+    assert 0.5 < min(places) < max(places) < 1
+    assert len(set(places)) == 100
+
+
+def test_ticks_are_the_choices_or_the_ends_and_the_middle() -> None:
+    options = Domain(("none", "jensen_shannon", "c", "d", "e"), (0, 0), False, False, {})
+    domain = Domain((), (0.01, 1.0), True, False, {})
+
+    assert [t["text"] for t in _ticks(Seen("be", "x", options))] == [
+        "none",
+        "jensen_…",
+        "c",
+        "d",
+        "e",
+    ]
+    assert [t["text"] for t in _ticks(Seen("be", "x", domain))] == ["0.01", "0.1", "1"]
+
+
+def test_panels_of_coverage_have_as_many_rows() -> None:
+    names = [("one", "a"), ("one", "b"), ("two", "a")]
+    frame = pl.DataFrame(
+        [
+            {"panel": panel, "parameter": name, "declared": "", "what": "", "trials": 1,
+             "low": 0.0, "high": 1.0, "share": "1/1"}
+            for panel, name in names
+        ]
+    )  # fmt: skip
+
+    spec = exploration_charts.coverage(frame).to_dict()
+
+    (data,) = spec["datasets"].values()
+    assert len({row["_row"] for row in data}) == 4
+    assert [row["panel"] for row in data].count("two") == 2
