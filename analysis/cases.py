@@ -38,6 +38,7 @@ class Study:
     counts: Mapping[str, int]
     roles: set[str]
     failed: Counter[str]
+    blind: frozenset[str] = frozenset()
 
     @cached_property
     def summaries(self) -> dict[tuple[str, str], Summary]:
@@ -100,7 +101,17 @@ def study_of(measures: Measures, plan: Mapping[str, Any] | None) -> Study:
         pl.col("stage") == "confirm", pl.col("status") != "complete"
     )
     lost = Counter(incomplete["arm"].to_list())
-    return Study(protocol, arms, losses, counts, {*frame["role"].to_list()}, lost)
+    roles = {*frame["role"].to_list()}
+    return Study(protocol, arms, losses, counts, roles, lost, _blind(frame))
+
+
+def _blind(frame: pl.DataFrame) -> frozenset[str]:
+    """Return the arms that are no better than guessing by the labels' frequencies.
+
+    By calibrated NLL: a network may be over-confident and still know something.
+    """
+    means = frame.group_by("arm").agg(pl.col("cll", "chance_nll").mean())
+    return frozenset(means.filter(pl.col("cll") >= pl.col("chance_nll"))["arm"].to_list())
 
 
 def _numbers(study: Study, arm: str, endpoint: Endpoint) -> FloatArray:
@@ -165,7 +176,7 @@ def _gate(study: Study, size: int, endpoint: Endpoint) -> Json:
     names = ("single", f"deep_ensemble-{size}")
     single, deep = (study.summaries.get((name, endpoint.key)) for name in names)
     if single and deep:
-        gate |= _gap(endpoint, single, deep)
+        gate |= _gap(endpoint, single, deep, [name for name in names if name in study.blind])
         gate["gap_shown"] = gate["reason"] is None
     for name in reversed(names):
         done, measured = count(study, name), len(_numbers(study, name, endpoint))
@@ -178,14 +189,16 @@ def _gate(study: Study, size: int, endpoint: Endpoint) -> Json:
     return gate | {"open": gate["reason"] is None}
 
 
-def _gap(endpoint: Endpoint, single: Summary, deep: Summary) -> Json:
+def _gap(endpoint: Endpoint, single: Summary, deep: Summary, blind: list[str]) -> Json:
     """Return gap, its ratio to the pooled SD over seeds, p, and why it does not suffice."""
     gap = Anchored(single, single, deep).gap
     pooled = ((single.n - 1) * single.variance + (deep.n - 1) * deep.variance) ** 0.5
     pooled /= (single.n + deep.n - 2) ** 0.5
     ratio = gap.estimate / pooled if pooled else None
     reason = _same_everywhere(endpoint, {"single": single, "the Deep Ensemble": deep})
-    if reason is None and gap.p_positive >= GATE_LEVEL:
+    if reason is None and blind:
+        reason = f"anchor {blind[0]}: no better than chance"
+    elif reason is None and gap.p_positive >= GATE_LEVEL:
         reason = f"{endpoint.label}: the Deep Ensemble is not shown to be better than single"
     elif reason is None and ratio is not None and ratio < GATE_RATIO:
         reason = f"{endpoint.label}: the gap between the anchors is below one SD over seeds"

@@ -28,6 +28,7 @@ js                          nats    (more)   mean Jensen-Shannon divergence of p
 error_correlation           -1 to 1 (less)   mean correlation of pairs' errors
 q_statistic                 -1 to 1 (less)   mean Yule's Q of pairs' errors
 double_fault                0 to 1  lower    mean share of examples that both of a pair miss
+chance_nll                  nats    none     NLL of the labels' frequencies: what guessing gives
 aurc                        0 to 1  lower    mean error of the k most confident, over k
 augrc                       0 to .5 lower    mean share of undetected errors over coverage
 shift_nll                   nats    lower    mean over conditions and severities, as all of shift_*
@@ -62,7 +63,7 @@ METRICS: Final = (
     *("ece", "adaptive_ece", "classwise_ece", "accuracy", "member_nll", "member_accuracy"),
     *("gain", "predictive_entropy", "aleatoric_entropy", "mutual_information"),
     *("disagreement", "normalised_disagreement", "kl", "js"),
-    *("error_correlation", "q_statistic", "double_fault", "aurc", "augrc"),
+    *("error_correlation", "q_statistic", "double_fault", "aurc", "augrc", "chance_nll"),
     *("shift_nll", "shift_accuracy", "shift_ece", "shift_gain"),
     *("shift_mutual_information", "shift_disagreement", "mce"),
     *(f"ood_{name}_{score}" for name in ("auroc", "aupr", "fpr95") for score in SCORES),

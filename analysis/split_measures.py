@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 Rows = dict[str, Array]
 """Values by name whose last axis is the split's rows."""
 
-BLOCK: Final = 2**18
+BLOCK: Final = 2**16
 """Logits that are reduced at once."""
 CLL_SEED: Final = 20_260_123
 """The halves of ``cll`` are the same for every trial: common random numbers."""
@@ -57,6 +57,11 @@ def mean_logp(logp_MBC: Array, y_B: Array) -> Rows:
     return {"logq": metrics.ensemble(logp_MBC).T}
 
 
+def choice(logp_MBC: Array) -> Array:
+    """Return each member's class, (M, B), in as few bytes as it takes."""
+    return logp_MBC.argmax(-1).astype(np.min_scalar_type(logp_MBC.shape[-1]))
+
+
 # --- test
 
 
@@ -67,13 +72,14 @@ def test_rows(logp_MBC: Array, y_B: Array) -> Rows:
     """
     several = len(logp_MBC) > 1
     divergences = {"kl": metrics.pairwise_kl, "js": metrics.pairwise_js} if several else {}
+    logq, p = metrics.ensemble(logp_MBC), np.exp(logp_MBC)
     return {
-        **mean_logp(logp_MBC, y_B),
+        "logq": logq.T,
         "gain": metrics.example_gain(logp_MBC, y_B),
         "member_nll": np.stack([metrics.example_nll(logp, y_B) for logp in logp_MBC]),
-        "mutual_information": metrics.mutual_information(logp_MBC),
-        "choice": logp_MBC.argmax(-1).astype(np.int32),
-        **{name: np.full(len(y_B), of(logp_MBC)) for name, of in divergences.items()},
+        "mutual_information": metrics.mutual_information(logp_MBC, logq, p),
+        "choice": choice(logp_MBC),
+        **{name: np.full(len(y_B), of(logp_MBC, p)) for name, of in divergences.items()},
     }
 
 
@@ -94,6 +100,7 @@ def on_test(rows: Rows, labels: Array) -> Json:
         "accuracy": metrics.accuracy(logq, labels),
         "aurc": metrics.aurc(unsure, wrong),
         "augrc": metrics.augrc(unsure, wrong),
+        "chance_nll": metrics.chance_nll(labels),
         "gain": rows["gain"].mean(),
         "predictive_entropy": entropy.mean(),
         "aleatoric_entropy": (entropy - information).mean(),
@@ -104,14 +111,14 @@ def on_test(rows: Rows, labels: Array) -> Json:
 
 def _of_members(rows: Rows, labels: Array, classes: int) -> Json:
     """Return what members are by themselves and to each other; one alone has no other."""
-    choice = rows["choice"]
-    wrong = choice != labels
+    chosen = rows["choice"]
+    wrong = chosen != labels
     alone = {"member_nll": rows["member_nll"].mean(), "member_accuracy": 1 - wrong.mean()}
-    if len(choice) == 1:
+    if len(chosen) == 1:
         return alone
     return alone | {
-        "disagreement": metrics.disagreement(choice, classes),
-        "normalised_disagreement": metrics.normalised_disagreement(choice, labels, classes),
+        "disagreement": metrics.disagreement(chosen, classes),
+        "normalised_disagreement": metrics.normalised_disagreement(chosen, labels, classes),
         "kl": rows["kl"].mean(),
         "js": rows["js"].mean(),
         "error_correlation": metrics.error_correlation(wrong),
@@ -154,7 +161,7 @@ def shift_rows(logp_MBC: Array, y_B: Array) -> Rows:
         "confidence": np.exp(logq.max(-1).astype(np.float64)),
         "gain": metrics.example_gain(logp_MBC, y_B),
         "mutual_information": metrics.mutual_information(logp_MBC),
-        "choice": logp_MBC.argmax(-1).astype(np.int32),
+        "choice": choice(logp_MBC),
     }
 
 
@@ -226,7 +233,7 @@ def ood_rows(logp_MBC: Array, y_B: Array) -> Rows:
     logq = metrics.ensemble(logp_MBC)
     scores = {"entropy": metrics.predictive_entropy(logq), "msp": -logq.max(-1)}
     if len(logp_MBC) > 1:  # of one member it is 0, and ranks nothing
-        scores["mi"] = metrics.mutual_information(logp_MBC)
+        scores["mi"] = metrics.mutual_information(logp_MBC, logq)
     return scores
 
 
