@@ -81,7 +81,7 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
                 "name": arm["label"].removeprefix(f"{arm['tag']} · "),
                 "verdict": arm["verdict"],
                 "tone": arm["verdict"],
-                "because": entry.get("label"),
+                "because": _because(entry),
                 "reason": entry.get("reason"),
                 "cells": cells,
                 "spec": json.dumps(spec, indent=1, sort_keys=True) if spec else "",
@@ -91,6 +91,21 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
         deep = row["arm"].startswith("deep_ensemble-")
         row["parameters"] = "" if deep else _differences(specs, row["arm"])
     return {"columns": columns, "rows": rows, "costs": bool(counted)}
+
+
+def _because(entry: Json) -> str:
+    """Return the sub-label of a verdict, and what the seeds could and could not have found."""
+    parts = [entry["label"]] if entry.get("label") else []
+    found = [effect["detectable"] for effect in entry.get("endpoints", {}).values()]
+    if entry.get("verdict") in ("tracks", "inconclusive") and found and None not in found:
+        parts.append(f"would have found recovery {max(found):.2f}")
+    needed = entry.get("needed")
+    if needed and entry["verdict"] == "inconclusive":
+        seeds = {key: needed[key] or "very many" for key in ("escape", "track")}
+        parts.append(
+            f"to show {needed['recovery']:g}: {seeds['escape']} seeds; tracking: {seeds['track']}"
+        )
+    return " · ".join(parts)
 
 
 def _effect_cell(effect: Json | None) -> dict[str, Any]:
