@@ -100,7 +100,7 @@ def measure_trial(run: Run, task: Task) -> TrialMeasures:
         data = predictions(run, task.trial, "ood")
         marks["ood"] = data.fingerprints()
         _add_ood(found, rows, data, task)
-    curve = _curve(test, losses) if task.curve else []
+    curve = _curve(test, found) if task.curve else []
     del test, rows
     if "shift" in task.splits:
         data = predictions(run, task.trial, "shift")
@@ -149,14 +149,24 @@ def _examples(rows: split.Rows, losses: Array | None, test: Predictions) -> Exam
     return Examples(test.example[order], np.empty(0, np.int64), kept)
 
 
-def _curve(test: Predictions, known: Mapping[int, Array | None]) -> list[Json]:
-    """Return cll and nll of the first 1, 2, ... members, all of them at last."""
-    found = []
-    for size in range(1, len(test.logits) + 1):
-        logq = split.reduce(test, [size], split.mean_logp)[size]["logq"].T
-        losses = known[size] if size in known else calibrated(logq, test.labels)
-        nll = metrics.nll(logq, test.labels)
-        found.append({"members": size, "cll": _mean(losses), "nll": nll})
+def _curve(test: Predictions, known: Mapping[int, Json]) -> list[Json]:
+    """Return cll and nll of the first 1, 2, ... members, all of them at last.
+
+    Args:
+        test: Predictions of all.
+        known: What was found already, by ensemble size.
+    """
+    found, total = [], None
+    for size, logits in enumerate(test.logits, 1):
+        logp = metrics.log_softmax(logits.astype(np.float64))
+        total = logp if total is None else np.logaddexp(total, logp, out=total)
+        if size in known:
+            point = {name: known[size]["values"][name] for name in ("cll", "nll")}
+        else:
+            logq = total - np.log(size)
+            losses = calibrated(logq, test.labels)
+            point = {"cll": _mean(losses), "nll": metrics.nll(logq, test.labels)}
+        found.append({"members": size} | point)
     return found
 
 

@@ -31,35 +31,38 @@ def normalised_disagreement(choice_MN: IntArray, y_N: IntArray, classes: int) ->
 
 def pairwise_disagreement(choice_MN: IntArray) -> FloatArray:
     """Return the (M, M) matrix of the share of examples on which members i and j differ."""
-    return np.asarray([[np.mean(a != b) for b in choice_MN] for a in choice_MN], dtype=np.float64)
+    counts = [[np.count_nonzero(a != b) for b in choice_MN] for a in choice_MN]
+    return np.asarray(counts, np.float64) / choice_MN.shape[1]
 
 
-def pairwise_kl(logp_MNC: FloatArray) -> float:
+def pairwise_kl(logp_MNC: FloatArray, p_MNC: FloatArray | None = None) -> float:
     """Return the mean over ordered pairs i != j of KL(p_i || p_j), in nats; needs M >= 2.
 
     sum_ij p_i (log p_i - log p_j) = M sum_i p_i log p_i - (sum_i p_i)(sum_j log p_j): no loop.
+    ``p_MNC`` is exp of the other, where it is at hand in float64.
     """
     members = len(logp_MNC)
-    logp = logp_MNC.astype(np.float64)
-    p = np.exp(logp)
+    logp = logp_MNC.astype(np.float64, copy=False)
+    p = np.exp(logp) if p_MNC is None else p_MNC
     total = members * (p * logp).sum((0, -1)) - (p.sum(0) * logp.sum(0)).sum(-1)
     return max(0.0, float(total.mean() / (members * (members - 1))))
 
 
-def pairwise_js(logp_MNC: FloatArray) -> float:
+def pairwise_js(logp_MNC: FloatArray, p_MNC: FloatArray | None = None) -> float:
     """Return the mean over pairs of the Jensen-Shannon divergence, in nats, 0 to log 2.
 
     H[(p_i + p_j) / 2] - (H[p_i] + H[p_j]) / 2 (Lin 1991), then the mean over examples; symmetric
     and bounded where ``pairwise_kl`` is not. Needs M >= 2.
+    ``p_MNC`` is exp of the other, where it is at hand in float64.
     """
-    logp = logp_MNC.astype(np.float64, copy=False)
-    p = np.exp(logp)
-    own = (p * logp).sum() / len(p)
-    pairs = list(combinations(p, 2))
-    mixed = sum(_negative_entropy((a + b) / 2) for a, b in pairs) / len(pairs)
-    return max(0.0, float((own - mixed) / p.shape[1]))
-
-
-def _negative_entropy(p_NC: FloatArray) -> float:
-    """Return sum p log p over everything; p log p is 0 at 0."""
-    return float((p_NC * np.log(np.maximum(p_NC, np.finfo(np.float64).tiny))).sum())
+    members, rows, _ = logp_MNC.shape
+    logp_MK = logp_MNC.astype(np.float64, copy=False).reshape(members, -1)
+    p_MK = np.exp(logp_MK) if p_MNC is None else p_MNC.reshape(members, -1)
+    own = float(np.einsum("mk,mk->", p_MK, logp_MK)) / members
+    # Halves, of which two make a pair's mean; what is 0 stays so small that p log p is 0.
+    half_MK = np.maximum(p_MK / 2, np.finfo(np.float64).tiny)
+    mixed, mean_K, log_K = 0.0, np.empty_like(half_MK[0]), np.empty_like(half_MK[0])
+    for a_K, b_K in combinations(half_MK, 2):
+        np.log(np.add(a_K, b_K, out=mean_K), out=log_K)
+        mixed += float(np.einsum("k,k->", mean_K, log_K))
+    return max(0.0, (own - mixed / math.comb(members, 2)) / rows)

@@ -1,0 +1,254 @@
+"""What the analysis costs at scale, beside torchmetrics, torch-uncertainty and scikit-learn.
+
+``python -m benchmarks.analysis_scale``: a run of 100 trials with 10 members, 10,000 examples and
+10 classes (100 million logits) is written, measured by ``analysis.measure`` (all of its metrics,
+the files it keeps included), and then, on the same files, by those libraries (the primary metrics
+alone). Each is a process of its own; CPU seconds are user + system of it and its children.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+REPEATS = 5
+PRIMARY = (
+    *("nll", "cll", "brier", "ece", "accuracy", "gain", "member_nll", "predictive_entropy"),
+    *("mutual_information", "disagreement"),
+)
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one process took: CPU and wall seconds, those of the work without imports, peak RSS."""
+
+    cpu: float
+    wall: float
+    work: float
+    peak_mib: float
+    values: dict[str, list[float]]
+
+
+# --- the run
+
+
+def write_run(folder: Path, trials: int, members: int, examples: int) -> None:
+    """Write confirm trials of ``members`` each, ten per arm; the first arm is the Deep Ensemble."""
+    from tests.analysis.make_run import Arm, Data, simulate, table, trial_row
+
+    data = Data(test=examples)
+    keys = data.keys("test")
+    for number in range(trials):
+        arm, seed = divmod(number, 10)
+        role = "candidate" if arm else "deep_ensemble"
+        spec = Arm(role, f"method{arm}", members, diversity=(10 - arm % 10) / 10)  # type: ignore[arg-type]
+        row = trial_row(spec, seed)
+        here = folder / "trials" / row["trial"][0].as_py()
+        here.mkdir(parents=True)
+        logits = simulate(spec, data, "test", number)
+        pq.write_table(table(logits, keys), here / "test.parquet")
+        pq.write_table(row, here / "trial.parquet")
+
+
+# --- the two sides, each in a process of its own
+
+
+def ours(folder: Path, workers: int) -> dict[str, list[float]]:
+    """Measure the run with this project."""
+    from analysis.load import load
+    from analysis.measure import measure
+
+    found = measure(load(folder), workers).replicates.sort("trial")
+    return {name: found[name].to_list() for name in PRIMARY}
+
+
+def theirs(folder: Path) -> dict[str, list[float]]:
+    """Measure the same files with the libraries, one trial at a time."""
+    import torch
+
+    torch.set_num_threads(1)
+    rows = [_by_libraries(file) for file in sorted(folder.glob("trials/*/test.parquet"))]
+    return {name: [row[name] for row in rows] for name in PRIMARY}
+
+
+def _by_libraries(file: Path) -> dict[str, float]:
+    """Return the primary metrics of one file; what no library has is written in torch."""
+    import torch
+    import torch_uncertainty.metrics as tu
+    import torchmetrics.functional.classification as tm
+    from sklearn.metrics import brier_score_loss, log_loss
+
+    stored = pq.read_table(file, columns=["member", "label", "logits"])
+    classes = stored.schema.field("logits").type.list_size
+    flat = stored["logits"].combine_chunks().flatten().to_numpy()
+    members = stored["member"][-1].as_py() + 1
+    logits = torch.tensor(flat).reshape(members, -1, classes).double()
+    y = torch.tensor(stored["label"].to_numpy()[: logits.shape[1]].astype(np.int64))
+    logp_MNC = torch.log_softmax(logits, -1)
+    p_NMC = logp_MNC.exp().transpose(0, 1)
+    q_NC = p_NMC.mean(1)
+    nll = log_loss(y, q_NC, labels=range(classes))
+    own = torch.nn.functional.nll_loss(logp_MNC.flatten(0, 1), y.repeat(members)).item()
+    disagreement, information, entropy = tu.Disagreement(), tu.MutualInformation(), tu.Entropy()
+    disagreement.update(p_NMC)
+    information.update(p_NMC)
+    entropy.update(q_NC)
+    return {
+        "nll": nll,
+        "cll": _calibrated(q_NC.log(), y),
+        "brier": brier_score_loss(y, q_NC, labels=range(classes), scale_by_half=False),
+        "ece": float(tm.multiclass_calibration_error(q_NC, y, classes, n_bins=15, norm="l1")),
+        "accuracy": float(tm.multiclass_accuracy(q_NC, y, classes, average="micro")),
+        "gain": own - nll,
+        "member_nll": own,
+        "predictive_entropy": float(entropy.compute()),
+        "mutual_information": float(information.compute()),
+        "disagreement": float(disagreement.compute()),
+    }
+
+
+def _calibrated(logq_NC: Any, y_N: Any) -> float:
+    """Return the calibrated NLL on our halves, by torch's L-BFGS on the logarithm of T."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from analysis.measure import CLL_SEED
+
+    rng, n = np.random.default_rng(CLL_SEED), len(y_N)
+    losses = torch.zeros(n, dtype=torch.float64)
+    for _ in range(REPEATS):
+        order = torch.from_numpy(rng.permutation(n))
+        halves = order[: n // 2], order[n // 2 :]
+        for fit, held in (halves, halves[::-1]):
+            log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+            z, labels = logq_NC[fit], y_N[fit]
+            search = torch.optim.LBFGS([log_t], max_iter=20, line_search_fn="strong_wolfe")
+
+            def loss(z: Any = z, labels: Any = labels, at: Any = log_t, by: Any = search) -> Any:
+                by.zero_grad()
+                found = cross_entropy(z / at.exp(), labels)
+                found.backward()
+                return found
+
+            search.step(loss)  # type: ignore[no-untyped-call]
+            scaled = logq_NC[held] / log_t.detach().exp()
+            losses[held] += cross_entropy(scaled, y_N[held], reduction="none")
+    return float(losses.mean() / REPEATS)
+
+
+# --- measuring
+
+
+def cost_of(side: str, folder: Path, workers: int = 1) -> Cost:
+    """Run one side in a process and return what it took."""
+    command = [sys.executable, "-m", "benchmarks.analysis_scale", "--side", side]
+    command += ["--folder", str(folder), "--workers", str(workers)]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        text = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{side} ended with {process.returncode}")
+    told = json.loads(text)
+    wall = time.perf_counter() - start
+    cpu = used.ru_utime + used.ru_stime
+    return Cost(cpu, wall, told["work"], used.ru_maxrss / 1024, told["values"])
+
+
+def _side(side: str, folder: Path, workers: int) -> None:
+    """Do one side's work and print its CPU seconds (imports aside) and values."""
+    if side == "ours":
+        import analysis.measure
+    else:
+        import sklearn.metrics  # noqa: F401
+        import torch_uncertainty.metrics  # noqa: F401
+        import torchmetrics.functional.classification  # noqa: F401
+    start = os.times()
+    values = ours(folder, workers) if side == "ours" else theirs(folder)
+    done = os.times()
+    print(json.dumps({"work": sum(done[:4]) - sum(start[:4]), "values": values}))
+
+
+def differences(a: Cost, b: Cost) -> dict[str, float]:
+    """Return the greatest difference of each primary metric over the trials."""
+    return {
+        name: float(np.abs(np.subtract(a.values[name], b.values[name])).max()) for name in PRIMARY
+    }
+
+
+def compare(folder: Path, workers: int) -> str:
+    """Return a table of both sides on one run."""
+    kept = folder / "features"
+    shutil.rmtree(kept, ignore_errors=True)
+    first = cost_of("ours", folder)
+    again = cost_of("ours", folder)
+    shutil.rmtree(kept)
+    parallel = cost_of("ours", folder, workers)
+    peers = cost_of("theirs", folder)
+    rows = {
+        "analysis, 1 process": first,
+        f"analysis, {workers} workers": parallel,
+        "analysis, kept features": again,
+        "libraries": peers,
+    }
+    lines = ["| | CPU s | of the libraries | without imports | of the libraries | wall s | MiB |"]
+    lines += ["| --- " * 7 + "|"]
+    for name, cost in rows.items():
+        lines.append(
+            f"| {name} | {cost.cpu:.1f} | {cost.cpu / peers.cpu:.2f} | {cost.work:.1f} "
+            f"| {cost.work / peers.work:.2f} | {cost.wall:.1f} | {cost.peak_mib:.0f} |"
+        )
+    apart = ", ".join(f"{name} {most:.0e}" for name, most in differences(first, peers).items())
+    return "\n".join([*lines, "", f"Greatest differences: {apart}."])
+
+
+def linearity(folder: Path) -> str:
+    """Return how CPU seconds grow from 100 to 1,000 trials of 4 members and 1,000 examples."""
+    costs = {}
+    for trials in (100, 1000):
+        here = folder / str(trials)
+        write_run(here, trials, 4, 1000)
+        costs[trials] = cost_of("ours", here)
+    small, large = costs[100], costs[1000]
+    return (
+        f"1,000 trials of 4 x 1,000 x 10: {large.work:.1f} s CPU, {large.work / small.work:.1f} "
+        f"times those of 100 ({large.peak_mib:.0f} and {small.peak_mib:.0f} MiB)."
+    )
+
+
+def main() -> None:
+    """Write, measure, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--members", type=int, default=10)
+    parser.add_argument("--examples", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        _side(given.side, given.folder, given.workers)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run"
+        write_run(folder, given.trials, given.members, given.examples)
+        print(f"{given.trials} x {given.members} x {given.examples} x 10 logits\n")
+        print(compare(folder, given.workers), flush=True)
+        print("\n" + linearity(Path(scratch)))
+
+
+if __name__ == "__main__":
+    main()
