@@ -117,7 +117,10 @@ def validate(
     effects = from_predictions(truths, QUICK_EFFECTS if quick else EFFECTS)
     cells = chain(one_endpoint(), three_endpoints(), stress(), gate(), effects, search(truths))
     chosen = [cell for cell in cells if cell.quick or not quick]
+    words = ["python -m analysis.validate", *(["--quick"] if quick else [])]
+    words += [f"--replications {times} --seed {seed}", *([f"--runs {runs.name}"] if runs else [])]
     made = {
+        "command": " ".join(words),
         "predictions": str(runs.name) if runs else "generated",
         "members": len(members.test),
         "replications": times,
@@ -132,9 +135,17 @@ def validate(
 def _rows(cells: Sequence[Cell], times: int, seed: int, workers: int) -> Iterable[Row]:
     work = partial(run, replications=times, seed=seed)
     if workers < 2:
-        return [row for cell in cells for row in work(cell)]
+        return [row for rows in _told(map(work, cells), len(cells)) for row in rows]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return [row for rows in pool.map(work, cells) for row in rows]
+        return [row for rows in _told(pool.map(work, cells), len(cells)) for row in rows]
+
+
+def _told(each: Iterable[list[Row]], total: int) -> Iterable[list[Row]]:
+    """Pass on the rows of every cell and say now and then how far it is."""
+    for done, rows in enumerate(each, 1):
+        yield rows
+        if done % 20 == 0:
+            print(f"{done} of {total} designs simulated", file=sys.stderr)
 
 
 def as_json(table: Table) -> str:
@@ -147,21 +158,18 @@ def as_json(table: Table) -> str:
 def as_markdown(table: Table) -> str:
     """Return the table as Markdown, one section per scenario."""
     lines = ["# Size and power of the procedure, by simulation", "", f"{table.summary}.", ""]
-    scenario = ""
-    for row in table.rows:
-        if row.scenario != scenario:
-            scenario = row.scenario
-            lines += ["", f"## {scenario.capitalize()}", ""]
-            lines += ["| setting | seeds | arms | event | is | share | 95 % | pilot | formula | |"]
-            lines += ["| --- " * 10 + "|"]
-        lines.append(_line(row))
+    for scenario in dict.fromkeys(row.scenario for row in table.rows):
+        lines += ["", f"## {scenario.capitalize()}", ""]
+        lines += ["| setting | seeds | arms | event | is | share | 95 % | pilot | formula | |"]
+        lines += ["| --- " * 10 + "|"]
+        lines += [_line(row) for row in table.rows if row.scenario == scenario]
     made = table.made
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
     lines += [
         "",
-        f"{made['replications']} studies per row (fewer in costly rows), seed {made['seed']}, "
-        f"predictions: {made['predictions']} ({made['members']} single models); {versions}; "
-        f"{made['made']}.",
+        f"`{made['command']}`: {made['replications']} studies per row (fewer in costly rows), "
+        f"seed {made['seed']}, predictions: {made['predictions']} ({made['members']} single "
+        f"models); {versions}; {made['made']}.",
     ]
     return "\n".join(lines)
 

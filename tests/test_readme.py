@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,8 @@ def test_every_command_exists(monkeypatch):
 
             arguments = parser().parse_args(words[words.index("study.run") + 1 :])
             assert all(file.exists() or file.name in FILES for file in arguments.space)
+        elif words[2] in ("analysis.plan", "analysis.validate"):
+            import_module(words[2]).parser().parse_args(words[3:])
         else:
             assert words[:3] == ["python", "-m", "analysis.report"]
 
