@@ -1,6 +1,7 @@
 """Charts of the search's parameters: where trials lay in the declared space, and how they did."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import altair as alt
 import polars as pl
@@ -9,6 +10,8 @@ from analysis import marks
 
 Frame = pl.DataFrame
 Facets = alt.FacetChart
+
+TITLES: Final = {"val_nll": "NLL", "val_gain": "Gain"}
 
 
 def coverage(rows: Frame) -> Facets:
@@ -76,33 +79,43 @@ def _aligned(rows: Frame) -> tuple[Frame, int]:
     return pl.concat([rows.with_columns(_row=labels), pl.DataFrame(fill)], how="diagonal"), most
 
 
-def slices(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
+def slices(
+    rows: Frame, methods: Sequence[str], frames: Mapping[str, tuple[float, float]]
+) -> Facets:
     """Draw an objective against one parameter per panel, with the medians of the domain's parts.
 
     Args:
-        rows: panel, method, metric (the objective), kind (``trial``, ``median``, ``tick``); at (0
-            to 1 along the declared domain); of trials value, objective, shown (within the frame);
-            of medians shown, low, high (ends of the part); of ticks text, align.
+        rows: panel, method, kind (``trial``, ``median``, or ``left``, ``center``, ``right`` for the
+            labels of the axis); at (0 to 1 along the declared domain; a median from there to
+            ``high``); value (in words), and a column per objective.
         methods: Domain of colour and shape.
-        metric: Shown first; the page switches the parameter ``metric``.
+        frames: Objective -> lowest and highest value to show; the first is shown first, the page
+            switches the parameter ``metric``.
     """
     scale = alt.Scale(zero=False, nice=True, padding=6)
-    y = marks.y("shown", "objective (nats)", scale, alt.Axis(tickCount=4))
+    y = marks.y("_shown", "objective (nats)", scale, alt.Axis(tickCount=4))
+    names = [*frames]
+    within = [f"clamp(datum.{name},{low:.6g},{high:.6g})" for name, (low, high) in frames.items()]
+    shown = f"metric=='{names[0]}'?{within[0]}:{within[1]}"
 
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", axis=None, scale=alt.Scale(domain=[0, 1], nice=False, padding=5))
 
+    def of(kind: str) -> alt.Chart:
+        known = f"datum.kind=='{kind}'&&isValid(datum[metric])"
+        return base.transform_filter(known).transform_calculate(_shown=shown)
+
     base = alt.Chart().encode(x=x("at"))
-    chosen = "datum.metric==metric&&datum.kind=="
-    tips = [("value", "Value", ""), ("objective", "Objective", ".4f"), ("trial", "Trial", "")]
+    tips = [("value", "Value", ""), *((name, title, ".4f") for name, title in TITLES.items())]
+    aligned: Sequence[Literal["left", "center", "right"]] = ("left", "center", "right")
     ticks = [
-        base.transform_filter(f"datum.kind=='tick'&&datum.align=='{align}'")
+        base.transform_filter(f"datum.kind=='{align}'")
         .mark_text(style="quiet", align=align, baseline="top", dy=5)
-        .encode(y=alt.value("height"), text="text:N")
-        for align in ("left", "center", "right")
+        .encode(y=alt.value("height"), text="value:N")
+        for align in aligned
     ]
     chart = alt.layer(
-        base.transform_filter(f"{chosen}'trial'")
+        of("trial")
         .mark_point(filled=True, size=26, opacity=0.5)
         .encode(
             y=y,
@@ -110,10 +123,8 @@ def slices(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
             shape=marks.shape(methods),
             tooltip=marks.tips(tips),
         ),
-        base.transform_filter(f"{chosen}'median'")
-        .mark_rule(style="ensemble")
-        .encode(x=x("low"), x2="high:Q", y=y),
+        of("median").mark_rule(style="ensemble").encode(x2="high:Q", y=y),
         *ticks,
     )
-    chart = chart.add_params(alt.param(name="metric", value=metric))
+    chart = chart.add_params(alt.param(name="metric", value=names[0]))
     return marks.panels(chart, rows, columns=3, least=250, height=170)

@@ -126,10 +126,11 @@ def _slices(
         "and objective of all methods; rank correlation of a range, Kruskal and Wallis of a "
         f"choice. One seed per trial; trials {_range(len(one.values) for one in chosen)} per "
         "panel, proposed from one another's results and so not independent.",
-        exploration_charts.slices(pl.DataFrame(rows, infer_schema_length=None), scene.methods,
-                                  "val_nll"),
+        exploration_charts.slices(
+            pl.DataFrame(rows, infer_schema_length=None), scene.methods, _frames(chosen, by_trial)
+        ),
         choices=tuple(OBJECTIVES.items()),
-    )  # fmt: skip
+    )
 
 
 def _most_important(
@@ -163,32 +164,32 @@ def _tested(tests: Sequence[dict[str, Any] | None]) -> str:
 
 
 def _panel(one: Seen, by_trial: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of one panel: trials and medians of each objective, and the axis."""
-    rows: list[dict[str, Any]] = []
-    for metric in OBJECTIVES:
-        pairs = [
-            (number, trial, value, by_trial[trial][metric])
-            for number, (trial, value) in enumerate(zip(one.trials, one.values, strict=True))
-            if by_trial[trial][metric] is not None
-        ]
-        losses = np.array([loss for *_, loss in pairs])
-        if not len(losses):
-            continue
-        quarter, three = np.quantile(losses, [0.25, 0.75])
-        reach = 3 * max(three - quarter, 1e-9)
-        for number, trial, value, loss in pairs:
-            within = float(np.clip(loss, quarter - reach, three + reach))
-            rows.append(
-                {"kind": "trial", "metric": metric, "trial": trial, "value": declared_value(value),
-                 "at": _beside(one, value, number), "objective": loss, "shown": within}
-            )  # fmt: skip
-        slots = np.array([one.domain.slot(value) for _, _, value, _ in pairs])
-        for slot in np.unique(slots).tolist():
-            if (slots == slot).sum() >= LEAST_IN_PART:
-                ends = {"low": slot / one.domain.slots, "high": (slot + 1) / one.domain.slots}
-                middle = float(np.median(losses[slots == slot]))
-                rows.append({"kind": "median", "metric": metric, "shown": middle, **ends})
+    """Return the rows of one panel: trials, medians of each part, and the axis."""
+    losses = {name: np.array([by_trial[t][name] for t in one.trials], float) for name in OBJECTIVES}
+    slots = np.array([one.domain.slot(value) for value in one.values])
+    rows: list[dict[str, Any]] = [
+        {"kind": "trial", "at": _beside(one, value, number), "value": declared_value(value)}
+        | {name: by_trial[trial][name] for name in OBJECTIVES}
+        for number, (trial, value) in enumerate(zip(one.trials, one.values, strict=True))
+    ]
+    for slot in np.unique(slots).tolist():
+        own = {name: known[(slots == slot) & ~np.isnan(known)] for name, known in losses.items()}
+        middles = {n: float(np.median(v)) for n, v in own.items() if len(v) >= LEAST_IN_PART}
+        ends = {"at": slot / one.domain.slots, "high": (slot + 1) / one.domain.slots}
+        rows += [{"kind": "median"} | ends | middles] if middles else []
     return rows + _ticks(one)
+
+
+def _frames(chosen: Sequence[Seen], by_trial: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return what is shown of each objective: to three quartile distances beyond the quartiles."""
+    trials = {trial for one in chosen for trial in one.trials}
+    found = {}
+    for name in OBJECTIVES:
+        known = [by_trial[trial][name] for trial in trials if by_trial[trial][name] is not None]
+        low, high = np.quantile(known or [0.0], [0.25, 0.75]).tolist()
+        reach = 3 * max(high - low, 1e-9)
+        found[name] = (low - reach, high + reach)
+    return found
 
 
 def declared_value(value: Any) -> str:
@@ -212,12 +213,12 @@ def _ticks(one: Seen) -> list[dict[str, Any]]:
         texts = declared(domain).split(", ")
         short = [text if len(text) <= room else f"{text[: room - 1]}…" for text in texts]
         return [
-            {"kind": "tick", "at": (n + 0.5) / domain.slots, "text": text, "align": "center"}
+            {"kind": "center", "at": (n + 0.5) / domain.slots, "value": text}
             for n, text in enumerate(short)
         ]
     return [
-        {"kind": "tick", "at": at, "text": f"{domain.at(at):.2g}", "align": align}
-        for at, align in ((0.0, "left"), (0.5, "center"), (1.0, "right"))
+        {"kind": kind, "at": at, "value": f"{domain.at(at):.2g}"}
+        for at, kind in ((0.0, "left"), (0.5, "center"), (1.0, "right"))
     ]
 
 

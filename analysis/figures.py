@@ -11,6 +11,8 @@ import polars as pl
 from scipy import stats
 
 from analysis import charts, exploration_figures, search
+from analysis.costs import costs as arm_costs
+from analysis.costs import multiples
 from analysis.geometry import landscape_figure, trajectory_figure
 from analysis.scene import Figure, Scene, over_seeds
 
@@ -335,18 +337,7 @@ def _cost(scene: Scene) -> Figure | None:
 
 def costs(scene: Scene) -> pl.DataFrame:
     """Return arm and its parameters, bytes and FLOPs as multiples of the single model's."""
-    names = ["parameters", "stored_bytes", "train_flops", "infer_flops"]
-    mean = (
-        scene.measures.replicates.select("arm", "trial", "members")
-        .join(scene.trials.select("trial", *names, pool="members"), on="trial")
-        .with_columns(pl.col(names) * pl.col("members") / pl.col("pool"))
-        .group_by("arm", maintain_order=True)
-        .agg(pl.col(names).mean())
-    )
-    base = mean.filter(pl.col("arm") == "single")
-    if base.is_empty():
-        return mean.clear()
-    return mean.with_columns(pl.col(name) / base[name].item() for name in names)
+    return multiples(arm_costs(scene.trials, scene.measures))
 
 
 def _ensemble(scene: Scene) -> str:

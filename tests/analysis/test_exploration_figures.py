@@ -10,7 +10,7 @@ import pytest
 from analysis import exploration_charts
 from analysis.declared import Domain
 from analysis.exploration import OBJECTIVES, Seen
-from analysis.exploration_figures import _beside, _ticks
+from analysis.exploration_figures import _beside, _panel, _ticks
 from analysis.report import report
 from tests.analysis.make_run import Data, make_run
 from tests.analysis.test_report import fields, payload
@@ -55,7 +55,7 @@ def rows(page: Any, figure: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("figure", ["importance", "slices", "coverage"])
 def test_figures_read_fields_that_exist(page: Any, figure: str) -> None:
     known = {name for row in rows(page, figure) for name in row}
-    made = {"_from", "_to", "_middle", "_end"}
+    made = {"_from", "_to", "_middle", "_end", "_shown"}
 
     assert set(fields(page["figures"][figure]["spec"])) <= known | made
 
@@ -77,11 +77,22 @@ def test_coverage_says_what_was_not_tried(page: Any) -> None:
 def test_slices_have_both_objectives_of_every_trial(page: Any) -> None:
     trials = [row for row in rows(page, "slices") if row["kind"] == "trial"]
 
-    by_metric = pl.DataFrame(trials, infer_schema_length=None).group_by("metric").len()
-    assert by_metric["len"].n_unique() == 1
-    assert {row["metric"] for row in trials} == {"val_nll", "val_gain"}
+    assert {row["panel"].split("\n")[0] for row in trials} == {"init", "init_std"}
+    assert all(row["val_nll"] is not None and row["val_gain"] is not None for row in trials)
     assert all(0 <= row["at"] <= 1 for row in trials)
     assert "adjusted p" in page["figures"]["slices"]["title"]
+
+
+def test_medians_of_parts_by_hand() -> None:
+    one = Seen("be", "init", Domain(("a", "b"), (0, 0), False, False, {}))
+    one.values, one.trials = ["a", "a", "a", "b", "b"], list("tuvwx")
+    losses = dict(zip("tuvwx", (0.1, 0.5, 0.2, 9.0, 9.0), strict=True))
+    by_trial = {t: {"val_nll": loss, "val_gain": None} for t, loss in losses.items()}
+
+    medians = [row for row in _panel(one, by_trial) if row["kind"] == "median"]
+
+    # Two trials of "b" are too few for a median, and the gain is not known.
+    assert medians == [{"kind": "median", "at": 0.0, "high": 0.5, "val_nll": 0.2}]
 
 
 def test_values_of_a_choice_keep_to_their_column() -> None:
@@ -97,14 +108,14 @@ def test_ticks_are_the_choices_or_the_ends_and_the_middle() -> None:
     options = Domain(("none", "jensen_shannon", "c", "d", "e"), (0, 0), False, False, {})
     domain = Domain((), (0.01, 1.0), True, False, {})
 
-    assert [t["text"] for t in _ticks(Seen("be", "x", options))] == [
+    assert [t["value"] for t in _ticks(Seen("be", "x", options))] == [
         "none",
         "jensen_…",
         "c",
         "d",
         "e",
     ]
-    assert [t["text"] for t in _ticks(Seen("be", "x", domain))] == ["0.01", "0.1", "1"]
+    assert [t["value"] for t in _ticks(Seen("be", "x", domain))] == ["0.01", "0.1", "1"]
 
 
 def test_panels_of_coverage_have_as_many_rows() -> None:
