@@ -134,8 +134,13 @@ def _on_test(rows: split.Rows, losses: Array | None, test: Predictions) -> Json:
 
 
 def _examples(rows: split.Rows, losses: Array | None, test: Predictions) -> Examples:
-    """Return the per-example values on test, in the order of the examples' numbers."""
-    order = np.argsort(test.example, kind="stable")
+    """Return the per-example values on test, in the order of the examples' numbers.
+
+    Where an example stands under several conditions, every row is an example of its own.
+    """
+    distinct = len(np.unique(test.example)) == len(test.example)
+    numbers = test.example if distinct else np.arange(len(test.example))
+    order = np.argsort(numbers, kind="stable")
     logq = rows["logq"].T
     values = {
         "nll": metrics.example_nll(logq, test.labels),
@@ -146,7 +151,7 @@ def _examples(rows: split.Rows, losses: Array | None, test: Predictions) -> Exam
         "mutual_information": rows["mutual_information"],
     }
     kept = {name: value[order].astype(np.float32) for name, value in values.items()}
-    return Examples(test.example[order], np.empty(0, np.int64), kept)
+    return Examples(numbers[order], np.empty(0, np.int64), kept)
 
 
 def _curve(test: Predictions, known: Mapping[int, Json]) -> list[Json]:
