@@ -171,7 +171,7 @@ def cost_of(side: str, folder: Path, workers: int = 1) -> Cost:
 def _side(side: str, folder: Path, workers: int) -> None:
     """Do one side's work and print its CPU seconds (imports aside) and values."""
     if side == "ours":
-        import analysis.measure
+        import analysis.measure  # noqa: F401
     else:
         import sklearn.metrics  # noqa: F401
         import torch_uncertainty.metrics  # noqa: F401

@@ -1,0 +1,30 @@
+"""The cost of the analysis beside libraries on the same files, at a tenth of the full scale."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.analysis_scale import cost_of, differences, write_run
+
+
+@pytest.mark.slow
+def test_all_metrics_cost_at_most_half_of_the_primary_ones_by_libraries(tmp_path: Path) -> None:
+    write_run(tmp_path, trials=10, members=10, examples=10_000)
+    ours, theirs = cost_of("ours", tmp_path), cost_of("theirs", tmp_path)
+    apart = differences(ours, theirs)
+    assert all(most < 1e-6 for most in apart.values()), apart
+    assert ours.cpu <= theirs.cpu / 2
+    assert ours.work <= theirs.work
+    assert ours.peak_mib <= 1024
+    kept = cost_of("ours", tmp_path)
+    assert kept.values == ours.values
+    assert kept.work <= ours.work / 5
+
+
+@pytest.mark.slow
+def test_ten_times_the_trials_cost_at_most_eleven_times_the_time(tmp_path: Path) -> None:
+    write_run(tmp_path / "small", trials=20, members=4, examples=1000)
+    write_run(tmp_path / "large", trials=200, members=4, examples=1000)
+    small, large = cost_of("ours", tmp_path / "small"), cost_of("ours", tmp_path / "large")
+    assert large.work <= 13 * small.work  # 11, and what a busy machine adds
+    assert large.peak_mib <= small.peak_mib + 200
