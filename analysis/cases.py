@@ -101,7 +101,8 @@ def study_of(measures: Measures, plan: Mapping[str, Any] | None) -> Study:
         pl.col("stage") == "confirm", pl.col("status") != "complete"
     )
     lost = Counter(incomplete["arm"].to_list())
-    roles = {*frame["role"].to_list()}
+    declared = [] if plan is None else [arm["role"] for arm in plan["arms"]]
+    roles = {*frame["role"].to_list(), *declared}
     return Study(protocol, arms, losses, counts, roles, lost, _blind(frame))
 
 
@@ -184,6 +185,8 @@ def _gate(study: Study, size: int, endpoint: Endpoint) -> Json:
             missing = f"{done - measured} of {done} runs"
             line = f"anchor {name}: {endpoint.label} was not measured in {missing}"
             gate["reason"] = line
+        copied = _copies(endpoint, _numbers(study, name, endpoint)) if measured else None
+        gate["reason"] = f"anchor {name}: {copied}" if copied else gate["reason"]
         trouble = _not_whole(study, name)
         gate["reason"] = f"anchor {name}: {trouble[1]}" if trouble else gate["reason"]
     return gate | {"open": gate["reason"] is None}
@@ -216,6 +219,17 @@ def _same_everywhere(endpoint: Endpoint, arms: Mapping[str, Summary]) -> str | N
     return None
 
 
+def _copies(endpoint: Endpoint, losses: FloatArray) -> str | None:
+    """Say so when some seeds of an arm gave one number to the last digit: copies are no runs."""
+    distinct = len(np.unique(losses))
+    if endpoint.kind == "diversity" or distinct in (1, len(losses)):
+        return None
+    return (
+        f"{len(losses)} runs gave {distinct} different values of {endpoint.label}: "
+        "a copy of a run is no replicate"
+    )
+
+
 def case_of(study: Study, arm: Json, gates: Mapping[tuple[int, str], Json]) -> Case:
     """Return the effects of an arm, with every reason against judging it.
 
@@ -235,7 +249,8 @@ def case_of(study: Study, arm: Json, gates: Mapping[tuple[int, str], Json]) -> C
         found = study.summaries.get((key, endpoint.key))
         if gate["gap_shown"] and found:
             same = _same_everywhere(endpoint, {"this arm": found})
-            reasons += [("not assessable", same)] if same else []
+            copied = _copies(endpoint, numbers)
+            reasons += [("not assessable", line) for line in (same, copied) if line]
             single, deep = (_numbers(study, a, endpoint) for a in ("single", arm["reference"]))
             anchors = [study.summaries[a, endpoint.key] for a in ("single", arm["reference"])]
             effects[endpoint.key] = Anchored(anchors[0], found, anchors[1])

@@ -154,7 +154,9 @@ def conclude(
     unproven = [c["line"] for c in present if c["verdict"] != c["expected"]]
     if verdicts["tracks"] == verdicts.total() and not missing and not unproven:
         return wording.ALL_TRACK, []
-    return wording.INCONCLUSIVE, [wording.no_escape(verdicts), *unproven, *missing]
+    own = [decisions[case.arm["arm"]] for case in cases if case.arm["role"] == "candidate"]
+    why_open = {found.detail for found in own if found.verdict == "inconclusive"}
+    return wording.INCONCLUSIVE, [wording.no_escape(verdicts, why_open), *unproven, *missing]
 
 
 def controls_of(cases: Sequence[Case], decisions: Mapping[str, Decision]) -> Json:

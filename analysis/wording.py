@@ -58,7 +58,7 @@ def _all_track(judgement: Json) -> str:
         f"±{_percent(judgement['protocol']['delta'])} of the way to a Deep Ensemble on "
         f"{_labels(judgement)} (largest upper "
         f"{100 * judgement['protocol']['level']:g} % bound {max(highs):.2f}; {_seeds(judgement)}); "
-        "this is about what was searched, not about every configuration there is."
+        "this is about what was tested, not about every configuration there is."
     )
 
 
@@ -68,7 +68,8 @@ def _labels(judgement: Json) -> str:
 
 def _seeds(judgement: Json) -> str:
     fewest, most = judgement["seeds"]["fewest"], judgement["seeds"]["most"]
-    return f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    span = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{span} seed{'s' * (most != 1)}"
 
 
 def disagreement(arm: Json, method: str, said: str) -> str:
@@ -132,11 +133,18 @@ def control(name: str, expected: str, verdict: str, detail: str | None) -> str:
     return f"the {name} control {SAID[verdict]}, which it must not"
 
 
-def no_escape(verdicts: Mapping[Any, int]) -> str:
-    """Say how many configurations came out how, when none escapes."""
+def no_escape(verdicts: Mapping[Any, int], why_open: set[str | None]) -> str:
+    """Say how many configurations came out how, when none escapes; and why if for one reason."""
     said = {"tracks": "track a single model", "worse": "worse than it", "inconclusive": "open"}
     parts = [f"{verdicts[kind]} {said[kind]}" for kind in said if verdicts.get(kind)]
-    return f"none of {sum(verdicts.values())} tested configurations escapes: {join(parts)}"
+    because = f" ({reason})" if len(why_open) == 1 and (reason := next(iter(why_open))) else ""
+    total = sum(verdicts.values())
+    tested = (
+        "the tested configuration does not escape"
+        if total == 1
+        else (f"none of {total} tested configurations escapes")
+    )
+    return f"{tested}: {join(parts)}{because}"
 
 
 def limits(undeclared: int) -> list[str]:

@@ -487,4 +487,4 @@ def test_diverged_runs_end_to_end(tmp_path: Path) -> None:
     found = judge(measure(run), run.plan)
     assert found["arms"][0]["label"] == "2 of 5 runs failed"
     assert found["counts"]["failed_runs"] == 2
-    assert "none of 1 tested configurations escapes" in found["sentence"]
+    assert "the tested configuration does not escape" in found["sentence"]
