@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,9 @@ from study.store import Store
 from study.train import DivergenceError, OnEpoch, fit, predict
 
 Precision = Literal["float16", "float32"]
+
+COUNTED: Final = 64
+"""Examples on which FLOPs are counted at most."""
 MakePixels = Callable[[np.ndarray[Any, Any]], Pixels]
 
 
@@ -135,7 +138,7 @@ def _train_and_predict(
         return Pixels(images, *statistics, device)
 
     row: Row = {"members": method.members, "cosine_init": weight_cosine(method)}
-    row |= cost(method, dataset.shape, device)
+    row |= cost(method, dataset.shape, device, spec.training.batch_size)
     labels = torch.tensor(dataset.train[1], device=device)
     train = pixels(dataset.train[0])
     path = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
@@ -248,17 +251,24 @@ def objectives(logits_MNC: Tensor, y_N: Tensor) -> Row:
     }
 
 
-def cost(method: Method, shape: tuple[int, int, int], device: torch.device) -> Row:
-    """Measure parameters, bytes and the FLOPs of matrix products and convolutions per example."""
+def cost(
+    method: Method, shape: tuple[int, int, int], device: torch.device, batch_size: int = 2
+) -> Row:
+    """Measure parameters, bytes and the FLOPs of matrix products and convolutions per example.
+
+    What is done once per batch, as composing members' weights, is shared by ``batch_size`` examples
+    (``COUNTED`` at most; in training as many of them as make equal parts for the members).
+    """
     method = copy.deepcopy(method)  # Batch normalisation would take the zeros into account.
-    x = torch.zeros(2, *shape, device=device)
+    x = torch.zeros(min(batch_size, COUNTED), *shape, device=device)
     method.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as infer:
         method(x)
     train = 0
     for part, _ in method.parts():
         part.train()
-        batch = x.repeat(method.members, 1, 1, 1)
+        size = method.members * max(1, len(x) // method.members)
+        batch = x[:1].expand(size, *shape)
         y = torch.zeros(len(batch), dtype=torch.long, device=device)
         with FlopCounterMode(display=False) as counter:
             logits, y_MB = part.training_forward(batch, y)

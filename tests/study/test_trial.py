@@ -229,6 +229,17 @@ def test_cost_counts_matrix_products(make_spec, data):
     assert cost(deep, data.shape, device) == {k: 3 * v for k, v in single.items()}
 
 
+def test_composed_weights_are_shared_by_the_batch(make_spec, data):
+    rank = {"members": 2, "rank": 4, "init": "normal", "init_std": 0.5}
+    method = build(make_spec("batch_ensemble", rank), data.shape, data.classes)
+    by_batch = {n: cost(method, data.shape, torch.device("cpu"), n) for n in (2, 8, 64)}
+    composing = 2 * 2 * 4 * (64 * 16 + 16 * 10)  # members, multiply and add, rank, entries
+    products = 2 * 2 * (64 * 16 + 16 * 10)
+    for n, found in by_batch.items():
+        assert found["infer_flops"] == products + composing // n
+    assert by_batch[64]["train_flops"] < by_batch[8]["train_flops"]
+
+
 def test_split_batches_cost_a_share_of_repeated_ones(make_spec, data):
     costs = {
         batch: cost(
