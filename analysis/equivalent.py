@@ -25,9 +25,10 @@ class Equivalents:
     def __init__(self, measures: Measures) -> None:
         self.measures = measures
         known = measures.curve.drop_nulls("cll").sort("replicate", "members")
-        sizes = known["members"].max() if len(known) else 0
         per_pool = known.group_by("replicate", maintain_order=True).agg("cll")["cll"].to_list()
-        self.curve_RL = np.array([c for c in per_pool if len(c) == sizes]).reshape(-1, sizes or 1)
+        largest = max(map(len, per_pool), default=1)
+        whole = [curve for curve in per_pool if len(curve) == largest]
+        self.curve_RL = np.array(whole).reshape(-1, largest)
 
     def of(self, arm: str, level: float) -> Json | None:
         """Return the equivalent of ``arm`` and its interval (see ``analysis.verdict``).

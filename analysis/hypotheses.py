@@ -6,6 +6,7 @@ Nothing here or below rounds or prints, and every draw has its own seed: same st
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any, Final
 
@@ -108,22 +109,24 @@ def _needed(case: Case, protocol: Protocol, candidates: int) -> Json | None:
     """Return how many seeds would show an escape, or that the arm tracks, by the spread seen."""
     if case.reasons:
         return None
-    numbers = {"delta": protocol.delta, "alpha": protocol.alpha}
     spreads = [
         Spread(
-            *(part.variance**0.5 for part in (of.single, of.arm, of.deep_ensemble)),
-            gap=of.gap.estimate,
+            effect.single.variance**0.5,
+            effect.arm.variance**0.5,
+            effect.deep_ensemble.variance**0.5,
+            gap=effect.gap.estimate,
             two_sided=endpoint.kind == "performance",
         )
         for endpoint in protocol.endpoints
-        for of in [case.effects[endpoint.key]]
+        for effect in [case.effects[endpoint.key]]
     ]
+    needed = partial(seeds_needed, spreads, delta=protocol.delta, alpha=protocol.alpha)
     family = candidates if case.arm["role"] == "candidate" else 1
     return {
         "power": POWER,
         "recovery": WANTED,
-        "escape": seeds_needed(spreads, "escape", WANTED, configurations=family, **numbers),
-        "track": seeds_needed(spreads, "track", 0.0, **numbers),
+        "escape": needed("escape", WANTED, configurations=family),
+        "track": needed("track", 0.0),
     }
 
 

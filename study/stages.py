@@ -171,7 +171,7 @@ def declare(
     ``revisions``: what it decides was chosen after the test set had been opened.
     """
     protocol = study.protocol.model_dump()
-    content = {"study": study.name, "protocol": protocol, "arms": arms}
+    content: dict[str, Json] = {"study": study.name, "protocol": protocol, "arms": arms}
     if protocol["seeds"] == "auto":
         content["seeds"] = seeds[0]
     plan = content | {
