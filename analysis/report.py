@@ -28,6 +28,7 @@ from analysis.hypotheses import judge
 from analysis.load import Run, load
 from analysis.measure import measure
 from analysis.scene import Figure, Scene
+from analysis.secondary import secondary
 from study.schema import StudyError
 
 HERE: Final = Path(__file__).parent
@@ -83,6 +84,7 @@ def write_report(run: Run, out: Path, now: datetime | None = None) -> dict[str, 
     if "confirm" not in run.trials["stage"]:
         verdict["sentence"] = NOTHING_YET
     verdict["fairness"] = finite(fairness(run, measures))
+    verdict["measures"] = finite(secondary(measures))
     scene = summarise.scene(run, measures, verdict)
     drawn = figures.draw(scene)
     page = summarise.page(scene, run, verdict, drawn, now or datetime.now(UTC))

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis import fairness_tables, tables
+from analysis import fairness_tables, secondary, tables
 from analysis.declared import spaces
 from analysis.geometry import geometry
 from analysis.load import Run
@@ -136,6 +136,7 @@ def page(
         "table": tables.configurations(scene, run, verdict),
         "protocol": _protocol(run, verdict),
         "given": run.given,
+        "measures": secondary.table(scene, verdict["measures"]),
         "fairness": None if run.given else fairness_tables.tables(scene, verdict),
         "excluded": tables.excluded(scene)[: tables.MOST_ROWS],
         "excluded_note": tables.excluded_note(scene),

@@ -373,6 +373,14 @@ class Detectable(Record):
     worst: float | None
 
 
+class Mean(Record):
+    """One metric of one arm over seeds."""
+
+    mean: float
+    sd: float | None
+    n: Count
+
+
 class Verdict(Record):
     """What a study decided."""
 
@@ -397,6 +405,8 @@ class Verdict(Record):
     robustness: Agreement
     detectable_effect: Detectable
     fairness: Fairness | None = None
+    measures: dict[str, dict[str, Mean]] = {}
+    """Arm -> metric (``analysis.columns``) -> what it was; descriptive, nothing here is tested."""
     """Added by the report to what is judged."""
 
 
