@@ -4,6 +4,7 @@
 """
 
 import math
+from itertools import combinations
 
 import numpy as np
 
@@ -46,11 +47,11 @@ def q_statistic(wrong_MN: BoolArray) -> float:
 
 def _contingency(wrong_MN: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Return over pairs i < j on how many examples both, i alone, j alone, and neither err."""
-    error_MN = wrong_MN.astype(np.float64)
-    i, j = np.triu_indices(len(error_MN), 1)
-    both_P, count_M = (error_MN @ error_MN.T)[i, j], error_MN.sum(1)
+    i, j = np.triu_indices(len(wrong_MN), 1)
+    both = [np.count_nonzero(a & b) for a, b in combinations(wrong_MN, 2)]
+    both_P, count_M = np.array(both, np.float64), wrong_MN.sum(1).astype(np.float64)
     first_P, second_P = count_M[i] - both_P, count_M[j] - both_P
-    return both_P, first_P, second_P, error_MN.shape[1] - both_P - first_P - second_P
+    return both_P, first_P, second_P, wrong_MN.shape[1] - both_P - first_P - second_P
 
 
 def _mean_ratio(above_P: FloatArray, below_P: FloatArray) -> float:

@@ -54,5 +54,5 @@ def brier_decomposition(logq_NC: FloatArray, y_N: IntArray, bins: int = BINS) ->
         reliability=float(count @ (q_B - label_B) ** 2 / n),
         resolution=float(count @ (label_B - label_C.repeat(bins)) ** 2 / n),
         uncertainty=float(label_C @ (1 - label_C)),
-        within=float((np.vdot(q_CN, q_CN) - 2 * np.vdot(q_CN, label_CN)) / n),
+        within=float((q_CN * (q_CN - 2 * label_CN)).sum() / n),
     )
