@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 Rows = dict[str, Array]
 """Values by name whose last axis is the split's rows."""
 
-BLOCK: Final = 2**15
+BLOCK: Final = 2**16
 """Logits that are reduced at once."""
 CLL_SEED: Final = 20_260_123
 """The halves of ``cll`` are the same for every trial: common random numbers."""

@@ -57,7 +57,7 @@ def pairwise_js(logp_MNC: FloatArray, p_MNC: FloatArray | None = None) -> float:
     members. ``p_MNC`` is exp of the other, where it is at hand.
     """
     members, rows, _ = logp_MNC.shape
-    p = np.exp(logp_MNC) if p_MNC is None else p_MNC
+    p = np.exp(logp_MNC.astype(np.float64, copy=False)) if p_MNC is None else p_MNC
     # Halves, of which two make a pair's mean; what is 0 stays so small that p log p is 0.
     half_MK = np.maximum(p.reshape(members, -1) / 2, np.finfo(np.float32).tiny).astype(np.float32)
     own_MK = half_MK * np.log(half_MK + half_MK)
