@@ -1,9 +1,11 @@
 """What the analysis costs at scale, beside torchmetrics, torch-uncertainty and scikit-learn.
 
 ``python -m benchmarks.analysis_scale``: a run of 100 trials with 10 members, 10,000 examples and
-10 classes (100 million logits) is written, measured by ``analysis.measure`` (all of its metrics,
-the files it keeps included), and then, on the same files, by those libraries (the primary metrics
-alone). Each is a process of its own; CPU seconds are user + system of it and its children.
+10 classes (100 million logits) is written and measured by ``analysis.measure`` (all of its metrics,
+the files it keeps included), by ``analysis.metrics`` (the primary metrics alone), and by those
+libraries (the same). A tenth of the trials are pools of the Deep Ensemble, which ``analysis`` also
+follows from one member to all. Each is a process of its own; CPU seconds are user + system of it
+and its children.
 """
 
 import argparse
@@ -44,13 +46,13 @@ class Cost:
 
 
 def write_run(folder: Path, trials: int, members: int, examples: int) -> None:
-    """Write confirm trials of ``members`` each, ten per arm; the first arm is the Deep Ensemble."""
+    """Write confirm trials of ``members`` each, of ten arms; the first is the Deep Ensemble."""
     from tests.analysis.make_run import Arm, Data, simulate, table, trial_row
 
     data = Data(test=examples)
     keys = data.keys("test")
     for number in range(trials):
-        arm, seed = divmod(number, 10)
+        seed, arm = divmod(number, 10)
         role = "candidate" if arm else "deep_ensemble"
         spec = Arm(role, f"method{arm}", members, diversity=(10 - arm % 10) / 10)  # type: ignore[arg-type]
         row = trial_row(spec, seed)
@@ -71,6 +73,38 @@ def ours(folder: Path, workers: int) -> dict[str, list[float]]:
 
     found = measure(load(folder), workers).replicates.sort("trial")
     return {name: found[name].to_list() for name in PRIMARY}
+
+
+def primary(folder: Path) -> dict[str, list[float]]:
+    """Measure the primary metrics alone with this project."""
+    from analysis import metrics, split_measures
+    from analysis.load import load, predictions
+    from analysis.trial_measures import calibrated
+
+    def rows_of(logp_MBC: Any, y_B: Any) -> dict[str, Any]:
+        logq = metrics.ensemble(logp_MBC)
+        return {
+            "logq": logq.T,
+            "gain": metrics.example_gain(logp_MBC, y_B),
+            "mutual_information": metrics.mutual_information(logp_MBC, logq),
+            "choice": split_measures.choice(logp_MBC),
+        }
+
+    run, found = load(folder), []
+    for trial, members in run.trials.select("trial", "members").iter_rows():
+        data = predictions(run, trial, "test")
+        rows, y = split_measures.reduce(data, [members], rows_of)[members], data.labels
+        logq, gain = rows["logq"].T, rows["gain"].mean()
+        losses = calibrated(logq, y)
+        assert losses is not None
+        values = {name: getattr(metrics, name)(logq, y) for name in ("nll", "brier", "ece")}
+        values |= {"accuracy": metrics.accuracy(logq, y), "cll": losses.mean(), "gain": gain}
+        values["member_nll"] = values["nll"] + gain
+        values["predictive_entropy"] = metrics.predictive_entropy(logq).mean()
+        values["mutual_information"] = rows["mutual_information"].mean()
+        values["disagreement"] = metrics.disagreement(rows["choice"], logq.shape[-1])
+        found.append(values)
+    return {name: [float(row[name]) for row in found] for name in PRIMARY}
 
 
 def theirs(folder: Path) -> dict[str, list[float]]:
@@ -170,14 +204,15 @@ def cost_of(side: str, folder: Path, workers: int = 1) -> Cost:
 
 def _side(side: str, folder: Path, workers: int) -> None:
     """Do one side's work and print its CPU seconds (imports aside) and values."""
-    if side == "ours":
+    if side != "theirs":
         import analysis.measure  # noqa: F401
     else:
         import sklearn.metrics  # noqa: F401
         import torch_uncertainty.metrics  # noqa: F401
         import torchmetrics.functional.classification  # noqa: F401
     start = os.times()
-    values = ours(folder, workers) if side == "ours" else theirs(folder)
+    sides = {"ours": lambda: ours(folder, workers), "primary": lambda: primary(folder)}
+    values = sides.get(side, lambda: theirs(folder))()
     done = os.times()
     print(json.dumps({"work": sum(done[:4]) - sum(start[:4]), "values": values}))
 
@@ -202,7 +237,8 @@ def compare(folder: Path, workers: int) -> str:
         "analysis, 1 process": first,
         f"analysis, {workers} workers": parallel,
         "analysis, kept features": again,
-        "libraries": peers,
+        "analysis.metrics, primary metrics alone": cost_of("primary", folder),
+        "libraries, primary metrics alone": peers,
     }
     lines = ["| | CPU s | of the libraries | without imports | of the libraries | wall s | MiB |"]
     lines += ["| --- " * 7 + "|"]
@@ -236,7 +272,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=("ours", "primary", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
