@@ -61,7 +61,8 @@ def pairwise_js(logp_MNC: FloatArray, p_MNC: FloatArray | None = None) -> float:
     # Halves, of which two make a pair's mean; what is 0 stays so small that p log p is 0.
     half_MK = np.maximum(p.reshape(members, -1) / 2, np.finfo(np.float32).tiny).astype(np.float32)
     own_MK = half_MK * np.log(half_MK + half_MK)
-    total_K, mean_K, term_K = np.zeros_like(own_MK[0]), *np.empty_like(own_MK[:2])
+    total_K = np.zeros_like(own_MK[0])
+    mean_K, term_K = np.empty_like(total_K), np.empty_like(total_K)
     for i, j in combinations(range(members), 2):
         np.log(np.add(half_MK[i], half_MK[j], out=mean_K), out=term_K)
         term_K *= mean_K
