@@ -82,6 +82,7 @@ def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
     exploratory = exploratory_reasons(plan)
     judgement: Json = {
         "verdict": verdict,
+        "withheld": any(control and not control["ok"] for control in controls.values()),
         "reasons": reasons + wording.limits(undeclared),
         "exploratory": bool(exploratory),
         "exploratory_reasons": exploratory,

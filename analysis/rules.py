@@ -107,6 +107,9 @@ def _decide(case: Case, protocol: Protocol) -> Decision:
     if verdict != "inconclusive":
         return Decision(verdict, None, None, **values)
     label, detail = _open_question(tests, protocol)
+    if case.arm["role"] == "negative_control":
+        unlike = [e for e in protocol.endpoints if tests[e.key].track > protocol.alpha]
+        detail = wording.not_tracking(unlike, protocol.delta)
     return Decision("inconclusive", label, detail, **values)
 
 
@@ -143,7 +146,11 @@ def conclude(
         decisions[c.arm["arm"]].verdict for c in cases if c.arm["role"] == "candidate"
     )
     present = [control for control in controls.values() if control]
-    withheld = [f"withheld: {control['line']}" for control in present if not control["ok"]]
+    withheld = [
+        f"withheld: {wording.control(name, control['expected'], control['verdict'], None)}"
+        for name, control in controls.items()
+        if control and not control["ok"]
+    ]
     missing = [f"no {name} control was run" for name in controls if controls[name] is None]
     if not verdicts:
         return wording.INCONCLUSIVE, [*withheld, "no candidate was confirmed", *missing]

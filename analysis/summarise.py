@@ -62,7 +62,7 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
         margin=protocol["delta"],
         primary=next((key for key in performance if key in known), None),
         levels=(f"{100 * protocol['level']:g} %", f"{100 * protocol['level_wide']:g} %"),
-        tally=tally(verdict["counts"]),
+        tally=tally(verdict["counts"], verdict["withheld"]),
         spaces=() if run.given else spaces(run.folder),
     )
 
@@ -100,9 +100,11 @@ def _tags() -> Iterator[str]:
         yield from map("".join, product(ascii_uppercase, repeat=length))
 
 
-def tally(counts: Mapping[str, int]) -> str:
+def tally(counts: Mapping[str, int], withheld: bool) -> str:
     """Return how many candidates escape, track, are worse and stay open, in words."""
     total, escape = counts["candidates"], counts["escapes"]
+    if withheld:
+        return f"Withheld because of a control: {escape} of {total} configurations would pass"
     parts = [f"{escape or 'None'} of {total} configurations escape{'s' * (escape == 1)}"]
     for number, one, many in (
         (counts["tracks"], "tracks a single model", "track a single model"),
@@ -242,7 +244,11 @@ def _checks(verdict: Json) -> list[dict[str, str]]:
         checks.append({"state": "no", "text": text})
     checks += _robust(verdict)
     known = [check["text"] for check in checks]
-    reasons = [r for r in verdict["reasons"] if not any(text in r for text in known)]
+    reasons = [
+        reason
+        for reason in verdict["reasons"]
+        if not any(text in reason or reason.removeprefix("withheld: ") in text for text in known)
+    ]
     checks += [{"state": "na", "text": reason} for reason in reasons]
     return list({check["text"]: check for check in checks}.values())
 
@@ -266,7 +272,9 @@ def _kpis(scene: Scene, verdict: Json) -> list[dict[str, str]]:
     kpis = [
         {
             "value": f"{counts['escapes']} of {counts['candidates']}",
-            "text": f"configurations escape; {counts['tracks']} track a single model",
+            "text": "would pass, but a control withholds the verdict"
+            if verdict["withheld"]
+            else f"configurations escape; {counts['tracks']} track a single model",
         }
     ]
     # The weakest endpoint says nothing where some endpoint could not be assessed.
@@ -326,7 +334,7 @@ def _protocol(run: Run, verdict: Json) -> list[str]:
         f"band exactly when the tests at {100 * protocol['alpha']:g} % say so. They cover "
         "training seeds; data and split are fixed.",
         f"Margins (sensitivity): {margins}.",
-        "Holds up: the same question before Holm's correction, asked by permutation of labels "
+        "Other tests agree: the same question before Holm's correction, asked by permutation of labels "
         f"(up to {verdict['robustness']['permutations']} of them; of the arm and the anchors' "
         "mixture at the margin), by the BCa bootstrap over seeds, and by a bootstrap over seeds "
         f"and test examples ({verdict['robustness']['resamples']} resamples each). Only the last "

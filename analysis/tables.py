@@ -80,7 +80,7 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
                 "tag": arm["tag"],
                 "name": arm["label"].removeprefix(f"{arm['tag']} · "),
                 "verdict": arm["verdict"],
-                "tone": arm["verdict"],
+                "tone": "inconclusive" if verdict["withheld"] else arm["verdict"],
                 "because": _because(entry),
                 "reason": entry.get("reason"),
                 "cells": cells,

@@ -388,6 +388,8 @@ class Verdict(Record):
     sentence: str
     """The verdict with its figures."""
     verdict: Global
+    withheld: bool
+    """A control misbehaved: nothing is claimed of any arm."""
     reasons: list[str]
     """Why it is inconclusive, or what limits it."""
     exploratory: bool
@@ -404,8 +406,8 @@ class Verdict(Record):
     sensitivity: list[Margin]
     robustness: Agreement
     detectable_effect: Detectable
-    fairness: Fairness | None = None
-    measures: dict[str, dict[str, Mean]] = {}
+    fairness: Fairness | None
+    measures: dict[str, dict[str, Mean]]
     """Arm -> metric (``analysis.columns``) -> what it was; descriptive, nothing here is tested."""
     """Added by the report to what is judged."""
 

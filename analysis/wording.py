@@ -120,6 +120,11 @@ def open_question(
     return ", ".join(parts)
 
 
+def not_tracking(unlike: Sequence[Endpoint], delta: float) -> str:
+    """Say on which endpoints an arm that must track is not shown to."""
+    return f"not shown to be within {delta:g} on {join(e.label for e in unlike)}"
+
+
 def control(name: str, expected: str, verdict: str, detail: str | None) -> str:
     """Say what a control did, and that it should have done something else."""
     if verdict == expected:

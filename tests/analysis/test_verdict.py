@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from analysis.hypotheses import judge
 from analysis.load import load
 from analysis.measure import Measures, measure
-from analysis.report import finite
+from analysis.report import finite, report
 from analysis.verdict import Verdict
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, make_run
 
@@ -29,7 +29,16 @@ STUDIES: dict[str, dict[str, Any]] = {
 
 
 def check(verdict: dict[str, Any]) -> Verdict:
-    return Verdict.model_validate(json.loads(json.dumps(finite(verdict), allow_nan=False)))
+    """Check a judgement, to which only the report adds what is not judged."""
+    whole = {"fairness": None, "measures": {}} | finite(verdict)
+    return Verdict.model_validate(json.loads(json.dumps(whole, allow_nan=False)))
+
+
+def test_what_the_report_writes_keeps_to_the_format(study: Path, tmp_path: Path) -> None:
+    verdict = report(study, tmp_path / "report.html")
+
+    assert Verdict.model_validate(verdict).fairness is not None
+    assert json.loads((study / "verdict.json").read_text()) == verdict
 
 
 def test_a_whole_study_keeps_to_the_format(measures: Measures, run: Any) -> None:
