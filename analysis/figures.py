@@ -42,8 +42,9 @@ def _forest(scene: Scene) -> Figure:
         "recovery",
         "Recovery",
         scene.tally,
-        f"{seeds} replicates per arm; intervals cover training seeds (initialisation, order, "
-        "augmentation) with the data fixed, not the choice of test images.",
+        f"{seeds} replicates per arm. Intervals ({scene.levels[0]} thick, {scene.levels[1]} thin) "
+        "cover training seeds (initialisation, order, augmentation) with the data fixed, not the "
+        "choice of test images.",
         charts.forest(rows, scene.margin, scene.methods, scene.levels),
     )
 

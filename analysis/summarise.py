@@ -247,7 +247,8 @@ def _checks(verdict: Json) -> list[dict[str, str]]:
     reasons = [
         reason
         for reason in verdict["reasons"]
-        if not any(text in reason or reason.removeprefix("withheld: ") in text for text in known)
+        if reason not in verdict["sentence"]
+        and not any(text in reason or reason.removeprefix("withheld: ") in text for text in known)
     ]
     checks += [{"state": "na", "text": reason} for reason in reasons]
     return list({check["text"]: check for check in checks}.values())
@@ -294,7 +295,10 @@ def _kpis(scene: Scene, verdict: Json) -> list[dict[str, str]]:
         )
     found = verdict["detectable_effect"]
     if found["worst"] is not None:
-        text = f"recovery on every endpoint would have been found with power {found['power']:g}"
+        text = (
+            "smallest recovery on every endpoint that these seeds detect with power "
+            f"{found['power']:g}"
+        )
         kpis.append({"value": tables.number(found["worst"]), "text": text})
     seeds = verdict["seeds"]
     done = f"{seeds['fewest']}" if seeds["fewest"] == seeds["most"] else "{fewest}–{most}"
@@ -334,7 +338,7 @@ def _protocol(run: Run, verdict: Json) -> list[str]:
         f"band exactly when the tests at {100 * protocol['alpha']:g} % say so. They cover "
         "training seeds; data and split are fixed.",
         f"Margins (sensitivity): {margins}.",
-        "Other tests agree: the same question before Holm's correction, asked by permutation of labels "
+        "Other tests agree: the same question before Holm's correction, by permutation of labels "
         f"(up to {verdict['robustness']['permutations']} of them; of the arm and the anchors' "
         "mixture at the margin), by the BCa bootstrap over seeds, and by a bootstrap over seeds "
         f"and test examples ({verdict['robustness']['resamples']} resamples each). Only the last "
