@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import product
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Final
 
@@ -317,6 +318,8 @@ def _protocol(run: Run, verdict: Json) -> list[str]:
         for row in verdict["sensitivity"]
     )
     subject = "what was given" if run.given else "the space that was searched"
+    validated = json.loads((Path(__file__).parent / "validation.json").read_text())
+    made = validated["made"]
     plan = verdict["plan"]
     declared = f"Exploratory: {'; '.join(verdict['exploratory_reasons'])}."
     if plan and run.given:
@@ -345,5 +348,7 @@ def _protocol(run: Run, verdict: Json) -> list[str]:
         "is a claim about other test images too.",
         "DE equivalent: how many members a Deep Ensemble needs for the same calibrated NLL, "
         "interpolated; 1 is no better than one member.",
+        f"Size and power of this procedure were simulated ({made['replications']} studies a row, "
+        f"{made['made'][:10]}; analysis/validation.md): {validated['summary']}.",
         f"A null result speaks about {subject}, not about every configuration.",
     ]
