@@ -17,7 +17,7 @@ SHOWN: Final = 8
 """Parameters per panel of importances."""
 LEAST_IN_PART: Final = 3
 """A part of a domain with fewer trials has no median."""
-LEAST_FIT: Final = 0.1
+LEAST_FIT: Final = 0.2
 """Below this held-out R² a forest has nothing to say about parameters."""
 SHORT: Final = {"val_nll": "NLL", "val_gain": "gain"}
 WIDTH: Final = 44
@@ -73,13 +73,18 @@ def _importance(scene: Scene, rankings: Sequence[Ranking]) -> Figure | None:
         quality.append(f"{panel} {one.fit:.2f}")
     first = [one for one in rankings if one.method == rankings[0].method]
     best = max(first, key=lambda one: one.fit)
-    claim = "The search does not tell which parameter matters: the forest predicts next to nothing"
+    claim = (
+        f"The search of {title(best.method)} does not tell which parameter matters "
+        f"(R² {max(0.0, best.fit):.2f} on held-out trials)"
+    )
     if best.fit >= LEAST_FIT:
         lead = [one for one in first if one.fit >= LEAST_FIT]
-        moved = [
-            f"{one.ranked['parameter'][0]} moved the {OBJECTIVES[one.objective]}" for one in lead
+        told = [
+            f"{one.ranked['parameter'][0]} best predicts the {OBJECTIVES[one.objective]} "
+            f"(R² {one.fit:.2f})"
+            for one in lead
         ]
-        claim = f"In the search of {title(best.method)}, {' and '.join(moved)} the most"
+        claim = f"In the search of {title(best.method)}, {' and '.join(told)}"
     return Figure(
         "importance",
         "Search",

@@ -252,5 +252,5 @@ def _notes(budgets: list[Json], measures: Measures) -> list[str]:
     alone = sorted({*confirmed, *(b["method"] for b in budgets)} - tuned - {"deep_ensemble"})
     lines = [f"{method} was not tuned: one configuration was given." for method in alone]
     if "deep_ensemble" in confirmed:
-        lines.append("deep_ensemble was not tuned: its members are the tuned single model.")
+        lines.append("The deep ensemble was not tuned: its members are the tuned single model.")
     return lines

@@ -87,8 +87,6 @@ def _rows(scene: Scene, cells: dict[str, list[dict[str, str]]]) -> list[Json]:
 
 
 def _costs(scene: Scene, fair: Json) -> Json:
-    budget = {entry["method"]: entry for entry in fair["tuning"]}
-    methods = dict(scene.arms.select("arm", "method").iter_rows())
     cells = {}
     for entry in fair["costs"]:
         own = [
@@ -100,11 +98,8 @@ def _costs(scene: Scene, fair: Json) -> Json:
             for name in HEADINGS
             for cost in [entry[name]]
         ]
-        tuned = budget.get(methods.get(entry["arm"], ""))
-        trials = f"{tuned['complete']} of {tuned['planned'] or tuned['done']}" if tuned else "–"
         epochs = "–" if entry["epochs"] is None else f"{entry['epochs']:g}"
-        own += [cell(epochs, sort=entry["epochs"])]
-        cells[entry["arm"]] = [*own, cell(trials, sort=tuned["complete"] if tuned else None)]
+        cells[entry["arm"]] = [*own, cell(epochs, sort=entry["epochs"])]
     examples = {entry["examples"] for entry in fair["costs"]}
     counted = (
         f"the {examples.pop():,} training examples".replace(",", "\u202f")
@@ -114,9 +109,8 @@ def _costs(scene: Scene, fair: Json) -> Json:
     return {
         "note": "Small: multiples of the single model. FLOPs are those of matrix products and "
         "convolutions for all members, a training step forward and backward; in all: per example, "
-        f"times epochs, times {counted}. Seconds were taken while other trials ran beside. Tuning: "
-        "complete of planned search trials of the method.",
-        "columns": [*HEADINGS.values(), "Epochs", "Tuning trials"],
+        f"times epochs, times {counted}. Seconds were taken while other trials ran beside.",
+        "columns": [*HEADINGS.values(), "Epochs"],
         "rows": _rows(scene, cells),
     }
 
@@ -152,7 +146,8 @@ def _epochs(scene: Scene, verdict: Json) -> Json:
         "augmentation, every member on every example: nobody saw more data. Their compute is not "
         "equal: its multiple stands beside.",
         "columns": ["Compute", *(f"Recovery, {labels[key]}" for key in protocol["endpoints"])],
-        "rows": _rows(scene, cells),
+        # Where all are matched, the rows would be those of the configurations.
+        "rows": _rows(scene, cells) if unlike else [],
         "odd": odd,
     }
 

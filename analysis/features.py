@@ -49,8 +49,7 @@ UNREADABLE: Final = (OSError, pa.ArrowException, ValueError, KeyError, TypeError
 @cache
 def code() -> str:
     """Return a digest of the code that measures, and of the libraries it computes with."""
-    metrics = [HERE / "metrics.py", *(HERE / "metrics").rglob("*.py")]
-    sources = [HERE / name for name in SOURCES] + sorted(f for f in metrics if f.exists())
+    sources = [HERE / name for name in SOURCES] + sorted((HERE / "metrics").rglob("*.py"))
     digest = hashlib.blake2b(f"{FORMAT} {np.__version__} {scipy.__version__}".encode())
     for file in sources:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())

@@ -11,6 +11,12 @@ from analysis.scene import Scene
 Json = dict[str, Any]
 
 MINUS: Final = "\u2212"
+DIGITS: Final = 4
+"""Significant digits of a number on the page."""
+ZERO: Final = 5e-5
+"""What is nearer to nought is shown as 0."""
+NOT_SHOWN: Final = frozenset({"chance_nll"})
+"""Measures of the data, not of an arm; they stand in ``verdict.json``."""
 
 
 def secondary(measures: Measures) -> Json:
@@ -37,14 +43,15 @@ def table(scene: Scene, found: Json) -> Json | None:
     rows = [
         {"name": name, "about": _about(metric), "cells": cells}
         for name, metric in METRICS.items()
-        if any(cells := [_cell(found[arm].get(name)) for arm in arms["arm"]])
+        if name not in NOT_SHOWN
+        and any(cells := [_cell(found[arm].get(name)) for arm in arms["arm"]])
     ]
     columns = [{"tag": tag, "label": label} for tag, label in arms["tag", "label"].iter_rows()]
     return {"columns": columns, "rows": rows} if rows else None
 
 
 def _about(metric: Metric) -> str:
-    better = {"none": "", "(more)": "more diverse", "(less)": "less is more diverse"}
+    better = {"none": "", "(more)": "higher is more diverse", "(less)": "lower is more diverse"}
     said = better.get(metric.better, f"{metric.better} is better")
     return "; ".join(part for part in (metric.meaning, metric.unit, said) if part)
 
@@ -57,4 +64,9 @@ def _cell(value: Json | None) -> Json | None:
 
 
 def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}".replace("-", MINUS)
+    if value is None:
+        return ""
+    if abs(value) < ZERO:
+        return "0"
+    power = int(f"{value:.{DIGITS - 1}e}".partition("e")[2])
+    return f"{value:.{max(0, DIGITS - 1 - power)}f}".replace("-", MINUS)

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis.figures import costs
 from analysis.load import Run
 from analysis.robustness import METHODS
 from analysis.scene import Scene
@@ -18,12 +17,10 @@ from analysis.search import flatten
 
 Json = dict[str, Any]
 
-COSTS: Final = {
-    "parameters": "Params",
-    "stored_bytes": "Stored bytes",
-    "train_flops": "Train FLOPs",
-    "infer_flops": "Infer FLOPs",
-}
+MOST_PARAMETERS: Final = 6
+"""Parameters below an arm's name; the full specifications have the others."""
+OF_THE_TRIAL: Final = frozenset({"role", "stage", "replicate", "seed"})
+"""Keys of a spec that tell trials apart, not configurations."""
 MOST_ROWS: Final = 40
 """Rows of the table of excluded trials."""
 
@@ -42,38 +39,29 @@ def interval(effect: Json) -> str:
 
 def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
     """Return columns and rows of all measured arms, or None before there is one."""
-    trials = scene.measures.replicates.select("arm", "trial", "members", "nll", "accuracy").join(
-        run.trials.select("trial", "spec", "train_seconds", pool="members"), on="trial"
+    trials = scene.measures.replicates.select("arm", "trial", "nll", "accuracy").join(
+        run.trials.select("trial", "spec"), on="trial"
     )
-    # A deep ensemble's trial is a pool of members; its arm is a part of it.
-    seconds = pl.col("train_seconds") * pl.col("members") / pl.col("pool")
-    trials = trials.with_columns(train_seconds=seconds)
     if trials.is_empty():
         return None
     keys, labels = verdict["protocol"]["endpoints"], verdict["protocol"]["labels"]
     judged = {arm["arm"]: arm for arm in verdict["arms"]}
-    price = {row["arm"]: row for row in costs(scene).to_dicts()}
-    counted = [cost for cost in COSTS if any(row[cost] is not None for row in price.values())]
-    timed = trials["train_seconds"].count() > 0
-    plain = ["Holds up", "DE equivalent", "NLL", "Accuracy", "Runs"]
-    plain += [*(COSTS[cost] for cost in counted), *["Train s"] * timed]
+    plain = ["Other tests agree", "DE equivalent", "NLL", "Accuracy", "Runs"]
     columns = [{"title": name, "numeric": False} for name in ("Configuration", "Verdict")]
     columns += [{"title": f"Recovery, {labels[key]}", "numeric": True} for key in keys]
     columns += [{"title": name, "numeric": True} for name in plain]
-    rows, specs = [], {}
+    rows: list[Json] = []
+    specs: dict[str, Json] = {}
     for arm in scene.arms.to_dicts():
         own = trials.filter(pl.col("arm") == arm["arm"])
         entry = judged.get(arm["arm"], {})
         if own.is_empty():
             continue
-        spec = json.loads(own["spec"][0] or "{}")
         specs[arm["arm"]] = flatten(own["spec"][0] or "{}")
         effects = [entry.get("endpoints", {}).get(key) for key in keys]
         cells = [_effect_cell(effect) for effect in effects]
         cells += [_robustness_cell(entry.get("robustness")), _equivalent_cell(entry)]
         cells += [_cell(own["nll"].mean(), 4), _cell(own["accuracy"].mean(), 3), _cell(len(own), 0)]
-        cells += [_cell(price.get(arm["arm"], {}).get(cost), 2, "×") for cost in counted]
-        cells += [_cell(own["train_seconds"].mean(), 1)] * timed
         rows.append(
             {
                 "arm": arm["arm"],
@@ -84,27 +72,35 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
                 "because": _because(entry),
                 "reason": entry.get("reason"),
                 "cells": cells,
-                "spec": json.dumps(spec, indent=1, sort_keys=True) if spec else "",
+                "spec": _spec(own["spec"][0]),
             }
         )
+    pools = [row for row in rows if row["arm"].startswith("deep_ensemble-")]
+    for row in pools[1:]:  # sizes of one pool have one specification
+        row["spec"] = ""
     for row in rows:
-        deep = row["arm"].startswith("deep_ensemble-")
-        row["parameters"] = "" if deep else _differences(specs, row["arm"])
-    return {"columns": columns, "rows": rows, "costs": bool(counted)}
+        row["parameters"] = "" if row in pools else _differences(specs, row["arm"])
+    return {"columns": columns, "rows": rows}
+
+
+def _spec(text: str | None) -> str:
+    """Return a configuration's specification, indented; nothing where none is known."""
+    spec = {k: v for k, v in json.loads(text or "{}").items() if k not in OF_THE_TRIAL}
+    return json.dumps(spec, indent=1, sort_keys=True) if spec else ""
 
 
 def _because(entry: Json) -> str:
-    """Return the sub-label of a verdict, and what the seeds could and could not have found."""
+    """Return the sub-label of a verdict, and what the seeds detect or how many are needed."""
     parts = [entry["label"]] if entry.get("label") else []
     found = [effect["detectable"] for effect in entry.get("endpoints", {}).values()]
-    if entry.get("verdict") in ("tracks", "inconclusive") and found and None not in found:
-        parts.append(f"would have found recovery {max(found):.2f}")
-    needed = entry.get("needed")
-    if needed and entry["verdict"] == "inconclusive":
-        seeds = {key: needed[key] or "very many" for key in ("escape", "track")}
+    needed = entry.get("needed") if entry.get("verdict") == "inconclusive" else None
+    if needed:
+        escape, track = (needed[key] or "very many" for key in ("escape", "track"))
         parts.append(
-            f"to show {needed['recovery']:g}: {seeds['escape']} seeds; tracking: {seeds['track']}"
+            f"needs {escape} seeds to show R = {needed['recovery']:g}, {track} to show tracking"
         )
+    elif entry.get("verdict") in ("tracks", "inconclusive") and found and None not in found:
+        parts.append(f"smallest recovery these seeds detect: {max(found):.2f}")
     return " · ".join(parts)
 
 
@@ -116,7 +112,7 @@ def _effect_cell(effect: Json | None) -> dict[str, Any]:
 
 
 def _robustness_cell(found: Json | None) -> dict[str, str]:
-    """Return how many of the other ways of asking agree with the verdict, and which do not."""
+    """Return how many of the other tests agree with the verdict, and which do not."""
     said = {name: found[name] for name in METHODS if found[name]} if found else {}
     if not said:
         return {"text": "–", "sort": "", "range": ""}
@@ -143,21 +139,21 @@ def _equivalent_cell(entry: Json) -> dict[str, str]:
     return {"text": text, "sort": f"{value:.9g}", "range": f"[{low}, {high}]"}
 
 
-def _cell(value: Any, digits: int, unit: str = "") -> dict[str, str]:
+def _cell(value: Any, digits: int) -> dict[str, str]:
     if value is None:
         return {"text": "–", "sort": "", "range": ""}
-    return {"text": number(value, digits) + unit, "sort": f"{value:.9g}", "range": ""}
+    return {"text": number(value, digits), "sort": f"{value:.9g}", "range": ""}
 
 
 def _differences(specs: Mapping[str, Json], arm: str) -> str:
-    """Return what tells an arm's spec from others that have the same parameters, as text."""
-    own = specs[arm]
-    told = [
-        key
-        for key in sorted(own)
-        if any(other.get(key, own[key]) != own[key] for other in specs.values())
-    ]
-    return " · ".join(f"{key} {_plain(own[key])}" for key in told if own[key] is not None)
+    """Return what tells an arm's spec from most others that have the same parameters, as text."""
+    own = {key: value for key, value in specs[arm].items() if value is not None}
+    apart = {
+        key: sum(other.get(key, value) != value for other in specs.values())
+        for key, value in own.items()
+    }
+    most = sorted(own, key=lambda key: (-apart[key], key))[:MOST_PARAMETERS]
+    return " · ".join(f"{key} {_plain(own[key])}" for key in sorted(most) if apart[key])
 
 
 def _plain(value: Any) -> str:

@@ -7,7 +7,6 @@ summed over examples is summed in float64. ``log_softmax`` lays its result out c
 memory, which makes every reduction over classes a sum of long rows. What is undefined is NaN.
 """
 
-from analysis.metrics.alignment import linear_cka
 from analysis.metrics.arrays import BoolArray, FloatArray, IntArray
 from analysis.metrics.calibration import (
     BINS,
@@ -81,7 +80,6 @@ __all__ = [
     "example_nll",
     "fpr95",
     "gain",
-    "linear_cka",
     "log_softmax",
     "mce",
     "member_nll",

@@ -224,7 +224,7 @@ def test_equal_budgets_are_equal(run: Run, measures: Measures) -> None:
     }
     assert found["notes"] == [
         "mc_dropout was not tuned: one configuration was given.",
-        "deep_ensemble was not tuned: its members are the tuned single model.",
+        "The deep ensemble was not tuned: its members are the tuned single model.",
     ]
 
 

@@ -6,8 +6,17 @@ import polars as pl
 import pytest
 
 from analysis.columns import METRICS
+from analysis.hypotheses import judge
+from analysis.load import Run
 from analysis.measure import Measures
-from analysis.secondary import secondary
+from analysis.scene import Scene
+from analysis.secondary import secondary, table
+from analysis.summarise import scene as scene_of
+
+
+@pytest.fixture(scope="module")
+def scene(run: Run, measures: Measures) -> Scene:
+    return scene_of(run, measures, judge(measures, run.plan))
 
 
 def test_means_and_deviations_are_those_over_seeds(measures: Measures) -> None:
@@ -34,3 +43,39 @@ def test_one_run_has_no_deviation() -> None:
     rest: Any = (pl.DataFrame(),) * 4
 
     assert secondary(Measures(frame, *rest)) == {"x": {"nll": {"mean": 0.5, "sd": None, "n": 1}}}
+
+
+def test_table_has_an_arm_per_column_and_a_measure_per_row(
+    scene: Scene, measures: Measures
+) -> None:
+    page = table(scene, secondary(measures))
+
+    assert page is not None
+    assert [arm["tag"] for arm in page["columns"]] == scene.arms["tag"].to_list()
+    rows = {row["name"]: row for row in page["rows"]}
+    assert "chance_nll" not in rows
+    assert list(rows) == [name for name in METRICS if name in rows]
+    assert rows["disagreement"]["about"].endswith("0 to 1; higher is more diverse")
+    assert rows["q_statistic"]["about"].endswith("lower is more diverse")
+    single = scene.arms["arm"].to_list().index("single")
+    mean = measures.replicates.filter(pl.col("arm") == "single")["nll"].mean()
+    assert float(rows["nll"]["cells"][single]["text"]) == pytest.approx(mean, rel=5e-4)
+    assert rows["disagreement"]["cells"][single] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.5, "0.5000"), (0.00012344, "0.0001234"), (4e-5, "0"), (-4e-5, "0"), (9.99996, "10.00"),
+        (-1.23456, "\u22121.235"), (123456.7, "123457"),
+    ],
+)  # fmt: skip
+def test_numbers_have_four_digits_and_no_exponent(scene: Scene, value: float, text: str) -> None:
+    page = table(scene, {"single": {"nll": {"mean": value, "sd": None, "n": 1}}})
+
+    assert page is not None
+    assert page["rows"][0]["cells"] == [{"text": text, "spread": ""}]
+
+
+def test_there_is_no_table_of_nothing(scene: Scene) -> None:
+    assert table(scene, {}) is None

@@ -8,7 +8,9 @@ from benchmarks.analysis_scale import cost_of, differences, write_run
 
 
 @pytest.mark.slow
-def test_primary_metrics_cost_at_most_half_of_those_by_libraries(tmp_path: Path) -> None:
+def test_same_numbers_as_libraries_at_half_their_time_and_kept_ones_at_a_fifth(
+    tmp_path: Path,
+) -> None:
     write_run(tmp_path, trials=10, members=10, examples=10_000)
     alone, ours, theirs = (cost_of(side, tmp_path) for side in ("primary", "ours", "theirs"))
     for side in (alone, ours):
@@ -23,7 +25,7 @@ def test_primary_metrics_cost_at_most_half_of_those_by_libraries(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_ten_times_the_trials_cost_at_most_eleven_times_the_time(tmp_path: Path) -> None:
+def test_ten_times_the_trials_cost_at_most_thirteen_times_the_work(tmp_path: Path) -> None:
     write_run(tmp_path / "small", trials=20, members=4, examples=1000)
     write_run(tmp_path / "large", trials=200, members=4, examples=1000)
     small, large = cost_of("ours", tmp_path / "small"), cost_of("ours", tmp_path / "large")
