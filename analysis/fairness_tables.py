@@ -146,8 +146,7 @@ def _epochs(scene: Scene, verdict: Json) -> Json:
         "augmentation, every member on every example: nobody saw more data. Their compute is not "
         "equal: its multiple stands beside.",
         "columns": ["Compute", *(f"Recovery, {labels[key]}" for key in protocol["endpoints"])],
-        # Where all are matched, the rows would be those of the configurations.
-        "rows": _rows(scene, cells) if unlike else [],
+        "rows": _rows(scene, cells),
         "odd": odd,
     }
 

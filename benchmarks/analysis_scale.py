@@ -11,6 +11,7 @@ and its children.
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def cost_of(side: str, folder: Path, workers: int = 1) -> Cost:
     told = json.loads(text)
     wall = time.perf_counter() - start
     cpu = used.ru_utime + used.ru_stime
-    return Cost(cpu, wall, told["work"], used.ru_maxrss / 1024, told["values"])
+    return Cost(cpu, wall, told["work"], told["peak"], told["values"])
 
 
 def _side(side: str, folder: Path, workers: int) -> None:
@@ -214,7 +215,21 @@ def _side(side: str, folder: Path, workers: int) -> None:
     sides = {"ours": lambda: ours(folder, workers), "primary": lambda: primary(folder)}
     values = sides.get(side, lambda: theirs(folder))()
     done = os.times()
-    print(json.dumps({"work": sum(done[:4]) - sum(start[:4]), "values": values}))
+    work = sum(done[:4]) - sum(start[:4])
+    print(json.dumps({"work": work, "peak": _peak_mib(), "values": values}))
+
+
+def _peak_mib() -> float:
+    """Return the peak RSS of this process, or of a worker's if that is more.
+
+    From the high-water mark, which begins at the start of the program; ``ru_maxrss`` would hold
+    what the parent had when it forked.
+    """
+    (own,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    ]
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(int(own.split()[1]), workers) / 1024
 
 
 def differences(a: Cost, b: Cost) -> dict[str, float]:
