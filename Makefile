@@ -6,13 +6,16 @@ SPACE ?= search_spaces/be.yaml
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
 
-.PHONY: study test lint clean
+.PHONY: study test test-peers lint clean
 
 study: $(STATE)-study
 	$(BIN)/python -m study.run --space $(SPACE)
 
 test: $(STATE)-test lint
 	$(BIN)/python -m pytest
+
+test-peers: $(STATE)-test
+	$(BIN)/python -m pytest -m peer
 
 lint: $(STATE)-test
 	$(BIN)/ruff check .

@@ -21,8 +21,13 @@ Chart = alt.LayerChart | alt.FacetChart
 Facets = alt.FacetChart
 
 F = ".2f"
-SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
-"""Shapes of the methods in order; the page's key draws the same ones."""
+SHAPES = (
+    *("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-left"),
+)
+"""Shapes of the methods in order; the page's key draws the same ones.
+
+One more than the page has hues, so that no two of forty methods have both in common.
+"""
 
 
 def forest(rows: Frame, margin: float, methods: Sequence[str], levels: tuple[str, str]) -> Facets:
@@ -324,7 +329,8 @@ def cost(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Face
     """Draw recovery against cost relative to the single model.
 
     Args:
-        rows: arm, tag, label, method, panel (the kind of cost), cost, estimate, low, high.
+        rows: arm, tag, label, method, panel (the kind of cost), cost, estimate, low, high, front
+            (whether it is on the Pareto front).
         margin: Half width of the band around the single model.
         methods: Domain of colour and shape.
         title: Which recovery.
@@ -358,12 +364,16 @@ def cost(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Face
         base.mark_rule(size=1, clip=True).encode(
             y=marks.recovery(alt.Y, "low", domain, title), y2="high:Q"
         ),
+        alt.Chart()
+        .transform_filter("datum.front")
+        .mark_line(interpolate="step-after", clip=True, strokeDash=[4, 3], color="gray", size=1.5)
+        .encode(x=base.encoding.x, y=y),
         base.mark_point(filled=True, size=75, clip=True).encode(
             y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)
         ),
         *marks.labels(base, y),
     )
-    return marks.panels(chart, rows, columns=3, least=250, height=260)
+    return marks.panels(chart, rows, columns=2, least=250, height=260)
 
 
 def trajectory(rows: Frame, methods: Sequence[str]) -> Facets:
@@ -421,6 +431,34 @@ def landscape(rows: Frame, methods: Sequence[str]) -> Facets:
     mark = alt.Chart().transform_filter("isValid(datum.mark)").mark_rule(style="ref")
     chart = alt.layer(
         mark.encode(x=x("mark"), tooltip=marks.tips([("mark", "Called none below", ".4f")])),
+        base.mark_rule(size=1.5).encode(x=x("low"), x2="high:Q"),
+        base.mark_point(filled=True, size=80).encode(
+            x=x("mean"), shape=marks.shape(methods), tooltip=marks.tips(tips)
+        ),
+    )
+    height = 24 * rows["label"].n_unique()
+    return marks.panels(chart, rows, columns=2, least=250, height=height, free=("x",))
+
+
+def evidence(rows: Frame, methods: Sequence[str]) -> Facets:
+    """Draw the agreement of members' evidence between its two bounds.
+
+    Args:
+        rows: arm, label, method, panel, mean, low, high (over seeds), chance and same (the bounds:
+            of random sets, of one member with itself).
+        methods: Domain of colour and shape.
+    """
+    scale = alt.Scale(domainMin=0, nice=True)
+
+    def x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title="Jaccard index", scale=scale, axis=alt.Axis(grid=False))
+
+    y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+    base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
+    tips = [("label", "Configuration", ""), ("mean", "Two members", ".3f")]
+    tips += [("chance", "Random sets", ".3f"), ("same", "One member twice", ".3f")]
+    chart = alt.layer(
+        base.mark_rule(size=6, strokeOpacity=0.3).encode(x=x("chance"), x2="same:Q"),
         base.mark_rule(size=1.5).encode(x=x("low"), x2="high:Q"),
         base.mark_point(filled=True, size=80).encode(
             x=x("mean"), shape=marks.shape(methods), tooltip=marks.tips(tips)

@@ -99,6 +99,10 @@ METRICS: Final[dict[str, Metric]] = {
     },
     **_ONE_NETWORK,
 }
+COMPARING: Final = tuple(
+    name for name, metric in METRICS.items() if metric.better in ("(more)", "(less)")
+)
+"""What compares members; undefined where they solve different tasks."""
 KEYS: Final = {
     "arm": pl.String,
     "role": pl.String,

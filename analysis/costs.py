@@ -70,3 +70,14 @@ def _conditions(spec: str | None) -> Json:
         "augment": training.get("augment"),
         "share": str(Fraction(1, members)) if known else None,
     }
+
+
+def with_front(rows: pl.DataFrame) -> pl.DataFrame:
+    """Add ``front``: whether no other row of the panel costs as little and recovers more.
+
+    Args:
+        rows: panel, cost, estimate.
+    """
+    best = pl.col("estimate").cum_max().shift(1).over("panel")
+    ordered = rows.sort("panel", "cost", "estimate", descending=[False, False, True])
+    return ordered.with_columns(front=(pl.col("estimate") > best).fill_null(True))

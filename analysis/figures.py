@@ -12,7 +12,8 @@ from scipy import stats
 
 from analysis import charts, exploration_figures, search
 from analysis.costs import costs as arm_costs
-from analysis.costs import multiples
+from analysis.costs import multiples, with_front
+from analysis.evidence import evidence_figure
 from analysis.geometry import landscape_figure, trajectory_figure
 from analysis.scene import Figure, Scene, over_seeds
 
@@ -24,7 +25,7 @@ def draw(scene: Scene) -> list[Figure]:
     """Return every figure that the data can fill, in the order of the page."""
     confirmed: list[Callable[[Scene], Figure | None]] = [
         _forest, _diversity, _collapsed, _severity, _reliability, _members,
-        trajectory_figure, landscape_figure, _cost,
+        trajectory_figure, landscape_figure, evidence_figure, _cost,
     ]  # fmt: skip
     ready = len(scene.recovery) > 0
     drawn = [figure(scene) for figure in confirmed if ready]
@@ -295,6 +296,7 @@ def _cost(scene: Scene) -> Figure | None:
     if scene.primary is None:
         return None
     kinds = {
+        "parameters": "Parameters",
         "stored_bytes": "Stored bytes",
         "train_flops": "Training FLOPs",
         "infer_flops": "Inference FLOPs",
@@ -311,6 +313,7 @@ def _cost(scene: Scene) -> Figure | None:
         .join(multiples, on="arm")
         .drop_nulls(["cost", "estimate"])
         .with_columns(panel=pl.col("kind").replace_strict(kinds))
+        .pipe(with_front)
     )
     order = {name: n for n, name in enumerate(kinds)}
     rows = rows.sort(pl.col("kind").replace_strict(order), maintain_order=True)
@@ -326,7 +329,7 @@ def _cost(scene: Scene) -> Figure | None:
             f"{price['stored_bytes']:.2f}× the memory and {price['infer_flops']:.2f}× the "
             "inference FLOPs of the single model"
         )
-    kept = ["arm", "tag", "label", "method", "panel", "cost", "estimate", "low", "high"]
+    kept = ["arm", "tag", "label", "method", "panel", "cost", "estimate", "low", "high", "front"]
     return Figure(
         "cost",
         "Cost",

@@ -81,7 +81,7 @@ def _read(file: Path, remedy: str) -> pl.DataFrame:
 
 def trajectory_figure(scene: Scene) -> Figure | None:
     """Return how the members' weights differ from the start of training to its end."""
-    rows = _per_arm(scene, WEIGHTS, ["arm", "quantity", "epoch"])
+    rows = per_arm(scene, WEIGHTS, ["arm", "quantity", "epoch"])
     if rows.is_empty():
         return None
     last = pl.col("epoch") == pl.col("epoch").max().over("arm")
@@ -93,7 +93,7 @@ def trajectory_figure(scene: Scene) -> Figure | None:
         "trajectory",
         "Members",
         _travelled(scene, rows),
-        f"{_replicates(scene, rows)} replicates per arm, means over seeds and pairs of members; "
+        f"{replicates(scene, rows)} replicates per arm, means over seeds and pairs of members; "
         f"effective weights of all layers together. Closer: by more than {CLOSER:g}.",
         charts.trajectory(rows.select(kept), scene.methods),
     )
@@ -101,7 +101,7 @@ def trajectory_figure(scene: Scene) -> Figure | None:
 
 def landscape_figure(scene: Scene) -> Figure | None:
     """Return what lies between two members: a barrier of the loss, and how alike features are."""
-    rows = _per_arm(scene, NETWORKS, ["arm", "quantity"])
+    rows = per_arm(scene, NETWORKS, ["arm", "quantity"])
     if rows.is_empty():
         return None
     anchor = scene.trials.filter(
@@ -119,13 +119,13 @@ def landscape_figure(scene: Scene) -> Figure | None:
         "landscape",
         "Members",
         _separated(rows, basin),
-        f"{_replicates(scene, rows)} replicates per arm, at the end of training, on validation "
+        f"{replicates(scene, rows)} replicates per arm, at the end of training, on validation "
         "images; whiskers are 95 % t-intervals over seeds.",
         charts.landscape(rows.select(kept), scene.methods),
     )
 
 
-def _per_arm(scene: Scene, panels: dict[str, str], by: list[str]) -> pl.DataFrame:
+def per_arm(scene: Scene, panels: dict[str, str], by: list[str]) -> pl.DataFrame:
     """Return mean, low and high over seeds of whole-network quantities, with the arms' names."""
     whole = pl.col("layer").is_null() & pl.col("i").is_null() & pl.col("quantity").is_in([*panels])
     found = over_seeds(scene.geometry.filter(whole), by, "value")
@@ -182,7 +182,8 @@ def _separated(rows: pl.DataFrame, basin: float | None) -> str:
     return claim + (f"; in the deep ensemble one of {max(deep):.2f} nats does" if deep else "")
 
 
-def _replicates(scene: Scene, rows: pl.DataFrame) -> str:
+def replicates(scene: Scene, rows: pl.DataFrame) -> str:
+    """Return how many replicates stand behind the rows' arms: one number or its range."""
     counts = (
         scene.geometry.filter(pl.col("arm").is_in(rows["arm"].unique().to_list()))
         .group_by("arm")

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from analysis import metrics
-from analysis.columns import KEYS, METRICS, SCHEMAS
+from analysis.columns import COMPARING, KEYS, METRICS, SCHEMAS
 from analysis.confirmed import UNDECLARED, arm_key, confirmed, excluded
 from analysis.examples import ExampleValues, Source
 from analysis.features import Kept, kept_of, key_of
@@ -159,7 +159,10 @@ def _add(parts: dict[str, list[Json]], row: Json, found: Json, size: int) -> Non
     own = found["sizes"][str(size)]
     here = {"arm": row["arm"], "replicate": row["replicate"]}
     keys = {key: row[key] for key in (*KEYS, "cosine", "cosine_init")}
-    parts["replicates"].append(dict.fromkeys(METRICS) | keys | found["controls"] | own["values"])
+    values = dict.fromkeys(METRICS) | keys | found["controls"] | own["values"]
+    if row.get("comparable") is False:
+        values |= dict.fromkeys(COMPARING)
+    parts["replicates"].append(values)
     parts["severities"] += [here | cell for cell in own["severities"]]
     parts["reliability"] += [here | bin_ for bin_ in own["reliability"]]
     parts["pairs"] += [{"arm": row["arm"]} | pair for pair in own["pairs"]]

@@ -8,7 +8,7 @@
   const paths = {
     circle: "M5,0A5,5,0,1,1,-5,0A5,5,0,1,1,5,0Z", square: "M-4.5,-4.5h9v9h-9Z", diamond: "M0,-6L5,0L0,6L-5,0Z",
     "triangle-up": "M0,-5.5L5.5,4.5H-5.5Z", "triangle-down": "M0,5.5L5.5,-4.5H-5.5Z",
-    cross: "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4Z",
+    cross: "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4Z", "triangle-left": "M-5.5,0L4.5,5.5V-5.5Z",
   };
 
   const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();

@@ -20,8 +20,14 @@ TITLES: Final = {
     "mc_dropout": "MC dropout",
     "lora_ensemble": "LoRA-Ensemble",
     "rank_k": "Rank-k ensemble",
+    "e3": "E³",
+    "film_ensemble": "FiLM-Ensemble",
     "mimo": "MIMO",
+    "packed_ensembles": "Packed-Ensembles",
+    "rank1_bnn": "Rank-1 BNN",
+    "split_ensemble": "Split-Ensemble",
     "sve": "SVE",
+    "swag": "SWAG",
 }
 """Names that the key alone does not give; any other key is shown with its underscores as spaces."""
 

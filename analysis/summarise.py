@@ -68,14 +68,22 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
     )
 
 
+def _name(arm: Json, whose: bool) -> str:
+    """Return what to call an arm; ``whose``: with its method before a name of its own."""
+    if arm["name"] is None:
+        return f"{title(arm['method'])} {arm['configuration'][:6]}"
+    return f"{title(arm['method'])}: {arm['name']}" if whose else str(arm["name"])
+
+
 def _arms(verdict: Json) -> pl.DataFrame:
     """Return one row per judged arm, best candidate first, then the anchors (see ``Scene``)."""
     rows, letters = [], iter(_tags())
+    methods = {arm["method"] for arm in verdict["arms"] if arm["role"] == "candidate"}
     sizes = sum(anchor["role"] == "deep_ensemble" for anchor in verdict["anchors"])
     for arm in sorted(verdict["arms"], key=_leads):
         tag, name = OTHERS.get(arm["role"]) or (
             next(letters),
-            arm["name"] or f"{title(arm['method'])} {arm['configuration'][:6]}",
+            _name(arm, whose=len(methods) > 1),
         )
         rows.append(arm | {"tag": tag, "label": f"{tag} · {name}"})
     for anchor in verdict["anchors"]:

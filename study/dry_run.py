@@ -87,15 +87,20 @@ def _sampled(space: MethodSpace, count: int) -> Iterable[dict[str, Json]]:
 
 
 def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: Dataset) -> float:
-    """Train samples for a step until every parameter was read; return the s per trial here."""
+    """Train samples for a step until every parameter was read; return the s per trial here.
+
+    Points beyond a limit of the method's own are built, but neither trained nor timed.
+    """
     missing = set(space.search)
-    seconds = []
-    for number, point in enumerate(points):
+    seconds: list[float] = []
+    for point in points:
         try:
-            if number < SAMPLES or missing & set(point):
-                missing -= _one_step(space, point, data, FEW)[0]
-            if number < SAMPLES:
-                seconds.append(_seconds_per_trial(space, point, data))
+            few = len(seconds) < SAMPLES
+            if few or missing & set(point):
+                read, step = _one_step(space, point, data, FEW)
+                missing -= read
+                if few and step is not None:
+                    seconds.append(_seconds_per_trial(space, point, data))
         except DivergenceError:
             seconds.append(0.0)  # Some corners of a wide space diverge; the search records them.
         except StudyError:
@@ -105,6 +110,11 @@ def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: 
             raise StudyError(
                 f"{space.file}: {space.method} at {canonical(point)} fails with {why}; mend it"
             ) from error
+    if not seconds:
+        raise StudyError(
+            f"{space.file}: {space.method}: all {len(points)} sampled configurations exceed the "
+            "method's own limit; raise the limit or narrow the space"
+        )
     if missing:
         raise StudyError(
             f"{space.file}: {', '.join(sorted(missing))}: searched, but no sampled configuration "
@@ -118,16 +128,19 @@ def _seconds_per_trial(space: MethodSpace, point: dict[str, Json], data: Dataset
     training = Training(**configuration(space, point)["training"])
     size = min(training.batch_size, len(data.train[1]))
     few = min(FEW, size)
-    step = _one_step(space, point, data, few)[1] * size / few
+    step = (_one_step(space, point, data, few)[1] or 0.0) * size / few
     if step < SLOW:
-        step = _one_step(space, point, data, size)[1]
+        step = _one_step(space, point, data, size)[1] or 0.0
     return step * (len(data.train[1]) // size) * training.epochs
 
 
 def _one_step(
     space: MethodSpace, point: dict[str, Json], data: Dataset, size: int
-) -> tuple[set[str], float]:
-    """Train on a few batches with parameters that note being read; return them and s per step."""
+) -> tuple[set[str], float | None]:
+    """Train on a few batches with parameters that note being read; return them and s per step.
+
+    The seconds are None for what exceeds a limit of the method's own.
+    """
     sections = configuration(space, point)
     read = {"training.epochs", "training.batch_size"}
     parsed: dict[str, Any] = {
@@ -140,15 +153,19 @@ def _one_step(
         lambda: backbones.build(parsed["backbone"], data.shape, data.classes),
         seed=0,
     )
+    if (method.excess() or 0) > 0:
+        return read, None
     size = max(size, method.members)
     _check_logits(method, data)
     images, labels = (np.resize(array, (STEPS * size, *array.shape[1:])) for array in data.train)
     pixels = Pixels(images, *channel_statistics(images), torch.device("cpu"))
-    short = parsed["training"].model_copy(update={"epochs": 1, "batch_size": size})
-    start = time.perf_counter()
+    start, steps = time.perf_counter(), 0
     for part, _ in method.parts():
+        epochs = len(part.phases())
+        short = parsed["training"].model_copy(update={"epochs": epochs, "batch_size": size})
         fit(part, pixels, torch.tensor(labels), short, parsed["regulariser"], seed=0)
-    return read, (time.perf_counter() - start) / STEPS
+        steps = steps or STEPS * epochs
+    return read, (time.perf_counter() - start) / steps
 
 
 def _check_logits(method: methods.Method, data: Dataset) -> None:

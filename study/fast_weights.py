@@ -1,4 +1,4 @@
-"""Layers in which members share one weight W and own a multiplicative perturbation: W_m = W ∘ P_m.
+"""Layers in which members share one weight W and own a perturbation: W_m = W ∘ P_m or W + D_m.
 
 All map (M*B, in, ...) to (M*B, out, ...), members in the batch axis (see :mod:`study.members`).
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.members import unfold
+from study.schema import StudyError
 
 Weighted = nn.Linear | nn.Conv2d
 Start = Callable[[int, int], Tensor]
@@ -22,7 +23,8 @@ class MemberLayer(nn.Module):
     """What the layers share: the wrapped layer's own ``weight``, and a bias, shared or per member.
 
     Attributes:
-        weight: (out, in, ...), the wrapped layer's parameter itself.
+        weight: (out, in, ...), the wrapped layer's parameter itself; None where it is not shared.
+        shape: Its shape.
         fast: The members' own weights, each with a leading member axis.
         bias: (out,) shared, (M, out) own, or None.
     """
@@ -32,6 +34,7 @@ class MemberLayer(nn.Module):
     def __init__(self, layer: Weighted, members: int) -> None:
         super().__init__()
         self.members = members
+        self.shape = layer.weight.shape
         self.weight = layer.weight
         self.bias = layer.bias
         self.convolution: tuple[Any, ...] | None = None
@@ -42,7 +45,7 @@ class MemberLayer(nn.Module):
         """Give each member its own bias, all at the shared start or U(±1/√fan_in) each."""
         if self.bias is not None:
             bias = self.bias.detach().expand(self.members, -1).clone()
-            bound = 1 / math.sqrt(self.weight[0].numel())
+            bound = 1 / math.sqrt(self.shape[1:].numel())
             self.bias = nn.Parameter(nn.init.uniform_(bias, -bound, bound) if random else bias)
 
     def own_parameters(self) -> Iterator[Tensor]:
@@ -51,21 +54,30 @@ class MemberLayer(nn.Module):
         if self.bias is not None and self.bias.dim() == 2:
             yield self.bias
 
-    def perturbation(self) -> Tensor:
-        """Return P_m, broadcastable to (M, *weight.shape)."""
-        raise NotImplementedError
-
     def deviations(self) -> Tensor:
         """Return how far each member's fast weights are from the unperturbed ones, (M, P)."""
         raise NotImplementedError
 
     def effective_weight(self) -> Tensor:
-        """Return W_m = W ∘ P_m, (M, *weight.shape)."""
-        return self.weight * self.perturbation()
+        """Return W_m, (M, *weight.shape)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply every member's weight, multiplied out, to its own part of the batch."""
+        members, weight = unfold(x, self.members), self.effective_weight()
+        if self.convolution is None:
+            flat = members.flatten(1, -2)
+            y = torch.bmm(flat, weight.mT).view(*members.shape[:-1], -1)
+        else:
+            parts = zip(members, weight, strict=True)
+            y = torch.stack([self._apply_weight(own, w) for own, w in parts])
+        if self.bias is not None:
+            y = y + self._per_channel(self.bias, y)
+        return y.flatten(0, 1)
 
     def plain(self, member: int) -> Weighted:
         """Return the ordinary layer that one member applies."""
-        out, into, *kernel = self.weight.shape
+        out, into, *kernel = self.shape
         bias = self.bias is not None
         layer: Weighted
         if self.convolution is None:
@@ -124,8 +136,12 @@ class RankOneLayer(MemberLayer):
             return None
         return self.fast[name] + self.anchor if self.anchor else self.fast[name]
 
+    def effective_weight(self) -> Tensor:
+        """Return W ∘ s_m r_mᵀ, (M, *weight.shape)."""
+        return self.weight * self.perturbation()
+
     def perturbation(self) -> Tensor:
-        """Return s_m r_mᵀ."""
+        """Return s_m r_mᵀ, broadcastable to (M, *weight.shape)."""
         kernel = [1] * (self.weight.dim() - 2)
         product = self.weight.new_ones(self.members, 1, 1, *kernel)
         if (r := self.scale("r")) is not None:
@@ -177,8 +193,12 @@ class ResidualLayer(MemberLayer):
             fast = {k: torch.randn(shape) * math.sqrt(std) for k, shape in factors.items()}
         self.fast = nn.ParameterDict({k: nn.Parameter(v) for k, v in fast.items()})
 
+    def effective_weight(self) -> Tensor:
+        """Return W ∘ P_m, (M, *weight.shape)."""
+        return self.weight * self.perturbation()
+
     def perturbation(self) -> Tensor:
-        """Return 1 + A_m B_mᵀ/√k, or 1 + E_m."""
+        """Return 1 + A_m B_mᵀ/√k, or 1 + E_m, broadcastable to (M, *weight.shape)."""
         if "E" in self.fast:
             return 1 + self.fast["E"]
         a, b = self.fast["A"], self.fast["B"]
@@ -189,16 +209,97 @@ class ResidualLayer(MemberLayer):
         """Return the entries of A and B, or of E."""
         return torch.cat([v.flatten(1) for v in self.fast.values()], dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply every member's weight to its own part of the batch."""
-        members = zip(unfold(x, self.members), self.effective_weight(), strict=True)
-        y = torch.stack([self._apply_weight(own, weight) for own, weight in members])
-        if self.bias is not None:
-            y = y + self._per_channel(self.bias, y)
-        return y.flatten(0, 1)
+
+class AdditiveLayer(MemberLayer):
+    """W_m = W + B_m A_m/√k, A (k, in) and B (out, k); a kernel's sides count as inputs.
+
+    Args:
+        layer: The layer to wrap.
+        members: M.
+        rank: k.
+        std: Standard deviation of the entries of W_m - W at initialisation, for any k: those of A
+            and B have its square root.
+        start: Initial values of A and B instead, (M, k, in) and (M, out, k); without the factor
+            1/√k.
+
+    Raises:
+        StudyError: When the rank is above the layer's.
+    """
+
+    def __init__(
+        self,
+        layer: Weighted,
+        members: int,
+        rank: int,
+        std: float | None = None,
+        start: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__(layer, members)
+        out, into = self.weight.flatten(1).shape
+        if rank > min(out, into):
+            raise StudyError(
+                f"params.rank must be at most {min(out, into)}, the smaller side of a layer with "
+                f"{into} inputs and {out} outputs, but is {rank}; lower it"
+            )
+        self.factor = 1.0
+        if start is None:
+            assert std is not None
+            root = math.sqrt(std)
+            start = torch.randn(members, rank, into) * root, torch.randn(members, out, rank) * root
+            self.factor = 1 / math.sqrt(rank)
+        self.fast = nn.ParameterDict(
+            {name: nn.Parameter(v) for name, v in zip("AB", start, strict=True)}
+        )
+
+    def difference(self) -> Tensor:
+        """Return W_m - W, (M, *weight.shape)."""
+        product = self.fast["B"] @ self.fast["A"] * self.factor
+        return product.view(self.members, *self.weight.shape)
+
+    def effective_weight(self) -> Tensor:
+        """Return W + B_m A_m/√k, (M, *weight.shape)."""
+        return self.weight + self.difference()
+
+    def deviations(self) -> Tensor:
+        """Return the entries of W_m - W, which unlike those of A and B are unique."""
+        return self.difference().flatten(1)
 
 
-class MemberBatchNorm(nn.Module):
+class OwnLayer(MemberLayer):
+    """Each member's own weights, all from those of the wrapped layer: nothing is shared."""
+
+    def __init__(self, layer: Weighted, members: int) -> None:
+        super().__init__(layer, members)
+        own = self.weight.detach().expand(members, *self.shape).clone()
+        self.register_parameter("weight", None)
+        self.fast = nn.ParameterDict({"W": nn.Parameter(own)})
+        self.own_bias(random=False)
+
+    def effective_weight(self) -> Tensor:
+        """Return W_m, (M, *shape)."""
+        return self.fast["W"]
+
+    def deviations(self) -> Tensor:
+        """Return W_m - W̄."""
+        own = self.fast["W"].flatten(1)
+        return own - own.mean(0)
+
+
+class MemberNorm(nn.Module):
+    """A norm that knows the members; each of its parameters has a part of every member's."""
+
+    members: int
+
+    def plain(self, member: int) -> nn.Module:
+        """Return the ordinary norm that one member applies."""
+        raise NotImplementedError
+
+    def average_members(self) -> None:
+        """Become the one-member norm with averaged statistics, scale and shift."""
+        raise NotImplementedError
+
+
+class MemberBatchNorm(MemberNorm):
     """Batch normalisation in which each member has its own statistics, scale and shift."""
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, members: int) -> None:

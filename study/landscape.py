@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.geometry import Row, mean_cosine, row
-from study.members import unfold
+from study.heads import EquiangularHead, MemberHead
+from study.members import CHUNK, renormalise, unfold
 from study.methods import Method
 
 STEPS: Final = 10
@@ -29,7 +30,6 @@ ON_A_LINE: Final = 128
 """Training images on which statistics are estimated at every step of a line."""
 FEATURES: Final = 256
 """Images on which features are compared."""
-CHUNK: Final = 512
 
 
 @dataclass(frozen=True)
@@ -79,23 +79,6 @@ def mix(into: nn.Module, networks: Sequence[nn.Module], shares: Sequence[float])
             parameter.add_(other - first, alpha=share)
 
 
-@torch.no_grad()
-def renormalise(network: nn.Module, train: Tensor) -> None:
-    """Set batch-norm statistics to their mean over equal chunks of ``train``."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
-    norms = [module for module in network.modules() if isinstance(module, kinds)]
-    network.eval()
-    if not norms:
-        return
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    for chunk in train.tensor_split(-(-len(train) // CHUNK)):
-        network(chunk)
-    network.eval()
-
-
 def line(one: nn.Module, other: nn.Module, probe: Probe) -> Tensor:
     """Return the mean cross-entropy on val at even steps from ``one`` to ``other``, in nats."""
     train = probe.train[torch.as_tensor(evenly(len(probe.train), ON_A_LINE))]
@@ -142,7 +125,8 @@ def cka(features_MNF: Tensor) -> Tensor:
 
 @torch.no_grad()
 def features(method: Method, networks: Sequence[nn.Module], x: Tensor) -> Tensor | None:
-    """Return the members' penultimate features (M, N, F): what enters the last linear layer.
+    """Return the members' penultimate features (M, N, F): what enters the last linear layer or
+    fixed head.
 
     Of members that are not networks of their own, as they stand in the batch axis (see
     :mod:`study.members`); None where no linear layer sees all of them.
@@ -159,7 +143,8 @@ def features(method: Method, networks: Sequence[nn.Module], x: Tensor) -> Tensor
 
 
 def _penultimate(network: nn.Module, x: Tensor) -> Tensor:
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
+    kinds = (nn.Linear, EquiangularHead, MemberHead)
+    linear = [module for module in network.modules() if isinstance(module, kinds)][-1:]
     seen = [x.new_empty(0)]
     hooks = [m.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for m in linear]
     network(x)

@@ -4,10 +4,15 @@ Inside a wrapped network the members stand in the batch axis, member by member: 
 that all members share then need no change.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
+
+CHUNK: Final = 512
+"""Images that pass through a network at once."""
 
 
 def fold(x: Tensor, members: int) -> Tensor:
@@ -38,3 +43,50 @@ def replace_modules(
                 setattr(network, name, new)
         else:
             replace_modules(child, kind, make)
+
+
+@contextmanager
+def watched(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what enters the layers called ``head``, in order: features (M*B, F) if folded."""
+    seen: list[Tensor] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        for name, module in network.named_modules()
+        if name.rpartition(".")[2] == "head"
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def renormalise(network: nn.Module, train: Tensor) -> None:
+    """Set batch-norm statistics to their mean over equal chunks of ``train``."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    norms = [module for module in network.modules() if isinstance(module, kinds)]
+    network.eval()
+    if not norms:
+        return
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for chunk in train.tensor_split(-(-len(train) // CHUNK)):
+        network(chunk)
+    network.eval()
+
+
+def stages_of(network: nn.Module, prefix: str = "") -> list[str]:
+    """Return the names of the parts that have weights or statistics, in the order they act.
+
+    Parts are the network's children and, in their place, those of a sequence.
+    """
+    names: list[str] = []
+    for name, child in network.named_children():
+        if isinstance(child, nn.Sequential):
+            names += stages_of(child, f"{prefix}{name}.")
+        elif child.state_dict():
+            names.append(prefix + name)
+    return names

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-VERSION: Final = 1
+VERSION: Final = 2
 VERSION_KEY: Final = b"schema_version"
 
 Role = Literal[
@@ -81,8 +81,11 @@ TRIAL: Final = pa.schema(
         _field("epochs", pa.int32(), "epochs done"),
         _field("seconds", pa.float64(), "wall time of the whole trial, s"),
         _field("train_seconds", pa.float64(), "wall time of training alone, s"),
-        _field("parameters", pa.int64(), "trainable parameters", True),
-        _field("stored_bytes", pa.int64(), "bytes of all parameters and buffers", True),
+        _field("comparable", pa.bool_(), "members solve the same task: diversity is defined", True),
+        _field("excess", pa.float64(), "over the method's own limit; above 0: not trained", True),
+        _field("parameters", pa.int64(), "parameters, frozen ones too", True),
+        _field("trainable", pa.int64(), "parameters that the end of training trained", True),
+        _field("stored_bytes", pa.int64(), "bytes of the trained method's checkpoint", True),
         _field("train_flops", pa.int64(), "forward + backward, per example, all members", True),
         _field("infer_flops", pa.int64(), "forward, per example, all members", True),
         _field("peak_bytes", pa.int64(), "peak memory: of the GPU, or the process so far", True),
@@ -110,6 +113,13 @@ QUANTITIES: Final = {
     "barrier": "highest rise of the loss above the chord on the line from W_i to W_j, nats on val; "
     "without alignment by permutation",
     "cka": "mean over pairs of the unbiased linear CKA of penultimate features on val",
+    "evidence_size": "mean number of units in a minimal set that suffices for a member's decision",
+    "evidence_units": "mean Jaccard index of two members' minimal sets, on test",
+    "evidence_units_same": "the same of one member's sets found in two orders",
+    "evidence_units_chance": "the same of random sets of as many active units",
+    "evidence_pixels": "mean Jaccard index of the pixels that two members' minimal sets rest on",
+    "evidence_pixels_same": "the same of one member's sets found in two orders",
+    "evidence_pixels_chance": "the same of random sets of as many active units",
 }
 """What a geometry file may hold, by ``quantity``."""
 

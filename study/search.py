@@ -4,6 +4,10 @@ A generation is proposed at once, from the results of the generations before it 
 depend on (study seed, method, trial number) alone. So neither the order in which trials end nor an
 interruption changes what is tried. Optuna's storage is the only state: a trial that it knows as
 running is one to be run, under the same number with the same parameters.
+
+A method's own limit (``Method.excess``) is a constraint. What exceeds it is pruned, not failed:
+TPE leaves failed trials out of account, but ranks pruned ones that violate a constraint behind all
+feasible trials, those that violate it most last.
 """
 
 import json
@@ -71,7 +75,7 @@ class MethodSearch:
         storage: optuna.storages.BaseStorage,
         known: Collection[str] = (),
     ) -> None:
-        self.study, self.space = study, space
+        self.study, self.space, self.storage = study, space, storage
         self.objectives = dict(OBJECTIVES)
         if space.method == "single":
             del self.objectives["val_gain"]
@@ -117,10 +121,21 @@ class MethodSearch:
         number = self.numbers.pop(row["trial"])
         if number is None or row["status"] == "failed":
             return
+        if row.get("excess") is not None:
+            self._constrain(number, row["excess"])
         if row["status"] == "complete" and all(v is not None and math.isfinite(v) for v in values):
             self.optuna.tell(number, values)
+        elif row["status"] == "pruned":
+            self.optuna.tell(number, state=TrialState.PRUNED)
         else:
             self.optuna.tell(number, state=TrialState.FAIL)
+
+    def _constrain(self, number: int, excess: float) -> None:
+        study_id = self.storage.get_study_id_from_name(self.space.method)
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        trial = Trial(self.optuna, trial_id)
+        if not trial.constraints:  # It is there when a start before died between here and tell.
+            trial.set_constraint("excess", excess)
 
     def _running(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

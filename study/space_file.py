@@ -27,7 +27,7 @@ from study.spec import Json, Strict
 
 STUDY_KEYS: Final = ("name", "seed", "dataset", "budget", "protocol", "resources", "precision")
 METHOD_KEYS: Final = ("method", "fixed", "search", "enqueue", "strata")
-TOP_KEYS: Final = (*STUDY_KEYS, *METHOD_KEYS, "compare")
+TOP_KEYS: Final = (*STUDY_KEYS, *METHOD_KEYS, "compare", "include")
 ANCHORS: Final = ("single", "deep_ensemble")
 
 
@@ -38,7 +38,9 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     ``backbone`` and ``training``, as is each method under ``compare`` but for keys of its own: so
     all have the same space where they share parameters.
 
-    A method that has a file of its own needs no ``compare``: the file counts.
+    A method that has a file of its own needs no ``compare``: the file counts. The first file may
+    be one of settings alone that lists other files, beside it, under ``include``: of these only the
+    methods' spaces are read, and the first of them is the one over which the single is tuned.
 
     Args:
         files: YAML files, in the order given.
@@ -51,7 +53,9 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     first_file, first = documents[0]
     for override in overrides or []:
         _override(first, override, first_file)
-    spaces = [_method_space(file, document) for file, document in documents]
+    documents += _included(first, first_file)
+    of_methods = documents if "method" in first or len(documents) == 1 else documents[1:]
+    spaces = [_method_space(file, document) for file, document in of_methods]
     candidates = [space for space in spaces if space.method not in ANCHORS]
     shared = {part: _shared(spaces[0], part) for part in ("fixed", "search")}
     own_single = [space for space in spaces if space.method == "single"]
@@ -69,6 +73,17 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     settings |= {"candidates": tuple(candidates), "others": (single[0], *compared)}
     study: Study = checked(Study, settings, first_file)
     return study
+
+
+def _included(document: dict[str, Any], file: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the methods' spaces of the files under ``include``, without settings of a study."""
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for name in _listed(document, "include", file):
+        if not isinstance(name, str):
+            raise StudyError(f"{file}: include: must list files, but one is {name!r}")
+        other = _read(file.parent / name)
+        found.append((file.parent / name, {k: v for k, v in other.items() if k in METHOD_KEYS}))
+    return found
 
 
 def _shared(space: MethodSpace, part: str) -> dict[str, Any]:

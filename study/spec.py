@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from study.schema import Role, Stage
 
 Json = Any
+Schedule = Literal["constant", "cosine", "step"]
 
 
 class Strict(BaseModel):
@@ -30,7 +31,7 @@ class Training(Strict):
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(128, ge=1, description="examples per step before any repetition")
     epochs: int = Field(75, ge=1)
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augment: Literal["none", "crop", "crop_flip"] = "none"

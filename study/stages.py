@@ -206,7 +206,11 @@ def _arms(
     arms, negative = [], None
     for space in study.candidates:
         search = searches[space.method]
-        known = [(name, spec) for name, control, spec in search.enqueued() if control is None]
+        known = [
+            (name, spec)
+            for name, control, spec in search.enqueued()
+            if control is None and rows[spec.trial]["status"] != "pruned"
+        ]
         labels = {spec.configuration: name for name, spec in known}
         controls = [(n, s) for n, c, s in search.enqueued() if c == "negative"]
         negative = negative or (controls[0] if controls else None)

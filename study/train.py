@@ -1,8 +1,9 @@
 """Training and prediction: loops that one can read from top to bottom. No Ray, no files."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from study import regularisers
 from study.batches import Pixels
-from study.methods import Method
+from study.members import unfold, watched
+from study.methods import Method, Phase
 from study.schema import StudyError
-from study.spec import Regularisation, Training, derive_seed
+from study.spec import Regularisation, Schedule, Training, derive_seed
 
 OnEpoch = Callable[[int], None]
 
@@ -32,6 +34,8 @@ def fit(
 ) -> None:
     """Train ``method`` in place for ``training.epochs``; the last partial batch is dropped.
 
+    Each of the method's phases has a new optimiser, and the whole learning-rate schedule.
+
     Args:
         method: What to train, on the device of ``pixels``.
         pixels: Training images.
@@ -46,39 +50,104 @@ def fit(
         StudyError: When the diversity term does not apply to the method.
     """
     torch.manual_seed(derive_seed(seed, "dropout"))
+    phases = method.phases()
+    if not any(phase.diverse for phase in phases):
+        _refuse_pairs(regularisation)
+    batches = _batches(pixels, labels, training, seed)
+    done = 0
+    for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
+        with torch.device(labels.device):
+            phase.begin()
+        step = _step(method, phase, training, regularisation)
+        for epoch in range(epochs):
+            method.train()
+            losses = [
+                step(x, y_B, (epoch + progress) / epochs) for x, y_B, progress in next(batches)
+            ]
+            done += 1
+            loss = torch.stack(losses).sum().item()
+            if not math.isfinite(loss):
+                raise DivergenceError(f"loss is {loss} in epoch {done}")
+            phase.after_epoch()
+            if epoch == epochs - 1:
+                phase.end()
+            on_epoch(done)
+
+
+Batch = tuple[Tensor, Tensor, float]
+"""Images, labels, and which share of the epoch was done before."""
+
+
+def _batches(
+    pixels: Pixels, labels: Tensor, training: Training, seed: int
+) -> Iterator[Iterator[Batch]]:
+    """Yield epochs without end, each an iterator over its batches."""
     order = torch.Generator().manual_seed(derive_seed(seed, "order"))
     chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation"))
-    diversity = _diversity(method, regularisation)
-    optimizer = make_optimizer(method, training)
-    peak = [group["lr"] for group in optimizer.param_groups]
     size = min(training.batch_size, len(pixels))
     steps = len(pixels) // size
-    total, step = steps * training.epochs, 0
-    method.train()
-    for epoch in range(1, training.epochs + 1):
-        losses = torch.zeros((), device=labels.device)
+
+    def epoch() -> Iterator[Batch]:
         indices = torch.randperm(len(pixels), generator=order).to(labels.device)
-        for index in indices[: steps * size].split(size):
-            for group, lr in zip(optimizer.param_groups, peak, strict=True):
-                group["lr"] = lr * lr_factor(step / total, training)
-            ramp = min(1.0, step / (regularisation.ramp * total)) if regularisation.ramp else 1.0
+        for step, index in enumerate(indices[: steps * size].split(size)):
             if training.augment == "none":
                 x = pixels.batch(index)
             else:
                 x = pixels.augmented(index, training.augment == "crop_flip", chance)
-            with _precision(x.device, training):
-                logits_MBC, y_MB = method.training_forward(x, labels[index])
-            loss = method.loss(logits_MBC.float(), y_MB, training.label_smoothing)
-            if diversity is not None:
-                loss = loss + ramp * diversity(logits_MBC.float(), y_MB)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses += loss.detach()
-            step += 1
-        if not math.isfinite(losses.item()):
-            raise DivergenceError(f"loss is {losses.item()} in epoch {epoch}")
-        on_epoch(epoch)
+            yield x, labels[index], step / steps
+
+    while True:
+        yield epoch()
+
+
+def _step(
+    method: Method, phase: Phase, training: Training, regularisation: Regularisation
+) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """Return the optimiser step of a phase: images, labels, the phase's progress -> the loss."""
+    optimizer = make_optimizer(method, training)
+    peak = [group["lr"] for group in optimizer.param_groups]
+    schedule = phase.schedule or training.schedule
+    diversity = _diversity(method, regularisation, phase)
+
+    def step(x: Tensor, y_B: Tensor, progress: float) -> Tensor:
+        factor = lr_factor(progress, schedule, training.warmup)
+        for group, lr in zip(optimizer.param_groups, peak, strict=True):
+            group["lr"] = lr * factor
+        with _precision(x.device, training), watched(method) as features:
+            logits_MBC, y_MB = method.training_forward(x, y_B)
+        logits_MBC = logits_MBC.float()
+        loss = method.loss(logits_MBC, y_MB, training.label_smoothing)
+        if diversity is not None:
+            term = diversity(logits_MBC, y_MB, features, x)
+            loss = loss + _ramp(progress, regularisation.ramp) * term
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def epochs_of(phases: list[Phase], epochs: int) -> list[int]:
+    """Return the number of epochs of each phase: its share, but at least one.
+
+    Raises:
+        StudyError: When there are more phases than epochs.
+    """
+    if epochs < len(phases):
+        raise StudyError(
+            f"training.epochs must be at least the {len(phases)} phases of the method's training, "
+            f"but is {epochs}; raise it"
+        )
+    ends, share = [0], 0.0
+    for left, phase in zip(range(len(phases) - 1, -1, -1), phases, strict=True):
+        share += phase.share
+        ends.append(min(max(round(share * epochs), ends[-1] + 1), epochs - left))
+    return [end - start for start, end in pairwise(ends)]
+
+
+def _ramp(progress: float, ramp: float) -> float:
+    return min(1.0, progress / ramp) if ramp else 1.0
 
 
 def _precision(device: torch.device, training: Training) -> AbstractContextManager[Any]:
@@ -98,14 +167,14 @@ def make_optimizer(method: Method, training: Training) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=training.lr, fused=True)
 
 
-def lr_factor(progress: float, training: Training) -> float:
-    """Return the learning rate over its peak at ``progress`` (0 to 1) of all steps."""
-    if progress < training.warmup:
-        return progress / training.warmup
-    rest = (progress - training.warmup) / (1 - training.warmup)
-    if training.schedule == "cosine":
+def lr_factor(progress: float, schedule: Schedule, warmup: float) -> float:
+    """Return the learning rate over its peak at ``progress`` (0 to 1) of a phase's steps."""
+    if progress < warmup:
+        return progress / warmup
+    rest = (progress - warmup) / (1 - warmup)
+    if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * rest))
-    if training.schedule == "step":
+    if schedule == "step":
         return 0.1 ** int(rest * 3)
     return 1.0
 
@@ -119,21 +188,38 @@ def predict(method: Method, pixels: Pixels, batch_size: int = 2048) -> Tensor:
     return torch.cat([method(pixels.batch(index)).float().cpu() for index in indices], dim=1)
 
 
+def _refuse_pairs(regularisation: Regularisation) -> None:
+    """Refuse a term that compares members.
+
+    Raises:
+        StudyError: Unless the term is none, or one of each network for itself.
+    """
+    regulariser = regularisers.find(regularisation.name)
+    if regulariser is not None and not getattr(regulariser, "applies_alone", False):
+        raise StudyError(
+            f"regulariser {regularisation.name} compares members that are trained jointly on the "
+            "same examples, which this method does not have; set regulariser.name to none"
+        )
+
+
 def _diversity(
-    method: Method, regularisation: Regularisation
-) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Return the weighted diversity term as a function of logits and labels."""
+    method: Method, regularisation: Regularisation, phase: Phase
+) -> Callable[[Tensor, Tensor, list[Tensor], Tensor], Tensor] | None:
+    """Return the weighted diversity term of logits, labels, features and images."""
     regulariser = regularisers.find(regularisation.name)
     if regulariser is None:
         return None
+    if not phase.diverse and not getattr(regulariser, "applies_alone", False):
+        return None
 
-    def weighted(logits_MBC: Tensor, y_MB: Tensor) -> Tensor:
-        if len(logits_MBC) < 2 or not torch.equal(y_MB[0], y_MB[1]):
-            raise StudyError(
-                f"regulariser {regularisation.name} compares members that are trained jointly on "
-                "the same examples, which this method does not have; set regulariser.name to none"
-            )
-        outputs = regularisers.MemberOutputs(logits_MBC, y_MB[0], method.perturbations())
+    def weighted(logits_MBC: Tensor, y_MB: Tensor, features: list[Tensor], x: Tensor) -> Tensor:
+        members = len(logits_MBC)
+        if members < 2 or not torch.equal(y_MB, y_MB[:1].expand_as(y_MB)):
+            _refuse_pairs(regularisation)
+        own = unfold(features[-1].float().flatten(1), members) if features else None
+        outputs = regularisers.MemberOutputs(
+            logits_MBC, y_MB[0], method.perturbations(), own, x.flatten(1)
+        )
         return (regularisation.weight or 0.0) * regulariser(outputs)
 
     return weighted

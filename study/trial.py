@@ -1,6 +1,5 @@
 """One trial from spec to committed files: seed, build, fit, predict, commit. A plain call."""
 
-import copy
 import math
 import resource
 import subprocess
@@ -11,28 +10,27 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from study import backbones, methods, schema
 from study.batches import Pixels, channel_statistics
+from study.cost import flops, size
 from study.datasets import Dataset, Shifted
+from study.evidence import IMAGES, evidence_rows
 from study.geometry import Row, Trajectory, weight_cosine, when
 from study.landscape import Probe, evenly, mean_network, member_networks, network_rows
 from study.methods import Method, single
-from study.spec import TrialSpec, canonical
+from study.spec import TrialSpec, canonical, derive_seed
 from study.store import Store
 from study.train import DivergenceError, OnEpoch, fit, predict
 
 Precision = Literal["float16", "float32"]
 
-COUNTED: Final = 64
-"""Examples on which FLOPs are counted at most."""
 MakePixels = Callable[[np.ndarray[Any, Any]], Pixels]
 
 
@@ -137,15 +135,22 @@ def _train_and_predict(
     def pixels(images: np.ndarray[Any, Any]) -> Pixels:
         return Pixels(images, *statistics, device)
 
-    row: Row = {"members": method.members, "cosine_init": weight_cosine(method)}
-    row |= cost(method, dataset.shape, device, spec.training.batch_size)
+    row: Row = {
+        "members": method.members,
+        "comparable": method.comparable,
+        "excess": method.excess(),
+        "cosine_init": weight_cosine(method),
+    }
+    if (row["excess"] or 0) > 0:
+        return row | {"status": "pruned", "reason": f"exceeds its limit by {row['excess']:.3g}"}
+    row |= flops(method, dataset.shape, device, spec.training.batch_size)
     labels = torch.tensor(dataset.train[1], device=device)
     train = pixels(dataset.train[0])
     path = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
     path.record(0)
     seconds = _train(spec, method, train, labels, path, on_epoch)
     path.record(spec.training.epochs)
-    row |= {"train_seconds": seconds, "cosine": weight_cosine(method)}
+    row |= {"train_seconds": seconds, "cosine": weight_cosine(method)} | size(method)
     del train
 
     logits = predict(method, pixels(dataset.val[0]))
@@ -160,6 +165,9 @@ def _train_and_predict(
     networks = member_networks(method)
     probe = _probe(dataset, pixels)
     path.rows += network_rows(method, networks, probe, spec.training.epochs)
+    seen = _some(dataset.test[0], IMAGES, pixels)
+    chance = torch.Generator().manual_seed(derive_seed(spec.seed, "evidence"))
+    path.rows += evidence_rows(networks, seen, chance, spec.training.epochs)
     if path.rows:
         store.write_geometry(spec.trial, path.rows)
     models = {"": method} | _controls(method, networks, probe)
@@ -190,12 +198,13 @@ def _train(
     return time.perf_counter() - start - path.seconds
 
 
-def _probe(dataset: Dataset, pixels: MakePixels) -> Probe:
-    def some(images: np.ndarray[Any, Any], most: int) -> Tensor:
-        few = pixels(images[evenly(len(images), most)])
-        return few.batch(torch.arange(len(few), device=few.images.device))
+def _some(images: np.ndarray[Any, Any], most: int, pixels: MakePixels) -> Tensor:
+    few = pixels(images[evenly(len(images), most)])
+    return few.batch(torch.arange(len(few), device=few.images.device))
 
-    train, val = some(dataset.train[0], 1000), some(dataset.val[0], 300)
+
+def _probe(dataset: Dataset, pixels: MakePixels) -> Probe:
+    train, val = _some(dataset.train[0], 1000, pixels), _some(dataset.val[0], 300, pixels)
     labels = dataset.val[1][evenly(len(dataset.val[1]), 300)]
     return Probe(train, val, torch.tensor(labels, device=val.device))
 
@@ -248,38 +257,6 @@ def objectives(logits_MNC: Tensor, y_N: Tensor) -> Row:
         "val_nll": ensemble,
         "val_gain": members - ensemble,
         "val_accuracy": right.double().mean().item(),
-    }
-
-
-def cost(
-    method: Method, shape: tuple[int, int, int], device: torch.device, batch_size: int = 2
-) -> Row:
-    """Measure parameters, bytes and the FLOPs of matrix products and convolutions per example.
-
-    What is done once per batch, as composing members' weights, is shared by ``batch_size`` examples
-    (``COUNTED`` at most; in training as many of them as make equal parts for the members).
-    """
-    method = copy.deepcopy(method)  # Batch normalisation would take the zeros into account.
-    x = torch.zeros(min(batch_size, COUNTED), *shape, device=device)
-    method.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as infer:
-        method(x)
-    train = 0
-    for part, _ in method.parts():
-        part.train()
-        size = method.members * max(1, len(x) // method.members)
-        batch = x[:1].expand(size, *shape)
-        y = torch.zeros(len(batch), dtype=torch.long, device=device)
-        with FlopCounterMode(display=False) as counter:
-            logits, y_MB = part.training_forward(batch, y)
-            part.loss(logits, y_MB, 0.0).backward()
-        train += counter.get_total_flops() // len(batch)
-    tensors = [*method.parameters(), *method.buffers()]
-    return {
-        "parameters": sum(p.numel() for p in method.parameters() if p.requires_grad),
-        "stored_bytes": sum(t.numel() * t.element_size() for t in tensors),
-        "infer_flops": infer.get_total_flops() // len(x),
-        "train_flops": train,
     }
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from study import datasets
+from study.conformance import check_method
 from study.datasets import parquet
 from study.run import main
 from study.space_file import load_study
-from tests.conformance import check_method
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -6,11 +6,11 @@ from typing import Literal
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from study.backbones import BackboneParams
 from study.schema import StudyError
-from study.spec import Strict
 
 
-class Params(Strict):
+class Params(BackboneParams):
     """One 3x3 convolution and halving of the sides per entry of ``channels``, a hidden layer."""
 
     name: Literal["cnn"] = "cnn"
@@ -66,3 +66,6 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
         nn.ReLU(),
         nn.MaxPool2d(2),
     )
+
+
+EXAMPLE = {"channels": [4, 6], "dropout": 0.1}

@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from study.spec import Strict
+from study.backbones import BackboneParams
 
 
-class Params(Strict):
+class Params(BackboneParams):
     """``depth`` hidden layers of ``width`` units; ``taper`` halves from each to the next."""
 
     name: Literal["mlp"] = "mlp"
@@ -46,11 +46,12 @@ class Network(nn.Module):
             layers += [nn.Linear(inputs, outputs), *_norm(params.norm, outputs), nn.ReLU()]
             if params.dropout:
                 layers.append(nn.Dropout(params.dropout))
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(sizes[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, classes) for images (B, C, H, W)."""
-        logits: Tensor = self.layers(x)
+        logits: Tensor = self.head(self.layers(x))
         return logits
 
 
@@ -58,3 +59,6 @@ def _norm(name: str, units: int) -> list[nn.Module]:
     if name == "none":
         return []
     return [nn.BatchNorm1d(units) if name == "batch" else nn.LayerNorm(units)]
+
+
+EXAMPLE = {"width": 12, "depth": 2, "dropout": 0.1}

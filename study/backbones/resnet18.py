@@ -1,23 +1,27 @@
-"""ResNet-18 (He et al. 2016a) in its form for small images.
+"""ResNet-18 (He et al. 2016a), by default in its form for small images.
 
-Deviation from the paper, usual since: the stem is one 3x3 convolution at stride 1 without pooling.
+Deviation from the paper, usual since: the stem for small images is one 3x3 convolution at stride 1
+without pooling. ``stem: large`` is the paper's, a 7x7 convolution and pooling, both at stride 2.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from study.backbones import BackboneParams
 from study.backbones._residual import conv, initialise, pool
-from study.spec import Strict
 
 
-class Params(Strict):
+class Params(BackboneParams):
     """``width`` is the width of the first of four groups; each next one is twice as wide."""
 
     name: Literal["resnet18"] = "resnet18"
     width: int = Field(64, ge=1, description="channels of the first group")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
+    stem: Literal["small", "large"] = Field("small", description="for images of that size")
 
 
 class Network(nn.Module):
@@ -25,10 +29,11 @@ class Network(nn.Module):
 
     def __init__(self, params: Params, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
-        width = params.width
-        self.conv = conv(shape[0], width)
+        width, large = params.width, params.stem == "large"
+        self.conv = conv(shape[0], width, side=7, stride=2) if large else conv(shape[0], width)
         self.norm = nn.BatchNorm2d(width)
         self.act = nn.ReLU()
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
         self.groups = nn.Sequential(
             _group(width, width, 1),
             _group(width, 2 * width, 2),
@@ -41,7 +46,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, classes) for images (B, C, H, W)."""
-        x = self.groups(self.act(self.norm(self.conv(x))))
+        x = self.groups(self.pool(self.act(self.norm(self.conv(x)))))
         logits: Tensor = self.head(self.dropout(pool(x)))
         return logits
 
@@ -72,3 +77,25 @@ class Block(nn.Module):
 
 def _group(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(Block(inputs, outputs, stride), Block(outputs, outputs, 1))
+
+
+_NAMES = {
+    r"layer(\d)\.": lambda found: f"groups.{int(found[1]) - 1}.",
+    r"downsample\.": lambda _: "shortcut.",
+    r"bn(\d)\.": lambda found: f"norm{found[1]}.",
+    r"^(conv|norm)1\.": lambda found: f"{found[1]}.",
+    r"^fc\.": lambda _: "head.",
+}
+
+
+def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of torchvision's ``resnet18`` under our names; it has a ``large`` stem."""
+    ours = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _NAMES.items():
+            name = re.sub(pattern, replacement, name)
+        ours[name] = tensor
+    return ours
+
+
+EXAMPLE = {"width": 4, "dropout": 0.1}

@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from study.backbones import BackboneParams
 from study.backbones._residual import conv, initialise, pool
-from study.spec import Strict
 
 
-class Params(Strict):
+class Params(BackboneParams):
     """WRN-28-10 is ``depth: 28, widen: 10``."""
 
     name: Literal["wide_resnet"] = "wide_resnet"
@@ -71,3 +71,6 @@ class Block(nn.Module):
 def _group(inputs: int, outputs: int, stride: int, blocks: int, dropout: float) -> nn.Sequential:
     first = Block(inputs, outputs, stride, dropout)
     return nn.Sequential(first, *(Block(outputs, outputs, 1, dropout) for _ in range(blocks - 1)))
+
+
+EXAMPLE = {"depth": 16, "widen": 1, "dropout": 0.1}

@@ -1,21 +1,52 @@
 """The contract of an ensemble method: one file each, named by its key in YAML.
 
-A method module has ``Params`` (what can be configured) and ``Ensemble`` (a :class:`Method`). The
+A method module has ``Params`` (what can be configured), ``Ensemble`` (a :class:`Method`) and
+``EXAMPLES`` (small configurations, on which :mod:`study.conformance` checks the contract). The
 member axis stands first in everything that leaves a method, M=1 for a single network, in training
 and evaluation alike.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.heads import Kind, refusing
 from study.plugins import load_plugin
-from study.spec import Strict, Training
+from study.spec import Schedule, Strict, Training
 
 MakeNetwork = Callable[[], nn.Module]
+Act = Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with an optimiser and a learning-rate schedule of its own.
+
+    What is called may change the method: add layers, freeze weights, keep a copy.
+
+    Attributes:
+        share: Of the epochs; the shares of all phases sum to 1.
+        begin: Called before the phase's optimiser is made.
+        after_epoch: Called after each of its epochs.
+        end: Called after the last.
+        schedule: In place of ``training.schedule``.
+        diverse: Whether the members are trained side by side, so that a diversity term applies.
+    """
+
+    share: float = 1.0
+    begin: Act = _nothing
+    after_epoch: Act = _nothing
+    end: Act = _nothing
+    schedule: Schedule | None = None
+    diverse: bool = True
 
 
 class Method(nn.Module):
@@ -23,9 +54,18 @@ class Method(nn.Module):
 
     A subclass is built as ``Ensemble(params, make_network, seed)``: ``make_network`` returns a
     freshly initialised backbone, drawn from the current torch random state.
+
+    Attributes:
+        members: M.
+        comparable: Whether the members solve the same task, so that measures of their
+            disagreement are defined.
+        heads: Kinds of head that it can wrap (see :mod:`study.heads`); ``rotated`` only where each
+            member has a head of its own.
     """
 
     members: int
+    comparable = True
+    heads: frozenset[Kind] = frozenset({"linear", "equiangular"})
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``logits_MBC`` for images (B, C, H, W); every member sees every image."""
@@ -52,10 +92,18 @@ class Method(nn.Module):
         """Return the parts that are trained apart, each with its own seed (None: the trial's)."""
         return [(self, None)]
 
+    def phases(self) -> list[Phase]:
+        """Return the stretches of the training, in order; of each part, where there are parts."""
+        return [Phase()]
+
     def param_groups(self, training: Training) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: ``params``, ``lr`` and ``weight_decay`` of each."""
-        decay = training.weight_decay
-        return [{"params": list(self.parameters()), "lr": training.lr, "weight_decay": decay}]
+        """Return the optimiser's groups: ``params``, ``lr`` and ``weight_decay`` of each.
+
+        Together they hold, once each, the parameters that the present phase trains: by default all
+        that require a gradient.
+        """
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": trained, "lr": training.lr, "weight_decay": training.weight_decay}]
 
     def perturbations(self) -> Tensor | None:
         """Return each member's own weights as deviations from the shared network, (M, P)."""
@@ -77,6 +125,17 @@ class Method(nn.Module):
         """Return the one-member control in which the members' own weights are averaged."""
         return None
 
+    def excess(self) -> float | None:
+        """Return by how much the method exceeds a limit of its own; above 0 it is not trained.
+
+        Known before the training. The search learns it as a constraint; None where there is none.
+        """
+        return None
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """Return what has to be stored of the trained members, as it is stored."""
+        return self.state_dict()
+
 
 def build(
     name: str, params: dict[str, Any] | Strict, make_network: MakeNetwork, seed: int
@@ -87,5 +146,6 @@ def build(
         params = module.Params(**params)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        method: Method = module.Ensemble(params, make_network, seed)
+        kind = module.Ensemble
+        method: Method = kind(params, refusing(make_network, name, kind.heads), seed)
     return method

@@ -8,22 +8,28 @@ Member m applies W_m = W ∘ P_m in every adapted layer, W shared, P_m its own:
   scaled so that an entry of P_m starts with standard deviation ``init_std`` whatever k is;
 * rank "full": P_m = 1 + E_m, the most that the form can express.
 
-The fast weights are what P_m is made of. Deviations from Wen et al.: their initialisation, decay,
-learning rate and placement, biases, batches and normalisation are parameters, since each may decide
-the outcome. The loss is a mean over members, so a fast weight's gradient carries a factor 1/M
-that ``fast_lr_multiplier`` may undo.
+With ``form: additive`` it is W_m = W + A_m B_mᵀ/√k instead, whose second term starts with
+``init_std`` times the standard deviation of W.
+
+The fast weights are what P_m, or the second term, is made of. With a warm start they join late, as
+late-phase weights do (von Oswald et al. 2021): the plain network is trained first. Deviations from
+that paper: either stretch of the training has a learning-rate schedule of its own, and the members
+are not averaged at the end.
+
+Deviations from Wen et al.: their initialisation, decay, learning rate and placement, biases,
+batches and normalisation are parameters, since each may decide the outcome. The loss is a mean over
+members, so a fast weight's gradient carries a factor 1/M that ``fast_lr_multiplier`` may undo.
 """
 
-import copy
-from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from study.fast_weights import (
+    AdditiveLayer,
     MemberBatchNorm,
     MemberLayer,
     RankOneLayer,
@@ -31,10 +37,11 @@ from study.fast_weights import (
     Start,
     Weighted,
 )
-from study.members import fold, replace_modules, unfold, weighted_layers
-from study.methods import MakeNetwork, Method
+from study.members import replace_modules, weighted_layers
+from study.methods import MakeNetwork
+from study.methods._shared_network import SharedNetwork
 from study.schema import StudyError
-from study.spec import Strict, Training
+from study.spec import Strict
 
 
 class Params(Strict):
@@ -43,6 +50,7 @@ class Params(Strict):
     Attributes:
         members: M.
         rank: Rank of the perturbation; above 1 in the identity-residual form.
+        form: Of a perturbation of rank k: ``multiplicative`` or ``additive``.
         init: Law of r and s. ``ones``; ``normal``: N(1, init_std); ``sign``: -1 with probability
             ``negative_share``, else 1; ``tabm_sign`` and ``tabm_normal``: only the first layer's r
             is random (such signs; N(0, 1)), all else ones (TabM, Gorishniy et al. 2025).
@@ -56,10 +64,14 @@ class Params(Strict):
             pulling to the unperturbed network (in the residual form both do).
         batch: Every member sees the whole batch (``repeat``) or an M-th of it (``split``).
         norm: Batch normalisation over the joint batch (``shared``) or by ``member``.
+        warm_start: Share of the epochs in which the plain network is trained alone.
+        shared_lr_multiplier: Learning rate of the shared weights, once the members are there, over
+            the training's; 0 freezes them.
     """
 
     members: int = Field(4, ge=1, le=64)
     rank: Literal[1, 2, 4, 8, "full"] = 1
+    form: Literal["multiplicative", "additive"] = "multiplicative"
     init: Literal["ones", "normal", "sign", "tabm_sign", "tabm_normal"] = "normal"
     init_std: float | None = Field(None, gt=0, le=4)
     negative_share: float | None = Field(None, ge=0, le=1)
@@ -70,6 +82,8 @@ class Params(Strict):
     fast_decay: Literal["none", "same", "toward_one"] = "none"
     batch: Literal["repeat", "split"] = "repeat"
     norm: Literal["shared", "member"] = "shared"
+    warm_start: float = Field(0.0, ge=0, lt=1)
+    shared_lr_multiplier: float = Field(1.0, ge=0, le=100)
 
     @model_validator(mode="after")
     def _each_init_has_its_own_parameter(self) -> "Params":
@@ -92,31 +106,41 @@ class Params(Strict):
         return self
 
     @model_validator(mode="after")
+    def _additive_form_has_a_rank(self) -> "Params":
+        if self.form == "additive" and self.rank == "full":
+            raise ValueError("form=additive must have a rank of 1 to 8, but rank=full")
+        return self
+
+    @model_validator(mode="after")
     def _residual_form_is_normal(self) -> "Params":
-        if self.rank != 1 and (self.init != "normal" or self.adapt != "rs"):
+        form = f"rank={self.rank}" if self.rank != 1 else f"form={self.form}"
+        other = self.rank != 1 or self.form == "additive"
+        if other and (self.init != "normal" or self.adapt != "rs"):
             raise ValueError(
-                f"rank={self.rank} must have init=normal and adapt=rs, "
+                f"{form} must have init=normal and adapt=rs, "
                 f"but init={self.init} and adapt={self.adapt}"
             )
         return self
 
 
-class Ensemble(Method):
+class Ensemble(SharedNetwork):
     """M members in one network whose adapted layers are perturbed member by member."""
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
-        super().__init__()
-        self.members = params.members
-        self.split = params.batch == "split"
-        self.fast_lr_multiplier = params.fast_lr_multiplier
-        self.decay_fast = params.fast_decay != "none"
-        self.network = make_network()
-        self._adapt(params)
-        if params.norm == "member":
-            self._own_norms()
+        self.params = params
+        super().__init__(
+            params.members,
+            make_network,
+            warm_start=params.warm_start,
+            shared_lr_multiplier=params.shared_lr_multiplier,
+            own_lr_multiplier=params.fast_lr_multiplier,
+            decay_own=params.fast_decay != "none",
+            split=params.batch == "split",
+        )
 
-    def _adapt(self, params: Params) -> None:
-        layers = weighted_layers(self.network)
+    def adapt(self) -> None:
+        """Perturb the chosen layers; give members their own biases and norms as asked for."""
+        params, layers = self.params, weighted_layers(self.network)
         chosen = {
             "all": layers,
             "first": layers[:1],
@@ -133,6 +157,8 @@ class Ensemble(Method):
             return new
 
         replace_modules(self.network, (nn.Linear, nn.Conv2d), adapted)
+        if params.norm == "member":
+            self._own_norms()
 
     def _own_norms(self) -> None:
         kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -143,78 +169,13 @@ class Ensemble(Method):
             )
         replace_modules(self.network, kinds, lambda norm: MemberBatchNorm(norm, self.members))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (M, B, C)."""
-        return unfold(self.network(fold(x, self.members)), self.members)
-
-    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and labels; with a split batch each member sees B // M examples."""
-        if not self.split:
-            return super().training_forward(x, y_B)
-        own = len(x) // self.members
-        if own == 0:
-            raise StudyError(
-                f"params.batch=split needs at least one example per member, but a batch of "
-                f"{len(x)} has {self.members} members; raise training.batch_size"
-            )
-        used = own * self.members
-        return unfold(self.network(x[:used]), self.members), y_B[:used].view(self.members, own)
-
-    def param_groups(self, training: Training) -> list[dict[str, Any]]:
-        """Return all but the fast weights, and the fast weights with their own rate and decay."""
-        own = [p for layer in self._member_layers() for p in layer.fast.values()]
-        ids = {id(p) for p in own}
-        shared = [p for p in self.parameters() if id(p) not in ids]
-        decay = training.weight_decay
-        fast_lr = training.lr * self.fast_lr_multiplier
-        return [
-            {"params": shared, "lr": training.lr, "weight_decay": decay},
-            {"params": own, "lr": fast_lr, "weight_decay": decay if self.decay_fast else 0.0},
-        ]
-
-    def perturbations(self) -> Tensor:
-        """Return the fast weights' deviations from the unperturbed network, (M, P)."""
-        return torch.cat([layer.deviations() for layer in self._member_layers()], dim=1)
-
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's W_m, (M, P); a layer that is not adapted is the same for all."""
-        for layer in self.network.modules():
-            if isinstance(layer, MemberLayer):
-                yield layer.effective_weight().detach().flatten(1)
-            elif isinstance(layer, Weighted):
-                yield layer.weight.detach().flatten().expand(self.members, -1)
-
-    def member_network(self, member: int) -> nn.Module:
-        """Return the plain network with W_m, and the member's own biases and norms."""
-        own = {
-            id(module): module.plain(member)
-            for module in self.network.modules()
-            if isinstance(module, MemberLayer | MemberBatchNorm)
-        }
-        return copy.deepcopy(self.network, own)  # The copy has these in their places.
-
-    def collapsed(self) -> "Ensemble":
-        """Return the one-member network in which own weights, biases and norms are averaged.
-
-        The averages are of r and s, not of W_m: with random signs they are near 0, and the control
-        says only that the members are no perturbations of one network.
-        """
-        one = copy.deepcopy(self)
-        one.members = 1
-        for module in one.network.modules():
-            if isinstance(module, MemberLayer):
-                for parameter in module.own_parameters():
-                    parameter.data = parameter.data.mean(0, keepdim=True)
-                module.members = 1
-            elif isinstance(module, MemberBatchNorm):
-                module.average_members()
-        return one
-
-    def _member_layers(self) -> Iterator[MemberLayer]:
-        return (m for m in self.network.modules() if isinstance(m, MemberLayer))
-
 
 def _perturbed(layer: Weighted, params: Params, first: bool) -> MemberLayer:
+    if params.form == "additive":
+        assert params.init_std is not None
+        assert params.rank != "full"
+        std = params.init_std * layer.weight.detach().std(correction=0).item()
+        return AdditiveLayer(layer, params.members, params.rank, std)
     if params.rank != 1:
         assert params.init_std is not None
         rank = None if params.rank == "full" else params.rank
@@ -238,3 +199,20 @@ def _start(params: Params, first_r: bool) -> Start:
 
 def _signs(members: int, size: int, negative_share: float) -> Tensor:
     return torch.where(torch.rand(members, size) < negative_share, -1.0, 1.0)
+
+
+EXAMPLES = [
+    {"members": 2, "init": "normal", "init_std": 0.5},
+    {"members": 2, "init": "sign", "negative_share": 0.5, "batch": "split"},
+    {"members": 2, "init": "normal", "init_std": 0.5, "rank": 2, "bias": "random"},
+    {"members": 2, "init": "normal", "init_std": 0.5, "rank": 2, "form": "additive"},
+    {"members": 2, "init": "normal", "init_std": 0.5, "rank": "full"},
+    {"members": 2, "init": "normal", "init_std": 0.5, "bias": "shared", "layers": "no_last"},
+    {
+        "members": 2,
+        "init": "normal",
+        "init_std": 0.5,
+        "warm_start": 0.5,
+        "shared_lr_multiplier": 0.0,
+    },
+]

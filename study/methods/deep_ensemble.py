@@ -29,6 +29,8 @@ def member_seed(seed: int, member: int) -> int:
 class Ensemble(Method):
     """M single networks, trained apart."""
 
+    heads = frozenset({"linear", "equiangular", "rotated"})
+
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
         super().__init__()
         self.members = params.members
@@ -55,3 +57,6 @@ class Ensemble(Method):
         """Yield each layer's weights, (M, P)."""
         for layers in zip(*(s.effective_weights() for s in self.singles), strict=True):  # type: ignore[operator]
             yield torch.cat(layers)
+
+
+EXAMPLES = [{"members": 2}]

@@ -73,3 +73,6 @@ class Ensemble(Method):
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (1, B, C) under fresh masks and labels (1, B)."""
         return self.network(x).unsqueeze(0), y_B.unsqueeze(0)
+
+
+EXAMPLES = [{"members": 3}]

@@ -18,6 +18,7 @@ class Ensemble(Method):
     """The plain backbone with a member axis of length one."""
 
     members = 1
+    heads = frozenset({"linear", "equiangular", "rotated"})
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
         super().__init__()
@@ -36,3 +37,6 @@ class Ensemble(Method):
         """Yield each layer's weights, (1, P)."""
         for layer in weighted_layers(self.network):
             yield layer.weight.detach().flatten().unsqueeze(0)
+
+
+EXAMPLES: list[dict[str, int]] = [{}]

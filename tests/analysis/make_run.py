@@ -279,6 +279,10 @@ def geometry_rows(arm: Arm, replicate: int) -> list[dict[str, Any]]:
                 rows += [here | {"quantity": q, "value": v} for q, v in values.items()]
         barrier = {"quantity": "barrier", "epoch": end, "value": arm.diversity / 2}
         rows += [barrier | {"i": 0, "j": 1}, barrier]
+        for kind, level in {"units": 0.1, "pixels": 0.4}.items():
+            found = {"": (1 - arm.diversity) * level, "_chance": level / 5, "_same": level}
+            for bound, value in found.items():
+                rows.append({"quantity": f"evidence_{kind}{bound}", "epoch": end, "value": value})
     return [empty | row for row in rows]
 
 

@@ -30,7 +30,11 @@ DRAWN = {
     "diversity": lambda: charts.diversity(
         rows(disagreement=[0.1, 0.2], **RECOVERY), 0.25, METHODS, "R", "90 %"
     ),
-    "cost": lambda: charts.cost(rows(cost=[1.0, 4.0], **RECOVERY), 0.25, METHODS, "R"),
+    "evidence": lambda: charts.evidence(
+        rows(mean=[0.1, 0.2], low=[0.1, 0.1], high=[0.2, 0.3], chance=[0.0, 0.1], same=[0.3, 0.4]),
+        METHODS,
+    ),
+    "cost": lambda: charts.cost(rows(cost=[1.0, 4.0], front=[True, False], **RECOVERY), 0.25, METHODS, "R"),
     "collapsed": lambda: charts.collapsed(
         rows(kind=["full", "collapsed"], nll=[0.1, 0.2], other=[None, 0.1], **BAND), METHODS
     ),

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis import summarise
+from analysis.evidence import evidence_figure
 from analysis.geometry import geometry, landscape_figure, trajectory_figure
 from analysis.hypotheses import judge
 from analysis.load import Run, load
@@ -97,6 +98,7 @@ def test_a_run_without_such_files_has_an_empty_frame_and_no_figure(copy: Path) -
     scene = scene_of(run)
     assert trajectory_figure(scene) is None
     assert landscape_figure(scene) is None
+    assert evidence_figure(scene) is None
 
 
 def rewrite(file: Path, how: str) -> None:
@@ -116,7 +118,7 @@ def rewrite(file: Path, how: str) -> None:
     ("how", "message"),
     [
         ("cut", "geometry.parquet: must be whole Parquet, but is cut short or damaged"),
-        ("version", "geometry.parquet: schema version must be 1, but is 9"),
+        ("version", "geometry.parquet: schema version must be 2, but is 9"),
         ("column", "geometry.parquet: columns must be those of GEOMETRY"),
         ("type", "value: float; write it with that schema"),
     ],
@@ -155,6 +157,19 @@ def test_tags_at_the_ends_do_not_touch(scene: Scene) -> None:
         heights = panel["at"].sort()
         assert heights.null_count() == 0
         assert heights.diff().drop_nulls().min() > 0.02 * heights.max()  # type: ignore[operator]
+
+
+def test_evidence_stands_between_chance_and_a_member_with_itself(scene: Scene) -> None:
+    figure = evidence_figure(scene)
+    assert figure is not None
+    rows = pl.DataFrame(drawn(figure.chart, "chance")).filter(pl.col("arm") == SPREAD.key)
+    found = {
+        row["panel"][:12]: (row["chance"], row["mean"], row["same"]) for row in rows.to_dicts()
+    }
+    # 1 - .9 of the level.
+    assert found["Shared units"] == pytest.approx((0.02, 0.01, 0.1))
+    assert found["Shared pixel"] == pytest.approx((0.08, 0.04, 0.4))
+    assert figure.claim.startswith("In 1 of 2 configurations two members read the same pixels")
 
 
 def test_the_landscape_counts_who_shares_a_basin(run: Run, scene: Scene) -> None:

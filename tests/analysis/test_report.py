@@ -94,7 +94,7 @@ def test_every_figure_is_there_and_reads_fields_that_exist(html: str) -> None:
 
     assert set(page["figures"]) == {
         *("recovery", "diversity", "collapsed", "severity", "reliability", "members"),
-        *("trajectory", "landscape", "cost", "history", "importance"),
+        *("trajectory", "landscape", "evidence", "cost", "history", "importance"),
     }
     for key, figure in page["figures"].items():
         known = {name for use in figure["uses"] for row in page["datasets"][use] for name in row}

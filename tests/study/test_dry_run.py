@@ -70,3 +70,27 @@ def test_a_method_with_a_fault_is_one_line(plugin, tmp_path, name, body, message
         dry_run(load_study([space]), Store(tmp_path / "run"), None)
     assert "\n" not in str(caught.value)
     assert "mine.yaml" in str(caught.value)
+
+
+LIMITED = METHOD + (
+    "def excess(self): return self.over\n"
+    "    def __init__(self, params, make_network, seed):\n"
+    "        super().__init__(params, make_network, seed)\n"
+    "        self.over = params.volume - {limit}\n"
+    "    def training_forward(self, x, y_B):\n"
+    "        assert self.over <= 0\n"
+    "        return super().training_forward(x, y_B)\n"
+)
+
+
+def test_what_exceeds_a_limit_is_not_trained(plugin, tmp_path, capsys):
+    space = plugin(LIMITED.replace("{limit}", "0.5"), "limited")
+    assert dry_run(load_study([space]), Store(tmp_path / "run"), None) == 0
+    samples = [line for line in capsys.readouterr().out.splitlines() if "params.volume" in line]
+    assert any(float(line.split('volume":')[1].split(",")[0]) > 0.5 for line in samples[1:4])
+
+
+def test_a_space_beyond_its_limit_is_one_line(plugin, tmp_path):
+    space = plugin(LIMITED.replace("{limit}", "-1"), "beyond")
+    with pytest.raises(StudyError, match=r"mine\.yaml: .* all 64 sampled .* exceed the method's"):
+        dry_run(load_study([space]), Store(tmp_path / "run"), None)

@@ -13,8 +13,9 @@ SMALL = {
     "cnn": {"channels": [4, 8], "hidden": 8},
     "resnet18": {"width": 4},
     "wide_resnet": {"depth": 16, "widen": 1},
+    "vit": {"width": 12, "depth": 2, "heads": 2},
 }
-HEAD_INPUTS = {"mlp": 16, "cnn": 8, "resnet18": 32, "wide_resnet": 64}
+HEAD_INPUTS = {"mlp": 16, "cnn": 8, "resnet18": 32, "wide_resnet": 64, "vit": 12}
 
 
 def small(name: str, shape: tuple[int, int, int] = (3, 16, 16), **params: object) -> nn.Module:

@@ -8,12 +8,12 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
+from study.conformance import Subject
 from study.fast_weights import MemberBatchNorm, MemberLayer
 from study.methods import build
 from study.methods.batch_ensemble import Params
 from study.schema import StudyError
 from study.spec import Training
-from tests.conformance import make
 
 
 def mlp():
@@ -193,7 +193,7 @@ def test_collapsed_control_averages_the_own_weights(params):
     method = ensemble(cnn, members=3, **params).eval()
     one = method.collapsed().eval()
     assert one.members == 1
-    for own, averaged in zip(method._member_layers(), one._member_layers(), strict=True):
+    for own, averaged in zip(method.member_layers(), one.member_layers(), strict=True):
         for name in own.fast:
             torch.testing.assert_close(averaged.fast[name][0], own.fast[name].mean(0))
     assert one(inputs(cnn)).shape == (1, 7, 3)
@@ -216,7 +216,9 @@ def test_member_norm_is_each_members_own_batch_norm():
 @pytest.mark.parametrize("backbone", ["cnn", "resnet18"])
 def test_a_members_plain_network_gives_its_logits(backbone, norm, rank, bias):
     params = {"members": 3, "init": "normal", "init_std": 0.5}
-    method = make("batch_ensemble", params | {"rank": rank, "bias": bias, "norm": norm}, backbone)
+    method = Subject(
+        "batch_ensemble", params | {"rank": rank, "bias": bias, "norm": norm}, backbone
+    ).make()
     x = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     method.train()(x)  # Statistics that differ from their start, and by member if they are its own.
     logits = method.eval()(x)
@@ -236,7 +238,7 @@ def test_own_weights_cost_what_the_paper_says():
         nn.Linear(784, 64), nn.Linear(64, 32), nn.Linear(32, 16), nn.Linear(16, 10)
     )
     method = ensemble(network, members=4, init="ones", bias="shared")
-    own = sum(p.numel() for layer in method._member_layers() for p in layer.fast.values())
+    own = sum(p.numel() for layer in method.member_layers() for p in layer.fast.values())
     assert own == 4 * (784 + 64 + 64 + 32 + 32 + 16 + 16 + 10)
 
 

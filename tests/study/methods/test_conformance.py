@@ -1,31 +1,47 @@
 """Every method of the project on every backbone."""
 
+from pathlib import Path
+
 import pytest
 
-from study.plugins import names
-from tests.conformance import check_method
+from study import conformance
+from study.conformance import CHECKS, Subject, check_method
+from study.plugins import load_plugin, names
+from study.schema import StudyError
 
-PARAMS = {
-    "single": [{}],
-    "deep_ensemble": [{"members": 2}],
-    "mc_dropout": [{"members": 3}],
-    "batch_ensemble": [
-        {"members": 2, "init": "normal", "init_std": 0.5},
-        {"members": 2, "init": "sign", "negative_share": 0.5, "batch": "split"},
-        {"members": 2, "init": "normal", "init_std": 0.5, "rank": 2, "bias": "random"},
-        {"members": 2, "init": "normal", "init_std": 0.5, "rank": "full"},
-        {"members": 2, "init": "normal", "init_std": 0.5, "bias": "shared", "layers": "no_last"},
-    ],
-}
-
-
-def test_every_method_is_checked():
-    assert set(PARAMS) == set(names("study.methods"))
+EXAMPLES = [
+    (m, p) for m in names("study.methods") for p in load_plugin("study.methods", m).EXAMPLES
+]
 
 
 @pytest.mark.parametrize("backbone", names("study.backbones"))
-@pytest.mark.parametrize(
-    ("method", "params"), [(m, p) for m, many in PARAMS.items() for p in many], ids=str
-)
+@pytest.mark.parametrize(("method", "params"), EXAMPLES, ids=str)
 def test_method_on_backbone(method, params, backbone):
+    try:
+        Subject(method, params, backbone).make()
+    except StudyError as refusal:
+        pytest.skip(str(refusal))
     check_method(method, params, backbone)
+
+
+def test_the_command_prints_a_line_for_each_method(capsys):
+    assert conformance.main(["--method", "single"]) == 0
+    out = capsys.readouterr().out
+    assert f"| single | {len(CHECKS)}/{len(CHECKS)} |" in out
+
+
+def test_a_broken_contract_is_found(monkeypatch, capsys):
+    def forward(self, x):
+        return self.network(x)
+
+    monkeypatch.setattr("study.methods.single.Ensemble.forward", forward)
+    assert conformance.main(["--method", "single"]) == 1
+    assert "single on mlp: logits: {}: logits and labels differ" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_readme_shows_the_table():
+    lines, good = conformance.table(names("study.methods"))
+    assert good
+    table = "\n".join(lines[: lines.index("")])
+    assert table in (Path(__file__).parents[3] / "README.md").read_text()

@@ -1,0 +1,183 @@
+"""Members that live in one network, in its batch axis, some of whose layers know them."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from study.fast_weights import MemberLayer, MemberNorm, Weighted
+from study.heads import EquiangularHead, MemberHead
+from study.members import fold, replace_modules, unfold
+from study.methods import MakeNetwork, Method, Phase
+from study.schema import StudyError
+from study.spec import Training
+
+
+class SharedNetwork(Method):
+    """M members in one network; a subclass says in ``adapt`` which layers they perturb, and how.
+
+    With a warm start the plain network is trained alone for that share of the epochs, and adapted
+    then; until then all members are that network. A subclass sets what ``adapt`` needs before it
+    calls ``__init__`` here.
+
+    Args:
+        members: M.
+        make_network: Of the backbone.
+        warm_start: Share of the epochs, from 0 and below 1.
+        shared_lr_multiplier: Learning rate of the shared weights over the training's, once the
+            network is adapted; 0 freezes them.
+        own_lr_multiplier: The same of the members' own weights.
+        decay_own: Whether weight decay reaches the members' own weights (biases apart).
+        split: Whether, in training, each member sees an M-th of the batch instead of all of it.
+    """
+
+    heads = frozenset({"linear", "equiangular", "rotated"})
+
+    def __init__(
+        self,
+        members: int,
+        make_network: MakeNetwork,
+        *,
+        warm_start: float = 0.0,
+        shared_lr_multiplier: float = 1.0,
+        own_lr_multiplier: float = 1.0,
+        decay_own: bool = False,
+        split: bool = False,
+    ) -> None:
+        super().__init__()
+        self.members = members
+        self.warm_start = warm_start
+        self.shared_lr_multiplier = shared_lr_multiplier
+        self.own_lr_multiplier = own_lr_multiplier
+        self.decay_own = decay_own
+        self.split = split
+        self.adapted = False
+        self.network = make_network()
+        if not warm_start:
+            self._begin()
+
+    def adapt(self) -> None:
+        """Replace layers of ``self.network`` by such as know the members, in place."""
+        raise NotImplementedError
+
+    def _begin(self) -> None:
+        self.adapt()
+        replace_modules(
+            self.network,
+            EquiangularHead,
+            lambda head: MemberHead(head, self.members) if head.rotated else None,
+        )
+        self.adapted = True
+        if self.shared_lr_multiplier == 0:
+            own = {id(p) for p in self.own_parameters()}
+            for parameter in self.parameters():
+                parameter.requires_grad_(id(parameter) in own)
+
+    def phases(self) -> list[Phase]:
+        """Return the warm start, if there is one, and the training of the members."""
+        if not self.warm_start:
+            return [Phase()]
+        return [
+            Phase(self.warm_start, diverse=False),
+            Phase(1 - self.warm_start, begin=self._begin),
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (M, B, C)."""
+        if not self.adapted:
+            logits: Tensor = self.network(x)
+            return logits.expand(self.members, *logits.shape)
+        return unfold(self.network(fold(x, self.members)), self.members)
+
+    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and labels: (1, B) in a warm start, (M, B // M) with a split batch."""
+        if not self.adapted:
+            return self.network(x).unsqueeze(0), y_B.unsqueeze(0)
+        if not self.split:
+            return super().training_forward(x, y_B)
+        own = len(x) // self.members
+        if own == 0:
+            raise StudyError(
+                f"params.batch=split needs at least one example per member, but a batch of "
+                f"{len(x)} has {self.members} members; raise training.batch_size"
+            )
+        used = own * self.members
+        return unfold(self.network(x[:used]), self.members), y_B[:used].view(self.members, own)
+
+    def param_groups(self, training: Training) -> list[dict[str, Any]]:
+        """Return the shared weights, and the members' own with their rate and decay.
+
+        Own biases go with the shared weights, unless those are frozen.
+        """
+        if not self.adapted:
+            return super().param_groups(training)
+        frozen = self.shared_lr_multiplier == 0
+        own = list(self.own_parameters() if frozen else self.fast_weights())
+        ids = {id(p) for p in own}
+        shared = [p for p in self.parameters() if p.requires_grad and id(p) not in ids]
+        decay = training.weight_decay
+        shared_lr = training.lr * self.shared_lr_multiplier
+        own_lr = training.lr * self.own_lr_multiplier
+        groups = [
+            {"params": shared, "lr": shared_lr, "weight_decay": decay},
+            {"params": own, "lr": own_lr, "weight_decay": decay if self.decay_own else 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def member_layers(self) -> Iterator[MemberLayer]:
+        """Yield the adapted layers."""
+        return (m for m in self.network.modules() if isinstance(m, MemberLayer))
+
+    def fast_weights(self) -> Iterator[nn.Parameter]:
+        """Yield the weights, but not the biases, that each member has for itself."""
+        for layer in self.member_layers():
+            yield from layer.fast.values()  # type: ignore[misc]
+
+    def own_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield every parameter that each member has for itself."""
+        for module in self.network.modules():
+            if isinstance(module, MemberLayer):
+                yield from module.own_parameters()  # type: ignore[misc]
+            elif isinstance(module, MemberNorm):
+                yield from module.parameters()
+
+    def perturbations(self) -> Tensor | None:
+        """Return the fast weights' deviations from the unperturbed network, (M, P)."""
+        deviations = [layer.deviations() for layer in self.member_layers()]
+        return torch.cat(deviations, dim=1) if deviations else None
+
+    def effective_weights(self) -> Iterator[Tensor]:
+        """Yield each layer's W_m, (M, P); a layer that is not adapted is the same for all."""
+        for layer in self.network.modules():
+            if isinstance(layer, MemberLayer):
+                yield layer.effective_weight().detach().flatten(1)
+            elif isinstance(layer, Weighted):
+                yield layer.weight.detach().flatten().expand(self.members, -1)
+
+    def member_network(self, member: int) -> nn.Module | None:
+        """Return the plain network with W_m, and the member's own biases, norms and head."""
+        own = {
+            id(module): module.plain(member)
+            for module in self.network.modules()
+            if isinstance(module, MemberLayer | MemberNorm | MemberHead)
+        }
+        return copy.deepcopy(self.network, own)  # The copy has these in their places.
+
+    def collapsed(self) -> "SharedNetwork | None":
+        """Return the one-member network in which own weights, biases and norms are averaged.
+
+        The averages are of what W_m is made of, not of W_m: those of random signs are near 0, and
+        the control says only that the members are no perturbations of one network.
+        """
+        one = copy.deepcopy(self)
+        one.members = 1
+        for module in one.network.modules():
+            if isinstance(module, MemberLayer):
+                for parameter in module.own_parameters():
+                    parameter.data = parameter.data.mean(0, keepdim=True)
+                module.members = 1
+            elif isinstance(module, MemberNorm | MemberHead):
+                module.average_members()
+        return one
