@@ -1,0 +1,144 @@
+"""Masksembles (Durasov et al. 2021): members that use fixed, overlapping subsets of the units.
+
+Member m applies W_m = W ∘ (1 mask_mᵀ), its binary mask over the inputs, in every linear and
+convolutional layer but the first: over hidden units, features of tokens, or channels. It is
+BatchEnsemble with fixed binary r and no s. Kept units are not scaled up, as in the paper; nothing
+but the masks tells the members apart.
+
+The masks are those of the published algorithm: each has as many ones as there would be with M masks
+in scale times as many positions, and positions that no mask uses are dropped. Scale 1 is the plain
+network; the larger the scale, the less the members overlap and the fewer units each has.
+
+On a residual block the inputs of both convolutions and of the projection are masked, each layer by
+masks of its own; shortcuts without weights are not.
+
+Deviations: the published generator searches the scale at random until all of a layer's units are
+used; here the number of positions is computed from its expectation, and only the masks are drawn
+until that is so. The generator refuses layers of fewer than 10 units, this one does not. The paper
+splits the batch among the masks in training (``batch: split``); every member seeing the whole batch
+is the default, as for BatchEnsemble.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from study.fast_weights import MemberLayer, Weighted
+from study.members import replace_modules, unfold, weighted_layers
+from study.methods import MakeNetwork
+from study.methods._shared_network import SharedNetwork
+from study.spec import Strict
+
+
+class Params(Strict):
+    """What Masksembles is configured by.
+
+    Attributes:
+        members: M, the number of masks.
+        scale: Positions over ones of a mask, before unused positions are dropped.
+        batch: Every member sees the whole batch (``repeat``) or an M-th of it (``split``).
+    """
+
+    members: int = Field(4, ge=1, le=64)
+    scale: float = Field(2.0, ge=1, le=6)
+    batch: Literal["repeat", "split"] = "repeat"
+
+
+def active_units(units: int, members: int, scale: float) -> int:
+    """Return how many of ``units`` each mask keeps."""
+    return max(1, int(units / (scale * (1 - (1 - 1 / scale) ** members))))
+
+
+def draw_masks(units: int, members: int, scale: float) -> Tensor:
+    """Draw masks (M, units) with equally many ones each, which together use every unit."""
+    active = active_units(units, members, scale)
+    positions = _positions(units, members, active)
+    while True:
+        kept = torch.rand(members, positions).argsort(dim=1)[:, :active]
+        masks = torch.zeros(members, positions).scatter_(1, kept, 1.0)
+        used = masks[:, masks.any(dim=0)]
+        if used.shape[1] == units:
+            return used
+
+
+def _positions(units: int, members: int, active: int) -> int:
+    """Return of how many positions, at least ``units``, masks are expected to use ``units``."""
+    positions = units
+    if active * members > units:
+        while positions * (1 - (1 - active / positions) ** members) < units - 0.5:
+            positions += 1
+        return positions
+    return units
+
+
+class MaskedLayer(MemberLayer):
+    """W_m = W ∘ (1 mask_mᵀ), applied to the activations: y_m = (x ∘ mask_m) Wᵀ + b."""
+
+    mask: Tensor
+
+    def __init__(self, layer: Weighted, members: int, scale: float) -> None:
+        super().__init__(layer, members)
+        self.fast = nn.ParameterDict()
+        self.register_buffer("mask", draw_masks(self.shape[1], members, scale))
+
+    def effective_weight(self) -> Tensor:
+        """Return W ∘ (1 mask_mᵀ), (M, *weight.shape)."""
+        return self.weight * self.mask.view(self.members, 1, -1, *[1] * (len(self.shape) - 2))
+
+    def deviations(self) -> Tensor:
+        """Return mask_m - 1."""
+        return self.mask - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mask every member's part of the batch, then apply the shared layer."""
+        members = unfold(x, self.members)
+        y = self._apply_weight(
+            (members * self._per_channel(self.mask, members)).flatten(0, 1), self.weight
+        )
+        if self.bias is None:
+            return y
+        y = unfold(y, self.members)
+        return (y + self._per_channel(self.bias, y)).flatten(0, 1)
+
+
+class Ensemble(SharedNetwork):
+    """M members in one network, each with its own subset of the hidden units."""
+
+    def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
+        self.params = params
+        super().__init__(params.members, make_network, split=params.batch == "split")
+
+    def adapt(self) -> None:
+        """Mask the inputs of every layer but the first."""
+        first = weighted_layers(self.network)[0]
+
+        def masked(layer: Weighted) -> MemberLayer | None:
+            if layer is first:
+                return None
+            return MaskedLayer(layer, self.members, self.params.scale)
+
+        replace_modules(self.network, (nn.Linear, nn.Conv2d), masked)
+
+    def collapsed(self) -> "SharedNetwork | None":
+        """Return the one-member network with the mean masks."""
+        one = super().collapsed()
+        assert one is not None
+        for layer in one.member_layers():
+            if isinstance(layer, MaskedLayer):
+                layer.mask = layer.mask.mean(0, keepdim=True)
+        return one
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """Return the state with masks of a byte per unit."""
+        return {
+            name: tensor.bool() if name.endswith(".mask") else tensor
+            for name, tensor in self.state_dict().items()
+        }
+
+
+EXAMPLES = [
+    {"members": 2, "scale": 2.0},
+    {"members": 3, "scale": 1.5, "batch": "split"},
+]
