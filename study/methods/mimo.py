@@ -1,0 +1,146 @@
+"""MIMO (Havasi et al. 2021): M subnetworks of one network, each with its own input and head.
+
+The first layer takes M images, concatenated over their channels, and the last has M heads. In
+training the images are different ones, each head learns the label of its own, and the subnetworks
+have to become independent; in evaluation all M inputs are the same image. So the members share
+every layer between and cost one forward pass.
+
+As in the published code, for each batch the examples are repeated ``batch_repetition`` times and
+shuffled; all but a share ``input_repetition`` of the positions is then shuffled anew for each
+member, and at the others the members see the same image. In evaluation member m is the plain
+backbone whose first layer has the sum of the weights of the M inputs, with head m.
+
+Deviations: the loss is the mean over members, not their sum, so that a learning rate means the same
+for every M; the new first and last layers have torch's own initial values on every backbone.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from study.fast_weights import OwnLayer, Weighted
+from study.members import fold, replace_modules, unfold, weighted_layers
+from study.methods import MakeNetwork, Method
+from study.spec import Strict
+
+
+class Params(Strict):
+    """What MIMO is configured by.
+
+    Attributes:
+        members: M, the number of inputs and of heads.
+        input_repetition: Share of the positions of a training batch at which all inputs are the
+            same image.
+        batch_repetition: How often each example stands in a training batch.
+    """
+
+    members: int = Field(3, ge=1, le=16)
+    input_repetition: float = Field(0.0, ge=0, le=1)
+    batch_repetition: int = Field(4, ge=1, le=16)
+
+
+class Heads(nn.Module):
+    """The members' heads on features that they share: (B, in) -> (M * B, classes)."""
+
+    def __init__(self, layer: nn.Linear, members: int) -> None:
+        super().__init__()
+        self.head = OwnLayer(layer, members)
+        bound = 1 / math.sqrt(layer.in_features)
+        nn.init.uniform_(self.head.fast["W"], -bound, bound)
+        self.head.own_bias(random=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply every member's head to all features."""
+        logits: Tensor = self.head(fold(x, self.head.members))
+        return logits
+
+
+class Ensemble(Method):
+    """One network with M inputs and M heads."""
+
+    heads = frozenset({"linear"})
+
+    def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
+        super().__init__()
+        self.params, self.members = params, params.members
+        self.network = make_network()
+        layers = weighted_layers(self.network)
+
+        def adapted(layer: Weighted) -> nn.Module | None:
+            if layer is layers[-1]:
+                assert isinstance(layer, nn.Linear)
+                return Heads(layer, self.members)
+            return _widened(layer, self.members) if layer is layers[0] else None
+
+        replace_modules(self.network, (nn.Linear, nn.Conv2d), adapted)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (M, B, C); every input is the same image."""
+        return unfold(self.network(x.repeat(1, self.members, 1, 1)), self.members)
+
+    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (M, B', C) and labels (M, B') of shuffled images, B' examples a member."""
+        index_MB = self.positions(len(x), x.device)
+        images = x[index_MB].transpose(0, 1).flatten(1, 2)
+        return unfold(self.network(images), self.members), y_B[index_MB]
+
+    def positions(self, batch: int, device: torch.device) -> Tensor:
+        """Draw which example each member sees at each position, (M, B')."""
+        repeated = torch.arange(batch, device=device).repeat(self.params.batch_repetition)
+        common = _shuffle(repeated)
+        own = int(len(common) * (1.0 - self.params.input_repetition))
+        rows = [torch.cat([_shuffle(common[:own]), common[own:]]) for _ in range(self.members)]
+        return torch.stack(rows)
+
+    def effective_weights(self) -> Iterator[Tensor]:
+        """Yield each layer's weights in evaluation, (M, P); all but the heads are the same."""
+        first = weighted_layers(self.network)[0]
+        for layer in self.network.modules():
+            if isinstance(layer, OwnLayer):
+                yield layer.effective_weight().detach().flatten(1)
+            elif isinstance(layer, nn.Linear | nn.Conv2d):
+                weight = self._of_one_image(layer) if layer is first else layer.weight.detach()
+                yield weight.flatten().expand(self.members, -1)
+
+    def _of_one_image(self, first: Weighted) -> Tensor:
+        return first.weight.detach().unflatten(1, (self.members, -1)).sum(1)
+
+    def member_network(self, member: int) -> nn.Module | None:
+        """Return the plain backbone that a member is when all inputs are the same image."""
+        first = weighted_layers(self.network)[0]
+        plain = copy.deepcopy(first)
+        plain.weight = nn.Parameter(self._of_one_image(first))
+        if isinstance(plain, nn.Linear):
+            plain.in_features = plain.weight.shape[1]
+        else:
+            plain.in_channels = plain.weight.shape[1]
+        own: dict[int, nn.Module] = {id(first): plain}
+        for module in self.network.modules():
+            if isinstance(module, Heads):
+                own[id(module)] = module.head.plain(member)
+        return copy.deepcopy(self.network, own)  # type: ignore[arg-type]
+
+
+def _widened(layer: Weighted, members: int) -> Weighted:
+    """Return a fresh layer of the same kind for M images at once."""
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(members * layer.in_features, layer.out_features, bias)
+    return nn.Conv2d(
+        members * layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,  # type: ignore[arg-type]
+        layer.padding, layer.dilation, layer.groups, bias,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _shuffle(index: Tensor) -> Tensor:
+    return index[torch.randperm(len(index), device=index.device)]
+
+
+EXAMPLES = [
+    {"members": 3, "input_repetition": 0.0, "batch_repetition": 4},
+    {"members": 2, "input_repetition": 0.6, "batch_repetition": 1},
+]
