@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +15,7 @@ from analysis import measure as module
 from analysis import metrics
 from analysis.load import Run, load, predictions
 from analysis.measure import METRICS, UNDECLARED, Measures, measure
+from study import schema
 from study.schema import StudyError
 from tests.analysis.make_run import (
     DEEP_ENSEMBLE,
@@ -146,6 +148,18 @@ def test_by_hand(tmp_path: Path) -> None:
     assert row["kl"] == pytest.approx(math.log(3) / 8, rel=1e-6)
     assert row["cll"] is None  # one example has no halves
     assert row["shift_nll"] is None
+
+
+def test_members_with_different_tasks_are_not_compared(tmp_path: Path) -> None:
+    arm = Arm("candidate", "split_ensemble", members=1)
+    write(tmp_path, arm, [[[math.log(3), 0.0]]], [0])
+    file = next(tmp_path.glob("trials/*/trial.parquet"))
+    before = measure(load(tmp_path)).replicates.row(0, named=True)
+    row = pq.read_table(file, partitioning=None).to_pylist()[0] | {"comparable": False}
+    pq.write_table(pa.Table.from_pylist([row], schema=schema.TRIAL), file)
+    after = measure(load(tmp_path)).replicates.row(0, named=True)
+    assert (before["gain"], after["gain"], after["disagreement"]) == (0, None, None)
+    assert after["nll"] == before["nll"]
 
 
 def test_a_pool_gives_each_size_that_is_needed(tmp_path: Path) -> None:

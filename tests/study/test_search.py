@@ -3,10 +3,12 @@
 import contextlib
 import random
 
+import optuna
 import pytest
 
 from study.schema import StudyError
 from study.search import MethodSearch, open_storage
+from study.space import Domain, MethodSpace
 from study.space_file import load_study
 from study.store import Store
 
@@ -46,7 +48,7 @@ def row_of(job):
     }
 
 
-def finish(search, order):
+def finish(search, order, row_of=row_of):
     """Run the search to its end, ending jobs in a random order, two at a time."""
     running, seen = [], []
     while search.remaining:
@@ -173,3 +175,107 @@ def test_a_damaged_journal_is_one_line(study, tmp_path, damage):
     journal.write_text(journal.read_text() + damage + "\n")
     with pytest.raises(StudyError, match=r"optuna\.journal: must be Optuna's whole journal"):
         opened(study, tmp_path)
+
+
+BITS = ("params.bits_first", "params.bits_middle", "params.bits_last")
+WIDE, TIGHT = 12, 7
+"""Bits in all three layers: 38 % and 3 % of the space are within the limit."""
+
+
+@pytest.fixture
+def limited(smoke):
+    """A study whose one method has a limit on its bits."""
+    levels = {key: (Domain(choice=(2, 3, 4, 6, 8)),) for key in BITS}
+    space = MethodSpace(
+        file="limited.yaml",
+        method="quantised_ensemble",
+        fixed={"params.search": "given", "params.bits_step": 0},
+        search=levels | {"training.lr": (Domain(float=(0.01, 0.3), log=True),)},
+    )
+    budget = smoke.budget.model_copy(update={"trials": 60, "generation": 10})
+    return smoke.model_copy(update={"budget": budget, "candidates": (space,)})
+
+
+def limited_row(job, limit=WIDE, over="pruned", known=True):
+    """A result that is better the more bits there are, so that the optimum is at the limit."""
+    bits = sum(job.spec.params[key.removeprefix("params.")] for key in BITS)
+    excess = bits / limit - 1
+    values = {"val_nll": -excess, "val_shift_nll": -excess, "val_gain": excess}
+    if excess > 0:
+        values = dict.fromkeys(values)
+    status = over if excess > 0 else "complete"
+    return {
+        "trial": job.spec.trial,
+        "excess": excess if known else None,
+        "status": status,
+    } | values
+
+
+def opened_limited(study, folder):
+    store = Store(folder)
+    store.create()
+    space = study.space("quantised_ensemble")
+    return MethodSearch(study, space, open_storage(store), ANY)
+
+
+def infeasible(study, folder, seeds, **how):
+    """Return the share of proposals beyond the limit: at first, at random, and of the rest."""
+    first, rest = [], []
+    for seed in range(seeds):
+        own = study.model_copy(update={"seed": seed})
+        search = opened_limited(own, folder / f"{how}{seed}")
+        while search.remaining:
+            row = limited_row(search.next(), **how)
+            told = 60 - search.remaining
+            (first if told < 10 else rest).append(row["status"] != "complete")
+            search.tell(row)
+    return sum(first) / len(first), sum(rest) / len(rest)
+
+
+def test_the_search_avoids_what_exceeds_a_limit(limited, tmp_path):
+    first, pruned = infeasible(limited, tmp_path, 3)
+    _, diverged = infeasible(limited, tmp_path, 3, over="diverged")
+    assert pruned < 0.8 * first
+    assert pruned < 0.8 * diverged
+
+
+@pytest.mark.slow
+def test_by_how_much_the_limit_is_exceeded_leads_to_what_is_within(limited, tmp_path):
+    first, known = infeasible(limited, tmp_path, 8, limit=TIGHT)
+    _, unknown = infeasible(limited, tmp_path, 8, limit=TIGHT, known=False)
+    assert first > 0.9
+    assert known < 0.9 * first
+    assert known < 0.95 * unknown
+
+
+def test_what_exceeds_a_limit_is_a_pruned_trial_with_a_constraint(limited, tmp_path):
+    search = opened_limited(limited, tmp_path)
+    finish(search, random.Random(1), limited_row)
+    trials = search.optuna.get_trials()
+    assert len(trials) == 60
+    for trial in trials:
+        exceeds = trial.constraints["excess"] > 0
+        assert (trial.state == optuna.trial.TrialState.PRUNED) == exceeds
+    assert all(trial.constraints["excess"] <= 0 for trial in search.optuna.best_trials)
+
+
+@pytest.mark.parametrize("stop", [5, 23])
+def test_an_interruption_does_not_matter_where_there_is_a_limit(
+    limited, tmp_path, monkeypatch, stop
+):
+    whole = finish(opened_limited(limited, tmp_path / "a"), random.Random(1), limited_row)
+    search = opened_limited(limited, tmp_path / "b")
+    told = []
+    for _ in range(stop):
+        job = search.next()
+        search.tell(limited_row(job))
+        told.append(job.spec.trial)
+
+    def die(number, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search.optuna, "tell", die)
+    with pytest.raises(KeyboardInterrupt):  # after the constraint was written, before the result
+        search.tell(limited_row(search.next()))
+    rest = finish(opened_limited(limited, tmp_path / "b"), random.Random(3), limited_row)
+    assert sorted([*told, *rest]) == sorted(whole)

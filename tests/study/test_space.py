@@ -61,6 +61,27 @@ def test_defaults_are_filled_in_and_single_shares_the_space(load):
     assert set(single.search) == {"training.optimizer", "training.lr"}
 
 
+def test_included_files_give_their_methods_spaces_alone(tmp_path):
+    (tmp_path / "a.yaml").write_text(BASE + "budget: {trials: 77}\n")
+    other = BASE.replace("method: batch_ensemble", "method: sve")
+    (tmp_path / "b.yaml").write_text(other[: other.index("search:")] + "search: {}\n")
+    (tmp_path / "all.yaml").write_text("budget: {trials: 9}\ninclude: [a.yaml, b.yaml]\n")
+    study = load_study([tmp_path / "all.yaml"])
+    assert [space.method for space in study.candidates] == ["batch_ensemble", "sve"]
+    assert (study.name, study.budget.trials) == ("all", 9)
+    assert (
+        study.space("single").search.keys()
+        == load_study([tmp_path / "a.yaml"]).space("single").search.keys()
+    )
+
+
+@pytest.mark.parametrize("entry", ["[3]", "nothing.yaml", "[nothing.yaml]"])
+def test_what_cannot_be_included_is_refused(tmp_path, entry):
+    (tmp_path / "all.yaml").write_text(f"include: {entry}\n")
+    with pytest.raises(StudyError, match=r"include|cannot be read"):
+        load_study([tmp_path / "all.yaml"])
+
+
 def test_a_compared_method_keeps_its_own_keys(load):
     compare = "compare:\n  - {method: mc_dropout, fixed: {backbone: {dropout: 0.1, width: 8}}}\n"
     space = load(BASE + compare).space("mc_dropout")

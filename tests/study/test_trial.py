@@ -13,7 +13,6 @@ from study import schema
 from study.store import GEOMETRY, ROW, Store
 from study.trial import (
     build,
-    cost,
     log_ensemble,
     nll,
     objectives,
@@ -214,40 +213,3 @@ def test_cosine_of_copies_is_one_and_a_single_has_none(make_spec, data):
     assert weight_cosine(ones) == pytest.approx(1)
     single = build(make_spec(), data.shape, data.classes)
     assert weight_cosine(single) is None
-
-
-def test_cost_counts_matrix_products(make_spec, data):
-    device = torch.device("cpu")
-    single = cost(build(make_spec(), data.shape, data.classes), data.shape, device)
-    forward = 2 * (64 * 16 + 16 * 10)
-    assert single["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
-    assert single["stored_bytes"] == 4 * single["parameters"]
-    assert single["infer_flops"] == forward
-    # Backward: the gradient of every weight, and of every input but the first layer's.
-    assert single["train_flops"] == 2 * forward + 2 * 16 * 10
-    deep = build(make_spec("deep_ensemble", {"members": 3}), data.shape, data.classes)
-    assert cost(deep, data.shape, device) == {k: 3 * v for k, v in single.items()}
-
-
-def test_composed_weights_are_shared_by_the_batch(make_spec, data):
-    rank = {"members": 2, "rank": 4, "init": "normal", "init_std": 0.5}
-    method = build(make_spec("batch_ensemble", rank), data.shape, data.classes)
-    by_batch = {n: cost(method, data.shape, torch.device("cpu"), n) for n in (2, 8, 64)}
-    composing = 2 * 2 * 4 * (64 * 16 + 16 * 10)  # members, multiply and add, rank, entries
-    products = 2 * 2 * (64 * 16 + 16 * 10)
-    for n, found in by_batch.items():
-        assert found["infer_flops"] == products + composing // n
-    assert by_batch[64]["train_flops"] < by_batch[8]["train_flops"]
-
-
-def test_split_batches_cost_a_share_of_repeated_ones(make_spec, data):
-    costs = {
-        batch: cost(
-            build(make_spec("batch_ensemble", BE | {"batch": batch}), data.shape, data.classes),
-            data.shape,
-            torch.device("cpu"),
-        )
-        for batch in ("repeat", "split")
-    }
-    assert costs["repeat"]["train_flops"] == 3 * costs["split"]["train_flops"]
-    assert costs["repeat"]["infer_flops"] == costs["split"]["infer_flops"]
