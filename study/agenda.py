@@ -1,5 +1,10 @@
-"""What is to be run next: walks through a study's stages and keeps the rows of what has ended."""
+"""What is to be run next: walks through a study's stages and keeps the rows of what has ended.
 
+A job whose worker died is handed out again, ``resources.max_failures`` times at most. Tune's own
+restarts are not used: they leave out a trial that was about to be given the dead worker.
+"""
+
+from collections import Counter, deque
 from collections.abc import Iterator
 
 from study.progress import Progress
@@ -21,6 +26,9 @@ class Agenda:
         self.stages: Iterator[Stage] = stages(study, store, rows)
         self.stage: Stage | None = None
         self.waiting: Job | None = None
+        self.restarts = study.resources.max_failures
+        self.deaths: Counter[str] = Counter()
+        self.again: deque[Job] = deque()
         self._advance()
 
     @property
@@ -30,6 +38,8 @@ class Agenda:
 
     def next(self) -> Job | None:
         """Return the next job, None while running ones must end first."""
+        if self.again:
+            return self.again.popleft()
         job, self.waiting = self.waiting, None
         while job is None and self.stage is not None:
             job = self.stage.next()
@@ -42,8 +52,12 @@ class Agenda:
         return job
 
     def end(self, job: Job, died: bool) -> None:
-        """Take the end of a job; a worker that died leaves a row with the reason."""
+        """Take the end of a job; a worker that died too often leaves a row with the reason."""
         row = self.store.row(job.spec.trial)
+        if row is None and died and self.deaths[job.spec.trial] < self.restarts:
+            self.deaths[job.spec.trial] += 1
+            self.again.append(job)
+            return
         if row is None:
             reason = "worker died or could not start" if died else "ended without a row"
             row = new_row(job.spec, self.fingerprint, job.name)

@@ -87,7 +87,6 @@ def schedule(
                 name="tune",
                 storage_path=str(store.ray),
                 verbose=1 if verbose else 0,
-                failure_config=tune.FailureConfig(max_failures=study.resources.max_failures),
             ),
         )
         try:
@@ -205,7 +204,7 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         return {"spec": job.spec.to_json(), "name": job.name, "nap": None}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Pass on that a trial has ended, or that its worker died once too often."""
+        """Pass on that a trial has ended, or that its worker died."""
         if trial_id in self.jobs and self.error is None:
             try:
                 self.agenda.end(self.jobs.pop(trial_id), error)
