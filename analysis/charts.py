@@ -21,6 +21,8 @@ Chart = alt.LayerChart | alt.FacetChart
 Facets = alt.FacetChart
 
 F = ".2f"
+HIGHEST = 8.0
+"""Recovery above which not even the Pareto front is drawn."""
 SHAPES = (
     *("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-left"),
 )
@@ -326,7 +328,7 @@ def importance(rows: Frame) -> Facets:
 
 
 def cost(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Facets:
-    """Draw recovery against cost relative to the single model.
+    """Draw recovery against cost relative to the single model, high enough for the front.
 
     Args:
         rows: arm, tag, label, method, panel (the kind of cost), cost, estimate, low, high, front
@@ -335,7 +337,10 @@ def cost(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Face
         methods: Domain of colour and shape.
         title: Which recovery.
     """
-    domain = marks.frame(rows, margin)
+    low, high = marks.frame(rows, margin)
+    front = max(rows.filter("front")["estimate"].to_list())
+    domain = low, max(high, min(front + 0.3, HIGHEST))
+    rows = rows.filter(pl.col("estimate").is_between(*domain))
     least, most = min(rows["cost"].to_list()), max(rows["cost"].to_list())
     rows = marks.placed(rows.with_columns(pl.col("cost").log().alias("_at")), "_at", domain)
     base = alt.Chart().encode(
@@ -381,7 +386,7 @@ def trajectory(rows: Frame, methods: Sequence[str]) -> Facets:
 
     Args:
         rows: arm, tag, label, method, panel (the quantity), epoch, mean, low, high, end (whether
-            it is the arm's last epoch), at (on those rows: the height of the tag).
+            it is the arm's last epoch), at (there: the height of the tag, or null).
         methods: Domain of colour and shape.
     """
     last = max(rows["epoch"].to_list())
@@ -403,7 +408,7 @@ def trajectory(rows: Frame, methods: Sequence[str]) -> Facets:
         base.mark_point(filled=True, size=32).encode(
             y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)
         ),
-        base.transform_filter("datum.end")
+        base.transform_filter("datum.end&&isValid(datum.at)")
         .mark_text(align="left", dx=8, fontWeight=600)
         .encode(y=marks.y("at", "", zero, ticks), text="tag:N"),
     )

@@ -9,8 +9,9 @@ import polars as pl
 
 from analysis import charts, exploration_charts
 from analysis.exploration import OBJECTIVES, Seen, associations, coverage, declared, seen
-from analysis.scene import Figure, Scene, title
+from analysis.scene import Figure, Scene
 from analysis.search import FOLDS, LEAST_TRIALS, SHUFFLES, importances
+from analysis.titles import title
 
 PANELS: Final = 6
 SHOWN: Final = 8

@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import Any, Final
 
-from analysis.scene import Scene, title
+from analysis.scene import Scene
 from analysis.tables import interval, number
+from analysis.titles import title
 
 Json = dict[str, Any]
 

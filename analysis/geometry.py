@@ -27,6 +27,8 @@ CLOSER: Final = 0.01
 """Rise of the cosine from which members are said to come closer."""
 ONE_BASIN: Final = 0.05
 """A barrier below this share of the single model's loss is called none."""
+TAGGED: Final = 10
+"""Arms, from the first, whose lines have a tag, beside those of the anchor and the control."""
 TAG_GAP: Final = 0.055
 """Least distance of two tags, as a share of the panel's range."""
 
@@ -86,7 +88,9 @@ def trajectory_figure(scene: Scene) -> Figure | None:
         return None
     last = pl.col("epoch") == pl.col("epoch").max().over("arm")
     rows = rows.with_columns(end=last).sort("panel_order", "place", "epoch")
-    ends = pl.concat(_tags_apart(panel) for _, panel in rows.filter("end").group_by("panel"))
+    anchor = pl.col("role").is_in(["deep_ensemble", "negative_control"])
+    tagged = rows.filter("end", anchor | (pl.col("place") < TAGGED))
+    ends = pl.concat(_tags_apart(panel) for _, panel in tagged.group_by("panel"))
     rows = rows.join(ends, on=["arm", "panel", "epoch"], how="left", maintain_order="left")
     kept = ["arm", "tag", "label", "method", "panel", "epoch", "mean", "low", "high", "end", "at"]
     return Figure(

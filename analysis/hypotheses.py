@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis import wording
+from analysis import titles, wording
 from analysis.cases import (
     CONTROLS,
     FAMILIES,
@@ -133,9 +133,10 @@ def _needed(case: Case, protocol: Protocol, candidates: int) -> Json | None:
 
 def _disagreements(arms: Sequence[Json]) -> list[str]:
     return [
-        wording.disagreement(arm, name, arm["robustness"][method]["verdict"])
+        wording.disagreement(arm, called, words, arm["robustness"][method]["verdict"])
         for arm in arms
-        for method, name in METHODS.items()
+        for called in [titles.name(arm, titles.several(arms))]
+        for method, words in METHODS.items()
         if arm["robustness"] and arm["robustness"][method]
         if not arm["robustness"][method]["agrees"]
     ]

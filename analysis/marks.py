@@ -58,7 +58,8 @@ def guides(
 
 def recovery(axis: type[Any], field: str, domain: Sequence[float], title: str = "recovery") -> Any:
     """Return a channel for recovery, the same in every figure."""
-    values = [v for v in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2) if domain[0] <= v <= domain[1]]
+    step = 0.5 if domain[1] - domain[0] < 4 else 1.0
+    values = [n * step for n in range(-4, 17) if domain[0] <= n * step <= domain[1]]
     return axis(
         f"{field}:Q",
         title=title,

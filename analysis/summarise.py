@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis import fairness_tables, secondary, tables
+from analysis import fairness_tables, secondary, tables, titles
 from analysis.declared import spaces
 from analysis.geometry import geometry
 from analysis.load import Run
 from analysis.measure import Measures, arm_key
-from analysis.scene import Figure, Scene, title
+from analysis.scene import Figure, Scene
+from analysis.titles import several, title
 
 Json = dict[str, Any]
 
@@ -68,30 +69,20 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
     )
 
 
-def _name(arm: Json, whose: bool) -> str:
-    """Return what to call an arm; ``whose``: with its method before a name of its own."""
-    if arm["name"] is None:
-        return f"{title(arm['method'])} {arm['configuration'][:6]}"
-    return f"{title(arm['method'])}: {arm['name']}" if whose else str(arm["name"])
-
-
 def _arms(verdict: Json) -> pl.DataFrame:
     """Return one row per judged arm, best candidate first, then the anchors (see ``Scene``)."""
     rows, letters = [], iter(_tags())
-    methods = {arm["method"] for arm in verdict["arms"] if arm["role"] == "candidate"}
+    whose = several(verdict["arms"])
     sizes = sum(anchor["role"] == "deep_ensemble" for anchor in verdict["anchors"])
     for arm in sorted(verdict["arms"], key=_leads):
-        tag, name = OTHERS.get(arm["role"]) or (
-            next(letters),
-            _name(arm, whose=len(methods) > 1),
-        )
-        rows.append(arm | {"tag": tag, "label": f"{tag} · {name}"})
+        tag, called = OTHERS.get(arm["role"]) or (next(letters), titles.name(arm, whose))
+        rows.append(arm | {"tag": tag, "label": f"{tag} · {called}"})
     for anchor in verdict["anchors"]:
         deep = anchor["role"] == "deep_ensemble"
         tag = f"DE{anchor['members']}" if deep and sizes > 1 else "DE" if deep else "S"
-        name = f"Deep ensemble of {anchor['members']}" if deep else OTHERS["single"][1]
+        called = f"Deep ensemble of {anchor['members']}" if deep else OTHERS["single"][1]
         keys = {"method": anchor["role"], "reference": anchor["arm"], "verdict": "reference"}
-        rows.append(anchor | keys | {"tag": tag, "label": f"{tag} · {name}"})
+        rows.append(anchor | keys | {"tag": tag, "label": f"{tag} · {called}"})
     texts = ("arm", "tag", "label", "method", "role", "reference", "verdict")
     columns = dict.fromkeys(texts, pl.String) | {"members": pl.Int64}
     kept = [{key: row[key] for key in columns} for row in rows]

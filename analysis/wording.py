@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from analysis.protocol import Endpoint
+from analysis.titles import name, several
 
 Json = dict[str, Any]
 
@@ -40,7 +41,7 @@ def _some_escape(judgement: Json) -> str:
     return (
         f"{escapes} of {n} tested configurations {verb} more than "
         f"{_percent(judgement['protocol']['delta'])} of the way from a single model to a Deep "
-        f"Ensemble on {_labels(judgement)} (best: {best['name'] or best['arm']}, whose "
+        f"Ensemble on {_labels(judgement)} (best: {name(best, several(own))}, whose "
         f"weakest is {judgement['protocol']['labels'][best['weakest']]} with recovery "
         f"{weakest['recovery']:.2f}, {100 * judgement['protocol']['level_wide']:g} % interval "
         f"{interval(weakest['low_wide'], weakest['high_wide'])}; "
@@ -72,11 +73,10 @@ def _seeds(judgement: Json) -> str:
     return f"{span} seed{'s' * (most != 1)}"
 
 
-def disagreement(arm: Json, method: str, said: str) -> str:
+def disagreement(arm: Json, called: str, method: str, said: str) -> str:
     """Return the line on a verdict that a method of ``robustness`` does not share."""
-    named = arm["name"] or arm["arm"]
     return (
-        f"{named}: {SAID.get(arm['alone'], 'is inconclusive')} by the primary test, "
+        f"{called}: {SAID.get(arm['alone'], 'is inconclusive')} by the primary test, "
         f"but {SAID.get(said, 'is inconclusive')} by {method} (each before Holm)"
     )
 
