@@ -60,7 +60,10 @@ def multiples(spent: pl.DataFrame) -> pl.DataFrame:
 
 
 def _conditions(spec: str | None) -> Json:
-    """Return what a spec says about the data that each member sees."""
+    """Return what a spec says about the data that each member sees.
+
+    ``share``: how often, in the mean, it sees each example of a batch.
+    """
     known: Json = json.loads(spec or "{}")
     training, params = known.get("training", {}), known.get("params", {})
     members = params.get("members", 1) if params.get("batch") == "split" else 1
@@ -68,7 +71,7 @@ def _conditions(spec: str | None) -> Json:
         "examples": known.get("dataset", {}).get("train_size"),
         "batch_size": training.get("batch_size"),
         "augment": training.get("augment"),
-        "share": str(Fraction(1, members)) if known else None,
+        "share": str(Fraction(params.get("batch_repetition", 1), members)) if known else None,
     }
 
 

@@ -47,6 +47,6 @@ def _claim(rows: pl.DataFrame) -> str:
         return "What evidence two members share"
     nearer = own.filter(pl.col("mean") > (pl.col("chance") + pl.col("same")) / 2)
     return (
-        f"In {len(nearer)} of {len(own)} configurations two members read the same pixels nearly as "
-        "much as one does twice"
+        f"In {len(nearer)} of {len(own)} configurations the pixels of two members agree nearly as "
+        "one member does with itself, rather than as by chance"
     )

@@ -7,6 +7,7 @@ Equal tuning budgets are checked here, not assumed. Nothing here feeds a verdict
 
 import json
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
@@ -114,8 +115,16 @@ def _differences(own: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[st
     }
     for name in CONDITIONS:
         if own[name] != base[name]:
-            values = ("all" if v == "1" and name == "share" else v for v in (own[name], base[name]))
-            yield words[name].format(*values)
+            values = (own[name], base[name])
+            yield words[name].format(*map(_share, values) if name == "share" else values)
+
+
+def _share(value: str | None) -> str:
+    """Say how much of every batch a member sees: all, a part, or all of it several times."""
+    if value is None:
+        return "an unknown part"
+    times = Fraction(value)
+    return "all" if times == 1 else value if times < 1 else f"{times} times all"
 
 
 # --- compute-matched

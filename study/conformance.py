@@ -133,8 +133,15 @@ def check_examples(subject: Subject) -> None:
 
 
 def check_weights(subject: Subject) -> None:
-    """Effective weights, perturbations, collapsed control and checkpoint agree with M."""
-    for ensemble in (subject.make(), subject.trained()):
+    """Effective weights, perturbations, collapsed control and checkpoint agree with M.
+
+    Looking at them, in training too, neither draws random numbers nor changes them.
+    """
+    for ensemble in (subject.make(), subject.trained().train()):
+        state = torch.get_rng_state()
+        twice = [list(ensemble.effective_weights()) for _ in range(2)]
+        assert all(map(torch.equal, *twice)), "effective weights change when looked at"
+        assert torch.equal(torch.get_rng_state(), state), "effective weights draw random numbers"
         for weights in ensemble.effective_weights():
             assert weights.shape[0] == ensemble.members, "effective weights of other members"
         perturbations = ensemble.perturbations()
@@ -207,21 +214,30 @@ def findings(method: str, backbone: str) -> dict[str, str]:
     """Return, check by check, an empty text or what is wrong, over the method's examples.
 
     Raises:
-        StudyError: When the method can wrap the backbone in none of them.
+        StudyError: When the method can wrap the backbone in none of them, or has none.
     """
     found, refusals = dict.fromkeys(CHECKS, ""), []
-    examples = load_plugin("study.methods", method).EXAMPLES
+    examples = getattr(load_plugin("study.methods", method), "EXAMPLES", None)
+    if not examples:
+        raise StudyError(
+            f"method {method!r} must have EXAMPLES to be checked on, but has none; "
+            "list a few small configurations, as [{'members': 2}]"
+        )
     for subject in (Subject(method, params, backbone) for params in examples):
         try:
-            subject.make()
+            subject.trained()
         except StudyError as refusal:
             refusals.append(refusal)
             continue
+        except Exception:
+            pass  # The checks say in which of them it fails.
         for name, check in CHECKS.items():
             try:
                 check(subject)
-            except AssertionError as failure:
-                found[name] = found[name] or f"{subject.params}: {' '.join(str(failure).split())}"
+            except Exception as failure:
+                kind = "" if isinstance(failure, AssertionError) else f"{type(failure).__name__}: "
+                said = f"{subject.params}: {kind}{' '.join(str(failure).split())}"
+                found[name] = found[name] or said
     if len(refusals) == len(examples):
         raise refusals[0]
     return found
@@ -243,7 +259,9 @@ def table(methods: list[str]) -> tuple[list[str], bool]:
                 cells.append("–")
                 notes.append(f"{method} on {backbone}: {refusal}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    checks = [f"* {name}: {check.__doc__}" for name, check in CHECKS.items()]
+    checks = [
+        f"* {name}: {' '.join((check.__doc__ or '').split())}" for name, check in CHECKS.items()
+    ]
     return [*lines, "", "Checked:", "", *checks, *([""] if notes else []), *notes], good
 
 

@@ -1,15 +1,14 @@
 """What a method costs: floating-point operations, parameters and stored bytes, all counted."""
 
 import copy
-from typing import Any, Final
+import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from study.methods import Method
-
-COUNTED: Final = 64
-"""Examples on which FLOPs are counted at most."""
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -20,45 +19,69 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
+def _convolution_backward(gradient: Any, x: Any, weight: Any, *more: Any, **__: Any) -> int:
+    """Count each of the two products as the forward one, in groups or not; none is transposed."""
+    wants_input, wants_weight, _ = more[-1]
+    product = 2 * gradient[0] * math.prod(gradient[2:]) * math.prod(weight)
+    return product * (wants_input + wants_weight)
+
+
 def counter() -> FlopCounterMode:
-    """Return torch's counter, which by itself leaves a CPU's attention out in some releases."""
+    """Return torch's counter with two mends.
+
+    By itself it leaves a CPU's attention out in some releases, and takes the weight gradient of a
+    grouped convolution for that of a dense one.
+    """
     aten = torch.ops.aten
     own = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+        aten.convolution_backward: _convolution_backward,
     }
     return FlopCounterMode(display=False, custom_mapping=own)
 
 
 def flops(
-    method: Method, shape: tuple[int, int, int], device: torch.device, batch_size: int = 2
+    method: Method, shape: tuple[int, int, int], device: torch.device, batch_size: int
 ) -> dict[str, int]:
-    """Measure the FLOPs of matrix products and convolutions per example.
+    """Count the FLOPs of matrix products and convolutions per example.
 
-    What is done once per batch, as composing members' weights, is shared by ``batch_size`` examples
-    (``COUNTED`` at most; in training as many of them as make equal parts for the members). Phases
-    of the training count by their share.
+    What a batch costs however many examples it has, as composing the members' weights, is shared by
+    ``batch_size`` examples in training and left out in prediction, where it is done once. Phases of
+    the training count by their share.
     """
     method = copy.deepcopy(method)  # It is led through its phases, on zeros.
-    x = torch.zeros(min(batch_size, COUNTED), *shape, device=device)
-    size = method.members * max(1, len(x) // method.members)
-    batch = x[:1].expand(size, *shape)
-    y = torch.zeros(size, dtype=torch.long, device=device)
     train = 0.0
     for part, _ in method.parts():
         for phase in part.phases():
-            phase.begin()
+            with torch.device(device):
+                phase.begin()
             part.train()
-            with counter() as counted:
-                logits, y_MB = part.training_forward(batch, y)
+
+            def step(examples: int, part: Method = part) -> None:
+                x = torch.zeros(examples, *shape, device=device)
+                logits, y_MB = part.training_forward(x, x.new_zeros(examples, dtype=torch.long))
                 part.loss(logits, y_MB, 0.0).backward()
-            train += phase.share * counted.get_total_flops() / size
+
+            once, each = _once_and_each(step, 2 * method.members)
+            train += phase.share * (each + once / batch_size)
             phase.after_epoch()
             phase.end()
     method.eval()
-    with torch.no_grad(), counter() as infer:
-        method(x)
-    return {"infer_flops": infer.get_total_flops() // len(x), "train_flops": round(train)}
+    with torch.no_grad():
+        _, infer = _once_and_each(lambda n: method(torch.zeros(n, *shape, device=device)), 2)
+    return {"infer_flops": round(infer), "train_flops": round(train)}
+
+
+def _once_and_each(run: Callable[[int], Any], examples: int) -> tuple[float, float]:
+    """Return the FLOPs of a batch of no example, and those of each example more."""
+    found = []
+    for count in (examples, 2 * examples):
+        with counter() as counted:
+            run(count)
+        found.append(counted.get_total_flops())
+    each = (found[1] - found[0]) / examples
+    return found[0] - each * examples, each
 
 
 def size(method: Method) -> dict[str, int]:

@@ -136,6 +136,10 @@ class RankOneLayer(MemberLayer):
             return None
         return self.fast[name] + self.anchor if self.anchor else self.fast[name]
 
+    def applied(self, name: str) -> Tensor | None:
+        """Return r or s as this forward pass applies it."""
+        return self.scale(name)
+
     def effective_weight(self) -> Tensor:
         """Return W ∘ s_m r_mᵀ, (M, *weight.shape)."""
         return self.weight * self.perturbation()
@@ -156,11 +160,11 @@ class RankOneLayer(MemberLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every member's weight to its own part of the batch."""
-        if (r := self.scale("r")) is not None:
+        if (r := self.applied("r")) is not None:
             x = unfold(x, self.members)
             x = (x * self._per_channel(r, x)).flatten(0, 1)
         y = unfold(self._apply_weight(x, self.weight), self.members)
-        s = self.scale("s")
+        s = self.applied("s")
         scale = None if s is None else self._per_channel(s, y)
         bias = None if self.bias is None else self._per_channel(self.bias, y)
         if scale is not None and bias is not None:
@@ -309,6 +313,8 @@ class MemberBatchNorm(MemberNorm):
         self.norm = nn.BatchNorm1d(members * norm.num_features, norm.eps, norm.momentum)
         self.norm.weight.data = norm.weight.detach().repeat(members)
         self.norm.bias.data = norm.bias.detach().repeat(members)
+        for name in ("running_mean", "running_var"):
+            getattr(self.norm, name).copy_(getattr(norm, name).repeat(members))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (M*B, C, ...) by channel within each member."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.members import unfold
+from study.members import unfold, weighted_layers
 from study.schema import StudyError
 
 Kind = Literal["linear", "equiangular", "rotated"]
@@ -136,6 +136,11 @@ def kind_of(network: nn.Module) -> Kind:
     if not isinstance(head, EquiangularHead):
         return "linear"
     return "rotated" if head.rotated else "equiangular"
+
+
+def last_layer(network: nn.Module) -> nn.Linear | nn.Conv2d | None:
+    """Return the last layer with weights; None where a fixed head stands behind it."""
+    return weighted_layers(network)[-1] if kind_of(network) == "linear" else None
 
 
 def refusing(

@@ -202,6 +202,13 @@ def _refuse_pairs(regularisation: Regularisation) -> None:
         )
 
 
+def _by_member(features: Tensor, members: int, examples: int) -> Tensor:
+    """Return features (M, B, F) from (M*B, F), or from (B, F) that the members share."""
+    if len(features) == examples:
+        return features.expand(members, *features.shape)
+    return unfold(features, members)
+
+
 def _diversity(
     method: Method, regularisation: Regularisation, phase: Phase
 ) -> Callable[[Tensor, Tensor, list[Tensor], Tensor], Tensor] | None:
@@ -214,9 +221,15 @@ def _diversity(
 
     def weighted(logits_MBC: Tensor, y_MB: Tensor, features: list[Tensor], x: Tensor) -> Tensor:
         members = len(logits_MBC)
-        if members < 2 or not torch.equal(y_MB, y_MB[:1].expand_as(y_MB)):
+        if members < 2:
             _refuse_pairs(regularisation)
-        own = unfold(features[-1].float().flatten(1), members) if features else None
+        if not torch.equal(y_MB, y_MB[:1].expand_as(y_MB)):
+            raise StudyError(
+                f"regulariser {regularisation.name} needs members that see the same examples at a "
+                "time, which in this method they do not; set regulariser.name to none or, where "
+                "there is one, params.batch to repeat"
+            )
+        own = _by_member(features[-1].float().flatten(1), members, len(x)) if features else None
         outputs = regularisers.MemberOutputs(
             logits_MBC, y_MB[0], method.perturbations(), own, x.flatten(1)
         )

@@ -142,7 +142,10 @@ def _train_and_predict(
         "cosine_init": weight_cosine(method),
     }
     if (row["excess"] or 0) > 0:
-        return row | {"status": "pruned", "reason": f"exceeds its limit by {row['excess']:.3g}"}
+        return row | {
+            "status": "pruned",
+            "reason": f"exceeds the method's own limit by {100 * row['excess']:.3g} %",
+        }
     row |= flops(method, dataset.shape, device, spec.training.batch_size)
     labels = torch.tensor(dataset.train[1], device=device)
     train = pixels(dataset.train[0])

@@ -29,7 +29,8 @@ class SharedNetwork(Method):
         shared_lr_multiplier: Learning rate of the shared weights over the training's, once the
             network is adapted; 0 freezes them.
         own_lr_multiplier: The same of the members' own weights.
-        decay_own: Whether weight decay reaches the members' own weights (biases apart).
+        decay_own: Whether weight decay reaches the members' own weights; it does reach own biases,
+            unless the shared weights are frozen.
         split: Whether, in training, each member sees an M-th of the batch instead of all of it.
     """
 

@@ -278,7 +278,7 @@ def replaceable(network: nn.Module) -> list[str]:
     if not found:
         raise StudyError(
             "e3 needs a linear layer to replace by experts, but the network has none; "
-            "choose another backbone"
+            "choose another backbone, or a linear backbone.head"
         )
     return found
 

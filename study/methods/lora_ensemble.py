@@ -23,7 +23,8 @@ from pydantic import Field
 from torch import nn
 
 from study.fast_weights import AdditiveLayer, MemberLayer, OwnLayer, Weighted
-from study.members import replace_modules, weighted_layers
+from study.heads import last_layer
+from study.members import replace_modules
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
 from study.schema import StudyError
@@ -43,8 +44,9 @@ class Params(Strict):
         warm_start: Share of the epochs in which the plain network is trained alone.
         layers: Which layers have updates.
         base: Whether the shared weights are ``frozen`` after the warm start, or trained at a tenth
-            of the learning rate (``slow``).
-        head: Each member's ``own`` last layer, or one that is ``shared`` (and treated as ``base``).
+            of the members' rate (``slow``).
+        head: Each member's ``own`` last layer, or one that is ``shared`` (and treated as ``base``);
+            without effect where the backbone's head is fixed.
         lr_multiplier: Learning rate of the members' weights over that of the warm start.
         decay: Whether weight decay reaches the updates.
     """
@@ -83,11 +85,11 @@ class Ensemble(SharedNetwork):
     def adapt(self) -> None:
         """Add updates to the chosen layers, and give members their own heads if asked for."""
         params = self.params
-        last = weighted_layers(self.network)[-1]
+        head = last_layer(self.network)
         named = {id(m): name.rpartition(".")[2] for name, m in self.network.named_modules()}
 
         def adapted(layer: Weighted) -> MemberLayer | None:
-            if layer is last:
+            if layer is head:
                 return OwnLayer(layer, params.members) if params.head == "own" else None
             if params.layers == "attention" and named[id(layer)] not in ATTENTION:
                 return None

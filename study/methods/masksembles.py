@@ -14,12 +14,13 @@ masks of its own; shortcuts without weights are not.
 
 Deviations: the published generator searches the scale at random until all of a layer's units are
 used; here the number of positions is computed from its expectation, and only the masks are drawn
-until that is so. The generator refuses layers of fewer than 10 units, this one does not. The paper
+until that is so; where that is unlikely (few units, hardly any overlap), the last draw is mended
+unit by unit. The generator refuses layers of fewer than 10 units, this one does not. The paper
 splits the batch among the masks in training (``batch: split``); every member seeing the whole batch
 is the default, as for BatchEnsemble.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from pydantic import Field
@@ -30,6 +31,9 @@ from study.members import replace_modules, unfold, weighted_layers
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
 from study.spec import Strict
+
+TRIES: Final = 100
+"""Draws of a layer's masks, before one is mended."""
 
 
 class Params(Strict):
@@ -48,19 +52,32 @@ class Params(Strict):
 
 def active_units(units: int, members: int, scale: float) -> int:
     """Return how many of ``units`` each mask keeps."""
-    return max(1, int(units / (scale * (1 - (1 - 1 / scale) ** members))))
+    return max(-(-units // members), int(units / (scale * (1 - (1 - 1 / scale) ** members))))
 
 
 def draw_masks(units: int, members: int, scale: float) -> Tensor:
     """Draw masks (M, units) with equally many ones each, which together use every unit."""
     active = active_units(units, members, scale)
     positions = _positions(units, members, active)
-    while True:
-        kept = torch.rand(members, positions).argsort(dim=1)[:, :active]
-        masks = torch.zeros(members, positions).scatter_(1, kept, 1.0)
+    for _ in range(TRIES):
+        masks = _random_masks(members, positions, active)
         used = masks[:, masks.any(dim=0)]
         if used.shape[1] == units:
             return used
+    return _with_every_unit(_random_masks(members, units, active))
+
+
+def _random_masks(members: int, positions: int, active: int) -> Tensor:
+    kept = torch.rand(members, positions).argsort(dim=1)[:, :active]
+    return torch.zeros(members, positions).scatter_(1, kept, 1.0)
+
+
+def _with_every_unit(masks: Tensor) -> Tensor:
+    """Let each unused unit take, in some mask, the place of one that another mask has too."""
+    while len(unused := (masks.sum(0) == 0).nonzero()):
+        member, unit = (masks * (masks.sum(0) > 1)).nonzero()[0]
+        masks[member, unit], masks[member, unused[0]] = 0.0, 1.0
+    return masks
 
 
 def _positions(units: int, members: int, active: int) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from study.fast_weights import OwnLayer, Weighted
 from study.members import fold, replace_modules, unfold, weighted_layers
 from study.methods import MakeNetwork, Method
+from study.schema import StudyError
 from study.spec import Strict
 
 
@@ -72,7 +73,11 @@ class Ensemble(Method):
 
         def adapted(layer: Weighted) -> nn.Module | None:
             if layer is layers[-1]:
-                assert isinstance(layer, nn.Linear)
+                if not isinstance(layer, nn.Linear):
+                    raise StudyError(
+                        "mimo needs a backbone whose last layer is linear, but it is a "
+                        "convolution; choose another backbone"
+                    )
                 return Heads(layer, self.members)
             return _widened(layer, self.members) if layer is layers[0] else None
 

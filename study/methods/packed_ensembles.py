@@ -49,7 +49,18 @@ class Params(Strict):
     gamma: int = Field(1, ge=1, le=16)
 
     def width(self, units: int) -> int:
-        """Return the width of a member's layer where the backbone has ``units``."""
+        """Return the width of a member's layer where the backbone has ``units``.
+
+        Raises:
+            StudyError: When there is not a unit for each group.
+        """
+        groups = self.members * self.gamma
+        if int(self.alpha * units) < groups:
+            raise StudyError(
+                f"params.alpha must be at least {groups / units:.3g} for a layer of {units} units "
+                f"to have one in each of members x gamma = {groups} groups, but is {self.alpha}; "
+                "raise it, or lower members or gamma"
+            )
         return self.gamma * math.ceil(int(self.alpha * units) / (self.members * self.gamma))
 
 

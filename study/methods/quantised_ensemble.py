@@ -1,6 +1,7 @@
 """Mixed-precision quantised Deep Ensemble: M networks in the memory of one fp32 network.
 
-Each member is trained as a member of a Deep Ensemble is, then fine-tuned with fake quantisation
+Each member is trained as a member of a Deep Ensemble is, then, from the peak learning rate on
+again, with fake quantisation
 Q(w) = Δ clip(round(w/Δ), -q, q), q = 2^(b-1) - 1, Δ = max|w| / q of an output channel or a tensor,
 and the straight-through estimator. Linear and convolutional weights have b bits, differing by
 layer and member; biases, norms and Δ stay at fp32. All stored bytes must fit into ``budget`` times

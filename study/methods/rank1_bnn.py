@@ -79,10 +79,17 @@ class BayesianLayer(RankOneLayer):
             self.register_buffer(f"{name}_draw", torch.randn_like(mean))
 
     def scale(self, name: str) -> Tensor:
-        """Return a draw of r or s, (M, size): a new one in training, the fixed one otherwise."""
-        mean, std = self.fast[name], F.softplus(self.fast[f"{name}_std"])
-        noise = torch.randn_like(mean) if self.training else getattr(self, f"{name}_draw")
-        return mean + std * noise
+        """Return the draw of r or s, (M, size), that predicts."""
+        return self._with(name, getattr(self, f"{name}_draw"))
+
+    def applied(self, name: str) -> Tensor:
+        """Return a new draw in training."""
+        if not self.training:
+            return self.scale(name)
+        return self._with(name, torch.randn_like(self.fast[name]))
+
+    def _with(self, name: str, noise: Tensor) -> Tensor:
+        return self.fast[name] + F.softplus(self.fast[f"{name}_std"]) * noise
 
     def deviations(self) -> Tensor:
         """Return the means of r and s minus 1."""

@@ -45,11 +45,11 @@ class Ensemble(Method):
         ]
 
     def _end(self, keep: bool) -> None:
-        if keep:
+        if keep and len(self.snapshots) < self.members - 1:
             self.snapshots.append(copy.deepcopy(self.network).requires_grad_(False).eval())
 
     def _networks(self) -> list[nn.Module]:
-        """Return the members; those that are yet to come are the present network."""
+        """Return the members; the last, and what is yet to come, is the present network."""
         kept = list(self.snapshots)
         return kept + [self.network] * (self.members - len(kept))
 
@@ -69,10 +69,6 @@ class Ensemble(Method):
         """Yield each layer's weights, (M, P)."""
         for layers in zip(*map(weighted_layers, self._networks()), strict=True):
             yield torch.stack([layer.weight.detach().flatten() for layer in layers])
-
-    def checkpoint(self) -> dict[str, Tensor]:
-        """Return the snapshots alone: the last of them is the network."""
-        return self.snapshots.state_dict()
 
 
 EXAMPLES = [{"members": 2}, {"members": 2, "skip": 1}]

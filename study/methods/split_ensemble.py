@@ -84,7 +84,9 @@ class Ensemble(Method):
 
     members = 1
     comparable = False
+    heads = frozenset({"linear"})
     confusion: Tensor
+    group_of: Tensor
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
         super().__init__()
@@ -105,6 +107,7 @@ class Ensemble(Method):
             )
         confusion = torch.zeros(self.classes, self.classes)
         self.register_buffer("confusion", confusion, persistent=False)
+        self.register_buffer("group_of", torch.zeros(self.classes, dtype=torch.uint8))
         self.groups: list[list[int]] = []
 
     def phases(self) -> list[Phase]:
@@ -116,10 +119,12 @@ class Ensemble(Method):
         """Group the classes, and give every group what lies behind the trunk for itself."""
         count = self.params.groups
         if self.params.grouping == "random":
-            order = torch.randperm(self.classes).tolist()
+            order = torch.randperm(self.classes, device="cpu").tolist()
             self.groups = [sorted(order[g::count]) for g in range(count)]
         else:
             self.groups = confusion_groups(self.confusion, count)
+        for number, group in enumerate(self.groups):
+            self.group_of[group] = number
         names = stages_of(self.network)
         cut = min(round(self.params.shared * len(names)), len(names) - 1)
         for name in names[cut:]:

@@ -10,8 +10,8 @@ The base must know something already: the plain network is trained within the tr
 directions, and the method is worst.
 
 Deviations, the paper known from its abstract and second-hand notes alone: the warm start inside the
-trial; norms are trained jointly by all members; ``positive: softplus`` beside the clamp at 0, under
-which a singular value that has reached 0 gets no gradient any more.
+trial; what is not adapted, as norms, is trained jointly by all members; ``positive: softplus``
+beside the clamp at 0, under which a singular value that has reached 0 gets no gradient any more.
 """
 
 from typing import Literal
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.fast_weights import MemberLayer, OwnLayer, Weighted
+from study.heads import last_layer
 from study.members import replace_modules, weighted_layers
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
@@ -37,7 +38,7 @@ class Params(Strict):
         warm_start: Share of the epochs in which the plain network is trained alone.
         layers: Which layers are adapted, in the order in which they act.
         head: Each member's ``own`` last layer, from the trained one, or an adapted one
-            (``singular``).
+            (``singular``); without effect where the backbone's head is fixed.
         bias: ``shared``, or each member's ``own``, from the trained one.
         positive: How singular values stay at least 0.
         lr_multiplier: Learning rate of the members' weights over that of the warm start.
@@ -118,10 +119,10 @@ class Ensemble(SharedNetwork):
     def adapt(self) -> None:
         """Decompose the chosen layers; give members their own biases and heads as asked for."""
         params, layers = self.params, weighted_layers(self.network)
-        first, last = layers[0], layers[-1]
+        first, head = layers[0], last_layer(self.network)
 
         def adapted(layer: Weighted) -> MemberLayer | None:
-            if layer is last and params.head == "own":
+            if layer is head and params.head == "own":
                 return OwnLayer(layer, params.members)
             if layer is first and params.layers == "no_first":
                 return None

@@ -57,8 +57,7 @@ class Ensemble(Method):
         self.members, self.params = params.members, params
         self.network = make_network()
         self.draws = nn.ModuleList()
-        self.collecting = False
-        self.iterates: list[Tensor] = []
+        self.moments: Moments | None = None
         self.recent: deque[Tensor] = deque()
 
     def phases(self) -> list[Phase]:
@@ -77,31 +76,37 @@ class Ensemble(Method):
         ]
 
     def _begin(self) -> None:
-        self.collecting = True
+        self.moments = Moments(self.params.rank)
 
     def param_groups(self, training: Training) -> list[dict[str, Any]]:
         """Return one group, with the constant learning rate while iterates are collected."""
         groups = super().param_groups(training)
-        if self.collecting:
+        if self.moments is not None:
             groups[0]["lr"] = training.lr * self.params.lr_multiplier
         return groups
 
+    def _trained(self, network: nn.Module) -> list[nn.Parameter]:
+        return [p for p in network.parameters() if p.requires_grad]
+
     @torch.no_grad()
     def _collect(self) -> None:
-        self.iterates.append(parameters_to_vector(self.network.parameters()).clone())
+        assert self.moments is not None
+        self.moments.take(parameters_to_vector(self._trained(self.network)))
 
     def _draw(self) -> None:
-        """Draw the members; what they were drawn from is not kept."""
+        """Draw the members; what they were drawn from is not kept. The last is the network."""
+        assert self.moments is not None
         images = torch.cat(list(self.recent))[-RECENT:]
-        for theta in draws(torch.stack(self.iterates), self.params, self.members):
-            network = copy.deepcopy(self.network).requires_grad_(False)
-            vector_to_parameters(theta, network.parameters())
-            renormalise(network, images)
-            self.draws.append(network)
-        self.iterates, self.recent = [], deque()
+        for theta in self.moments.draws(self.params.scale, self.members):
+            vector_to_parameters(theta, self._trained(self.network))
+            renormalise(self.network, images)
+            if len(self.draws) < self.members - 1:
+                self.draws.append(copy.deepcopy(self.network))
+        self.draws.requires_grad_(False)
+        self.moments, self.recent = None, deque()
 
     def _networks(self) -> list[nn.Module]:
-        return list(self.draws) or [self.network] * self.members
+        return [*self.draws, *[self.network] * (self.members - len(self.draws))]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C)."""
@@ -109,7 +114,7 @@ class Ensemble(Method):
 
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (1, B, C) of the network and labels (1, B)."""
-        if self.collecting:
+        if self.moments is not None:
             self.recent.append(x)
             while sum(map(len, self.recent)) - len(self.recent[0]) >= RECENT:
                 self.recent.popleft()
@@ -124,23 +129,36 @@ class Ensemble(Method):
         for layers in zip(*map(weighted_layers, self._networks()), strict=True):
             yield torch.stack([layer.weight.detach().flatten() for layer in layers])
 
-    def checkpoint(self) -> dict[str, Tensor]:
-        """Return the draws: their statistics of batch norms belong to them."""
-        return self.draws.state_dict()
 
+class Moments:
+    """Running mean, variance and last deviations of vectors (P,); rank deviations are kept.
 
-def draws(iterates_TP: Tensor, params: Params, members: int) -> Tensor:
-    """Return draws (M, P) from the Gaussian of the iterates (T, P); one iterate has no spread."""
-    steps = torch.arange(1, len(iterates_TP) + 1, device=iterates_TP.device).unsqueeze(1)
-    running = iterates_TP.cumsum(0) / steps
-    mean, square = running[-1], iterates_TP.square().mean(0)
-    std = (square - mean.square()).clamp(min=0).sqrt()
-    deviations = (iterates_TP - running)[-params.rank :]
-    root = math.sqrt(params.scale / 2)
-    z1 = torch.randn(members, len(mean), device=mean.device)
-    z2 = torch.randn(members, len(deviations), device=mean.device)
-    low_rank = z2 @ deviations / math.sqrt(max(1, len(deviations) - 1))
-    return mean + root * (std * z1 + low_rank)
+    In Welford's form, since the mean of squares less the squared mean loses all digits where the
+    weights move little.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self.count = 0
+        self.mean = self.squares = torch.zeros(())
+        self.deviations: deque[Tensor] = deque(maxlen=rank)
+
+    def take(self, theta: Tensor) -> None:
+        """Take one more vector into account."""
+        self.count += 1
+        change = theta - self.mean.to(theta.device)
+        self.mean = self.mean.to(theta.device) + change / self.count
+        own = theta - self.mean
+        self.squares = self.squares.to(theta.device) + change * own
+        self.deviations.append(own)
+
+    def draws(self, scale: float, members: int) -> Tensor:
+        """Return draws (M, P) from the Gaussian of eq. 1; that of one vector has no spread."""
+        std = (self.squares / self.count).sqrt()
+        deviations = torch.stack(list(self.deviations))
+        z1 = torch.randn(members, len(self.mean), device=std.device)
+        z2 = torch.randn(members, len(deviations), device=std.device)
+        low_rank = z2 @ deviations / math.sqrt(max(1, len(deviations) - 1))
+        return self.mean + math.sqrt(scale / 2) * (std * z1 + low_rank)
 
 
 EXAMPLES = [{"members": 2, "rank": 2}, {"members": 2, "scale": 0.0}]

@@ -145,6 +145,13 @@ def test_other_epochs_batches_and_shares_are_named(run: Run, measures: Measures)
     ]
 
 
+def test_repeated_examples_are_no_match(run: Run, measures: Measures) -> None:
+    odd = changed(run, "negative_control", params={"batch_repetition": 4})
+    control = entry(fairness(odd, measures), "epoch_matched", "negative_control")
+    said = "each member sees 4 times all of every batch, the single model all"
+    assert control["differences"] == [said]
+
+
 # --- compute-matched
 
 

@@ -169,7 +169,7 @@ def test_evidence_stands_between_chance_and_a_member_with_itself(scene: Scene) -
     # 1 - .9 of the level.
     assert found["Shared units"] == pytest.approx((0.02, 0.01, 0.1))
     assert found["Shared pixel"] == pytest.approx((0.08, 0.04, 0.4))
-    assert figure.claim.startswith("In 1 of 2 configurations two members read the same pixels")
+    assert figure.claim.startswith("In 1 of 2 configurations the pixels of two members agree")
 
 
 def test_the_landscape_counts_who_shares_a_basin(run: Run, scene: Scene) -> None:

@@ -68,6 +68,8 @@ def test_a_space_searches_them_by_name(tmp_path):
         *(("batch_ensemble", NORMAL, name) for name in REGULARISERS),
         ("single", {}, "hsic_bottleneck"),
         ("deep_ensemble", {"members": 2}, "hsic_bottleneck"),
+        ("split_ensemble", {"groups": 2, "shared": 1.0, "warm_start": 0.5}, "hsic_bottleneck"),
+        ("packed_ensembles", {"members": 2}, "hsic"),
     ],
 )
 def test_a_term_joins_the_training(make_spec, data, method, params, name):
@@ -81,6 +83,17 @@ def test_a_term_joins_the_training(make_spec, data, method, params, name):
 def test_terms_of_pairs_do_not_apply_to_one_network(make_spec, data, name):
     spec = make_spec(regulariser=Regularisation(name=name, weight=0.1))
     with pytest.raises(StudyError, match=f"{name} compares members"):
+        logits(spec, data)
+
+
+@pytest.mark.parametrize("name", ["hsic", "hsic_bottleneck", "negative_correlation"])
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("batch_ensemble", NORMAL | {"batch": "split"}), ("mimo", {"members": 2})],
+)
+def test_members_of_other_examples_are_refused(make_spec, data, method, params, name):
+    spec = make_spec(method, params, regulariser=Regularisation(name=name, weight=0.1))
+    with pytest.raises(StudyError, match=f"{name} needs members that see the same examples"):
         logits(spec, data)
 
 

@@ -228,6 +228,14 @@ def test_a_members_plain_network_gives_its_logits(backbone, norm, rank, bias):
         torch.testing.assert_close(network(x), logits[m], rtol=1e-4, atol=1e-5)
 
 
+def test_member_norm_keeps_the_statistics_of_a_trained_norm():
+    norm = nn.BatchNorm1d(3)
+    norm.running_mean.fill_(5)
+    norm.running_var.fill_(4)
+    own, x = MemberBatchNorm(norm, 2).eval(), torch.randn(8, 3)
+    torch.testing.assert_close(own(x), norm.eval()(x))
+
+
 def test_member_norm_needs_batch_normalisation():
     with pytest.raises(StudyError, match=r"params\.norm=member needs batch normalisation"):
         ensemble(mlp, init="ones", norm="member")

@@ -39,6 +39,21 @@ def test_a_broken_contract_is_found(monkeypatch, capsys):
     assert "single on mlp: logits: {}: logits and labels differ" in capsys.readouterr().out
 
 
+def test_a_method_that_raises_is_a_finding(monkeypatch, capsys):
+    def forward(self, x):
+        return self.network(x).view(3, 3)
+
+    monkeypatch.setattr("study.methods.single.Ensemble.forward", forward)
+    assert conformance.main(["--method", "single"]) == 1
+    assert "single on cnn: logits: {}: RuntimeError: shape '[3, 3]'" in capsys.readouterr().out
+
+
+def test_a_method_without_examples_is_told_so(monkeypatch, capsys):
+    monkeypatch.delattr("study.methods.single.EXAMPLES")
+    conformance.main(["--method", "single"])
+    assert "must have EXAMPLES to be checked on" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_readme_shows_the_table():
     lines, good = conformance.table(names("study.methods"))

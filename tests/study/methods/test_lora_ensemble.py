@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from study.conformance import Subject, inputs
-from study.fast_weights import AdditiveLayer
+from study.fast_weights import AdditiveLayer, OwnLayer
 from study.methods import build
 from study.schema import StudyError
 from study.spec import Training
@@ -68,3 +68,14 @@ def test_rank_above_the_layer_is_refused():
 def test_attention_needs_attention():
     with pytest.raises(StudyError, match="needs a backbone with attention"):
         Subject("lora_ensemble", START | {"layers": "attention"}, "mlp").make()
+
+
+@pytest.mark.parametrize("method", ["lora_ensemble", "sve"])
+def test_behind_a_fixed_head_no_member_owns_a_hidden_layer(method):
+    params = {"members": 2, "warm_start": 0.0}
+    subject = Subject(method, params, "resnet18", {"head": "equiangular"})
+    own = [m for m in subject.make().modules() if isinstance(m, OwnLayer)]
+    assert own == []
+    assert any(
+        isinstance(m, OwnLayer) for m in Subject(method, params, "resnet18").make().modules()
+    )

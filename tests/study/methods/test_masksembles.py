@@ -119,3 +119,14 @@ def test_a_member_has_its_masks_share_of_the_inputs():
     method = build("masksembles", {"members": 4, "scale": 3.0}, network, 0)
     weights = list(method.effective_weights())[1].view(4, 3, 64)
     assert (weights != 0).any(1).sum(1).tolist() == [active_units(64, 4, 3.0)] * 4
+
+
+@pytest.mark.parametrize(
+    ("units", "members", "scale"), [(7, 2, 6.0), (10, 3, 6.0), (9, 8, 6.0), (20, 2, 6.0)]
+)
+def test_few_units_with_hardly_any_overlap_are_all_used(units, members, scale):
+    torch.manual_seed(0)
+    masks = draw_masks(units, members, scale)
+    assert masks.shape == (members, units)
+    assert bool(masks.any(dim=0).all())
+    assert masks.sum(1).tolist() == [active_units(units, members, scale)] * members

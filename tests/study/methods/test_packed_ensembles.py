@@ -140,3 +140,11 @@ def test_a_backbone_that_cannot_be_divided_is_refused():
 
     with pytest.raises(StudyError, match=r"whose units can be divided.*self_attn.*choose mlp"):
         build("packed_ensembles", {}, transformer, 0)
+
+
+def test_an_alpha_without_a_unit_for_each_group_is_refused_with_the_least():
+    subject = Subject("packed_ensembles", {"members": 4, "alpha": 0.05}, "mlp")
+    with pytest.raises(
+        StudyError, match=r"params\.alpha must be at least 0\.333 for a layer of 12"
+    ):
+        subject.make()

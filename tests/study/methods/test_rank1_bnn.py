@@ -35,7 +35,7 @@ def test_draws_are_new_in_training_and_fixed_in_prediction():
 
 def test_draws_have_the_posteriors_moments():
     own = layer(std=0.25).train()
-    many = torch.stack([own.scale("r") for _ in range(4000)])
+    many = torch.stack([own.applied("r") for _ in range(4000)])
     torch.testing.assert_close(many.mean(0), own.fast["r"], atol=0.03, rtol=0)
     assert many.std(0).mean().item() == pytest.approx(0.25, rel=0.02)
 

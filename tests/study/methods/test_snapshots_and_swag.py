@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from study.conformance import Subject, inputs
-from study.methods.swag import Params, draws
+from study.methods.swag import Moments
 
 
 def test_a_snapshot_is_the_network_at_the_end_of_its_cycle():
@@ -32,11 +32,17 @@ def test_only_snapshots_are_stored():
     assert count(trained) == 2 * count(single)
 
 
+def draws(iterates, scale, members):
+    moments = Moments(len(iterates))
+    for theta in iterates:
+        moments.take(theta)
+    return moments.draws(scale, members)
+
+
 def test_draws_have_the_moments_of_equation_1():
     torch.manual_seed(0)
     iterates = torch.randn(12, 5) * torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0])
-    params = Params(rank=12, scale=1.0)
-    found = draws(iterates, params, 200_000)
+    found = draws(iterates, 1.0, 200_000)
     steps = torch.arange(1, 13).unsqueeze(1)
     d = iterates - iterates.cumsum(0) / steps
     diagonal = iterates.var(0, correction=0)
@@ -47,8 +53,24 @@ def test_draws_have_the_moments_of_equation_1():
 
 @pytest.mark.parametrize("iterates", [torch.ones(1, 4), torch.randn(5, 4)])
 def test_no_scale_is_the_mean(iterates):
-    found = draws(iterates, Params(scale=0.0), 3)
+    found = draws(iterates, 0.0, 3)
     torch.testing.assert_close(found, iterates.mean(0).expand(3, -1))
+
+
+def test_small_moves_of_large_weights_keep_their_variance():
+    iterates = 100 + 1e-3 * torch.randn(200, 50)
+    spread = draws(iterates[:, :], 2.0, 4000).std(0)
+    exact = iterates.double().var(0, correction=0)
+    d = iterates.double() - iterates.double().cumsum(0) / torch.arange(1, 201).unsqueeze(1)
+    expected = (exact + d.square().sum(0) / 199).sqrt()
+    torch.testing.assert_close(spread.double(), expected, rtol=0.1, atol=0)
+
+
+def test_only_so_many_deviations_are_kept():
+    moments = Moments(2)
+    for theta in torch.randn(5, 3):
+        moments.take(theta)
+    assert len(moments.deviations) == 2
 
 
 def test_swag_members_are_networks_with_statistics_of_their_own():
@@ -61,6 +83,6 @@ def test_swag_members_are_networks_with_statistics_of_their_own():
             p.data += 0.1 * torch.randn_like(p)
         collecting.after_epoch()
     collecting.end()
-    means = {m.get_buffer("stages.0.1.running_mean").sum().item() for m in method.draws}
+    means = {m.get_buffer("stages.0.1.running_mean").sum().item() for m in method._networks()}
     assert len(means) == 3
-    assert method.iterates == []
+    assert method.moments is None
