@@ -72,7 +72,7 @@ def test_attention_needs_attention():
 
 @pytest.mark.parametrize("method", ["lora_ensemble", "sve"])
 def test_behind_a_fixed_head_no_member_owns_a_hidden_layer(method):
-    params = {"members": 2, "warm_start": 0.0}
+    params = {"members": 2, "warm_start": 0.0} | ({"rank": 2} if method == "lora_ensemble" else {})
     subject = Subject(method, params, "resnet18", {"head": "equiangular"})
     own = [m for m in subject.make().modules() if isinstance(m, OwnLayer)]
     assert own == []
