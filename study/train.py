@@ -53,7 +53,7 @@ def fit(
     phases = method.phases()
     if not any(phase.diverse for phase in phases):
         _refuse_pairs(regularisation)
-    batches = _batches(pixels, labels, training, seed)
+    batches = _batches(pixels, labels, training, method.streams(seed))
     done = 0
     for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
         with torch.device(labels.device):
@@ -79,22 +79,24 @@ Batch = tuple[Tensor, Tensor, float]
 
 
 def _batches(
-    pixels: Pixels, labels: Tensor, training: Training, seed: int
+    pixels: Pixels, labels: Tensor, training: Training, seeds: list[int]
 ) -> Iterator[Iterator[Batch]]:
-    """Yield epochs without end, each an iterator over its batches."""
-    order = torch.Generator().manual_seed(derive_seed(seed, "order"))
-    chance = torch.Generator().manual_seed(derive_seed(seed, "augmentation"))
+    """Yield epochs without end, each an iterator over its batches, of every stream one."""
+    orders = [torch.Generator().manual_seed(derive_seed(seed, "order")) for seed in seeds]
+    chances = [torch.Generator().manual_seed(derive_seed(seed, "augmentation")) for seed in seeds]
     size = min(training.batch_size, len(pixels))
     steps = len(pixels) // size
 
     def epoch() -> Iterator[Batch]:
-        indices = torch.randperm(len(pixels), generator=order).to(labels.device)
-        for step, index in enumerate(indices[: steps * size].split(size)):
+        every = torch.stack([torch.randperm(len(pixels), generator=order) for order in orders])
+        for step, index in enumerate(every[:, : steps * size].to(labels.device).split(size, dim=1)):
             if training.augment == "none":
-                x = pixels.batch(index)
+                x = pixels.batch(index.flatten())
             else:
-                x = pixels.augmented(index, training.augment == "crop_flip", chance)
-            yield x, labels[index], step / steps
+                flip = training.augment == "crop_flip"
+                streams = zip(index, chances, strict=True)
+                x = torch.cat([pixels.augmented(own, flip, chance) for own, chance in streams])
+            yield x, labels[index.flatten()], step / steps
 
     while True:
         yield epoch()
@@ -202,6 +204,15 @@ def _refuse_pairs(regularisation: Regularisation) -> None:
         )
 
 
+def _require_same_examples(y_MB: Tensor, regularisation: Regularisation) -> None:
+    if not torch.equal(y_MB, y_MB[:1].expand_as(y_MB)):
+        raise StudyError(
+            f"regulariser {regularisation.name} needs members that see the same examples at a "
+            "time, which in this method they do not; set regulariser.name to none or, where "
+            "there is one, params.batch to repeat"
+        )
+
+
 def _by_member(features: Tensor, members: int, examples: int) -> Tensor:
     """Return features (M, B, F) from (M*B, F), or from (B, F) that the members share."""
     if len(features) == examples:
@@ -219,20 +230,23 @@ def _diversity(
     if not phase.diverse and not getattr(regulariser, "applies_alone", False):
         return None
 
+    streams = len(method.streams(0))
+
     def weighted(logits_MBC: Tensor, y_MB: Tensor, features: list[Tensor], x: Tensor) -> Tensor:
-        members = len(logits_MBC)
+        members = len(logits_MBC) // streams
         if members < 2:
             _refuse_pairs(regularisation)
-        if not torch.equal(y_MB, y_MB[:1].expand_as(y_MB)):
-            raise StudyError(
-                f"regulariser {regularisation.name} needs members that see the same examples at a "
-                "time, which in this method they do not; set regulariser.name to none or, where "
-                "there is one, params.batch to repeat"
+        own = features[-1].float().flatten(1) if features else None
+        parts = (logits_MBC.chunk(streams), y_MB.chunk(streams), x.flatten(1).chunk(streams))
+        seen = [None] * streams if own is None else own.chunk(streams)
+        total = logits_MBC.new_zeros(())
+        for logits, labels, images, z in zip(*parts, seen, strict=True):
+            _require_same_examples(labels, regularisation)
+            z = None if z is None else _by_member(z, members, len(images))
+            outputs = regularisers.MemberOutputs(
+                logits, labels[0], method.perturbations(), z, images
             )
-        own = _by_member(features[-1].float().flatten(1), members, len(x)) if features else None
-        outputs = regularisers.MemberOutputs(
-            logits_MBC, y_MB[0], method.perturbations(), own, x.flatten(1)
-        )
-        return (regularisation.weight or 0.0) * regulariser(outputs)
+            total = total + regulariser(outputs)
+        return (regularisation.weight or 0.0) * total
 
     return weighted

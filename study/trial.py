@@ -215,7 +215,7 @@ def _probe(dataset: Dataset, pixels: MakePixels) -> Probe:
 def _controls(method: Method, networks: list[nn.Module], probe: Probe) -> dict[str, Method]:
     """Return the one-member controls of a method, each under the prefix of its files."""
     controls = {schema.COLLAPSED: method.collapsed()}
-    if len(networks) > 1 and len(method.parts()) == 1:
+    if len(networks) > 1 and not method.trained_apart:
         mean = mean_network(networks, probe.train)
         controls[schema.MEAN_WEIGHTS] = single.Ensemble(single.Params(), lambda: mean, 0)
     return {prefix: control for prefix, control in controls.items() if control is not None}

@@ -59,12 +59,14 @@ class Method(nn.Module):
         members: M.
         comparable: Whether the members solve the same task, so that measures of their
             disagreement are defined.
+        trained_apart: Whether the members are networks that never knew of each other.
         heads: Kinds of head that it can wrap (see :mod:`study.heads`); ``rotated`` only where each
             member has a head of its own.
     """
 
     members: int
     comparable = True
+    trained_apart = False
     heads: frozenset[Kind] = frozenset({"linear", "equiangular"})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,6 +89,13 @@ class Method(nn.Module):
         return F.cross_entropy(
             logits_MBC.flatten(0, 1), y_MB.flatten(), label_smoothing=label_smoothing
         )
+
+    def streams(self, seed: int) -> list[int]:
+        """Return the seeds of the streams of batches that are trained on side by side.
+
+        A training batch holds one of each stream, one after the other.
+        """
+        return [seed]
 
     def parts(self) -> list[tuple["Method", int | None]]:
         """Return the parts that are trained apart, each with its own seed (None: the trial's)."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from study.methods import MakeNetwork, Method, single
+from study.methods._stack import Stack, stackable
 from study.spec import Strict, derive_seed
 
 
@@ -27,8 +28,14 @@ def member_seed(seed: int, member: int) -> int:
 
 
 class Ensemble(Method):
-    """M single networks, trained apart."""
+    """M single networks, trained apart.
 
+    Attributes:
+        stacks: Whether they may be trained as one stack, with the same results up to rounding.
+    """
+
+    stacks = True
+    trained_apart = True
     heads = frozenset({"linear", "equiangular", "rotated"})
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
@@ -45,7 +52,10 @@ class Ensemble(Method):
         return torch.cat([network(x) for network in self.singles])
 
     def parts(self) -> list[tuple[Method, int | None]]:
-        """Return the single networks with their seeds."""
+        """Return the networks as one stack, or, where that cannot be, each with its seed."""
+        networks: list[nn.Module] = [own.network for own in self.singles]  # type: ignore[misc]
+        if self.stacks and stackable(networks[0]):
+            return [(Stack(networks, self.seeds), None)]
         return [(self.singles[m], seed) for m, seed in enumerate(self.seeds)]  # type: ignore[misc]
 
     def member_network(self, member: int) -> nn.Module:
