@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.first_layer import applies, first_product
 from study.members import unfold
 from study.schema import StudyError
 
@@ -160,10 +161,12 @@ class RankOneLayer(MemberLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every member's weight to its own part of the batch."""
-        if (r := self.applied("r")) is not None:
-            x = unfold(x, self.members)
-            x = (x * self._per_channel(r, x)).flatten(0, 1)
-        y = unfold(self._apply_weight(x, self.weight), self.members)
+        r, x = self.applied("r"), unfold(x, self.members)
+        if r is not None and self.convolution is None and x.dim() == 3 and applies(x):
+            y = first_product(x, r, self.weight)
+        else:
+            x = x if r is None else x * self._per_channel(r, x)
+            y = unfold(self._apply_weight(x.flatten(0, 1), self.weight), self.members)
         s = self.applied("s")
         scale = None if s is None else self._per_channel(s, y)
         bias = None if self.bias is None else self._per_channel(self.bias, y)
