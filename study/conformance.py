@@ -9,6 +9,7 @@ holds; ``--method my_package.my_method`` does so for one outside the project. In
 
 import argparse
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -212,19 +213,29 @@ def check_method(
         check(Subject(method, params, backbone, options or {}))
 
 
-def findings(method: str, backbone: str) -> dict[str, str]:
-    """Return, check by check, an empty text or what is wrong, over the method's examples.
+def examples_of(method: str) -> list[dict[str, Any]]:
+    """Return the small configurations of a method.
 
     Raises:
-        StudyError: When the method can wrap the backbone in none of them, or has none.
+        StudyError: When there is no such method, or it has none.
     """
-    found, refusals = dict.fromkeys(CHECKS, ""), []
-    examples = getattr(load_plugin("study.methods", method), "EXAMPLES", None)
+    examples: list[dict[str, Any]] = getattr(load_plugin("study.methods", method), "EXAMPLES", [])
     if not examples:
         raise StudyError(
             f"method {method!r} must have EXAMPLES to be checked on, but has none; "
             "list a few small configurations, as [{'members': 2}]"
         )
+    return examples
+
+
+def findings(method: str, backbone: str) -> dict[str, str]:
+    """Return, check by check, an empty text or what is wrong, over the method's examples.
+
+    Raises:
+        StudyError: When the method can wrap the backbone in none of them.
+    """
+    found, refusals = dict.fromkeys(CHECKS, ""), []
+    examples = examples_of(method)
     for subject in (Subject(method, params, backbone) for params in examples):
         try:
             subject.trained()
@@ -268,10 +279,17 @@ def table(methods: list[str]) -> tuple[list[str], bool]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; return 1 when a contract is broken."""
+    """Print the table; return 1 when a contract is broken, 2 when there is nothing to check."""
     parser = argparse.ArgumentParser(prog="python -m study.conformance", description=__doc__)
     parser.add_argument("--method", action="append", help="dotted name; default: all of ours")
-    lines, good = table(parser.parse_args(argv).method or names("study.methods"))
+    methods = parser.parse_args(argv).method or names("study.methods")
+    try:
+        for method in methods:
+            examples_of(method)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    lines, good = table(methods)
     print(*lines, sep="\n")
     return 0 if good else 1
 

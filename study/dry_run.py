@@ -11,21 +11,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from study import backbones, datasets, methods
+from study import backbones, cost, datasets, methods
 from study import pilot as pilot_stage
 from study.batches import Pixels, channel_statistics
 from study.datasets import Dataset
 from study.progress import duration
 from study.schema import StudyError
 from study.search import point_of, suggest
-from study.space import MethodSpace, Study, configuration, models
+from study.space import ENTRY_KEYS, MethodSpace, Study, configuration, models
 from study.spec import Json, Strict, Training, canonical
 from study.store import Store
-from study.train import DivergenceError, fit
+from study.train import DivergenceError, epochs_of, fit
 
 SAMPLES = 3
-CONSUMED_BY = 64
+CONSUMED_BY = 256
 """Sampled configurations among which each searched parameter must be used at least once."""
+HOPELESS = 64
+"""Sampled configurations after which none is expected to be within the method's own limit."""
 STEPS = 2
 FEW = 16
 """Examples that suffice to see which parameters a method reads."""
@@ -59,7 +61,7 @@ def dry_run(study: Study, store: Store, root: Path | None) -> int:
         points = list(_sampled(space, CONSUMED_BY))
         for number, point in enumerate(points[:SAMPLES]):
             console.print(f"  sample {number}: {canonical(point)}", highlight=False, soft_wrap=True)
-        seconds[space.method] = _check_consumption(space, points, data)
+        seconds[space.method] = _check_consumption(space, [*_enqueued(space), *points], data)
     console.print(_estimate(study, seconds, data), highlight=False, soft_wrap=True)
     return 0
 
@@ -86,34 +88,56 @@ def _sampled(space: MethodSpace, count: int) -> Iterable[dict[str, Json]]:
         yield point_of(study.trials[trial.number], space)
 
 
+def _enqueued(space: MethodSpace) -> Iterable[dict[str, Json]]:
+    for entry in space.enqueue:
+        yield {k: v for k, v in entry.items() if k not in ENTRY_KEYS and v is not None}
+
+
 def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: Dataset) -> float:
-    """Train samples for a step until every parameter was read; return the s per trial here.
+    """Train the first points for a step, and more until every parameter was read.
 
     Points beyond a limit of the method's own are built, but neither trained nor timed.
+
+    Returns:
+        The median seconds of a trial here.
     """
-    missing = set(space.search)
+    missing, first = set(space.search), SAMPLES + len(space.enqueue)
     seconds: list[float] = []
-    for point in points:
+    excesses: list[float] = []
+    diverged: list[str] = []
+    for number, point in enumerate(points):
+        if number >= first and seconds and not missing & set(point):
+            continue
+        if number >= HOPELESS and not seconds:
+            break
+        where = f"{space.file}: {space.method} at {canonical(point)}"
         try:
-            few = len(seconds) < SAMPLES
-            if few or missing & set(point):
-                read, step = _one_step(space, point, data, FEW)
-                missing -= read
-                if few and step is not None:
-                    seconds.append(_seconds_per_trial(space, point, data))
-        except DivergenceError:
-            seconds.append(0.0)  # Some corners of a wide space diverge; the search records them.
-        except StudyError:
-            raise
+            read, excess = _one_step(space, point, data, FEW)[:2]
+            missing -= read & set(point)
+            if excess > 0:
+                excesses.append(excess)
+            elif len(seconds) < first:
+                seconds.append(_seconds_per_trial(space, point, data))
+        except DivergenceError as error:
+            diverged.append(str(error))  # Some corners of a wide space do; the search records them.
+        except StudyError as error:
+            raise StudyError(
+                str(error) if space.file in str(error) else f"{where}: {error}"
+            ) from None
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise StudyError(
-                f"{space.file}: {space.method} at {canonical(point)} fails with {why}; mend it"
-            ) from error
+            raise StudyError(f"{where} fails with {why}; mend it") from error
+    tried = len(excesses) + len(diverged)
+    if not seconds and diverged:
+        raise StudyError(
+            f"{space.file}: {space.method}: {len(diverged)} of {tried} sampled configurations "
+            f"diverge, the others exceed its limit ({diverged[0]}); lower training.lr or mend it"
+        )
     if not seconds:
         raise StudyError(
-            f"{space.file}: {space.method}: all {len(points)} sampled configurations exceed the "
-            "method's own limit; raise the limit or narrow the space"
+            f"{space.file}: {space.method}: all {tried} sampled configurations exceed the "
+            f"method's own limit, the nearest by {100 * min(excesses):.3g} %; raise the limit or "
+            "narrow the space"
         )
     if missing:
         raise StudyError(
@@ -128,18 +152,20 @@ def _seconds_per_trial(space: MethodSpace, point: dict[str, Json], data: Dataset
     training = Training(**configuration(space, point)["training"])
     size = min(training.batch_size, len(data.train[1]))
     few = min(FEW, size)
-    step = (_one_step(space, point, data, few)[1] or 0.0) * size / few
+    step = _one_step(space, point, data, few)[2] * size / few
     if step < SLOW:
-        step = _one_step(space, point, data, size)[1] or 0.0
+        step = _one_step(space, point, data, size)[2]
     return step * (len(data.train[1]) // size) * training.epochs
 
 
 def _one_step(
     space: MethodSpace, point: dict[str, Json], data: Dataset, size: int
-) -> tuple[set[str], float | None]:
-    """Train on a few batches with parameters that note being read; return them and s per step.
+) -> tuple[set[str], float, float]:
+    """Train on a few batches with parameters that note being read.
 
-    The seconds are None for what exceeds a limit of the method's own.
+    Returns:
+        The parameters read, by how much the method exceeds its own limit (then it is not trained),
+        and seconds per step.
     """
     sections = configuration(space, point)
     read = {"training.epochs", "training.batch_size"}
@@ -153,19 +179,33 @@ def _one_step(
         lambda: backbones.build(parsed["backbone"], data.shape, data.classes),
         seed=0,
     )
-    if (method.excess() or 0) > 0:
-        return read, None
-    size = max(size, method.members)
+    excess = method.excess() or 0.0
+    if excess > 0:
+        return read, excess, 0.0
+    training = sections["training"]
+    size = min(max(size, method.members), training["batch_size"], len(data.train[1]))
     _check_logits(method, data)
     images, labels = (np.resize(array, (STEPS * size, *array.shape[1:])) for array in data.train)
     pixels = Pixels(images, *channel_statistics(images), torch.device("cpu"))
     start, steps = time.perf_counter(), 0
     for part, _ in method.parts():
-        epochs = len(part.phases())
+        epochs_of(part.phases(), training["epochs"])
+        epochs = sum(phase.at_least for phase in part.phases())
         short = parsed["training"].model_copy(update={"epochs": epochs, "batch_size": size})
         fit(part, pixels, torch.tensor(labels), short, parsed["regulariser"], seed=0)
         steps = steps or STEPS * epochs
-    return read, (time.perf_counter() - start) / steps
+    seconds = (time.perf_counter() - start) / max(1, steps)
+    _look_at(method)
+    return read, 0.0, seconds
+
+
+def _look_at(method: methods.Method) -> None:
+    """Ask the trained method for all that a confirmed trial asks for."""
+    list(method.effective_weights())
+    method.perturbations()
+    method.collapsed()
+    method.member_network(0)
+    cost.size(method)
 
 
 def _check_logits(method: methods.Method, data: Dataset) -> None:

@@ -29,11 +29,9 @@ class _FirstProduct(torch.autograd.Function):
 
 def applies(x: Tensor) -> bool:
     """Tell whether ``x`` needs no gradient while others do, in single precision throughout."""
-    return (
-        torch.is_grad_enabled()
-        and not x.requires_grad
-        and not torch.is_autocast_enabled(x.device.type)
-    )
+    kind = x.device.type
+    mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.is_grad_enabled() and not x.requires_grad and not mixed
 
 
 def first_product(x_MBN: Tensor, r_MN: Tensor, weight_ON: Tensor) -> Tensor:

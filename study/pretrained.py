@@ -47,8 +47,10 @@ def read(path: str, sha256: str) -> State:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise TypeError("it holds more than tensors")
+        if not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in state.items()):
+            raise TypeError("it holds more than named tensors")
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            raise ValueError("not all values are finite")
     except Exception as error:  # torch has no error of its own for a file that is no state.
         why = " ".join(str(error).split())[:80]
         raise StudyError(

@@ -32,7 +32,8 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
         different = _differences(store.folder(trial), again.folder(trial))
     for line in (*_provenance(row, new), *different):
         print(line)
-    verdict = "differs" if different else "same predictions, bit for bit"
+    same = "same predictions, bit for bit" if new["status"] == "complete" else new["reason"]
+    verdict = "differs" if different else same
     print(f"trial {trial} ({row['method']}, {row['stage']}, {new['status']}): {verdict}")
     return 1 if different else 0
 

@@ -3,6 +3,7 @@
 One file describes one method's search space and, as the first of a run, the study around it.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,8 +55,17 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     for override in overrides or []:
         _override(first, override, first_file)
     documents += _included(first, first_file)
+    if "include" in first and "method" not in first:
+        for key in ("fixed", "search", "enqueue", "strata", "compare"):
+            if key in first:
+                raise StudyError(
+                    f"{first_file}: {key}: must stand in a method's own file, not beside include; "
+                    "write it there"
+                )
     of_methods = documents if "method" in first or len(documents) == 1 else documents[1:]
     spaces = [_method_space(file, document) for file, document in of_methods]
+    for space in spaces:
+        _check_anchor(space)
     candidates = [space for space in spaces if space.method not in ANCHORS]
     shared = {part: _shared(spaces[0], part) for part in ("fixed", "search")}
     own_single = [space for space in spaces if space.method == "single"]
@@ -81,9 +91,25 @@ def _included(document: dict[str, Any], file: Path) -> list[tuple[Path, dict[str
     for name in _listed(document, "include", file):
         if not isinstance(name, str):
             raise StudyError(f"{file}: include: must list files, but one is {name!r}")
-        other = _read(file.parent / name)
+        try:
+            other = _read(file.parent / name)
+        except StudyError as error:
+            raise StudyError(f"{file}: include: {error}") from None
+        if "include" in other:
+            raise StudyError(f"{file}: include: {name} must not include files itself; list those")
         found.append((file.parent / name, {k: v for k, v in other.items() if k in METHOD_KEYS}))
     return found
+
+
+def _check_anchor(space: MethodSpace) -> None:
+    """Refuse what would be ignored: the Deep Ensemble is that of the tuned single network."""
+    if space.method == "deep_ensemble":
+        for key in (*space.fixed, *space.search):
+            if key.partition(".")[0] in ("params", "regulariser"):
+                raise StudyError(
+                    f"{space.file}: {key}: must not be given for deep_ensemble, whose members are "
+                    "copies of the tuned single network, as many as a candidate has; remove it"
+                )
 
 
 def _shared(space: MethodSpace, part: str) -> dict[str, Any]:
@@ -113,6 +139,10 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:merge":
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.constructor.ConstructorError(
+                        None, None, "a key must be a word", key.start_mark
+                    )
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"key {key.value!r} stands twice", key.start_mark
@@ -141,6 +171,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false
 def _read(file: Path) -> dict[str, Any]:
     try:
         document = yaml.load(file.read_text(), Loader=_Loader)
+        json.dumps(document, default=str)  # What refers to itself has no end.
     except OSError as error:
         raise StudyError(f"{file}: cannot be read ({error.strerror}); check --space") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -270,12 +301,24 @@ def _check_keys(space: MethodSpace) -> None:
                         f"{space.file}: {key}: when: {other} must stand above it; "
                         f"known there: {', '.join(sorted(seen))}"
                     )
+                _check_condition(space, key, other, domain.when[other])
         seen.add(key)
     for key in space.strata:
         if key not in seen:
             raise StudyError(
                 f"{space.file}: strata: must list keys that are fixed or searched, but one is "
                 f"{key!r}{suggest(str(key), sorted(seen))}"
+            )
+
+
+def _check_condition(space: MethodSpace, key: str, other: str, values: tuple[Json, ...]) -> None:
+    """Check that the searched parameter ``other`` can have the values of a condition."""
+    for value in values:
+        domains = space.search.get(other, ())
+        if domains and not any(domain.contains(value) for domain in domains):
+            raise StudyError(
+                f"{space.file}: {key}: when: {other} must be one of what is searched, but is "
+                f"{value!r}; mend it"
             )
 
 

@@ -131,20 +131,22 @@ def _step(
 
 
 def epochs_of(phases: list[Phase], epochs: int) -> list[int]:
-    """Return the number of epochs of each phase: its share, but at least one.
+    """Return the number of epochs of each phase: its share, but as many as it needs.
 
     Raises:
-        StudyError: When there are more phases than epochs.
+        StudyError: When there are fewer epochs than the phases need.
     """
-    if epochs < len(phases):
+    needed = [phase.at_least for phase in phases]
+    if epochs < sum(needed):
         raise StudyError(
-            f"training.epochs must be at least the {len(phases)} phases of the method's training, "
-            f"but is {epochs}; raise it"
+            f"training.epochs must be at least the {sum(needed)} that the method's "
+            f"{len(phases)} phases of training need, but is {epochs}; raise it"
         )
     ends, share = [0], 0.0
-    for left, phase in zip(range(len(phases) - 1, -1, -1), phases, strict=True):
+    for number, phase in enumerate(phases):
         share += phase.share
-        ends.append(min(max(round(share * epochs), ends[-1] + 1), epochs - left))
+        earliest, latest = ends[-1] + needed[number], epochs - sum(needed[number + 1 :])
+        ends.append(min(max(round(share * epochs), earliest), latest))
     return [end - start for start, end in pairwise(ends)]
 
 

@@ -43,6 +43,8 @@ class BackboneParams(Strict):
     @classmethod
     def _weights_are_known_by_content(cls, data: Any) -> Any:
         if not isinstance(data, dict) or not isinstance(data.get("weights"), str):
+            if isinstance(data, dict) and data.get("weights_sha256") is not None:
+                raise ValueError("weights_sha256 must stand beside weights; remove it")
             return data
         path = str(Path(data["weights"]).absolute())
         sha256 = data.get("weights_sha256") or pretrained.sha256_of(path)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from study.plugins import load_plugin
+from study.schema import StudyError
 from study.spec import Strict
 
 Images = NDArray[np.uint8]
@@ -104,5 +105,16 @@ def load(options: dict[str, Any], root: Path | None) -> Dataset:
         StudyError: When files are missing or damaged; says which, where, and the remedy.
     """
     module = load_plugin("study.datasets", options["name"])
-    dataset: Dataset = module.load(module.Options(**options), root)
+    try:
+        dataset = module.load(module.Options(**options), root)
+    except StudyError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise StudyError(f"dataset {options['name']!r} fails with {why}; mend it") from error
+    if not isinstance(dataset, Dataset):
+        raise StudyError(
+            f"dataset {options['name']!r}: load must return a study.datasets.Dataset, but returns "
+            f"{type(dataset).__name__}; mend it"
+        )
     return dataset

@@ -34,6 +34,7 @@ class Phase:
 
     Attributes:
         share: Of the epochs; the shares of all phases sum to 1.
+        at_least: Epochs that it needs.
         begin: Called before the phase's optimiser is made.
         after_epoch: Called after each of its epochs.
         end: Called after the last.
@@ -42,6 +43,7 @@ class Phase:
     """
 
     share: float = 1.0
+    at_least: int = 1
     begin: Act = _nothing
     after_epoch: Act = _nothing
     end: Act = _nothing

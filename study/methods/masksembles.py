@@ -30,6 +30,7 @@ from study.fast_weights import MemberLayer, Weighted
 from study.members import replace_modules, unfold, weighted_layers
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
+from study.schema import StudyError
 from study.spec import Strict
 
 TRIES: Final = 100
@@ -137,6 +138,12 @@ class Ensemble(SharedNetwork):
             return MaskedLayer(layer, self.members, self.params.scale)
 
         replace_modules(self.network, (nn.Linear, nn.Conv2d), masked)
+        masks = [m.mask for m in self.network.modules() if isinstance(m, MaskedLayer)]
+        if self.members > 1 and self.params.scale > 1 and all(bool(mask.all()) for mask in masks):
+            raise StudyError(
+                f"params.scale={self.params.scale} must leave out units, but in layers of at most "
+                f"{max([0, *(mask.shape[1] for mask in masks)])} none is; raise it or the width"
+            )
 
     def collapsed(self) -> "SharedNetwork | None":
         """Return the one-member network with the mean masks."""

@@ -55,13 +55,14 @@ class Params(Strict):
             StudyError: When there is not a unit for each group.
         """
         groups = self.members * self.gamma
-        if int(self.alpha * units) < groups:
+        if int(self.alpha * units + 1e-9) < groups:
+            least = math.ceil(1000 * groups / units) / 1000
             raise StudyError(
-                f"params.alpha must be at least {groups / units:.3g} for a layer of {units} units "
+                f"params.alpha must be at least {least:g} for a layer of {units} units "
                 f"to have one in each of members x gamma = {groups} groups, but is {self.alpha}; "
                 "raise it, or lower members or gamma"
             )
-        return self.gamma * math.ceil(int(self.alpha * units) / (self.members * self.gamma))
+        return self.gamma * math.ceil(int(self.alpha * units + 1e-9) / groups)
 
 
 class GroupedLinear(nn.Module):

@@ -67,6 +67,7 @@ class Ensemble(Method):
             Phase(1 - share, diverse=False),
             Phase(
                 share,
+                at_least=2,  # One iterate has no spread: the members would be copies.
                 begin=self._begin,
                 after_epoch=self._collect,
                 end=self._draw,

@@ -94,3 +94,46 @@ def test_a_space_beyond_its_limit_is_one_line(plugin, tmp_path):
     space = plugin(LIMITED.replace("{limit}", "-1"), "beyond")
     with pytest.raises(StudyError, match=r"mine\.yaml: .* all 64 sampled .* exceed the method's"):
         dry_run(load_study([space]), Store(tmp_path / "run"), None)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "training", "message"),
+    [
+        ("snapshot_ensemble", "members: 4", "epochs: 2", "epochs must be at least the 4 that"),
+        ("swag", "members: 2, collect: 0.5", "epochs: 2", "epochs must be at least the 3 that"),
+        ("lora_ensemble", "members: 2, rank: 4", "epochs: 1", "epochs must be at least the 2 that"),
+        ("masksembles", "members: 8, batch: split", "batch_size: 4", "at least one example per"),
+        ("packed_ensembles", "members: 4, alpha: 0.1", "epochs: 2", "alpha must be at least 0.5"),
+        ("lora_ensemble", "members: 2, rank: 64", "epochs: 2", "rank must be at most 8"),
+    ],
+)
+def test_what_would_fail_in_every_trial_is_refused(tmp_path, method, params, training, message):
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        f"dataset: {{name: digits, train_size: 60, val_size: 60, shift_size: 20}}\nmethod: {method}\n"
+        f"fixed: {{params: {{{params}}}, backbone: {{name: mlp, width: 8}}, training: {{{training}}}}}\n"
+        "search: {training: {lr: {float: [0.01, 0.1]}}}\n"
+    )
+    with pytest.raises(StudyError, match=f"space.yaml: {method} at .*{message}"):
+        dry_run(load_study([file]), Store(tmp_path / "run"), None)
+
+
+def test_a_condition_that_never_holds_is_refused(tmp_path):
+    file = tmp_path / "space.yaml"
+    text = (
+        "method: batch_ensemble\nsearch:\n  params:\n    init: {choice: [ones, sign]}\n"
+        "    negative_share: {float: [0.1, 0.5], when: {params.init: WORD}}\n"
+    )
+    file.write_text(text.replace("WORD", "sgn"))
+    with pytest.raises(StudyError, match="init must be one of what is searched, but is 'sgn'"):
+        load_study([file])
+    file.write_text(text.replace("WORD", "sign"))
+    load_study([file])
+
+
+def test_divergence_everywhere_is_called_that(tmp_path, plugin):
+    nan = "def forward(self, x):\n        self.params.volume\n        return super().forward(x) * float('nan')\n"
+    make = "def __init__(self, params, make_network, seed):\n        super().__init__(params, make_network, seed)\n        self.params = params\n    "
+    file = plugin(METHOD + make + nan, "nan")
+    with pytest.raises(StudyError, match="sampled configurations diverge"):
+        dry_run(load_study([file]), Store(tmp_path / "run"), None)

@@ -1,5 +1,6 @@
 """Weights that the user has: torchvision's and our own, and what is refused."""
 
+import math
 import pickle
 
 import pytest
@@ -97,7 +98,9 @@ def test_a_missing_file_is_refused(tmp_path):
     ("content", "message"),
     [
         ({"y": torch.zeros(1)}, "must have the tensors of the backbone, but "),
-        ({"y": "text"}, "cannot be read as that .* more than tensors"),
+        ({"y": "text"}, "cannot be read as that .* more than named tensors"),
+        ({1: torch.zeros(1)}, "more than named tensors"),
+        ({"y": torch.full((1,), math.nan)}, "not all values are finite"),
         ([torch.zeros(1)], "cannot be read as that"),
     ],
 )

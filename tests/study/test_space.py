@@ -195,3 +195,30 @@ def test_files_of_several_methods_share_their_anchors(tmp_path):
     )
     with pytest.raises(StudyError, match=r"other\.yaml: dataset: must be that of"):
         load_study([folder / "be.yaml", other])
+
+
+def test_what_stands_beside_include_or_nests_is_refused(tmp_path):
+    (tmp_path / "own.yaml").write_text("method: sve\n")
+    (tmp_path / "nested.yaml").write_text("include: [own.yaml]\n")
+    file = tmp_path / "all.yaml"
+    for text, message in {
+        "include: [own.yaml]\nfixed: {training: {epochs: 1}}\n": "fixed: must stand in a method's",
+        "include: [nested.yaml]\n": "nested.yaml must not include files itself",
+        "include: [none.yaml]\n": "include: .*none.yaml: cannot be read",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(StudyError, match=message):
+            load_study([file])
+
+
+@pytest.mark.parametrize("text", ["? [1, 2]\n: 3\n", "fixed: &a\n  params: *a\n"])
+def test_odd_yaml_is_one_line(tmp_path, text):
+    (tmp_path / "odd.yaml").write_text(text + "method: sve\n")
+    with pytest.raises(StudyError, match="must be YAML, but"):
+        load_study([tmp_path / "odd.yaml"])
+
+
+def test_a_deep_ensemble_has_no_parameters_of_its_own(tmp_path):
+    (tmp_path / "deep.yaml").write_text("method: deep_ensemble\nfixed: {params: {members: 12}}\n")
+    with pytest.raises(StudyError, match=r"params.members: must not be given for deep_ensemble"):
+        load_study([tmp_path / "deep.yaml"])

@@ -50,8 +50,13 @@ def test_a_method_that_raises_is_a_finding(monkeypatch, capsys):
 
 def test_a_method_without_examples_is_told_so(monkeypatch, capsys):
     monkeypatch.delattr("study.methods.single.EXAMPLES")
-    conformance.main(["--method", "single"])
-    assert "must have EXAMPLES to be checked on" in capsys.readouterr().out
+    assert conformance.main(["--method", "single"]) == 2
+    assert "must have EXAMPLES to be checked on" in capsys.readouterr().err
+
+
+def test_an_unknown_method_is_an_error(capsys):
+    assert conformance.main(["--method", "singel"]) == 2
+    assert "did you mean 'single'?" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from torch import nn
 from study.conformance import Subject, inputs
 from study.methods import build
 from study.methods.masksembles import MaskedLayer, active_units, draw_masks
+from study.schema import StudyError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # those of the peer and of what it imports are its own
@@ -130,3 +131,8 @@ def test_few_units_with_hardly_any_overlap_are_all_used(units, members, scale):
     assert masks.shape == (members, units)
     assert bool(masks.any(dim=0).all())
     assert masks.sum(1).tolist() == [active_units(units, members, scale)] * members
+
+
+def test_masks_that_leave_nothing_out_are_refused():
+    with pytest.raises(StudyError, match=r"scale=2.0 must leave out units"):
+        Subject("masksembles", {"members": 4}, "mlp", {"width": 1, "depth": 1}).make()

@@ -145,6 +145,9 @@ def test_a_backbone_that_cannot_be_divided_is_refused():
 def test_an_alpha_without_a_unit_for_each_group_is_refused_with_the_least():
     subject = Subject("packed_ensembles", {"members": 4, "alpha": 0.05}, "mlp")
     with pytest.raises(
-        StudyError, match=r"params\.alpha must be at least 0\.333 for a layer of 12"
+        StudyError, match=r"params\.alpha must be at least 0\.334 for a layer of 12"
     ):
         subject.make()
+    least = Params(members=4, alpha=0.334)
+    assert least.width(12) == 1
+    assert Params(members=29, alpha=0.29).width(100) == 1
