@@ -6,7 +6,7 @@ SPACE ?= search_spaces/be.yaml
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
 
-.PHONY: study test test-peers lint clean
+.PHONY: study test test-peers bench lint clean
 
 study: $(STATE)-study
 	$(BIN)/python -m study.run --space $(SPACE)
@@ -16,6 +16,9 @@ test: $(STATE)-test lint
 
 test-peers: $(STATE)-test
 	$(BIN)/python -m pytest -m peer
+
+bench: $(STATE)-test
+	$(BIN)/python -m benchmarks.training
 
 lint: $(STATE)-test
 	$(BIN)/ruff check .

@@ -1,0 +1,26 @@
+"""The benchmark of training steps: what it compares, and that it can tell fast from slow."""
+
+import warnings
+
+import torch
+
+from benchmarks.training import compare, perceptron
+
+
+def test_a_ratio_is_the_peers_time_over_ours():
+    matrix = torch.randn(200, 200)
+
+    def act(times):
+        return lambda: [matrix @ matrix for _ in range(times)]
+
+    (ratio,) = compare("products", act(2), {"eight times as many": act(16)}, 7)
+    assert ratio.low <= ratio.median <= ratio.high
+    assert 3 < ratio.median < 20
+
+
+def test_a_row_has_the_peer_and_the_limit():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of the peer and of what it imports are its own
+        rows = perceptron(2, 2)
+    assert [row.against for row in rows] == ["torch-uncertainty", "LIMIT"]
+    assert all(row.what == "BatchEnsemble step, MLP 256, M=2, B=128" for row in rows)
