@@ -8,9 +8,7 @@ from benchmarks.analysis_scale import cost_of, differences, write_run
 
 
 @pytest.mark.slow
-def test_same_numbers_as_libraries_at_half_their_time_and_kept_ones_at_a_fifth(
-    tmp_path: Path,
-) -> None:
+def test_same_numbers_as_libraries_at_half_their_time(tmp_path: Path) -> None:
     write_run(tmp_path, trials=10, members=10, examples=10_000)
     alone, ours, theirs = (cost_of(side, tmp_path) for side in ("primary", "ours", "theirs"))
     for side in (alone, ours):
@@ -19,10 +17,14 @@ def test_same_numbers_as_libraries_at_half_their_time_and_kept_ones_at_a_fifth(
         assert side.cpu <= theirs.cpu / 2
         assert side.peak_mib <= 1024
     assert alone.work <= 0.7 * theirs.work  # about half; a busy machine is not fair to both
-    every = [cost_of("ours", tmp_path) for _ in range(3)]  # Short: the least disturbed counts.
-    kept = min(every, key=lambda cost: cost.work)
-    assert kept.values == ours.values
-    assert kept.work <= ours.work / 5
+
+
+@pytest.mark.slow
+def test_kept_numbers_are_the_same_at_a_fifth_of_the_work(tmp_path: Path) -> None:
+    write_run(tmp_path, trials=20, members=10, examples=10_000)  # Fewer cost too little to tell.
+    first, kept = (cost_of("ours", tmp_path) for _ in range(2))
+    assert kept.values == first.values
+    assert kept.work <= first.work / 5
 
 
 @pytest.mark.slow
