@@ -24,7 +24,13 @@ F = ".2f"
 HIGHEST = 8.0
 """Recovery above which not even the Pareto front is drawn."""
 SHAPES = (
-    *("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-left"),
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "triangle-down",
+    "cross",
+    "triangle-left",
 )
 """Shapes of the methods in order; the page's key draws the same ones.
 

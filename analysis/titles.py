@@ -42,4 +42,5 @@ def name(arm: Json, whose: bool) -> str:
     """Return what to call an arm; ``whose``: with its method before a name of its own."""
     if arm["name"] is None:
         return f"{title(arm['method'])} {arm['configuration'][:6]}"
+    whose = whose and arm["name"] != arm["method"]  # Predictions without a study have no methods.
     return f"{title(arm['method'])}: {arm['name']}" if whose else str(arm["name"])

@@ -63,7 +63,7 @@ def flops(
                 logits, y_MB = part.training_forward(x, x.new_zeros(len(x), dtype=torch.long))
                 part.loss(logits, y_MB, 0.0).backward()
 
-            once, each = _once_and_each(step, 2 * method.members)
+            once, each = _once_and_each(step, 2 * part.members)
             train += phase.share * (each + once / batch_size)
             phase.after_epoch()
             phase.end()

@@ -63,6 +63,8 @@ def read(path: str, sha256: str) -> State:
 def load(network: nn.Module, path: str, sha256: str, rename: Rename | None) -> None:
     """Give a network the weights of a file, in place; a head of another size keeps its own.
 
+    It has the attribute ``pretrained`` then.
+
     Args:
         network: With a last layer called ``head``.
         path: Of the file.
@@ -90,3 +92,4 @@ def load(network: nn.Module, path: str, sha256: str, rename: Rename | None) -> N
                 f"{list(tensor.shape)}; mend backbone or the size of the images"
             )
     network.load_state_dict(state)
+    network.pretrained = True  # type: ignore[assignment]

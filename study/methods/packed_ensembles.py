@@ -109,7 +109,8 @@ class Ensemble(Method):
     """M narrow networks, each in its own groups of one network's channels.
 
     Raises:
-        StudyError: When the backbone's units cannot be divided among members.
+        StudyError: When the backbone's units cannot be divided among members, or it has weights
+            of the user's, which would be lost.
     """
 
     heads = frozenset({"linear"})
@@ -156,6 +157,11 @@ class Ensemble(Method):
 
 
 def _require_packable(network: nn.Module) -> None:
+    if getattr(network, "pretrained", False):
+        raise StudyError(
+            "packed_ensembles has narrower layers than the backbone, so backbone.weights must not "
+            "be given; remove it"
+        )
     modules = [m for m in network.modules() if isinstance(m, PACKABLE)]
     packable = {id(p) for m in modules for p in m.parameters(recurse=False)}
     wrong = [name for name, p in network.named_parameters() if id(p) not in packable]

@@ -146,10 +146,10 @@ class Moments:
     def take(self, theta: Tensor) -> None:
         """Take one more vector into account."""
         self.count += 1
-        change = theta - self.mean.to(theta.device)
-        self.mean = self.mean.to(theta.device) + change / self.count
+        change = theta - self.mean
+        self.mean = self.mean + change / self.count
         own = theta - self.mean
-        self.squares = self.squares.to(theta.device) + change * own
+        self.squares = self.squares + change * own
         self.deviations.append(own)
 
     def draws(self, scale: float, members: int) -> Tensor:

@@ -77,6 +77,13 @@ def test_without_a_warm_start_members_begin_at_the_files_weights(method, tmp_pat
     torch.testing.assert_close(ensemble(x), base.eval()(x).expand(4, -1, -1), rtol=1e-3, atol=1e-4)
 
 
+def test_a_method_that_would_lose_the_weights_refuses_them(tmp_path):
+    torch.save(network({"name": "mlp", "width": 16}).state_dict(), tmp_path / "mine.pt")
+    options = {"name": "mlp", "width": 16, "weights": str(tmp_path / "mine.pt")}
+    with pytest.raises(StudyError, match=r"backbone\.weights must not be given"):
+        build("packed_ensembles", {}, lambda: network(options), 0)
+
+
 def test_the_spec_knows_the_weights_by_their_content(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"x": torch.zeros(1)}, "w.pt")
