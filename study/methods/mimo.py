@@ -11,8 +11,8 @@ member, and at the others the members see the same image. In evaluation member m
 backbone whose first layer has the sum of the weights of the M inputs, with head m.
 
 Deviations: the loss is the mean over members, not their sum, so that a learning rate means the same
-for every M; the new first and last layers have torch's own initial values on every backbone, and from
-weights of the user's too.
+for every M; the new first and last layers have torch's own initial values on every backbone, also
+where the others have weights of the user's.
 """
 
 import copy

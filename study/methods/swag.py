@@ -13,10 +13,8 @@ Deviations: M draws are fixed at the end of the training, so a member is one fun
 batches of the last epoch (``RECENT`` images) instead of the whole training set.
 """
 
-import copy
 import math
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,8 +22,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from study.members import renormalise, weighted_layers
-from study.methods import MakeNetwork, Method, Phase
+from study.members import renormalise
+from study.methods import MakeNetwork, Phase
+from study.methods._one_training import OneTraining
 from study.spec import Strict, Training
 
 RECENT = 512
@@ -49,14 +48,12 @@ class Params(Strict):
     lr_multiplier: float = Field(0.5, gt=0, le=10)
 
 
-class Ensemble(Method):
+class Ensemble(OneTraining):
     """One network in training, M draws in prediction."""
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
-        super().__init__()
-        self.members, self.params = params.members, params
-        self.network = make_network()
-        self.draws = nn.ModuleList()
+        super().__init__(params.members, make_network)
+        self.params = params
         self.moments: Moments | None = None
         self.recent: deque[Tensor] = deque()
 
@@ -86,32 +83,24 @@ class Ensemble(Method):
             groups[0]["lr"] = training.lr * self.params.lr_multiplier
         return groups
 
-    def _trained(self, network: nn.Module) -> list[nn.Parameter]:
-        return [p for p in network.parameters() if p.requires_grad]
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p.requires_grad]
 
     @torch.no_grad()
     def _collect(self) -> None:
         assert self.moments is not None
-        self.moments.take(parameters_to_vector(self._trained(self.network)))
+        self.moments.take(parameters_to_vector(self._trained()))
 
     def _draw(self) -> None:
         """Draw the members; what they were drawn from is not kept. The last is the network."""
         assert self.moments is not None
         images = torch.cat(list(self.recent))[-RECENT:]
         for theta in self.moments.draws(self.params.scale, self.members):
-            vector_to_parameters(theta, self._trained(self.network))
+            # A clone: the parameters become views, and a copy of a view holds all that it views.
+            vector_to_parameters(theta.clone(), self._trained())
             renormalise(self.network, images)
-            if len(self.draws) < self.members - 1:
-                self.draws.append(copy.deepcopy(self.network))
-        self.draws.requires_grad_(False)
+            self.keep()
         self.moments, self.recent = None, deque()
-
-    def _networks(self) -> list[nn.Module]:
-        return [*self.draws, *[self.network] * (self.members - len(self.draws))]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (M, B, C)."""
-        return torch.stack([network(x) for network in self._networks()])
 
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (1, B, C) of the network and labels (1, B)."""
@@ -119,16 +108,7 @@ class Ensemble(Method):
             self.recent.append(x)
             while sum(map(len, self.recent)) - len(self.recent[0]) >= RECENT:
                 self.recent.popleft()
-        return self.network(x).unsqueeze(0), y_B.unsqueeze(0)
-
-    def member_network(self, member: int) -> nn.Module:
-        """Return a copy of one draw."""
-        return copy.deepcopy(self._networks()[member])
-
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights, (M, P)."""
-        for layers in zip(*map(weighted_layers, self._networks()), strict=True):
-            yield torch.stack([layer.weight.detach().flatten() for layer in layers])
+        return super().training_forward(x, y_B)
 
 
 class Moments:

@@ -83,6 +83,9 @@ def test_swag_members_are_networks_with_statistics_of_their_own():
             p.data += 0.1 * torch.randn_like(p)
         collecting.after_epoch()
     collecting.end()
-    means = {m.get_buffer("stages.0.1.running_mean").sum().item() for m in method._networks()}
+    means = {m.get_buffer("stages.0.1.running_mean").sum().item() for m in method.networks()}
     assert len(means) == 3
+    for network in method.networks():  # None holds the memory of all draws.
+        storage = next(network.parameters()).untyped_storage().nbytes()
+        assert storage <= 4 * sum(p.numel() for p in network.parameters())
     assert method.moments is None

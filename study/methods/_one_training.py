@@ -1,0 +1,50 @@
+"""Members that are networks from along one training."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from study.members import weighted_layers
+from study.methods import MakeNetwork, Method
+
+
+class OneTraining(Method):
+    """One network in training, M networks from along its way in prediction.
+
+    Attributes:
+        kept: Those that were kept, M - 1 at the end; the rest is the present network.
+    """
+
+    def __init__(self, members: int, make_network: MakeNetwork) -> None:
+        super().__init__()
+        self.members = members
+        self.network = make_network()
+        self.kept = nn.ModuleList()
+
+    def keep(self) -> None:
+        """Keep a copy of the network as a member, unless only the last is to come."""
+        if len(self.kept) < self.members - 1:
+            self.kept.append(copy.deepcopy(self.network).requires_grad_(False).eval())
+
+    def networks(self) -> list[nn.Module]:
+        """Return the members."""
+        return [*self.kept, *[self.network] * (self.members - len(self.kept))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (M, B, C)."""
+        return torch.stack([network(x) for network in self.networks()])
+
+    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (1, B, C) of the present network and labels (1, B)."""
+        return self.network(x).unsqueeze(0), y_B.unsqueeze(0)
+
+    def member_network(self, member: int) -> nn.Module:
+        """Return a copy of one member."""
+        return copy.deepcopy(self.networks()[member])
+
+    def effective_weights(self) -> Iterator[Tensor]:
+        """Yield each layer's weights, (M, P)."""
+        for layers in zip(*map(weighted_layers, self.networks()), strict=True):
+            yield torch.stack([layer.weight.detach().flatten() for layer in layers])
