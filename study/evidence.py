@@ -82,13 +82,13 @@ def jaccard(one_NF: Tensor, other_NF: Tensor) -> Tensor:
 def minimal_sets(network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
     """Return a minimal set of units for each image, (N, F) bool, each in an order of its own."""
     features = _features(network, x)
-    head: nn.Module = network.head  # type: ignore[assignment]
+    head = network.get_submodule("head")
     found = []
     for z in features:
         wanted = head(z.unsqueeze(0)).argmax()
 
         def suffices(masks: Tensor, z: Tensor = z, wanted: Tensor = wanted) -> Tensor:
-            return head(z * masks).argmax(1) == wanted  # type: ignore[no-any-return]
+            return head(z * masks).argmax(1) == wanted
 
         order = torch.randperm(len(z), generator=generator).to(z.device)
         found.append(minimal_set(z != 0, suffices, order))
@@ -107,7 +107,7 @@ def pixels(network: nn.Module, x: Tensor, units_NF: Tensor) -> Tensor:
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         z = _features(network, x)
-        head: nn.Module = network.head  # type: ignore[assignment]
+        head = network.get_submodule("head")
         logits = head(z.detach())
         classes = logits.argmax(1)
         weights = _unit_weights(head, z.detach(), classes)
@@ -152,11 +152,14 @@ def evidence_rows(
         active = [_features(network, x) != 0 for network in networks]
     sets, again = ([minimal_sets(n, x, generator) for n in networks] for _ in range(2))
     chance = [random_sets(a, own.sum(1), generator) for a, own in zip(active, sets, strict=True)]
-    kinds = {"units": (sets, again, chance)}
-    kinds["pixels"] = tuple(
-        [pixels(n, x, own) for n, own in zip(networks, part, strict=True)]
-        for part in (sets, again, chance)
-    )  # type: ignore[assignment]
+
+    def of_pixels(units: list[Tensor]) -> list[Tensor]:
+        return [pixels(n, x, own) for n, own in zip(networks, units, strict=True)]
+
+    kinds = {
+        "units": (sets, again, chance),
+        "pixels": (of_pixels(sets), of_pixels(again), of_pixels(chance)),
+    }
     rows = [row("evidence_size", torch.cat(sets).sum(1).float().mean().item(), epoch)]
     for kind, (own, other, by_chance) in kinds.items():
         found = {
