@@ -105,9 +105,13 @@ def batch(size: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def batch_ensemble(make: Callable[[], nn.Module], members: int) -> Method:
-    """Return ours with torch-uncertainty's initial law and biases."""
+    """Return ours with torch-uncertainty's initial law and biases, in our memory format."""
+
+    def last() -> nn.Module:
+        return make().to(memory_format=torch.channels_last)
+
     params = {"members": members, "init": "normal", "init_std": 0.5, "bias": "random"}
-    return methods.build("batch_ensemble", params, make, 0)
+    return methods.build("batch_ensemble", params, last, 0)
 
 
 # --- rows
@@ -128,16 +132,13 @@ def against_torch_uncertainty(
     """
     x, y = batch(size, shape)
     many = x.repeat(members, *[1] * len(shape)), y.repeat(members)
-    last = (many[0].contiguous(memory_format=torch.channels_last), many[1])
-    limit = make()
-    images = len(shape) == 3 and shape[0] > 1
-    if images:
-        limit = limit.to(memory_format=torch.channels_last)
+    last = many[0].to(memory_format=torch.channels_last), many[1]
+    limit = make().to(memory_format=torch.channels_last)
     theirs = peer(members).train()
     repeats = len(theirs(x)) == len(many[0])
     peers = {
         "torch-uncertainty": plain_step(theirs, x if repeats else many[0], many[1]),
-        "LIMIT": plain_step(limit, *(last if images else many)),
+        "LIMIT": plain_step(limit, *last),
     }
     ours = our_step(batch_ensemble(make, members), x, y)
     return compare(f"BatchEnsemble step, {what}, M={members}, B={size}", ours, peers, rounds)

@@ -16,6 +16,9 @@ from study.members import unfold
 from study.schema import StudyError
 
 Weighted = nn.Linear | nn.Conv2d
+COST = 2
+"""Passes over activations that scaling them takes, for one over the weights; found by timing."""
+
 Start = Callable[[int, int], Tensor]
 """Draws the initial values (M, size) of one fast weight."""
 
@@ -65,13 +68,16 @@ class MemberLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every member's weight, multiplied out, to its own part of the batch."""
-        members, weight = unfold(x, self.members), self.effective_weight()
+        return self._multiplied_out(x, self.effective_weight())
+
+    def _multiplied_out(self, x: Tensor, weight: Tensor) -> Tensor:
+        members = unfold(x, self.members)
         if self.convolution is None:
             flat = members.flatten(1, -2)
             y = torch.bmm(flat, weight.mT).view(*members.shape[:-1], -1)
         else:
             parts = zip(members, weight, strict=True)
-            y = torch.stack([self._apply_weight(own, w) for own, w in parts])
+            y = unfold(torch.cat([self._apply_weight(own, w) for own, w in parts]), self.members)
         if self.bias is not None:
             y = y + self._per_channel(self.bias, y)
         return y.flatten(0, 1)
@@ -111,6 +117,9 @@ class MemberLayer(nn.Module):
 class RankOneLayer(MemberLayer):
     """P_m = s_m r_mᵀ, applied to the activations: y_m = ((x ∘ r_m) Wᵀ) ∘ s_m + b_m.
 
+    A convolution with fewer weights than activations has its weights multiplied out instead, which
+    then touches less memory.
+
     Args:
         layer: The layer to wrap.
         members: M.
@@ -147,11 +156,14 @@ class RankOneLayer(MemberLayer):
 
     def perturbation(self) -> Tensor:
         """Return s_m r_mᵀ, broadcastable to (M, *weight.shape)."""
+        return self._outer(self.scale("r"), self.scale("s"))
+
+    def _outer(self, r: Tensor | None, s: Tensor | None) -> Tensor:
         kernel = [1] * (self.weight.dim() - 2)
         product = self.weight.new_ones(self.members, 1, 1, *kernel)
-        if (r := self.scale("r")) is not None:
+        if r is not None:
             product = product * r.view(self.members, 1, -1, *kernel)
-        if (s := self.scale("s")) is not None:
+        if s is not None:
             product = product * s.view(self.members, -1, 1, *kernel)
         return product
 
@@ -161,13 +173,15 @@ class RankOneLayer(MemberLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every member's weight to its own part of the batch."""
-        r, x = self.applied("r"), unfold(x, self.members)
+        r, s = self.applied("r"), self.applied("s")
+        if self._has_fewer_weights(x):
+            return self._multiplied_out(x, self.weight * self._outer(r, s))
+        x = unfold(x, self.members)
         if r is not None and self.convolution is None and x.dim() == 3 and applies(x):
             y = first_product(x, r, self.weight)
         else:
             x = x if r is None else x * self._per_channel(r, x)
             y = unfold(self._apply_weight(x.flatten(0, 1), self.weight), self.members)
-        s = self.applied("s")
         scale = None if s is None else self._per_channel(s, y)
         bias = None if self.bias is None else self._per_channel(self.bias, y)
         if scale is not None and bias is not None:
@@ -177,6 +191,14 @@ class RankOneLayer(MemberLayer):
         elif bias is not None:
             y = y + bias
         return y.flatten(0, 1)
+
+    def _has_fewer_weights(self, x: Tensor) -> bool:
+        if self.convolution is None:
+            return False
+        stride = math.prod(self.convolution[0])
+        examples, (out, into) = len(x) // self.members, self.shape[:2]
+        activations = examples * x[0, 0].numel() * (into + out / stride)
+        return activations > COST * self.shape.numel()
 
 
 class ResidualLayer(MemberLayer):

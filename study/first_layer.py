@@ -20,11 +20,13 @@ class _FirstProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient_MBO: Tensor) -> tuple[None, Tensor, Tensor]:  # type: ignore[override]
         x, r, weight = ctx.saved_tensors
-        both = torch.bmm(gradient_MBO.mT, x)
-        of_weight = both[0] * r[0]
-        for g, own in zip(both[1:], r[1:], strict=True):
-            of_weight.addcmul_(g, own)
-        return None, both.mul_(weight).sum(1), of_weight
+        of_r, of_weight = torch.empty_like(r), torch.zeros_like(weight)
+        both = torch.empty_like(weight)  # Used again for each member, so that it stays in cache.
+        for m, gradient_BO in enumerate(gradient_MBO):
+            torch.mm(gradient_BO.mT, x[m], out=both)
+            of_weight.addcmul_(both, r[m])
+            torch.sum(both.mul_(weight), 0, out=of_r[m])
+        return None, of_r, of_weight
 
 
 def applies(x: Tensor) -> bool:

@@ -16,8 +16,8 @@ CHUNK: Final = 512
 
 
 def fold(x: Tensor, members: int) -> Tensor:
-    """Give every member the same batch: (B, ...) -> (M*B, ...)."""
-    return x.expand(members, *x.shape).flatten(0, 1)
+    """Give every member the same batch: (B, ...) -> (M*B, ...), in the memory format of x."""
+    return torch.cat([x] * members) if members > 1 else x
 
 
 def unfold(x: Tensor, members: int) -> Tensor:

@@ -13,6 +13,7 @@ batch independently (but for batch normalisation).
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -66,6 +67,7 @@ def build(options: dict[str, Any] | Strict, shape: tuple[int, int, int], classes
         options = parameters(options)
     module = load_plugin("study.backbones", str(dict(options)["name"]))
     network: nn.Module = module.Network(options, shape, classes)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not isinstance(options, BackboneParams):
         return network
     if options.weights is not None:

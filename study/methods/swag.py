@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from study.members import renormalise
 from study.methods import MakeNetwork, Phase
@@ -89,15 +88,18 @@ class Ensemble(OneTraining):
     @torch.no_grad()
     def _collect(self) -> None:
         assert self.moments is not None
-        self.moments.take(parameters_to_vector(self._trained()))
+        self.moments.take(torch.cat([p.flatten() for p in self._trained()]))
 
+    @torch.no_grad()
     def _draw(self) -> None:
         """Draw the members; what they were drawn from is not kept. The last is the network."""
         assert self.moments is not None
         images = torch.cat(list(self.recent))[-RECENT:]
         for theta in self.moments.draws(self.params.scale, self.members):
-            # A clone: the parameters become views, and a copy of a view holds all that it views.
-            vector_to_parameters(theta.clone(), self._trained())
+            trained = self._trained()
+            parts = theta.split([p.numel() for p in trained])
+            for parameter, part in zip(trained, parts, strict=True):
+                parameter.copy_(part.view_as(parameter))
             renormalise(self.network, images)
             self.keep()
         self.moments, self.recent = None, deque()
