@@ -8,9 +8,10 @@ from collections import Counter, deque
 from collections.abc import Iterator
 
 from study.progress import Progress
-from study.search import Job
+from study.search import Job, Row
 from study.space import Study
-from study.stages import Rows, Stage, stages
+from study.spec import TrialSpec
+from study.stages import Rows, Stage, Together, one_by_one, stages
 from study.store import Store
 from study.trial import new_row
 
@@ -19,11 +20,17 @@ class Agenda:
     """The study as a queue of jobs, one stage after the other."""
 
     def __init__(
-        self, study: Study, store: Store, rows: Rows, fingerprint: str, progress: Progress
+        self,
+        study: Study,
+        store: Store,
+        rows: Rows,
+        fingerprint: str,
+        progress: Progress,
+        together: Together = one_by_one,
     ) -> None:
         self.store, self.rows, self.fingerprint = store, rows, fingerprint
         self.progress = progress
-        self.stages: Iterator[Stage] = stages(study, store, rows)
+        self.stages: Iterator[Stage] = stages(study, store, rows, together)
         self.stage: Stage | None = None
         self.waiting: Job | None = None
         self.restarts = study.resources.max_failures
@@ -48,27 +55,35 @@ class Agenda:
             if job is None:
                 self._advance()
         if job is not None:
-            self.progress.started(job.spec.trial)
+            self.progress.started(job)
         return job
 
     def end(self, job: Job, died: bool) -> None:
-        """Take the end of a job; a worker that died too often leaves a row with the reason."""
-        row = self.store.row(job.spec.trial)
-        if row is None and died and self.deaths[job.spec.trial] < self.restarts:
+        """Take the end of a job; a worker that died too often leaves rows with the reason."""
+        rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
+        if None in rows.values() and died and self.deaths[job.spec.trial] < self.restarts:
             self.deaths[job.spec.trial] += 1
             self.again.append(job)
             return
-        if row is None:
-            reason = "worker died or could not start" if died else "ended without a row"
-            row = new_row(job.spec, self.fingerprint, job.name)
-            row |= {"status": "failed", "reason": reason}
-            self.store.commit(job.spec.trial, row)
-        self.rows[job.spec.trial] = row
+        reason = "worker died or could not start" if died else "ended without a row"
+        self.progress.left(job)
+        assert self.stage is not None
+        for spec in job.specs:
+            if spec.trial not in self.rows:
+                self._end(rows[spec.trial] or self._failed(spec, job.name, reason))
+        if self.waiting is None and not self.stage.remaining:
+            self._advance()
+
+    def _failed(self, spec: TrialSpec, name: str | None, reason: str) -> Row:
+        row = new_row(spec, self.fingerprint, name) | {"status": "failed", "reason": reason}
+        self.store.commit(spec.trial, row)
+        return row
+
+    def _end(self, row: Row) -> None:
+        self.rows[row["trial"]] = row
         assert self.stage is not None
         self.stage.end(row)
         self.progress.ended(row)
-        if self.waiting is None and not self.stage.remaining:
-            self._advance()
 
     def close(self) -> None:
         """Leave the terminal in order."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from study.datasets import Images
+from study.datasets import Dataset, Images
 
 SMALL = 2**22
 """Values of a split up to which it is normalised once and kept as floats."""
@@ -63,6 +63,37 @@ class Pixels:
 
     def _normalise(self, images: Tensor) -> Tensor:
         return torch.addcmul(self.shift, images.float(), self.scale)
+
+
+class Splits:
+    """A dataset on a device, each of its splits brought there once.
+
+    Attributes:
+        train: The training images and their labels (N,).
+    """
+
+    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+        self.dataset, self.device = dataset, device
+        self.statistics = channel_statistics(dataset.train[0])
+        self.known: dict[int, Pixels] = {}
+        images, labels = dataset.train
+        self.train = self.pixels(images), torch.tensor(labels, device=device)
+
+    def pixels(self, images: Images) -> Pixels:
+        """Return one of the dataset's own arrays of images."""
+        if id(images) not in self.known:
+            self.known[id(images)] = Pixels(images, *self.statistics, self.device)
+        return self.known[id(images)]
+
+    def some(self, images: Images, most: int) -> Tensor:
+        """Return ``most`` of the images, or all, evenly spread (B, C, H, W)."""
+        own = self.pixels(images)
+        return own.batch(torch.as_tensor(evenly(len(own), most), device=self.device))
+
+
+def evenly(total: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return at most ``most`` indices, evenly spread over ``total``."""
+    return np.linspace(0, total - 1, min(total, most)).round().astype(np.int64)
 
 
 def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:

@@ -68,9 +68,7 @@ def inputs() -> Tensor:
 def _step(part: Method) -> None:
     part.train()
     optimizer = torch.optim.SGD(part.param_groups(Training(lr=0.1, weight_decay=0.01)))
-    streams = len(part.streams(0))
-    x, y = inputs().repeat(streams, 1, 1, 1), torch.arange(BATCH).repeat(streams) % CLASSES
-    logits, labels = part.training_forward(x, y)
+    logits, labels = part.training_forward(inputs(), torch.arange(BATCH) % CLASSES)
     assert logits.shape[:2] == labels.shape, "logits and labels differ in members or examples"
     part.loss(logits, labels, 0.0).backward()
     optimizer.step()

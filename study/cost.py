@@ -59,7 +59,7 @@ def flops(
             part.train()
 
             def step(examples: int, part: Method = part) -> None:
-                x = torch.zeros(examples * len(part.streams(0)), *shape, device=device)
+                x = torch.zeros(examples, *shape, device=device)
                 logits, y_MB = part.training_forward(x, x.new_zeros(len(x), dtype=torch.long))
                 part.loss(logits, y_MB, 0.0).backward()
 

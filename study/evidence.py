@@ -26,7 +26,7 @@ from study.members import watched
 SHARE: Final = 0.1
 """Share of the pixels that a member's evidence is said to be."""
 
-IMAGES: Final = 40
+IMAGES: Final = 20
 """Test images on which evidence is looked for."""
 MEMBERS: Final = 4
 """Members, from the first, whose evidence is compared."""

@@ -3,6 +3,7 @@
 All map (M*B, in, ...) to (M*B, out, ...), members in the batch axis (see :mod:`study.members`).
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,11 +27,14 @@ Start = Callable[[int, int], Tensor]
 class MemberLayer(nn.Module):
     """What the layers share: the wrapped layer's own ``weight``, and a bias, shared or per member.
 
+    N such layers may be stacked as one of N*M members; each M of them share a weight.
+
     Attributes:
-        weight: (out, in, ...), the wrapped layer's parameter itself; None where it is not shared.
-        shape: Its shape.
+        weight: (out, in, ...), the wrapped layer's parameter itself; None where it is not shared;
+            (N, out, in) in a stack.
+        shape: Of one weight.
         fast: The members' own weights, each with a leading member axis.
-        bias: (out,) shared, (M, out) own, or None.
+        bias: (out,) shared, (M, out) own, or None; (N, 1, out) shared in a stack.
     """
 
     fast: nn.ParameterDict
@@ -58,12 +62,33 @@ class MemberLayer(nn.Module):
         if self.bias is not None and self.bias.dim() == 2:
             yield self.bias
 
+    def stacked(self, layers: int) -> "MemberLayer":
+        """Return a linear layer of the members of as many layers like this one, values aside."""
+        new = copy.deepcopy(self)
+        new.members = layers * self.members
+        for parameter in new.own_parameters():
+            parameter.data = parameter.data.repeat(layers, *[1] * (parameter.dim() - 1))
+        if self.weight is not None:
+            new.weight.data = self.weight.data.repeat(layers, 1, 1)
+        if new.bias is not None and new.bias.dim() == 1:
+            new.bias.data = new.bias.data.repeat(layers, 1, 1)
+        return new
+
+    def shared_weight(self) -> Tensor:
+        """Return W, (*shape), or in a stack each member's, (M, *shape)."""
+        if self.weight.dim() == len(self.shape):
+            return self.weight
+        return self._by_member(self.weight)
+
+    def _by_member(self, v: Tensor) -> Tensor:
+        return v.unsqueeze(1).expand(-1, self.members // len(v), *v.shape[1:]).flatten(0, 1)
+
     def deviations(self) -> Tensor:
         """Return how far each member's fast weights are from the unperturbed ones, (M, P)."""
         raise NotImplementedError
 
     def effective_weight(self) -> Tensor:
-        """Return W_m, (M, *weight.shape)."""
+        """Return W_m, (M, *shape)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,8 +103,8 @@ class MemberLayer(nn.Module):
         else:
             parts = zip(members, weight, strict=True)
             y = unfold(torch.cat([self._apply_weight(own, w) for own, w in parts]), self.members)
-        if self.bias is not None:
-            y = y + self._per_channel(self.bias, y)
+        if (bias := self._bias(y)) is not None:
+            y = y + bias
         return y.flatten(0, 1)
 
     def plain(self, member: int) -> Weighted:
@@ -102,9 +127,19 @@ class MemberLayer(nn.Module):
         return layer
 
     def _apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
+        if weight.dim() > len(self.shape):
+            rows = unfold(x, len(weight)).flatten(1, -2)
+            return torch.bmm(rows, weight.mT).view(*x.shape[:-1], -1)
         if self.convolution is None:
             return F.linear(x, weight)
         return F.conv2d(x, weight, None, *self.convolution)
+
+    def _bias(self, y: Tensor) -> Tensor | None:
+        """Return the bias in a shape to be added to y, (M, B, ...)."""
+        if self.bias is None:
+            return None
+        bias = self.bias if self.bias.dim() < 3 else self._by_member(self.bias.squeeze(1))
+        return self._per_channel(bias, y)
 
     def _per_channel(self, v: Tensor, x: Tensor) -> Tensor:
         """Shape (M, F) or (F,) to broadcast over the channels of x, (M, B, ...)."""
@@ -151,15 +186,15 @@ class RankOneLayer(MemberLayer):
         return self.scale(name)
 
     def effective_weight(self) -> Tensor:
-        """Return W ∘ s_m r_mᵀ, (M, *weight.shape)."""
-        return self.weight * self.perturbation()
+        """Return W ∘ s_m r_mᵀ, (M, *shape)."""
+        return self.shared_weight() * self.perturbation()
 
     def perturbation(self) -> Tensor:
-        """Return s_m r_mᵀ, broadcastable to (M, *weight.shape)."""
+        """Return s_m r_mᵀ, broadcastable to (M, *shape)."""
         return self._outer(self.scale("r"), self.scale("s"))
 
     def _outer(self, r: Tensor | None, s: Tensor | None) -> Tensor:
-        kernel = [1] * (self.weight.dim() - 2)
+        kernel = [1] * (len(self.shape) - 2)
         product = self.weight.new_ones(self.members, 1, 1, *kernel)
         if r is not None:
             product = product * r.view(self.members, 1, -1, *kernel)
@@ -183,7 +218,7 @@ class RankOneLayer(MemberLayer):
             x = x if r is None else x * self._per_channel(r, x)
             y = unfold(self._apply_weight(x.flatten(0, 1), self.weight), self.members)
         scale = None if s is None else self._per_channel(s, y)
-        bias = None if self.bias is None else self._per_channel(self.bias, y)
+        bias = self._bias(y)
         if scale is not None and bias is not None:
             y = torch.addcmul(bias, y, scale)
         elif scale is not None:
@@ -223,16 +258,16 @@ class ResidualLayer(MemberLayer):
         self.fast = nn.ParameterDict({k: nn.Parameter(v) for k, v in fast.items()})
 
     def effective_weight(self) -> Tensor:
-        """Return W ∘ P_m, (M, *weight.shape)."""
-        return self.weight * self.perturbation()
+        """Return W ∘ P_m, (M, *shape)."""
+        return self.shared_weight() * self.perturbation()
 
     def perturbation(self) -> Tensor:
-        """Return 1 + A_m B_mᵀ/√k, or 1 + E_m, broadcastable to (M, *weight.shape)."""
+        """Return 1 + A_m B_mᵀ/√k, or 1 + E_m, broadcastable to (M, *shape)."""
         if "E" in self.fast:
             return 1 + self.fast["E"]
         a, b = self.fast["A"], self.fast["B"]
         product = a @ b.mT / math.sqrt(a.shape[-1])
-        return 1 + product.view(*product.shape, *[1] * (self.weight.dim() - 2))
+        return 1 + product.view(*product.shape, *[1] * (len(self.shape) - 2))
 
     def deviations(self) -> Tensor:
         """Return the entries of A and B, or of E."""
@@ -281,13 +316,13 @@ class AdditiveLayer(MemberLayer):
         )
 
     def difference(self) -> Tensor:
-        """Return W_m - W, (M, *weight.shape)."""
+        """Return W_m - W, (M, *shape)."""
         product = self.fast["B"] @ self.fast["A"] * self.factor
-        return product.view(self.members, *self.weight.shape)
+        return product.view(self.members, *self.shape)
 
     def effective_weight(self) -> Tensor:
-        """Return W + B_m A_m/√k, (M, *weight.shape)."""
-        return self.weight + self.difference()
+        """Return W + B_m A_m/√k, (M, *shape)."""
+        return self.shared_weight() + self.difference()
 
     def deviations(self) -> Tensor:
         """Return the entries of W_m - W, which unlike those of A and B are unique."""

@@ -2,7 +2,7 @@
 
 For y_m = (x_m ∘ r_m) Wᵀ autograd computes the gradient of x_m ∘ r_m, of which only that of r_m is
 wanted. With G_m = g_mᵀ x_m both gradients follow without it: ∂W = Σ_m G_m ∘ r_m and
-∂r_m = Σ_o (G_m ∘ W)_o.
+∂r_m = Σ_o (G_m ∘ W)_o. Below, N stacked networks have a W each, and M members.
 """
 
 from typing import Any
@@ -10,22 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from study.members import unfold
+
 
 class _FirstProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_MBN: Tensor, r_MN: Tensor, weight_ON: Tensor) -> Tensor:
-        ctx.save_for_backward(x_MBN, r_MN, weight_ON)
-        return (x_MBN * r_MN.unsqueeze(1)) @ weight_ON.mT
+    def forward(ctx: Any, x_NMBI: Tensor, r_NMI: Tensor, weight_NOI: Tensor) -> Tensor:
+        ctx.save_for_backward(x_NMBI, r_NMI, weight_NOI)
+        scaled = (x_NMBI * r_NMI.unsqueeze(2)).flatten(1, 2)
+        return torch.bmm(scaled, weight_NOI.mT).view(*x_NMBI.shape[:3], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient_MBO: Tensor) -> tuple[None, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient_NMBO: Tensor) -> tuple[None, Tensor, Tensor]:  # type: ignore[override]
         x, r, weight = ctx.saved_tensors
         of_r, of_weight = torch.empty_like(r), torch.zeros_like(weight)
         both = torch.empty_like(weight)  # Used again for each member, so that it stays in cache.
-        for m, gradient_BO in enumerate(gradient_MBO):
-            torch.mm(gradient_BO.mT, x[m], out=both)
-            of_weight.addcmul_(both, r[m])
-            torch.sum(both.mul_(weight), 0, out=of_r[m])
+        for m in range(r.shape[1]):
+            torch.bmm(gradient_NMBO[:, m].mT, x[:, m], out=both)
+            of_weight.addcmul_(both, r[:, m].unsqueeze(1))
+            of_r[:, m] = both.mul_(weight).sum(1)
         return None, of_r, of_weight
 
 
@@ -36,7 +39,15 @@ def applies(x: Tensor) -> bool:
     return torch.is_grad_enabled() and not x.requires_grad and not mixed
 
 
-def first_product(x_MBN: Tensor, r_MN: Tensor, weight_ON: Tensor) -> Tensor:
-    """Return (x_m ∘ r_m) Wᵀ, (M, B, O), for an x that needs no gradient."""
-    product: Tensor = _FirstProduct.apply(x_MBN, r_MN, weight_ON)  # type: ignore[no-untyped-call]
-    return product
+def first_product(x_MBI: Tensor, r_MI: Tensor, weight: Tensor) -> Tensor:
+    """Return (x_m ∘ r_m) Wᵀ, (M, B, O), for an x that needs no gradient.
+
+    Args:
+        x_MBI: Inputs of each member.
+        r_MI: Its factors.
+        weight: (O, I), or (N, O, I), each for M / N members.
+    """
+    weight = weight.view(-1, *weight.shape[-2:])
+    x, r = unfold(x_MBI, len(weight)), unfold(r_MI, len(weight))
+    product: Tensor = _FirstProduct.apply(x, r, weight)  # type: ignore[no-untyped-call]
+    return product.flatten(0, 1)

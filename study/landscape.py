@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.batches import evenly
 from study.geometry import Row, mean_cosine, row
 from study.heads import EquiangularHead, MemberHead
 from study.members import CHUNK, renormalise, unfold
@@ -45,11 +45,6 @@ class Probe:
     train: Tensor
     val: Tensor
     y_N: Tensor
-
-
-def evenly(total: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return at most ``most`` indices, evenly spread over ``total``."""
-    return np.linspace(0, total - 1, min(total, most)).round().astype(np.int64)
 
 
 def member_networks(method: Method) -> list[nn.Module]:

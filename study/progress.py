@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from study.search import Row
+from study.search import Job, Row
 from study.stages import Stage
 
 PLAIN_EVERY = 10.0
@@ -22,7 +22,7 @@ class Progress:
         self.stage: Stage | None = None
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.best: dict[str, float] = {}
-        self.running: dict[str, float] = {}
+        self.running: set[str] = set()
         self.began = self.last_line = time.monotonic()
         self.done_before = 0
         self.live: Live | None = None
@@ -42,14 +42,17 @@ class Progress:
             )
             self.live.start()
 
-    def started(self, trial: str) -> None:
+    def started(self, job: Job) -> None:
         """Note that a job runs."""
-        self.running[trial] = time.monotonic()
+        self.running.add(job.spec.trial)
         self._show()
 
+    def left(self, job: Job) -> None:
+        """Note that a job runs no longer."""
+        self.running.discard(job.spec.trial)
+
     def ended(self, row: Row) -> None:
-        """Note that a job has ended, with its row."""
-        self.running.pop(row["trial"], None)
+        """Note that a trial has ended, with its row."""
         self.counts[row["method"]][row["status"]] += 1
         value = row["val_nll"]
         if row["status"] == "complete" and value is not None:

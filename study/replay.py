@@ -9,10 +9,11 @@ import torch
 
 from study import datasets
 from study.geometry import Row
+from study.predictions import Precision
 from study.schema import StudyError
 from study.spec import TrialSpec
 from study.store import GEOMETRY, ROW, Store
-from study.trial import Precision, run_trial, versions
+from study.trial import run_trials, versions
 
 
 def replay(store: Store, trial: str, root: Path | None) -> int:
@@ -22,13 +23,12 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
         known = len(store.rows())
         raise StudyError(f"--replay {trial}: no such trial among the {known} in {store.root}")
     torch.set_num_threads(1)
-    spec = TrialSpec.model_validate_json(row["spec"])
-    data = datasets.load(spec.dataset, root)
+    specs = [_spec(store, own) for own in row["stack"] or [trial]]
+    data = datasets.load(specs[0].dataset, root)
     with tempfile.TemporaryDirectory() as folder:
         again = Store(folder)
-        new = run_trial(
-            spec, data, again, fingerprint=data.fingerprint, precision=_precision(store)
-        )
+        run_trials(specs, data, again, fingerprint=data.fingerprint, precision=_precision(store))
+        new = again.rows()[trial]
         different = _differences(store.folder(trial), again.folder(trial))
     for line in (*_provenance(row, new), *different):
         print(line)
@@ -36,6 +36,16 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
     verdict = "differs" if different else same
     print(f"trial {trial} ({row['method']}, {row['stage']}, {new['status']}): {verdict}")
     return 1 if different else 0
+
+
+def _spec(store: Store, trial: str) -> TrialSpec:
+    row = store.row(trial)
+    if row is None:
+        raise StudyError(
+            f"--replay: trial {trial} was trained with it as one, but has no row in {store.root}; "
+            "give the command that made the run again, which completes it"
+        )
+    return TrialSpec.model_validate_json(row["spec"])
 
 
 def _precision(store: Store) -> Precision:

@@ -41,8 +41,9 @@ from study.schema import StudyError  # noqa: E402
 from study.search import Job  # noqa: E402
 from study.space import Resources, Study  # noqa: E402
 from study.spec import TrialSpec  # noqa: E402
-from study.stages import Rows  # noqa: E402
+from study.stages import Rows, Together  # noqa: E402
 from study.store import Store  # noqa: E402
+from study.trial import can_be_stacked  # noqa: E402
 
 
 def schedule(
@@ -57,7 +58,8 @@ def schedule(
     """Run every missing trial under Ray Tune; return whether the study is complete."""
     if not verbose:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-    agenda = Agenda(study, store, rows, fingerprint, Progress())
+    together = _together(study.resources.stack, data)
+    agenda = Agenda(study, store, rows, fingerprint, Progress(), together)
     if agenda.finished:
         print("nothing is missing")
         return True
@@ -101,6 +103,19 @@ def schedule(
     finally:
         agenda.close()
         ray.shutdown()
+
+
+def _together(most: int, data: Dataset) -> Together:
+    """Return how many replicates of a trial's configuration a worker gets at a time."""
+    known: dict[str, int] = {}
+
+    def together(spec: TrialSpec) -> int:
+        if spec.configuration not in known:
+            stacks = most > 1 and can_be_stacked(spec, data.shape, data.classes)
+            known[spec.configuration] = most if stacks else 1
+        return known[spec.configuration]
+
+    return together
 
 
 def _stopped(store: Store, error: Exception) -> StudyError:
@@ -150,25 +165,25 @@ def _slots(resources: Resources) -> int:
 
 
 def _trainable(config: dict[str, Any], data: Dataset) -> None:
-    """Run one trial in a worker; without a spec, only pass the time."""
-    if config["spec"] is None:
+    """Run a job in a worker; without specs, only pass the time."""
+    if config["specs"] is None:
         time.sleep(config["nap"])
         tune.report({"status": "nap"})
         return
     import torch
 
-    from study.trial import run_trial
+    from study.trial import run_trials
 
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    row = run_trial(
-        TrialSpec.model_validate_json(config["spec"]),
+    run_trials(
+        [TrialSpec.model_validate_json(spec) for spec in config["specs"]],
         data,
         Store(config["out"]),
         fingerprint=config["fingerprint"],
         name=config["name"],
         precision=config["precision"],
     )
-    tune.report({"trial": row["trial"], "status": row["status"]})
+    tune.report({"status": "ended"})
 
 
 class AgendaSearcher(Searcher):  # type: ignore[misc]
@@ -197,11 +212,11 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED
         if job is None:
             self.nap = min(LONGEST_NAP, 1.5 * self.nap)
-            nap = {"spec": None, "name": None, "nap": self.nap}
+            nap = {"specs": None, "name": None, "nap": self.nap}
             return Searcher.FINISHED if self.agenda.finished else nap
         self.nap = NAP
         self.jobs[trial_id] = job
-        return {"spec": job.spec.to_json(), "name": job.name, "nap": None}
+        return {"specs": [spec.to_json() for spec in job.specs], "name": job.name, "nap": None}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Pass on that a trial has ended, or that its worker died."""

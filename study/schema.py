@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-VERSION: Final = 2
+VERSION: Final = 3
 VERSION_KEY: Final = b"schema_version"
 
 Role = Literal[
@@ -80,7 +80,10 @@ TRIAL: Final = pa.schema(
         _field("reason", pa.string(), "why it is not complete", True),
         _field("epochs", pa.int32(), "epochs done"),
         _field("seconds", pa.float64(), "wall time of the whole trial, s"),
-        _field("train_seconds", pa.float64(), "wall time of training alone, s"),
+        _field(
+            "train_seconds", pa.float64(), "wall time of training alone, s; in a stack, its share"
+        ),
+        _field("stack", pa.list_(pa.string()), "trials that were trained with it as one", True),
         _field("comparable", pa.bool_(), "members solve the same task: diversity is defined", True),
         _field("excess", pa.float64(), "over the method's own limit; above 0: not trained", True),
         _field("parameters", pa.int64(), "parameters, frozen ones too", True),

@@ -37,10 +37,22 @@ OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One trial to be run, with the configuration's name for readers."""
+    """What a worker runs at a time: one trial, or replicates of one configuration.
+
+    Attributes:
+        spec: The first trial.
+        name: The configuration's name for readers.
+        beside: The others, which may be trained with it as one.
+    """
 
     spec: TrialSpec
     name: str | None = None
+    beside: tuple[TrialSpec, ...] = ()
+
+    @property
+    def specs(self) -> tuple[TrialSpec, ...]:
+        """Every trial."""
+        return (self.spec, *self.beside)
 
 
 def open_storage(store: Store) -> optuna.storages.BaseStorage:

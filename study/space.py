@@ -119,6 +119,9 @@ class Resources(Strict):
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: float = Field(0, ge=0)
     concurrency: int | None = Field(None, ge=1)
+    stack: int = Field(
+        5, ge=1, le=64, description="replicates that are trained as one, if they can"
+    )
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
 
 

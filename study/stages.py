@@ -6,7 +6,8 @@ on where it was.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -20,18 +21,19 @@ from study.spec import Json, TrialSpec, derive_seed, digest
 from study.store import Store
 
 Rows = dict[str, Row]
+Together = Callable[[TrialSpec], int]
 FINAL = ("complete", "pruned", "diverged", "failed")
 
 
 class Stage(Protocol):
-    """Jobs that may run side by side."""
+    """Jobs that may run side by side, of one trial or several each."""
 
     name: schema.Stage
     total: int
 
     @property
     def remaining(self) -> int:
-        """How many jobs have not ended."""
+        """How many trials have not ended."""
 
     def next(self) -> Job | None:
         """Return a job that is yet to be run, None when there is none at the moment."""
@@ -40,17 +42,34 @@ class Stage(Protocol):
         """Take the row of a job that has ended."""
 
 
-class Fixed:
-    """A stage whose jobs are known beforehand; those with a row are not handed out."""
+def one_by_one(spec: TrialSpec) -> int:
+    """Return how many replicates of ``spec`` make up a job: one."""
+    return 1
 
-    def __init__(self, name: schema.Stage, jobs: list[Job], rows: Rows) -> None:
+
+class Fixed:
+    """A stage whose trials are known beforehand; jobs all of which have rows are not handed out.
+
+    Args:
+        name: Of the stage.
+        jobs: One trial each.
+        rows: Those that are there.
+        together: How many replicates of a trial's configuration make up a job. Which do depends
+            neither on ``rows`` nor on anything else, so that numbers do not either.
+    """
+
+    def __init__(
+        self, name: schema.Stage, jobs: list[Job], rows: Rows, together: Together = one_by_one
+    ) -> None:
         self.name, self.total = name, len(jobs)
-        self.queue = deque(job for job in jobs if job.spec.trial not in rows)
-        self.open = {job.spec.trial for job in self.queue}
+        self.open = {job.spec.trial for job in jobs if job.spec.trial not in rows}
+        self.queue = deque(
+            job for job in _joined(jobs, together) if any(s.trial in self.open for s in job.specs)
+        )
 
     @property
     def remaining(self) -> int:
-        """How many jobs have not ended."""
+        """How many trials have not ended."""
         return len(self.open)
 
     def next(self) -> Job | None:
@@ -95,13 +114,30 @@ class Search:
         self.owner.pop(row["trial"]).tell(row)
 
 
-def stages(study: Study, store: Store, rows: Rows) -> Iterator[Stage]:
+def _joined(jobs: list[Job], together: Together) -> list[Job]:
+    """Return the jobs with replicates of one arm joined, in the order of the first of each."""
+    found: dict[tuple[str, str, int], list[Job]] = {}
+    count: Counter[tuple[str, str]] = Counter()
+    for job in jobs:
+        arm = (job.spec.role, job.spec.configuration)
+        found.setdefault((*arm, count[arm] // together(job.spec)), []).append(job)
+        count[arm] += 1
+    return [
+        replace(first, beside=tuple(job.spec for job in others))
+        for first, *others in found.values()
+    ]
+
+
+def stages(
+    study: Study, store: Store, rows: Rows, together: Together = one_by_one
+) -> Iterator[Stage]:
     """Yield the study's stages; each sees in ``rows`` what the earlier ones have left there.
 
     Args:
         study: What to do.
         store: Where Optuna's journal and the plan lie.
         rows: Every committed row by trial; the caller adds to it as trials end.
+        together: How many replicates of a trial's configuration make up a job.
     """
     storage = open_storage(store)
     searches = {
@@ -112,16 +148,16 @@ def stages(study: Study, store: Store, rows: Rows) -> Iterator[Stage]:
     yield Search(list(searches.values()), rows)
     finalists = {method: _finalists(study, method, rows) for method in searches}
     rescore = [job for method in searches for job in _rescore_jobs(study, finalists[method], rows)]
-    yield Fixed("rescore", rescore, rows)
+    yield Fixed("rescore", rescore, rows, together)
     arms = _arms(study, searches, finalists, rows)
     seeds, why = study.protocol.seeds, "as asked for"
     if seeds == "auto":
         pilot = pilot_jobs(study, arms)
-        yield Fixed("pilot", pilot, rows)
+        yield Fixed("pilot", pilot, rows, together)
         seeds, why = seeds_for(study, [rows[job.spec.trial] for job in pilot])
     tuning = {method: {"trials": search.total} for method, search in searches.items()}
     plan = declare(study, arms, tuning, (seeds, why), store)
-    yield Fixed("confirm", confirm_jobs(study, plan), rows)
+    yield Fixed("confirm", confirm_jobs(study, plan), rows, together)
 
 
 def _rows_of(method: str, rows: Rows) -> list[Row]:

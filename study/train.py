@@ -1,7 +1,7 @@
 """Training and prediction: loops that one can read from top to bottom. No Ray, no files."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -222,6 +222,10 @@ def _by_member(features: Tensor, members: int, examples: int) -> Tensor:
     return unfold(features, members)
 
 
+def _split(tensor: Tensor | None, streams: int) -> Sequence[Any]:
+    return [None] * streams if tensor is None else tensor.chunk(streams)
+
+
 def _diversity(
     method: Method, regularisation: Regularisation, phase: Phase
 ) -> Callable[[Tensor, Tensor, list[Tensor], Tensor], Tensor] | None:
@@ -238,17 +242,16 @@ def _diversity(
         members = len(logits_MBC) // streams
         if members < 2:
             _refuse_pairs(regularisation)
-        own = features[-1].float().flatten(1) if features else None
-        parts = (logits_MBC.chunk(streams), y_MB.chunk(streams), x.flatten(1).chunk(streams))
-        seen = [None] * streams if own is None else own.chunk(streams)
+        seen = features[-1].float().flatten(1) if features else None
+        every = (logits_MBC, y_MB, x.flatten(1), seen, method.perturbations())
+        parts = (_split(tensor, streams) for tensor in every)
         total = logits_MBC.new_zeros(())
-        for logits, labels, images, z in zip(*parts, seen, strict=True):
+        for logits, labels, images, z, deviations in zip(*parts, strict=True):
             _require_same_examples(labels, regularisation)
             z = None if z is None else _by_member(z, members, len(images))
-            outputs = regularisers.MemberOutputs(
-                logits, labels[0], method.perturbations(), z, images
+            total = total + regulariser(
+                regularisers.MemberOutputs(logits, labels[0], deviations, z, images)
             )
-            total = total + regulariser(outputs)
         return (regularisation.weight or 0.0) * total
 
     return weighted

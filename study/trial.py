@@ -1,41 +1,53 @@
-"""One trial from spec to committed files: seed, build, fit, predict, commit. A plain call."""
+"""Trials from spec to committed files: seed, build, fit, predict, commit. A plain call."""
 
 import math
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from study import backbones, methods, schema
-from study.batches import Pixels, channel_statistics
+from study.batches import Splits, evenly
 from study.cost import flops, size
-from study.datasets import Dataset, Shifted
+from study.datasets import Dataset
 from study.evidence import IMAGES, evidence_rows
 from study.geometry import Row, Trajectory, weight_cosine, when
-from study.landscape import Probe, evenly, mean_network, member_networks, network_rows
+from study.landscape import Probe, mean_network, member_networks, network_rows
 from study.methods import Method, single
+from study.methods._stack import stack, stackable
+from study.predictions import Precision, clean_table, ood_table, shift_table
 from study.spec import TrialSpec, canonical, derive_seed
 from study.store import Store
 from study.train import DivergenceError, OnEpoch, fit, predict
 
-Precision = Literal["float16", "float32"]
 
-MakePixels = Callable[[np.ndarray[Any, Any]], Pixels]
+@dataclass
+class Run:
+    """A trial under way, and what is known of it so far."""
+
+    spec: TrialSpec
+    method: Method
+    row: Row
+    path: Trajectory
 
 
-def run_trial(
-    spec: TrialSpec,
+def run_trial(spec: TrialSpec, dataset: Dataset, store: Store, **options: Any) -> Row:
+    """Run one trial and commit it: see :func:`run_trials`."""
+    return run_trials([spec], dataset, store, **options)[0]
+
+
+def run_trials(
+    specs: Sequence[TrialSpec],
     dataset: Dataset,
     store: Store,
     *,
@@ -43,29 +55,51 @@ def run_trial(
     name: str | None = None,
     precision: Precision = "float16",
     on_epoch: OnEpoch = lambda epoch: None,
-) -> Row:
-    """Run one trial and commit it; a trial that is already committed is only read.
+) -> list[Row]:
+    """Run replicates of one configuration and commit each; committed ones are only read.
+
+    Several are trained as one where their method can be, and one by one where it cannot or where
+    that fails. If any is missing all are trained, so that numbers do not depend on interruptions.
 
     Args:
-        spec: What to run.
-        dataset: The data that the spec names.
-        store: Where predictions and the row go.
+        specs: What to run; they differ in seeds alone.
+        dataset: The data that the specs name.
+        store: Where predictions and rows go.
         fingerprint: Of the dataset (costly, so computed once by the caller).
         name: The configuration's name for readers.
         precision: Type of the stored logits; float32 is used where float16 would overflow.
         on_epoch: Called with the number of epochs done (of each separately trained part).
 
     Returns:
-        The committed row. Divergence and exceptions are a status with a reason, not raised.
+        The committed rows. Divergence and exceptions are a status with a reason, not raised.
     """
+    rows = [store.row(spec.trial) for spec in specs]
+    if None not in rows:
+        return rows  # type: ignore[return-value]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    done = store.row(spec.trial)
-    if done is not None:
-        return done
-    row = new_row(spec, fingerprint, name)
-    start = time.perf_counter()
-    epochs = 0
+    splits = _splits(dataset, fingerprint)
+    runs = _trained_as_one(specs, splits, on_epoch) if len(specs) > 1 else {}
+    for number, (spec, row) in enumerate(zip(specs, rows, strict=True)):
+        if row is None:
+            known = new_row(spec, fingerprint, name)
+            rows[number] = _run(
+                spec, known, runs.get(spec.trial), splits, store, precision, on_epoch
+            )
+    return rows  # type: ignore[return-value]
+
+
+def _run(
+    spec: TrialSpec,
+    row: Row,
+    run: Run | None,
+    splits: Splits,
+    store: Store,
+    precision: Precision,
+    on_epoch: OnEpoch,
+) -> Row:
+    """Train one trial, unless that is done, predict, and commit it."""
+    start, epochs = time.perf_counter(), 0
 
     def count(epoch: int) -> None:
         nonlocal epochs
@@ -73,20 +107,48 @@ def run_trial(
         on_epoch(epoch)
 
     try:
-        row |= _train_and_predict(spec, dataset, store, precision, count)
+        if run is None:
+            run = _prepared(spec, splits)
+            if "status" not in run.row:
+                _train([run], splits, count)
+        row |= run.row
+        if "status" not in run.row:
+            row |= _predicted(run, splits, store, precision)
     except DivergenceError as error:
         row |= {"status": "diverged", "reason": str(error)}
     except Exception as error:
         # Whatever a method of the user's own raises ends its trial, not the study.
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     row |= {
-        "epochs": epochs,
-        "seconds": time.perf_counter() - start,
+        "epochs": epochs or row["epochs"],
+        "seconds": row["seconds"] + time.perf_counter() - start,
         "peak_bytes": _peak_bytes(),
         "finished": datetime.now(UTC),
     }
     store.commit(spec.trial, row)
     return row
+
+
+def _trained_as_one(
+    specs: Sequence[TrialSpec], splits: Splits, on_epoch: OnEpoch
+) -> dict[str, Run]:
+    """Return the trained runs by trial; none where they cannot be trained as one, or that fails.
+
+    A failure is not theirs all: each is then to be found out alone.
+    """
+    start = time.perf_counter()
+    try:
+        runs = [_prepared(spec, splits) for spec in specs]
+        if any("status" in run.row for run in runs) or not stackable(runs[0].method):
+            return {}
+        _train(runs, splits, on_epoch)
+    except Exception:
+        return {}
+    seconds = (time.perf_counter() - start) / len(runs)
+    together = {"stack": [spec.trial for spec in specs], "seconds": seconds}
+    for run in runs:
+        run.row |= together | {"epochs": run.spec.training.epochs}
+    return {run.spec.trial: run for run in runs}
 
 
 def new_row(spec: TrialSpec, fingerprint: str, name: str | None) -> Row:
@@ -125,16 +187,16 @@ def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
     )
 
 
-def _train_and_predict(
-    spec: TrialSpec, dataset: Dataset, store: Store, precision: Precision, on_epoch: OnEpoch
-) -> Row:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    method = build(spec, dataset.shape, dataset.classes).to(device)
-    statistics = channel_statistics(dataset.train[0])
+def can_be_stacked(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> bool:
+    """Tell whether replicates of the spec may be trained as one."""
+    method = build(spec, shape, classes)
+    return all(stackable(part) for part, _ in method.parts())
 
-    def pixels(images: np.ndarray[Any, Any]) -> Pixels:
-        return Pixels(images, *statistics, device)
 
+def _prepared(spec: TrialSpec, splits: Splits) -> Run:
+    """Build the method; what exceeds a limit of its own already has a status."""
+    dataset = splits.dataset
+    method = build(spec, dataset.shape, dataset.classes).to(splits.device)
     row: Row = {
         "members": method.members,
         "comparable": method.comparable,
@@ -142,23 +204,51 @@ def _train_and_predict(
         "cosine_init": weight_cosine(method),
     }
     if (row["excess"] or 0) > 0:
-        return row | {
-            "status": "pruned",
-            "reason": f"exceeds the method's own limit by {100 * row['excess']:.3g} %",
-        }
-    row |= flops(method, dataset.shape, device, spec.training.batch_size)
-    labels = torch.tensor(dataset.train[1], device=device)
-    train = pixels(dataset.train[0])
+        reason = f"exceeds the method's own limit by {100 * row['excess']:.3g} %"
+        row |= {"status": "pruned", "reason": reason}
     path = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
-    path.record(0)
-    seconds = _train(spec, method, train, labels, path, on_epoch)
-    path.record(spec.training.epochs)
-    row |= {"train_seconds": seconds, "cosine": weight_cosine(method)} | size(method)
-    del train
+    return Run(spec, method, row, path)
 
-    logits = predict(method, pixels(dataset.val[0]))
-    row |= objectives(logits, torch.tensor(dataset.val[1]))
-    shifted = predict(method, pixels(dataset.val_shift.images))
+
+def _train(runs: list[Run], splits: Splits, on_epoch: OnEpoch) -> None:
+    """Train every part, as one where that can be; note what it cost, in equal shares."""
+    first = runs[0].spec
+    cost = flops(runs[0].method, splits.dataset.shape, splits.device, first.training.batch_size)
+    by_run = [run.method.parts() for run in runs]
+    parts = [
+        (part, run.spec.seed if seed is None else seed)
+        for run, own in zip(runs, by_run, strict=True)
+        for part, seed in own
+    ]
+    one = stack(parts)
+    # Parts that are trained apart are at the same epoch at the ends alone.
+    side_by_side = one is not None or len(parts) == 1
+
+    def after(epoch: int) -> None:
+        on_epoch(epoch)
+        for run in runs if side_by_side else ():
+            run.path.record(epoch)
+
+    for run in runs:
+        run.path.record(0)
+    looking = sum(run.path.seconds for run in runs)
+    start = time.perf_counter()
+    for part, seed in parts if one is None else [(one, 0)]:
+        train, labels = splits.train
+        fit(part, train, labels, first.training, first.regulariser, seed, after)
+    seconds = time.perf_counter() - start - sum(run.path.seconds for run in runs) + looking
+    for run in runs:
+        run.path.record(first.training.epochs)
+        cosine = {"cosine": weight_cosine(run.method)}
+        run.row |= cost | {"train_seconds": seconds / len(runs)} | cosine | size(run.method)
+
+
+def _predicted(run: Run, splits: Splits, store: Store, precision: Precision) -> Row:
+    """Predict with a trained method, write the predictions and return the row's results."""
+    spec, method, dataset = run.spec, run.method, splits.dataset
+    logits = predict(method, splits.pixels(dataset.val[0]))
+    row = objectives(logits, torch.tensor(dataset.val[1]))
+    shifted = predict(method, splits.pixels(dataset.val_shift.images))
     row["val_shift_nll"] = nll(shifted, torch.tensor(dataset.val_shift.labels))
     if not all(map(math.isfinite, (row["val_nll"], row["val_shift_nll"]))):
         raise DivergenceError("predictions on val are not finite")
@@ -166,50 +256,23 @@ def _train_and_predict(
         store.write_predictions(spec.trial, "val", clean_table(logits, dataset.val[1], precision))
         return row
     networks = member_networks(method)
-    probe = _probe(dataset, pixels)
+    probe = _probe(splits)
+    path = run.path
     path.rows += network_rows(method, networks, probe, spec.training.epochs)
-    seen = _some(dataset.test[0], IMAGES, pixels)
+    seen = splits.some(dataset.test[0], IMAGES)
     chance = torch.Generator().manual_seed(derive_seed(spec.seed, "evidence"))
     path.rows += evidence_rows(networks, seen, chance, spec.training.epochs)
     if path.rows:
         store.write_geometry(spec.trial, path.rows)
     models = {"": method} | _controls(method, networks, probe)
-    _predict_test(spec, models, dataset, store, precision, pixels)
+    _predict_test(spec, models, splits, store, precision)
     return row
 
 
-def _train(
-    spec: TrialSpec,
-    method: Method,
-    train: Pixels,
-    labels: Tensor,
-    path: Trajectory,
-    on_epoch: OnEpoch,
-) -> float:
-    """Train every part; return the seconds that this took without looking at the weights."""
-    parts = method.parts()
-
-    def after(epoch: int) -> None:
-        on_epoch(epoch)
-        if len(parts) == 1:  # Parts that are trained apart are at the same epoch at the ends alone.
-            path.record(epoch)
-
-    start = time.perf_counter() - path.seconds
-    for part, seed in parts:
-        part_seed = spec.seed if seed is None else seed
-        fit(part, train, labels, spec.training, spec.regulariser, part_seed, after)
-    return time.perf_counter() - start - path.seconds
-
-
-def _some(images: np.ndarray[Any, Any], most: int, pixels: MakePixels) -> Tensor:
-    few = pixels(images[evenly(len(images), most)])
-    return few.batch(torch.arange(len(few), device=few.images.device))
-
-
-def _probe(dataset: Dataset, pixels: MakePixels) -> Probe:
-    train, val = _some(dataset.train[0], 1000, pixels), _some(dataset.val[0], 300, pixels)
-    labels = dataset.val[1][evenly(len(dataset.val[1]), 300)]
-    return Probe(train, val, torch.tensor(labels, device=val.device))
+def _probe(splits: Splits) -> Probe:
+    val, labels = splits.dataset.val
+    few = torch.tensor(labels[evenly(len(labels), 300)], device=splits.device)
+    return Probe(splits.some(splits.dataset.train[0], 1000), splits.some(val, 300), few)
 
 
 def _controls(method: Method, networks: list[nn.Module], probe: Probe) -> dict[str, Method]:
@@ -224,11 +287,11 @@ def _controls(method: Method, networks: list[nn.Module], probe: Probe) -> dict[s
 def _predict_test(
     spec: TrialSpec,
     models: dict[str, Method],
-    dataset: Dataset,
+    splits: Splits,
     store: Store,
     precision: Precision,
-    pixels: MakePixels,
 ) -> None:
+    dataset, pixels = splits.dataset, splits.pixels
     for prefix, model in models.items():
         test = predict(model, pixels(dataset.test[0]))
         table = clean_table(test, dataset.test[1], precision)
@@ -263,58 +326,24 @@ def objectives(logits_MNC: Tensor, y_N: Tensor) -> Row:
     }
 
 
-def clean_table(logits: Tensor, labels: np.ndarray[Any, Any], precision: Precision) -> pa.Table:
-    """Return the predictions of a clean split as a table; logits (M, N, C), labels (N,)."""
-    return _table(logits, precision, example=np.arange(len(labels)), label=labels)
-
-
-def shift_table(logits: Tensor, shifted: Shifted, precision: Precision) -> pa.Table:
-    """Return the predictions on corrupted copies as a table; logits (M, R, C)."""
-    return _table(
-        logits,
-        precision,
-        example=shifted.example,
-        label=shifted.labels,
-        condition=shifted.condition,
-        severity=shifted.severity,
-    )
-
-
-def ood_table(logits: dict[str, Tensor], precision: Precision) -> pa.Table:
-    """Return the predictions on out-of-distribution sets, by name, as a table."""
-    sizes = {name: part.shape[1] for name, part in logits.items()}
-    return _table(
-        torch.cat(list(logits.values()), dim=1),
-        precision,
-        example=np.concatenate([np.arange(n) for n in sizes.values()]),
-        condition=np.repeat(list(sizes), list(sizes.values())),
-    )
-
-
-def _table(logits: Tensor, precision: Precision, **columns: np.ndarray[Any, Any]) -> pa.Table:
-    m, rows, classes = logits.shape
-    if precision == "float16" and logits.abs().max() > torch.finfo(torch.float16).max:
-        precision = "float32"
-    table_schema = schema.predictions(classes, precision)
-    flat = logits.numpy().astype(precision).ravel()
-    arrays = {
-        "member": pa.array(np.repeat(np.arange(m), rows), pa.int16()),
-        "logits": pa.FixedSizeListArray.from_arrays(pa.array(flat), classes),
-    }
-    for name in ("example", "label", "condition", "severity"):
-        type_ = table_schema.field(name).type
-        if name in columns:
-            arrays[name] = pa.array(np.tile(columns[name], m), type_)
-        else:
-            arrays[name] = pa.nulls(m * rows, type_)
-    return pa.table([arrays[name] for name in table_schema.names], schema=table_schema)
-
-
 def _peak_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@lru_cache(maxsize=1)
+def _kept(fingerprint: str) -> list[Splits]:
+    return []
+
+
+def _splits(dataset: Dataset, fingerprint: str) -> Splits:
+    """Return the dataset on the device; the last one stays there for the next trial."""
+    kept = _kept(fingerprint)
+    if not kept:
+        kept.append(Splits(dataset, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+    return kept[0]
 
 
 @cache

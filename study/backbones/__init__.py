@@ -18,6 +18,8 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from study import heads, pretrained
+from study.dropout import Dropout
+from study.members import replace_modules
 from study.plugins import load_plugin
 from study.spec import Strict
 
@@ -67,6 +69,7 @@ def build(options: dict[str, Any] | Strict, shape: tuple[int, int, int], classes
         options = parameters(options)
     module = load_plugin("study.backbones", str(dict(options)["name"]))
     network: nn.Module = module.Network(options, shape, classes)
+    replace_modules(network, nn.Dropout, lambda dropout: Dropout(dropout.p))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not isinstance(options, BackboneParams):
         return network

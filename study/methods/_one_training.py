@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from study.members import weighted_layers
-from study.methods import MakeNetwork, Method
+from study.methods import MakeNetwork
+from study.methods._one_network import OneNetwork
 
 
-class OneTraining(Method):
+class OneTraining(OneNetwork):
     """One network in training, M networks from along its way in prediction.
 
     Attributes:
@@ -35,10 +36,6 @@ class OneTraining(Method):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C)."""
         return torch.stack([network(x) for network in self.networks()])
-
-    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (1, B, C) of the present network and labels (1, B)."""
-        return self.network(x).unsqueeze(0), y_B.unsqueeze(0)
 
     def member_network(self, member: int) -> nn.Module:
         """Return a copy of one member."""

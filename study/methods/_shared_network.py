@@ -11,11 +11,12 @@ from study.fast_weights import MemberLayer, MemberNorm, Weighted
 from study.heads import EquiangularHead, MemberHead
 from study.members import fold, replace_modules, unfold
 from study.methods import MakeNetwork, Method, Phase
+from study.methods._one_network import OneNetwork
 from study.schema import StudyError
 from study.spec import Training
 
 
-class SharedNetwork(Method):
+class SharedNetwork(OneNetwork):
     """M members in one network; a subclass says in ``adapt`` which layers they perturb, and how.
 
     With a warm start the plain network is trained alone for that share of the epochs, and adapted
@@ -92,12 +93,12 @@ class SharedNetwork(Method):
             return logits.expand(self.members, *logits.shape)
         return unfold(self.network(fold(x, self.members)), self.members)
 
-    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and labels: (1, B) in a warm start, (M, B // M) with a split batch."""
+    def enter(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and labels: (1, B) in a warm start, (M, B // M) with a split batch."""
         if not self.adapted:
-            return self.network(x).unsqueeze(0), y_B.unsqueeze(0)
+            return super().enter(x, y_B)
         if not self.split:
-            return super().training_forward(x, y_B)
+            return fold(x, self.members), y_B.expand(self.members, -1)
         own = len(x) // self.members
         if own == 0:
             raise StudyError(
@@ -105,7 +106,13 @@ class SharedNetwork(Method):
                 f"{len(x)} has {self.members} members; raise training.batch_size"
             )
         used = own * self.members
-        return unfold(self.network(x[:used]), self.members), y_B[:used].view(self.members, own)
+        return x[:used], y_B[:used].view(self.members, own)
+
+    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and labels of what enters; with whole batches, those of ``forward``."""
+        if self.adapted and not self.split:
+            return Method.training_forward(self, x, y_B)
+        return super().training_forward(x, y_B)
 
     def param_groups(self, training: Training) -> list[dict[str, Any]]:
         """Return the shared weights, and the members' own with their rate and decay.

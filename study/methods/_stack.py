@@ -1,4 +1,4 @@
-"""Single networks of one shape, trained as one: each on its own batches, with its own dropout.
+"""Methods of one shape, trained as one: each on its own batches, with its own dropout.
 
 Every weight has a leading axis of the N networks, so that a step is one batched product per layer
 in place of N small ones. What each network sees and draws is what it would alone, so the results
@@ -6,70 +6,48 @@ are those of separate training up to rounding.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from study.fast_weights import MemberBatchNorm
+from study.dropout import drop
+from study.fast_weights import MemberBatchNorm, MemberLayer
+from study.heads import EquiangularHead
 from study.members import unfold
 from study.methods import Method, Phase
-from study.spec import derive_seed
+from study.methods._one_network import OneNetwork
+from study.methods.mc_dropout import MemberDropout
+from study.spec import Training, derive_seed
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-STATE = ("weight", "bias", "running_mean", "running_var")
+DROPOUTS = (nn.Dropout, MemberDropout)
 
 
 class StackedLinear(nn.Module):
     """N linear layers: (N*B, ..., in) -> (N*B, ..., out), network by network.
 
     Attributes:
-        weight: (N, in, out), the order in which a batched product is fastest.
+        weight: (N, out, in).
         bias: (N, 1, out), or None.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+    def __init__(self, layer: nn.Linear, count: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.stack([layer.weight.detach().mT for layer in layers]))
+        self.weight = nn.Parameter(layer.weight.detach().repeat(count, 1, 1))
         self.bias: nn.Parameter | None = None
-        if layers[0].bias is not None:
-            self.bias = nn.Parameter(
-                torch.stack([layer.bias.detach() for layer in layers])[:, None]
-            )
+        if layer.bias is not None:
+            self.bias = nn.Parameter(layer.bias.detach().repeat(count, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply each layer to its own part of the batch."""
         rows = unfold(x, len(self.weight)).flatten(1, -2)
         if self.bias is None:
-            y = torch.bmm(rows, self.weight)
+            y = torch.bmm(rows, self.weight.mT)
         else:
-            y = torch.baddbmm(self.bias, rows, self.weight)
+            y = torch.baddbmm(self.bias, rows, self.weight.mT)
         return y.view(*x.shape[:-1], -1)
-
-    def give_back(self, layers: Sequence[nn.Linear]) -> None:
-        """Copy the weights to the layers that they came from."""
-        for number, layer in enumerate(layers):
-            layer.weight.copy_(self.weight[number].mT)
-            if self.bias is not None:
-                layer.bias.copy_(self.bias[number, 0])
-
-
-class StackedNorm(MemberBatchNorm):
-    """N batch norms, each over its own network's examples."""
-
-    def __init__(self, norms: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]) -> None:
-        super().__init__(norms[0], len(norms))
-        for name in STATE:
-            joined = torch.cat([getattr(norm, name).detach() for norm in norms])
-            getattr(self.norm, name).data.copy_(joined)
-
-    def give_back(self, norms: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]) -> None:
-        """Copy scales, shifts and statistics to the norms that they came from."""
-        for number, norm in enumerate(norms):
-            for name in STATE:
-                own = getattr(self.norm, name).view(len(norms), -1)[number]
-                getattr(norm, name).copy_(own)
 
 
 class StackedDropout(nn.Module):
@@ -80,83 +58,131 @@ class StackedDropout(nn.Module):
         self.rate, self.generators = rate, generators
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop units of (N*B, ...) in training."""
-        if not self.training:
-            return x
-        keep = torch.empty_like(x)
-        for part, generator in zip(keep.chunk(len(self.generators)), self.generators, strict=True):
-            part.bernoulli_(1 - self.rate, generator=generator)
-        return x * keep.div_(1 - self.rate)
+        """Drop units of (N*B, ...)."""
+        return drop(x, self.rate, self.generators)
 
 
 class Stack(Method):
-    """N single networks as one method of N members, each trained on a stream of batches of its own.
+    """N methods as one, each trained on a stream of batches of its own. Only for training.
 
     Args:
-        networks: Of one shape, and ``stackable``; they get the weights back after every epoch.
+        methods: Of one shape, and each ``stackable``; they get the weights back after every epoch.
         seeds: Of their batches and dropout.
+
+    Attributes:
+        method: The first, its layers replaced by those of all.
+        joined: Each of its parameters and buffers that is made of theirs, and those.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], seeds: Sequence[int]) -> None:
+    def __init__(self, methods: Sequence[OneNetwork], seeds: Sequence[int]) -> None:
         super().__init__()
-        self.members, self.seeds = len(networks), list(seeds)
-        device = next(networks[0].parameters()).device
+        self.seeds, self.members = list(seeds), sum(method.members for method in methods)
+        device = next(methods[0].parameters()).device
         generators = [torch.Generator(device).manual_seed(derive_seed(s, "dropout")) for s in seeds]
+        self.joined: list[tuple[Tensor, Sequence[Tensor]]] = []
         stacked: dict[int, nn.Module] = {}
-        self.origins: list[tuple[Any, Sequence[Any]]] = []
-        for layers in zip(*(network.modules() for network in networks), strict=True):
-            new = _stacked(layers, generators)
-            if new is not None:
-                stacked[id(layers[0])] = new
-                self.origins.append((new, layers))
-        self.network = copy.deepcopy(networks[0], stacked)  # type: ignore[arg-type]
+        for layers in zip(*(_handled(method.network) for method in methods), strict=True):
+            new = stacked[id(layers[0])] = _stacked(layers[0], len(layers), generators)
+            states = [_state(layer) for layer in layers]
+            for name, tensor in _state(new).items():
+                self.joined.append((tensor, [state[name] for state in states]))
+        for tensor, origins in self.joined:
+            tensor.copy_(torch.stack(list(origins)).view_as(tensor))
+        self.method: OneNetwork = copy.deepcopy(methods[0], stacked)  # type: ignore[arg-type]
 
     def streams(self, seed: int) -> list[int]:
-        """Return the networks' own seeds."""
+        """Return the methods' own seeds."""
         return self.seeds
 
     def phases(self) -> list[Phase]:
-        """Return one phase, after each epoch of which the networks have their weights."""
+        """Return one phase, after each epoch of which the methods have their weights."""
         return [Phase(after_epoch=self.give_back)]
 
     @torch.no_grad()
     def give_back(self) -> None:
-        """Copy the weights to the networks."""
-        for new, layers in self.origins:
-            if not isinstance(new, StackedDropout):
-                new.give_back(layers)
+        """Copy the weights to the methods."""
+        for tensor, origins in self.joined:
+            for own, origin in zip(tensor.view(-1, *origins[0].shape), origins, strict=True):
+                origin.copy_(own)
 
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, B, C) and labels (N, B) for N batches, one after the other."""
-        return unfold(self.network(x), self.members), unfold(y_B, self.members)
+        """Return logits (N*M, B', C) and labels (N*M, B') for N batches, one after the other."""
+        streams = len(self.seeds)
+        batches = zip(x.chunk(streams), y_B.chunk(streams), strict=True)
+        entering, labels = zip(*(self.method.enter(*batch) for batch in batches), strict=True)
+        y_MB = torch.cat(labels)
+        return unfold(self.method.network(torch.cat(entering)), len(y_MB)), y_MB
 
     def loss(self, logits_MBC: Tensor, y_MB: Tensor, label_smoothing: float) -> Tensor:
-        """Return the sum of the networks' cross-entropies: each has its own gradient."""
-        return self.members * super().loss(logits_MBC, y_MB, label_smoothing)
+        """Return the sum of the methods' losses: each has its own gradient."""
+        return len(self.seeds) * self.method.loss(logits_MBC, y_MB, label_smoothing)
+
+    def param_groups(self, training: Training) -> list[dict[str, Any]]:
+        """Return the groups of the one method, each parameter that of all."""
+        return self.method.param_groups(training)
+
+    def perturbations(self) -> Tensor | None:
+        """Return those of every method, (N*M, P)."""
+        return self.method.perturbations()
 
 
-def _stacked(
-    layers: Sequence[nn.Module], generators: Sequence[torch.Generator]
-) -> nn.Module | None:
-    """Return one layer for all; None for one without a state, or whose parts are layers."""
-    first = layers[0]
-    if isinstance(first, nn.Linear):
-        return StackedLinear(layers)  # type: ignore[arg-type]
-    if isinstance(first, NORMS):
-        return StackedNorm(layers)  # type: ignore[arg-type]
-    if isinstance(first, nn.Dropout):
-        return StackedDropout(first.p, generators)
-    return None
+def _handled(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers that can be stacked, in order, without what they are made of."""
+    if _can_be_stacked(module):
+        yield module
+    else:
+        for child in module.children():
+            yield from _handled(child)
 
 
-def stackable(network: nn.Module) -> bool:
-    """Tell whether every layer that has weights or draws random numbers can be stacked."""
-    return all(
-        isinstance(layer, (nn.Linear, nn.Dropout, *NORMS)) or not _has_state(layer)
-        for layer in network.modules()
-    )
+def _can_be_stacked(layer: nn.Module) -> bool:
+    if isinstance(layer, MemberLayer):
+        return layer.convolution is None
+    return isinstance(layer, (nn.Linear, MemberBatchNorm, *NORMS, *DROPOUTS))
 
 
-def _has_state(layer: nn.Module) -> bool:
-    own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-    return bool(own) or isinstance(layer, nn.modules.dropout._DropoutNd)
+def _stacked(layer: Any, count: int, generators: Sequence[torch.Generator]) -> nn.Module:
+    """Return a layer for as many like this one, values aside."""
+    if isinstance(layer, nn.Linear):
+        return StackedLinear(layer, count)
+    if isinstance(layer, MemberLayer):
+        return layer.stacked(count)
+    if isinstance(layer, MemberBatchNorm):
+        return MemberBatchNorm(layer.plain(0), count * layer.members)
+    if isinstance(layer, NORMS):
+        return MemberBatchNorm(layer, count)
+    return StackedDropout(layer.p if isinstance(layer, nn.Dropout) else layer.rate, generators)
+
+
+def _state(layer: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and running statistics of a layer, or of the norm that it wraps."""
+    layer = layer.norm if isinstance(layer, MemberBatchNorm) else layer
+    named = [*layer.named_parameters(), *layer.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named if tensor.dim()}
+
+
+def stack(parts: Sequence[tuple[Method, int]]) -> Stack | None:
+    """Return methods, with the seeds of their batches, as one; None where that cannot be."""
+    methods = [method for method, _ in parts]
+    if len(methods) < 2 or not all(map(stackable, methods)):
+        return None
+    return Stack(methods, [seed for _, seed in parts])  # type: ignore[arg-type]
+
+
+def stackable(method: Method) -> bool:
+    """Tell whether the method may be trained with others as one."""
+    if not isinstance(method, OneNetwork) or not vars(type(method)).get("stackable", False):
+        return False
+    return method.phases() == [Phase()] and _is_known(method.network)
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Tell whether every layer that has weights, or draws random numbers, can be stacked."""
+    if _can_be_stacked(module):
+        return True
+    if isinstance(module, EquiangularHead):
+        return not module.rotated  # The frame is the same for all.
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if own or isinstance(module, nn.modules.dropout._DropoutNd):
+        return False
+    return all(map(_is_known, module.children()))

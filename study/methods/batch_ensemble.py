@@ -126,6 +126,8 @@ class Params(Strict):
 class Ensemble(SharedNetwork):
     """M members in one network whose adapted layers are perturbed member by member."""
 
+    stackable = True
+
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
         self.params = params
         super().__init__(

@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from study.methods import MakeNetwork, Method, single
-from study.methods._stack import Stack, stackable
 from study.spec import Strict, derive_seed
 
 
@@ -28,13 +27,8 @@ def member_seed(seed: int, member: int) -> int:
 
 
 class Ensemble(Method):
-    """M single networks, trained apart.
+    """M single networks, trained apart."""
 
-    Attributes:
-        stacks: Whether they may be trained as one stack, with the same results up to rounding.
-    """
-
-    stacks = True
     trained_apart = True
     heads = frozenset({"linear", "equiangular", "rotated"})
 
@@ -52,10 +46,7 @@ class Ensemble(Method):
         return torch.cat([network(x) for network in self.singles])
 
     def parts(self) -> list[tuple[Method, int | None]]:
-        """Return the networks as one stack, or, where that cannot be, each with its seed."""
-        networks: list[nn.Module] = [own.network for own in self.singles]  # type: ignore[misc]
-        if self.stacks and stackable(networks[0]):
-            return [(Stack(networks, self.seeds), None)]
+        """Return the networks, each with its seed."""
         return [(self.singles[m], seed) for m, seed in enumerate(self.seeds)]  # type: ignore[misc]
 
     def member_network(self, member: int) -> nn.Module:

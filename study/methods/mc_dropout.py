@@ -10,8 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from study.dropout import drop
 from study.members import fold, replace_modules, unfold
-from study.methods import MakeNetwork, Method
+from study.methods import MakeNetwork
+from study.methods._one_network import OneNetwork
 from study.schema import StudyError
 from study.spec import Strict, derive_seed
 
@@ -33,7 +35,7 @@ class MemberDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Drop units of ``x``: (B, ...) in training, (M*B, ...) in evaluation."""
         if self.training:
-            return nn.functional.dropout(x, self.rate)
+            return drop(x, self.rate)
         mask = self._mask(x)
         return (x.unflatten(0, (self.members, -1)) * mask).flatten(0, 1)
 
@@ -46,8 +48,10 @@ class MemberDropout(nn.Module):
         return self.mask
 
 
-class Ensemble(Method):
+class Ensemble(OneNetwork):
     """One network whose M members differ by their dropout masks."""
+
+    stackable = True
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
         super().__init__()
@@ -69,10 +73,6 @@ class Ensemble(Method):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C) under the members' masks; call in evaluation mode."""
         return unfold(self.network(fold(x, self.members)), self.members)
-
-    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (1, B, C) under fresh masks and labels (1, B)."""
-        return self.network(x).unsqueeze(0), y_B.unsqueeze(0)
 
 
 EXAMPLES = [{"members": 3}]

@@ -208,8 +208,6 @@ class Member(single.Ensemble):
 class Ensemble(deep_ensemble.Ensemble):
     """M quantised networks, trained apart, with the seeds of a Deep Ensemble."""
 
-    stacks = False
-
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
         super().__init__(deep_ensemble.Params(members=params.members), make_network, seed)
         networks: list[nn.Module] = [own.network for own in self.singles]  # type: ignore[misc]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from study.members import weighted_layers
 from study.methods import MakeNetwork, Method
+from study.methods._one_network import OneNetwork
 from study.spec import Strict
 
 
@@ -14,10 +15,12 @@ class Params(Strict):
     """A single network has nothing of its own to configure."""
 
 
-class Ensemble(Method):
+class Ensemble(OneNetwork):
     """The plain backbone with a member axis of length one."""
 
     members = 1
+    stackable = True
+    training_forward = Method.training_forward  # By ``forward``, which a subclass may replace.
     heads = frozenset({"linear", "equiangular", "rotated"})
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:

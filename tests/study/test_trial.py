@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from study import schema
+from study import schema, trial
 from study.store import GEOMETRY, ROW, Store
 from study.trial import (
     build,
@@ -17,6 +17,7 @@ from study.trial import (
     nll,
     objectives,
     run_trial,
+    run_trials,
     weight_cosine,
 )
 
@@ -83,7 +84,7 @@ def test_stored_logits_are_the_models(make_spec, data, store):
 
 
 def test_half_precision_gives_way_to_overflow(make_spec, data, store):
-    from study.trial import clean_table
+    from study.predictions import clean_table
 
     logits = torch.full((1, 4, 3), 1e5)
     table = clean_table(logits, np.zeros(4, dtype=np.int64), "float16")
@@ -212,3 +213,58 @@ def test_cosine_of_copies_is_one_and_a_single_has_none(make_spec, data):
     assert weight_cosine(ones) == pytest.approx(1)
     single = build(make_spec(), data.shape, data.classes)
     assert weight_cosine(single) is None
+
+
+def stacked(make_spec, **training):
+    return [make_spec("batch_ensemble", BE, training, seed=s, replicate=s) for s in range(3)]
+
+
+def predictions(store, spec):
+    files = sorted(store.folder(spec.trial).glob("*.parquet"))
+    return {f.name: pq.read_table(f) for f in files if f.name not in (ROW, GEOMETRY)}
+
+
+def test_replicates_together_are_what_they_are_alone(make_spec, data, store, tmp_path):
+    specs = stacked(make_spec)
+    options = {"fingerprint": data.fingerprint, "precision": "float32"}
+    rows = run_trials(specs, data, store, **options)
+    alone = Store(tmp_path / "alone")
+    for spec, row in zip(specs, rows, strict=True):
+        assert row["stack"] == [s.trial for s in specs]
+        expected = run_trial(spec, data, alone, **options)
+        assert expected["stack"] is None
+        for key in ("val_nll", "val_shift_nll", "val_gain", "cosine", "cosine_init"):
+            assert row[key] == pytest.approx(expected[key], rel=1e-3)
+        assert row["epochs"] == expected["epochs"]
+        assert row["train_flops"] == expected["train_flops"]
+        own, other = predictions(store, spec), predictions(alone, spec)
+        assert own.keys() == other.keys()
+        for name, table in own.items():
+            logits = [
+                t["logits"].combine_chunks().flatten().to_numpy() for t in (table, other[name])
+            ]
+            np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-4)
+
+
+def test_a_missing_replicate_is_what_it_was_beside_the_others(make_spec, data, store):
+    specs = stacked(make_spec)
+    run_trials(specs, data, store, fingerprint=data.fingerprint)
+    before, kept = predictions(store, specs[1]), store.row(specs[0].trial)
+    store.discard(specs[1].trial)
+    run_trials(specs, data, store, fingerprint=data.fingerprint)
+    assert predictions(store, specs[1]) == before
+    assert store.row(specs[0].trial) == kept
+
+
+def test_only_the_replicate_that_diverges_has_diverged(make_spec, data, store, monkeypatch):
+    def build_one_broken(spec, *shape):
+        method = build(spec, *shape)
+        if spec.seed == 1:
+            with torch.no_grad():
+                next(method.parameters()).fill_(float("nan"))
+        return method
+
+    monkeypatch.setattr(trial, "build", build_one_broken)
+    rows = run_trials(stacked(make_spec), data, store, fingerprint=data.fingerprint)
+    assert [row["status"] for row in rows] == ["complete", "diverged", "complete"]
+    assert [row["stack"] for row in rows] == [None] * 3

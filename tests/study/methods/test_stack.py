@@ -1,0 +1,113 @@
+"""Methods trained as one have what each has alone: same start, same batches, same weights."""
+
+import pytest
+import torch
+
+from study import backbones
+from study.batches import Pixels, channel_statistics
+from study.methods._stack import stack, stackable
+from study.spec import Regularisation
+from study.train import fit, predict
+from study.trial import build
+
+NORMAL = {"init": "normal", "init_std": 0.5}
+SIGN = {"init": "sign", "negative_share": 0.5}
+MLP = {"name": "mlp", "width": 16, "depth": 2, "dropout": 0.2}
+SEEDS = [1, 2, 5]
+
+CASES = {
+    "single": ("single", {}, {}),
+    "single, batch norm": ("single", {}, {"norm": "batch"}),
+    "single, fixed head": ("single", {}, {"head": "equiangular"}),
+    "dropout": ("mc_dropout", {"members": 3}, {}),
+    "signs": ("batch_ensemble", SIGN, {}),
+    "own random biases, decay": (
+        "batch_ensemble",
+        NORMAL | {"bias": "random", "fast_decay": "same", "fast_lr_multiplier": 2.0},
+        {},
+    ),
+    "shared biases, decay to one": (
+        "batch_ensemble",
+        NORMAL | {"bias": "shared", "fast_decay": "toward_one"},
+        {},
+    ),
+    "split batch": ("batch_ensemble", NORMAL | {"batch": "split"}, {}),
+    "inputs alone": ("batch_ensemble", NORMAL | {"adapt": "r", "layers": "first"}, {}),
+    "outputs alone": ("batch_ensemble", NORMAL | {"adapt": "s", "layers": "no_last"}, {}),
+    "rank 2": ("batch_ensemble", NORMAL | {"rank": 2, "bias": "shared"}, {}),
+    "rank 2, additive": ("batch_ensemble", NORMAL | {"rank": 2, "form": "additive"}, {}),
+    "full rank": ("batch_ensemble", NORMAL | {"rank": "full"}, {}),
+    "frozen": ("batch_ensemble", NORMAL | {"shared_lr_multiplier": 0.0}, {}),
+    "shared norms": ("batch_ensemble", NORMAL, {"norm": "batch"}),
+    "member norms": ("batch_ensemble", NORMAL | {"norm": "member"}, {"norm": "batch"}),
+}
+
+
+def prepared(data):
+    pixels = Pixels(data.train[0], *channel_statistics(data.train[0]), torch.device("cpu"))
+    return pixels, torch.tensor(data.train[1])
+
+
+def specs(make_spec, case, **training):
+    method, params, options = CASES[case]
+    params = {"members": 3} | params if method == "batch_ensemble" else params
+    backbone = backbones.parameters(MLP | options).model_dump()
+    training = {"epochs": 3, "augment": "crop", "weight_decay": 0.01} | training
+    return [make_spec(method, params, training, backbone=backbone, seed=s) for s in SEEDS]
+
+
+def compared(all_specs, data, regularisation):
+    """Return logits of methods trained as one, and of the same trained alone."""
+    pixels, labels = prepared(data)
+    training = all_specs[0].training
+    together = [build(spec, data.shape, data.classes) for spec in all_specs]
+    one = stack([(m, s.seed) for m, s in zip(together, all_specs, strict=True)])
+    assert one is not None
+    fit(one, pixels, labels, training, regularisation, 0)
+    alone = [build(spec, data.shape, data.classes) for spec in all_specs]
+    for method, spec in zip(alone, all_specs, strict=True):
+        fit(method, pixels, labels, training, regularisation, spec.seed)
+    return ([predict(m, pixels) for m in methods] for methods in (together, alone))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_seed_is_what_it_is_alone(make_spec, data, case):
+    together, alone = compared(specs(make_spec, case), data, Regularisation())
+    assert not torch.allclose(together[0], together[1])
+    for own, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["jensen_shannon", "cosine", "negative_correlation", "function_space", "hsic", "dice"]
+)
+def test_every_seed_has_its_own_diversity_term(make_spec, data, name):
+    regularisation = Regularisation(name=name, weight=0.1)
+    together, alone = compared(specs(make_spec, "signs"), data, regularisation)
+    for own, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_adaptive_optimiser(make_spec, data):
+    all_specs = specs(make_spec, "signs", optimizer="adamw", lr=1e-3, warmup=0.1)
+    together, alone = compared(all_specs, data, Regularisation())
+    for own, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "backbone"),
+    [
+        ("single", {}, {"name": "cnn"}),
+        ("single", {}, {"name": "mlp", "norm": "layer"}),
+        ("single", {}, {"name": "mlp", "head": "rotated"}),
+        ("batch_ensemble", NORMAL | {"warm_start": 0.5}, {"name": "mlp"}),
+        ("batch_ensemble", NORMAL, {"name": "cnn"}),
+        ("mimo", {"members": 2}, {"name": "mlp"}),
+        ("snapshot_ensemble", {"members": 2}, {"name": "mlp"}),
+    ],
+)
+def test_what_cannot_be_stacked_is_left_alone(make_spec, data, method, params, backbone):
+    options = backbones.parameters(backbone).model_dump()
+    spec = make_spec(method, params, backbone=options)
+    assert not stackable(build(spec, data.shape, data.classes))
