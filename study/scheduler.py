@@ -43,7 +43,7 @@ from study.space import Resources, Study  # noqa: E402
 from study.spec import TrialSpec  # noqa: E402
 from study.stages import Rows, Together  # noqa: E402
 from study.store import Store  # noqa: E402
-from study.trial import can_be_stacked  # noqa: E402
+from study.trial import replicates_as_one  # noqa: E402
 
 
 def schedule(
@@ -105,14 +105,14 @@ def schedule(
         ray.shutdown()
 
 
-def _together(most: int, data: Dataset) -> Together:
+def _together(most: int | None, data: Dataset) -> Together:
     """Return how many replicates of a trial's configuration a worker gets at a time."""
     known: dict[str, int] = {}
 
     def together(spec: TrialSpec) -> int:
         if spec.configuration not in known:
-            stacks = most > 1 and can_be_stacked(spec, data.shape, data.classes)
-            known[spec.configuration] = most if stacks else 1
+            best = replicates_as_one(spec, data.shape, data.classes)
+            known[spec.configuration] = min(best, most or best)
         return known[spec.configuration]
 
     return together

@@ -114,14 +114,12 @@ class Protocol(Strict):
 
 
 class Resources(Strict):
-    """What one trial takes; ``concurrency``: null for as many as fit."""
+    """What one trial takes; null: as many trials at once, or replicates as one, as is best."""
 
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: float = Field(0, ge=0)
     concurrency: int | None = Field(None, ge=1)
-    stack: int = Field(
-        5, ge=1, le=64, description="replicates that are trained as one, if they can"
-    )
+    stack: int | None = Field(None, ge=1, description="replicates trained as one, at most")
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
 
 

@@ -24,7 +24,7 @@ from study.evidence import IMAGES, evidence_rows
 from study.geometry import Row, Trajectory, weight_cosine, when
 from study.landscape import Probe, mean_network, member_networks, network_rows
 from study.methods import Method, single
-from study.methods._stack import stack, stackable
+from study.methods._stack import best_size, joined
 from study.predictions import Precision, clean_table, ood_table, shift_table
 from study.spec import TrialSpec, canonical, derive_seed
 from study.store import Store
@@ -139,7 +139,7 @@ def _trained_as_one(
     start = time.perf_counter()
     try:
         runs = [_prepared(spec, splits) for spec in specs]
-        if any("status" in run.row for run in runs) or not stackable(runs[0].method):
+        if any("status" in run.row for run in runs):
             return {}
         _train(runs, splits, on_epoch)
     except Exception:
@@ -187,10 +187,10 @@ def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
     )
 
 
-def can_be_stacked(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> bool:
-    """Tell whether replicates of the spec may be trained as one."""
-    method = build(spec, shape, classes)
-    return all(stackable(part) for part, _ in method.parts())
+def replicates_as_one(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> int:
+    """Return how many replicates of the spec are best trained as one."""
+    parts = build(spec, shape, classes).parts()
+    return max(1, best_size(parts[0][0]) // len(parts))
 
 
 def _prepared(spec: TrialSpec, splits: Splits) -> Run:
@@ -214,26 +214,25 @@ def _train(runs: list[Run], splits: Splits, on_epoch: OnEpoch) -> None:
     """Train every part, as one where that can be; note what it cost, in equal shares."""
     first = runs[0].spec
     cost = flops(runs[0].method, splits.dataset.shape, splits.device, first.training.batch_size)
-    by_run = [run.method.parts() for run in runs]
-    parts = [
-        (part, run.spec.seed if seed is None else seed)
-        for run, own in zip(runs, by_run, strict=True)
-        for part, seed in own
-    ]
-    one = stack(parts)
-    # Parts that are trained apart are at the same epoch at the ends alone.
-    side_by_side = one is not None or len(parts) == 1
+    parts = joined(
+        [
+            (part, run.spec.seed if seed is None else seed)
+            for run in runs
+            for part, seed in run.method.parts()
+        ]
+    )
 
     def after(epoch: int) -> None:
         on_epoch(epoch)
-        for run in runs if side_by_side else ():
-            run.path.record(epoch)
+        if len(parts) == 1:  # Parts that are trained apart are at the same epoch at the ends alone.
+            for run in runs:
+                run.path.record(epoch)
 
     for run in runs:
         run.path.record(0)
     looking = sum(run.path.seconds for run in runs)
     start = time.perf_counter()
-    for part, seed in parts if one is None else [(one, 0)]:
+    for part, seed in parts:
         train, labels = splits.train
         fit(part, train, labels, first.training, first.regulariser, seed, after)
     seconds = time.perf_counter() - start - sum(run.path.seconds for run in runs) + looking

@@ -23,6 +23,10 @@ from study.spec import Training, derive_seed
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 DROPOUTS = (nn.Dropout, MemberDropout)
+MOST = 10
+WEIGHTS, WEIGHTS_ON_GPU = 2**19, 2**24
+"""Parameters up to which a stack repays. On a CPU they must stay in cache, with gradients and
+momentum: found by timing. Not so the number for a GPU, where many small kernels are the cost."""
 
 
 class StackedLinear(nn.Module):
@@ -161,12 +165,27 @@ def _state(layer: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named if tensor.dim()}
 
 
-def stack(parts: Sequence[tuple[Method, int]]) -> Stack | None:
-    """Return methods, with the seeds of their batches, as one; None where that cannot be."""
-    methods = [method for method, _ in parts]
-    if len(methods) < 2 or not all(map(stackable, methods)):
-        return None
-    return Stack(methods, [seed for _, seed in parts])  # type: ignore[arg-type]
+def joined(parts: Sequence[tuple[Method, int]]) -> list[tuple[Method, int]]:
+    """Return the parts, with the seeds of their batches, as few stacks as repay, in order."""
+    size = best_size(parts[0][0])
+    if size < 2 or not all(stackable(method) for method, _ in parts):
+        return list(parts)
+    groups = [parts[start : start + size] for start in range(0, len(parts), size)]
+    return [_stack(group) if len(group) > 1 else group[0] for group in groups]
+
+
+def _stack(parts: Sequence[tuple[Method, int]]) -> tuple[Method, int]:
+    methods, seeds = zip(*parts, strict=True)
+    return Stack(methods, seeds), 0
+
+
+def best_size(method: Method) -> int:
+    """Return how many methods like this one are best trained as one."""
+    if not stackable(method):
+        return 1
+    parameters = list(method.parameters())
+    weights = WEIGHTS if parameters[0].device.type == "cpu" else WEIGHTS_ON_GPU
+    return max(1, min(MOST, weights // sum(p.numel() for p in parameters)))
 
 
 def stackable(method: Method) -> bool:

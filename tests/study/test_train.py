@@ -8,7 +8,7 @@ import torch
 
 from study import backbones
 from study.batches import Pixels, channel_statistics
-from study.methods._stack import stack
+from study.methods._stack import joined
 from study.methods.deep_ensemble import member_seed
 from study.schema import StudyError
 from study.spec import Regularisation
@@ -24,11 +24,9 @@ def trained(spec, data, regularisation=None):
     method = build(spec, data.shape, data.classes)
     labels = torch.tensor(data.train[1])
     chosen = regularisation or spec.regulariser
-    parts = method.parts()
-    one = stack(parts)
-    for part, seed in parts if one is None else [(one, 0)]:
-        part_seed = spec.seed if seed is None else seed
-        fit(part, pixels(data, data.train[0]), labels, spec.training, chosen, part_seed)
+    parts = [(part, spec.seed if seed is None else seed) for part, seed in method.parts()]
+    for part, seed in joined(parts):
+        fit(part, pixels(data, data.train[0]), labels, spec.training, chosen, seed)
     return method
 
 
@@ -49,7 +47,7 @@ def test_a_deep_ensemble_is_its_singles(make_spec, data, backbone, optimizer):
     training |= {"optimizer": optimizer, "lr": lr, "label_smoothing": 0.1}
     spec = make_spec("deep_ensemble", {"members": 3}, training, backbone=full)
     parts = build(spec, data.shape, data.classes).parts()
-    assert (stack(parts) is None) == (backbone["name"] == "cnn")
+    assert len(joined(parts)) == (3 if backbone["name"] == "cnn" else 1)
     logits = predict(trained(spec, data), pixels(data, data.test[0]))
     # Before a norm a bias has no gradient but rounding, which Adam scales up to steps.
     rounding = 5e-3 if optimizer == "adamw" and "norm" in backbone else 1e-4

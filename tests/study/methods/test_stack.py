@@ -5,7 +5,7 @@ import torch
 
 from study import backbones
 from study.batches import Pixels, channel_statistics
-from study.methods._stack import stack, stackable
+from study.methods._stack import best_size, joined
 from study.spec import Regularisation
 from study.train import fit, predict
 from study.trial import build
@@ -61,9 +61,8 @@ def compared(all_specs, data, regularisation):
     pixels, labels = prepared(data)
     training = all_specs[0].training
     together = [build(spec, data.shape, data.classes) for spec in all_specs]
-    one = stack([(m, s.seed) for m, s in zip(together, all_specs, strict=True)])
-    assert one is not None
-    fit(one, pixels, labels, training, regularisation, 0)
+    ((one, seed),) = joined([(m, s.seed) for m, s in zip(together, all_specs, strict=True)])
+    fit(one, pixels, labels, training, regularisation, seed)
     alone = [build(spec, data.shape, data.classes) for spec in all_specs]
     for method, spec in zip(alone, all_specs, strict=True):
         fit(method, pixels, labels, training, regularisation, spec.seed)
@@ -110,4 +109,21 @@ def test_an_adaptive_optimiser(make_spec, data):
 def test_what_cannot_be_stacked_is_left_alone(make_spec, data, method, params, backbone):
     options = backbones.parameters(backbone).model_dump()
     spec = make_spec(method, params, backbone=options)
-    assert not stackable(build(spec, data.shape, data.classes))
+    assert best_size(build(spec, data.shape, data.classes)) == 1
+
+
+def test_as_many_as_stay_in_cache(make_spec, data):
+    def size(width):
+        options = backbones.parameters({"name": "mlp", "width": width}).model_dump()
+        return best_size(build(make_spec("single", backbone=options), data.shape, data.classes))
+
+    assert [size(width) for width in (16, 256, 1024)] == [10, 6, 1]
+
+
+def test_stacks_follow_one_another(make_spec, data):
+    options = backbones.parameters({"name": "mlp", "width": 256}).model_dump()
+    specs = [make_spec("single", backbone=options, seed=s) for s in range(7)]
+    parts = [(build(spec, data.shape, data.classes), spec.seed) for spec in specs]
+    first, second = joined(parts)
+    assert first[0].members == 6
+    assert second == parts[6]
