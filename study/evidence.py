@@ -13,11 +13,13 @@ largest, c the class, w the head's weights, w̄ their mean over classes. Deviati
 upsamples maps of channels: gradients exist for every backbone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import combinations
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from study.geometry import Row, row
@@ -31,45 +33,70 @@ IMAGES: Final = 20
 MEMBERS: Final = 4
 """Members, from the first, whose evidence is compared."""
 
-Suffices = Callable[[Tensor], Tensor]
-"""From candidate sets (N, F), bool, to whether each suffices, (N,), bool."""
+Masks = NDArray[np.bool_]
+Search = Generator[Masks, Masks, Masks]
+"""Asks which sets (N, F) of units suffice, is sent that (N,), and returns the set that it found."""
 
 
-def minimal_set(active_F: Tensor, suffices: Suffices, order_F: Tensor) -> Tensor:
-    """Return a 1-minimal sufficient subset of the active units, (F,) bool, by ddmin.
+def minimal_set(active_F: Masks, order_F: NDArray[np.int64]) -> Search:
+    """Find a 1-minimal sufficient subset of the active units, (F,) bool, by ddmin.
 
     Args:
         active_F: The units to begin with, which suffice.
-        suffices: Tells which sets suffice.
         order_F: A permutation of all units: the order in which they are grouped and tried.
     """
     units = order_F[active_F[order_F]]
     parts = 2
     while len(units) > 1:
-        chunks = units.tensor_split(min(parts, len(units)))
-        subsets = torch.stack([_mask(chunk, active_F) for chunk in chunks])
-        rests = _mask(units, active_F) & ~subsets
-        if (found := _first(suffices(subsets))) is not None:
-            units, parts = chunks[found], 2
-        elif (found := _first(suffices(rests))) is not None:
-            units = torch.cat([c for n, c in enumerate(chunks) if n != found])
-            parts = max(len(chunks) - 1, 2)
-        elif len(chunks) == len(units):
-            break
-        else:
+        chunks = np.array_split(units, min(parts, len(units)))
+        subsets = np.zeros((len(chunks), len(active_F)), dtype=np.bool_)
+        subsets[np.arange(len(chunks)).repeat([len(chunk) for chunk in chunks]), units] = True
+        suffices = yield np.concatenate([subsets, subsets.any(0) & ~subsets])
+        found = int(suffices.argmax())  # The first, subsets before what is left without them.
+        if not suffices[found]:
+            if len(chunks) == len(units):
+                break
             parts = 2 * len(chunks)
-    if len(units) == 1 and bool(suffices(torch.zeros_like(active_F).unsqueeze(0))):
+        elif found < len(chunks):
+            units, parts = chunks[found], 2
+        else:
+            del chunks[found - len(chunks)]
+            units, parts = np.concatenate(chunks), max(len(chunks), 2)
+    if len(units) == 1 and bool((yield np.zeros((1, len(active_F)), dtype=np.bool_))[0]):
         units = units[:0]
-    return _mask(units, active_F)
+    mask = np.zeros_like(active_F)
+    mask[units] = True
+    return mask
 
 
-def _mask(units: Tensor, like_F: Tensor) -> Tensor:
-    return torch.zeros_like(like_F).index_fill_(0, units, True)
+def side_by_side(
+    searches: Sequence[Search], suffice: Callable[[Masks, NDArray[np.int64]], Masks]
+) -> Masks:
+    """Return what each search finds, (N, F), all asking at a time.
 
+    Args:
+        searches: N of them.
+        suffice: Tells which sets (K, F) suffice, each asked for by the search of a number (K,).
+    """
+    found: dict[int, Masks] = {}
+    asking: dict[int, Masks] = {}
 
-def _first(found_N: Tensor) -> int | None:
-    places = found_N.nonzero()
-    return int(places[0]) if len(places) else None
+    def go_on(number: int, answer: Masks | None) -> None:
+        try:
+            asking[number] = searches[number].send(answer)  # type: ignore[arg-type]
+        except StopIteration as end:
+            found[number] = end.value
+
+    for number in range(len(searches)):
+        go_on(number, None)
+    while asking:
+        sizes = [len(masks) for masks in asking.values()]
+        owners = np.array(list(asking)).repeat(sizes)
+        answers = suffice(np.concatenate(list(asking.values())), owners)
+        for number, own in zip(list(asking), np.split(answers, np.cumsum(sizes)[:-1]), strict=True):
+            del asking[number]
+            go_on(number, own)
+    return np.stack([found[number] for number in range(len(searches))])
 
 
 def jaccard(one_NF: Tensor, other_NF: Tensor) -> Tensor:
@@ -81,18 +108,21 @@ def jaccard(one_NF: Tensor, other_NF: Tensor) -> Tensor:
 @torch.no_grad()
 def minimal_sets(network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
     """Return a minimal set of units for each image, (N, F) bool, each in an order of its own."""
-    features = _features(network, x)
+    z = _features(network, x)
     head = network.get_submodule("head")
-    found = []
-    for z in features:
-        wanted = head(z.unsqueeze(0)).argmax()
+    wanted = head(z).argmax(1)
 
-        def suffices(masks: Tensor, z: Tensor = z, wanted: Tensor = wanted) -> Tensor:
-            return head(z * masks).argmax(1) == wanted
+    def suffice(masks: Masks, images: NDArray[np.int64]) -> Masks:
+        own = torch.from_numpy(images).to(z.device)
+        seen = z[own] * torch.from_numpy(masks).to(z.device)
+        answer: Masks = (head(seen).argmax(1) == wanted[own]).cpu().numpy()
+        return answer
 
-        order = torch.randperm(len(z), generator=generator).to(z.device)
-        found.append(minimal_set(z != 0, suffices, order))
-    return torch.stack(found)
+    searches = [
+        minimal_set(active, torch.randperm(len(active), generator=generator).numpy())
+        for active in (z != 0).cpu().numpy()
+    ]
+    return torch.from_numpy(side_by_side(searches, suffice)).to(z.device)
 
 
 def random_sets(active_NF: Tensor, sizes_N: Tensor, generator: torch.Generator) -> Tensor:
