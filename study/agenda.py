@@ -68,9 +68,11 @@ class Agenda:
         reason = "worker died or could not start" if died else "ended without a row"
         self.progress.left(job)
         assert self.stage is not None
-        for spec in job.specs:
-            if spec.trial not in self.rows:
-                self._end(rows[spec.trial] or self._failed(spec, job.name, reason))
+        new = [spec for spec in job.specs if spec.trial not in self.rows]
+        ended = [rows[spec.trial] or self._failed(spec, job.name, reason) for spec in new]
+        self.progress.use.add(ended)
+        for row in ended:
+            self._end(row)
         if self.waiting is None and not self.stage.remaining:
             self._advance()
 

@@ -1,7 +1,10 @@
 """What a person sees while a study runs: one live table on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.live import Live
@@ -11,6 +14,44 @@ from study.search import Job, Row
 from study.stages import Stage
 
 PLAIN_EVERY = 10.0
+
+
+@dataclass
+class Use:
+    """What a run's trials took, of the time from the start of the first to the end of the last.
+
+    Attributes:
+        trials: That have ended.
+        seconds: Of trials.
+        train_seconds: Of these, of training.
+        began: When the first trial began; what started the workers is not counted.
+        ended: When the last one ended.
+    """
+
+    trials: int = 0
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    began: float = math.inf
+    ended: float = 0.0
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add the rows of a job that has just ended."""
+        rows = list(rows)
+        seconds = sum(row["seconds"] for row in rows)
+        self.trials += len(rows)
+        self.seconds += seconds
+        self.train_seconds += sum(row["train_seconds"] for row in rows)
+        self.ended = time.monotonic()
+        self.began = min(self.began, self.ended - seconds)
+
+    def line(self, slots: int) -> str:
+        """Return the figures as a sentence."""
+        wall = self.ended - self.began
+        busy, training = (s / (slots * wall) for s in (self.seconds, self.train_seconds))
+        return (
+            f"{self.trials} trials in {duration(wall)} on {slots} slots: {busy:.0%} of their time "
+            f"in trials, {training:.0%} in training"
+        )
 
 
 class Progress:
@@ -26,6 +67,7 @@ class Progress:
         self.began = self.last_line = time.monotonic()
         self.done_before = 0
         self.live: Live | None = None
+        self.use = Use()
 
     def enter(self, stage: Stage, done: int) -> None:
         """Begin a stage of which ``done`` jobs need not be run."""
@@ -58,6 +100,11 @@ class Progress:
         if row["status"] == "complete" and value is not None:
             self.best[row["method"]] = min(value, self.best.get(row["method"], value))
         self._show()
+
+    def summary(self) -> None:
+        """Say how well the slots were used, once the run has ended."""
+        if self.use.trials:
+            self.console.print(self.use.line(self.slots), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal in order, with the stage's last figures."""

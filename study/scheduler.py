@@ -102,6 +102,7 @@ def schedule(
         return False
     finally:
         agenda.close()
+        agenda.progress.summary()
         ray.shutdown()
 
 
