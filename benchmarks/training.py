@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study import backbones, methods
+from study.allocator import keep_freed_memory
 from study.batches import Pixels, channel_statistics
 from study.methods import Method
-from study.methods._stack import Stack
+from study.methods._stack import joined
 from study.spec import Training
 
 Act = Callable[[], Any]
@@ -148,10 +149,9 @@ def perceptron(members: int, rounds: int) -> list[Ratio]:
     """Compare on an MLP 784-256-256-10."""
     from torch_uncertainty.models.mlp import batched_mlp
 
-    options = backbones.parameters({"name": "mlp", "width": 256, "depth": 2})
     return against_torch_uncertainty(
         "MLP 256",
-        lambda: backbones.build(options, (1, 28, 28), CLASSES),
+        small(256),
         lambda m: nn.Sequential(nn.Flatten(), batched_mlp(784, CLASSES, [256, 256], m)),
         members,
         128,
@@ -193,21 +193,59 @@ def resnet(members: int, rounds: int) -> list[Ratio]:
     )
 
 
-def stacked(networks: int, rounds: int) -> list[Ratio]:
-    """Compare a stack of MLPs 784-64-64-10 with one after the other."""
-    options = backbones.parameters({"name": "mlp", "width": 64, "depth": 2})
-    every = [backbones.build(options, (1, 28, 28), CLASSES) for _ in range(networks)]
-    batches = [batch(32, (1, 28, 28)) for _ in every]
-    stack = Stack(every, list(range(networks)))
-    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    steps = [plain_step(one, *own) for one, own in zip(every, batches, strict=True)]
+def in_turn(*steps: Act) -> Act:
+    """Return all steps, one after the other."""
 
-    def in_turn() -> None:
+    def every() -> None:
         for step in steps:
             step()
 
-    what = f"{networks} stacked MLPs 64, B=32"
-    return compare(what, our_step(stack, x, y), {"one after the other": in_turn}, rounds)
+    return every
+
+
+def side_by_side(parts: list[tuple[Method, int]], batches: list[tuple[Tensor, Tensor]]) -> Act:
+    """Return a step of each method on its own batch, in stacks as the project trains them."""
+    steps, start = [], 0
+    for part, seed in joined(parts):
+        own = batches[start : start + len(part.streams(seed))]
+        x, y = (torch.cat(many) for many in zip(*own, strict=True))
+        steps.append(our_step(part, x, y))
+        start += len(own)
+    return in_turn(*steps)
+
+
+def small(width: int = 64) -> Callable[[], nn.Module]:
+    """Return what makes MLPs 784-width-width-10."""
+    options = backbones.parameters({"name": "mlp", "width": width, "depth": 2})
+    return lambda: backbones.build(options, (1, 28, 28), CLASSES)
+
+
+def stacked(networks: int, rounds: int) -> list[Ratio]:
+    """Compare MLPs 784-64-64-10 side by side with one after the other."""
+    every = [methods.build("single", {}, small(), seed) for seed in range(networks)]
+    batches = [batch(32, (1, 28, 28)) for _ in every]
+    ours = side_by_side([(one, seed) for seed, one in enumerate(every)], batches)
+    steps = [plain_step(small()(), *own) for own in batches]
+    what = f"{networks} MLPs 64 on a batch of 32 each"
+    return compare(what, ours, {"one after the other": in_turn(*steps)}, rounds)
+
+
+def stacked_ensembles(seeds: int, members: int, rounds: int) -> list[Ratio]:
+    """Compare BatchEnsembles of several seeds side by side with the peer's in turn."""
+    from torch_uncertainty.models.mlp import batched_mlp
+
+    parts = [(batch_ensemble(small(), members), seed) for seed in range(seeds)]
+    batches = [batch(32, (1, 28, 28)) for _ in parts]
+    steps = []
+    for x, y in batches:
+        peer = nn.Sequential(nn.Flatten(), batched_mlp(784, CLASSES, [64, 64], members))
+        repeats = len(peer(x)) > len(x)
+        many = x if repeats else x.repeat(members, 1, 1, 1)
+        steps.append(plain_step(peer, many, y.repeat(members)))
+    what = f"{seeds} BatchEnsembles of MLP 64, M={members}, B=32"
+    return compare(
+        what, side_by_side(parts, batches), {"torch-uncertainty": in_turn(*steps)}, rounds
+    )
 
 
 def images(channels: int, side: int, augment: bool, rounds: int) -> list[Ratio]:
@@ -244,6 +282,7 @@ ROWS: list[Callable[[int], list[Ratio]]] = [
     lambda rounds: lenet(4, rounds),
     lambda rounds: resnet(4, max(3, rounds // 3)),
     lambda rounds: stacked(32, rounds),
+    lambda rounds: stacked_ensembles(8, 4, rounds),
     lambda rounds: images(1, 28, False, rounds),
     lambda rounds: images(3, 32, True, rounds),
 ]
@@ -257,6 +296,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore")  # Those of the peers are their own.
     torch.set_num_threads(1)
+    keep_freed_memory()
     torch.manual_seed(0)
     machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}"
     print(f"{datetime.now(UTC):%Y-%m-%d}, CPU, one thread, {machine}\n")

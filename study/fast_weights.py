@@ -31,7 +31,7 @@ class MemberLayer(nn.Module):
 
     Attributes:
         weight: (out, in, ...), the wrapped layer's parameter itself; None where it is not shared;
-            (N, out, in) in a stack.
+            (N, in, out) in a stack, the order in which a product's gradient comes out.
         shape: Of one weight.
         fast: The members' own weights, each with a leading member axis.
         bias: (out,) shared, (M, out) own, or None; (N, 1, out) shared in a stack.
@@ -69,7 +69,7 @@ class MemberLayer(nn.Module):
         for parameter in new.own_parameters():
             parameter.data = parameter.data.repeat(layers, *[1] * (parameter.dim() - 1))
         if self.weight is not None:
-            new.weight.data = self.weight.data.repeat(layers, 1, 1)
+            new.weight.data = self.weight.data.mT.repeat(layers, 1, 1)
         if new.bias is not None and new.bias.dim() == 1:
             new.bias.data = new.bias.data.repeat(layers, 1, 1)
         return new
@@ -78,7 +78,7 @@ class MemberLayer(nn.Module):
         """Return W, (*shape), or in a stack each member's, (M, *shape)."""
         if self.weight.dim() == len(self.shape):
             return self.weight
-        return self._by_member(self.weight)
+        return self._by_member(self.weight.mT)
 
     def _by_member(self, v: Tensor) -> Tensor:
         return v.unsqueeze(1).expand(-1, self.members // len(v), *v.shape[1:]).flatten(0, 1)
@@ -129,7 +129,7 @@ class MemberLayer(nn.Module):
     def _apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.dim() > len(self.shape):
             rows = unfold(x, len(weight)).flatten(1, -2)
-            return torch.bmm(rows, weight.mT).view(*x.shape[:-1], -1)
+            return torch.bmm(rows, weight).view(*x.shape[:-1], -1)
         if self.convolution is None:
             return F.linear(x, weight)
         return F.conv2d(x, weight, None, *self.convolution)
@@ -213,7 +213,8 @@ class RankOneLayer(MemberLayer):
             return self._multiplied_out(x, self.weight * self._outer(r, s))
         x = unfold(x, self.members)
         if r is not None and self.convolution is None and x.dim() == 3 and applies(x):
-            y = first_product(x, r, self.weight)
+            stacked = self.weight.dim() > 2
+            y = first_product(x, r, self.weight.mT if stacked else self.weight.unsqueeze(0))
         else:
             x = x if r is None else x * self._per_channel(r, x)
             y = unfold(self._apply_weight(x.flatten(0, 1), self.weight), self.members)

@@ -39,15 +39,14 @@ def applies(x: Tensor) -> bool:
     return torch.is_grad_enabled() and not x.requires_grad and not mixed
 
 
-def first_product(x_MBI: Tensor, r_MI: Tensor, weight: Tensor) -> Tensor:
+def first_product(x_MBI: Tensor, r_MI: Tensor, weight_NOI: Tensor) -> Tensor:
     """Return (x_m ∘ r_m) Wᵀ, (M, B, O), for an x that needs no gradient.
 
     Args:
         x_MBI: Inputs of each member.
         r_MI: Its factors.
-        weight: (O, I), or (N, O, I), each for M / N members.
+        weight_NOI: N weights, each for M / N members.
     """
-    weight = weight.view(-1, *weight.shape[-2:])
-    x, r = unfold(x_MBI, len(weight)), unfold(r_MI, len(weight))
-    product: Tensor = _FirstProduct.apply(x, r, weight)  # type: ignore[no-untyped-call]
+    x, r = unfold(x_MBI, len(weight_NOI)), unfold(r_MI, len(weight_NOI))
+    product: Tensor = _FirstProduct.apply(x, r, weight_NOI)  # type: ignore[no-untyped-call]
     return product.flatten(0, 1)

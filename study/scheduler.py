@@ -35,6 +35,7 @@ from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from study.agenda import Agenda  # noqa: E402
+from study.allocator import keep_freed_memory  # noqa: E402
 from study.datasets import Dataset  # noqa: E402
 from study.progress import Progress  # noqa: E402
 from study.schema import StudyError  # noqa: E402
@@ -175,6 +176,7 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
 
     from study.trial import run_trials
 
+    keep_freed_memory()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     run_trials(
         [TrialSpec.model_validate_json(spec) for spec in config["specs"]],

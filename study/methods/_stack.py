@@ -24,7 +24,7 @@ from study.spec import Training, derive_seed
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 DROPOUTS = (nn.Dropout, MemberDropout)
 MOST = 10
-WEIGHTS, WEIGHTS_ON_GPU = 2**19, 2**24
+WEIGHTS, WEIGHTS_ON_GPU = 2**20, 2**24
 """Parameters up to which a stack repays. On a CPU they must stay in cache, with gradients and
 momentum: found by timing. Not so the number for a GPU, where many small kernels are the cost."""
 
@@ -33,13 +33,13 @@ class StackedLinear(nn.Module):
     """N linear layers: (N*B, ..., in) -> (N*B, ..., out), network by network.
 
     Attributes:
-        weight: (N, out, in).
+        weight: (N, in, out), the order in which a product's gradient comes out.
         bias: (N, 1, out), or None.
     """
 
     def __init__(self, layer: nn.Linear, count: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(layer.weight.detach().repeat(count, 1, 1))
+        self.weight = nn.Parameter(layer.weight.detach().mT.repeat(count, 1, 1))
         self.bias: nn.Parameter | None = None
         if layer.bias is not None:
             self.bias = nn.Parameter(layer.bias.detach().repeat(count, 1, 1))
@@ -48,9 +48,9 @@ class StackedLinear(nn.Module):
         """Apply each layer to its own part of the batch."""
         rows = unfold(x, len(self.weight)).flatten(1, -2)
         if self.bias is None:
-            y = torch.bmm(rows, self.weight.mT)
+            y = torch.bmm(rows, self.weight)
         else:
-            y = torch.baddbmm(self.bias, rows, self.weight.mT)
+            y = torch.baddbmm(self.bias, rows, self.weight)
         return y.view(*x.shape[:-1], -1)
 
 
@@ -162,7 +162,10 @@ def _state(layer: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and running statistics of a layer, or of the norm that it wraps."""
     layer = layer.norm if isinstance(layer, MemberBatchNorm) else layer
     named = [*layer.named_parameters(), *layer.named_buffers()]
-    return {name: tensor.detach() for name, tensor in named if tensor.dim()}
+    state = {name: tensor.detach() for name, tensor in named if tensor.dim()}
+    if "weight" in state and state["weight"].dim() == 3:
+        state["weight"] = state["weight"].mT  # (N, out, in), as the layers have it.
+    return state
 
 
 def joined(parts: Sequence[tuple[Method, int]]) -> list[tuple[Method, int]]:

@@ -14,8 +14,8 @@ def test_values_and_gradients_are_the_plain_formulas():
     x = torch.randn(M, B, N, dtype=torch.float64)
     r = torch.randn(M, N, dtype=torch.float64, requires_grad=True)
     w = torch.randn(O, N, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda r, w: first_product(x, r, w), (r, w))
-    torch.testing.assert_close(first_product(x, r, w), (x * r.unsqueeze(1)) @ w.mT)
+    assert torch.autograd.gradcheck(lambda r, w: first_product(x, r, w.unsqueeze(0)), (r, w))
+    torch.testing.assert_close(first_product(x, r, w.unsqueeze(0)), (x * r.unsqueeze(1)) @ w.mT)
 
 
 @pytest.mark.parametrize("init", ["normal", "sign"])
