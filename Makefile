@@ -19,6 +19,7 @@ test-peers: $(STATE)-test
 
 bench: $(STATE)-test
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.analysis_scale --trials 20
 
 lint: $(STATE)-test
 	$(BIN)/ruff check .

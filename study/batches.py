@@ -12,6 +12,11 @@ SMALL = 2**22
 """Values of a split up to which it is normalised once and kept as floats."""
 
 
+def default_device() -> torch.device:
+    """Return the GPU, or where there is none the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Pixels:
     """The images of one split on one device.
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from study import backbones, cost, datasets, methods
 from study import pilot as pilot_stage
-from study.batches import Pixels, channel_statistics
+from study.batches import Pixels, channel_statistics, default_device
 from study.datasets import Dataset
 from study.progress import duration
 from study.schema import StudyError
@@ -178,7 +178,7 @@ def _one_step(
         parsed["params"],
         lambda: backbones.build(parsed["backbone"], data.shape, data.classes),
         seed=0,
-    )
+    ).to(device := default_device())
     excess = method.excess() or 0.0
     if excess > 0:
         return read, excess, 0.0
@@ -186,13 +186,13 @@ def _one_step(
     size = min(max(size, method.members), training["batch_size"], len(data.train[1]))
     _check_logits(method, data)
     images, labels = (np.resize(array, (STEPS * size, *array.shape[1:])) for array in data.train)
-    pixels = Pixels(images, *channel_statistics(images), torch.device("cpu"))
+    pixels = Pixels(images, *channel_statistics(images), device)
     start, steps = time.perf_counter(), 0
     for part, _ in method.parts():
         epochs_of(part.phases(), training["epochs"])
         epochs = sum(phase.at_least for phase in part.phases())
         short = parsed["training"].model_copy(update={"epochs": epochs, "batch_size": size})
-        fit(part, pixels, torch.tensor(labels), short, parsed["regulariser"], seed=0)
+        fit(part, pixels, torch.tensor(labels, device=device), short, parsed["regulariser"], seed=0)
         steps = steps or STEPS * epochs
     seconds = (time.perf_counter() - start) / max(1, steps)
     _look_at(method)
@@ -209,7 +209,7 @@ def _look_at(method: methods.Method) -> None:
 
 
 def _check_logits(method: methods.Method, data: Dataset) -> None:
-    logits = method.eval()(torch.zeros(2, *data.shape))
+    logits = method.eval()(torch.zeros(2, *data.shape, device=default_device()))
     expected = (method.members, 2, data.classes)
     if tuple(logits.shape) != expected:
         raise ValueError(
@@ -246,8 +246,9 @@ def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:
     width = 2 if study.precision == "float16" else 4
     rows = len(data.test[1]) + len(data.shift.labels) + sum(map(len, data.ood.values()))
     arms = protocol.shortlist * len(study.candidates) + len(seconds) + 3
+    unit = "core" if default_device().type == "cpu" else "GPU"
     disk = seeds * arms * rows * 6 * data.classes * width
     return (
-        f"estimate: {duration(total)} of one core of this machine for training alone, "
+        f"estimate: {duration(total)} of one {unit} of this machine for training alone, "
         f"{disk / 1e6:.0f} MB on disk at most; nothing was trained"
     )

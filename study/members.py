@@ -15,9 +15,11 @@ CHUNK: Final = 512
 """Images that pass through a network at once."""
 
 
-def fold(x: Tensor, members: int) -> Tensor:
-    """Give every member the same batch: (B, ...) -> (M*B, ...), in the memory format of x."""
-    return torch.cat([x] * members) if members > 1 else x
+def fold(x: Tensor, members: int, streams: int = 1) -> Tensor:
+    """Give every member of a stream its batch: (S*B, ...) -> (S*M*B, ...), keeping its format."""
+    if members == 1:
+        return x
+    return torch.cat([batch for batch in x.chunk(streams) for _ in range(members)])
 
 
 def unfold(x: Tensor, members: int) -> Tensor:

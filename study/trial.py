@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from study import backbones, methods, schema
-from study.batches import Splits, evenly
+from study.batches import Splits, default_device, evenly
 from study.cost import flops, size
 from study.datasets import Dataset
 from study.evidence import IMAGES, evidence_rows
@@ -341,7 +341,7 @@ def _splits(dataset: Dataset, fingerprint: str) -> Splits:
     """Return the dataset on the device; the last one stays there for the next trial."""
     kept = _kept(fingerprint)
     if not kept:
-        kept.append(Splits(dataset, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+        kept.append(Splits(dataset, default_device()))
     return kept[0]
 
 

@@ -18,12 +18,17 @@ class OneNetwork(Method):
     network: nn.Module
     stackable = False
 
-    def enter(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what enters the network in training, (M*B', ...), and its labels (M, B').
+    def enter(self, x: Tensor, y: Tensor, streams: int = 1) -> tuple[Tensor, Tensor]:
+        """Return what enters the network in training, (S*M*B', ...), and its labels (S*M, B').
 
         By default there is one member.
+
+        Args:
+            x: Batches of S streams, one after the other, (S*B, ...).
+            y: Their labels (S*B,).
+            streams: S.
         """
-        return x, y_B.unsqueeze(0)
+        return x, y.view(streams, -1)
 
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (M, B', C) and labels (M, B')."""

@@ -93,20 +93,23 @@ class SharedNetwork(OneNetwork):
             return logits.expand(self.members, *logits.shape)
         return unfold(self.network(fold(x, self.members)), self.members)
 
-    def enter(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images and labels: (1, B) in a warm start, (M, B // M) with a split batch."""
+    def enter(self, x: Tensor, y: Tensor, streams: int = 1) -> tuple[Tensor, Tensor]:
+        """Return images and labels, (S, B) in a warm start, (S*M, B // M) with a split batch."""
         if not self.adapted:
-            return super().enter(x, y_B)
+            return super().enter(x, y, streams)
         if not self.split:
-            return fold(x, self.members), y_B.expand(self.members, -1)
-        own = len(x) // self.members
+            y_SMB = y.view(streams, 1, -1).expand(-1, self.members, -1)
+            return fold(x, self.members, streams), y_SMB.flatten(0, 1)
+        batch = len(x) // streams
+        own = batch // self.members
         if own == 0:
             raise StudyError(
                 f"params.batch=split needs at least one example per member, but a batch of "
-                f"{len(x)} has {self.members} members; raise training.batch_size"
+                f"{batch} has {self.members} members; raise training.batch_size"
             )
         used = own * self.members
-        return x[:used], y_B[:used].view(self.members, own)
+        x, y = (v.unflatten(0, (streams, batch))[:, :used].flatten(0, 1) for v in (x, y))
+        return x, y.view(-1, own)
 
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and labels of what enters; with whole batches, those of ``forward``."""

@@ -111,11 +111,8 @@ class Stack(Method):
 
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N*M, B', C) and labels (N*M, B') for N batches, one after the other."""
-        streams = len(self.seeds)
-        batches = zip(x.chunk(streams), y_B.chunk(streams), strict=True)
-        entering, labels = zip(*(self.method.enter(*batch) for batch in batches), strict=True)
-        y_MB = torch.cat(labels)
-        return unfold(self.method.network(torch.cat(entering)), len(y_MB)), y_MB
+        x, y_MB = self.method.enter(x, y_B, len(self.seeds))
+        return unfold(self.method.network(x), len(y_MB)), y_MB
 
     def loss(self, logits_MBC: Tensor, y_MB: Tensor, label_smoothing: float) -> Tensor:
         """Return the sum of the methods' losses: each has its own gradient."""
