@@ -6,7 +6,7 @@ SPACE ?= search_spaces/be.yaml
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
 
-.PHONY: study test test-peers bench lint clean
+.PHONY: study test test-peers bench chaos lint clean
 
 study: $(STATE)-study
 	$(BIN)/python -m study.run --space $(SPACE)
@@ -20,6 +20,9 @@ test-peers: $(STATE)-test
 bench: $(STATE)-test
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.analysis_scale --trials 20
+
+chaos: $(STATE)-test
+	$(BIN)/python -m tests.chaos --kills 100
 
 lint: $(STATE)-test
 	$(BIN)/ruff check .

@@ -4,16 +4,24 @@ A job whose worker died is handed out again, ``resources.max_failures`` times at
 restarts are not used: they leave out a trial that was about to be given the dead worker.
 """
 
+import shutil
 from collections import Counter, deque
 from collections.abc import Iterator
+from typing import Final
 
 from study.progress import Progress
+from study.schema import StudyError
 from study.search import Job, Row
 from study.space import Study
 from study.spec import TrialSpec
 from study.stages import Rows, Stage, Together, one_by_one, stages
-from study.store import Store
+from study.store import HANG, Store
 from study.trial import new_row
+
+RESERVE: Final = 5e7
+"""Bytes that must be free before a job is handed out."""
+FEW: Final = 20
+"""Trials before which the share of failed ones says nothing."""
 
 
 class Agenda:
@@ -34,7 +42,11 @@ class Agenda:
         self.stage: Stage | None = None
         self.waiting: Job | None = None
         self.restarts = study.resources.max_failures
+        self.hours = study.resources.trial_hours
+        self.most_failed = study.resources.failed_share
         self.deaths: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.ended = 0
         self.again: deque[Job] = deque()
         self._advance()
 
@@ -44,7 +56,18 @@ class Agenda:
         return self.stage is None
 
     def next(self) -> Job | None:
-        """Return the next job, None while running ones must end first."""
+        """Return the next job, None while running ones must end first.
+
+        Raises:
+            StudyError: When the disk is as good as full.
+        """
+        free = shutil.disk_usage(self.store.root).free
+        if free < RESERVE:
+            raise StudyError(
+                f"--out {self.store.root}: {RESERVE / 1e6:.0f} MB must be free, but there are "
+                f"{free / 1e6:.1f}; free some and give the same command again: nothing that was "
+                "finished is lost"
+            )
         if self.again:
             return self.again.popleft()
         job, self.waiting = self.waiting, None
@@ -61,11 +84,15 @@ class Agenda:
     def end(self, job: Job, died: bool) -> None:
         """Take the end of a job; a worker that died too often leaves rows with the reason."""
         rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
-        if None in rows.values() and died and self.deaths[job.spec.trial] < self.restarts:
+        hung = died and self.store.hung(job.spec.trial)
+        may_restart = died and not hung and self.deaths[job.spec.trial] < self.restarts
+        if None in rows.values() and may_restart:
             self.deaths[job.spec.trial] += 1
             self.again.append(job)
             return
         reason = "worker died or could not start" if died else "ended without a row"
+        if hung:
+            reason = f"took more than resources.trial_hours={self.hours:g}; {HANG} says where"
         self.progress.left(job)
         assert self.stage is not None
         new = [spec for spec in job.specs if spec.trial not in self.rows]
@@ -86,6 +113,16 @@ class Agenda:
         assert self.stage is not None
         self.stage.end(row)
         self.progress.ended(row)
+        self.ended += 1
+        if row["status"] == "failed":
+            self.reasons[row["reason"]] += 1
+        failed = self.reasons.total()
+        if self.ended >= FEW and failed > self.most_failed * self.ended:
+            raise StudyError(
+                f"{failed} of {self.ended} trials of this run failed, more than "
+                f"resources.failed_share={self.most_failed:g} (most often: "
+                f"{self.reasons.most_common(1)[0][0]}); mend that and give the same command again"
+            )
 
     def close(self) -> None:
         """Leave the terminal in order."""

@@ -1,12 +1,13 @@
 """``python -m study.run``: from the YAML of a study to its verdict."""
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from study.schema import StudyError
 from study.store import Store
@@ -58,10 +59,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--address", metavar="ADDRESS", help="Ray cluster (default: a local runtime of its own)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a key of the YAML")
+    add("--mixed", action="store_true", help="go on with other package versions than before")
     add("-v", "--verbose", action="store_true", help="let Ray and Optuna speak")
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     mode.add_argument("--status", action="store_true", help="say what is done and what is missing")
+    mode.add_argument("--verify", action="store_true", help="compare every file with its checksum")
     mode.add_argument("--replay", metavar="TRIAL", help="run one trial again and compare")
     return command
 
@@ -76,6 +79,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from study.status import status
 
         return status(study, store)
+    if arguments.verify:
+        from study.integrity import verify
+
+        return verify(store)
     if arguments.replay:
         from study.replay import replay
 
@@ -84,21 +91,34 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from study.dry_run import dry_run
 
         return dry_run(study, store, root)
-    return run(study, store, root, address=arguments.address, verbose=arguments.verbose)
+    how = {"address": arguments.address, "verbose": arguments.verbose, "mixed": arguments.mixed}
+    return run(study, store, root, **how)
 
 
-def run(study: Any, store: Store, root: Path | None, *, address: str | None, verbose: bool) -> int:
+def run(
+    study: Any,
+    store: Store,
+    root: Path | None,
+    *,
+    address: str | None,
+    verbose: bool,
+    mixed: bool = False,
+) -> int:
     """Do what is missing of the study, then judge it."""
     from study import datasets
+    from study.integrity import sound_rows
     from study.scheduler import schedule
 
     store.create()
     with store.locked():
         check_same_study(study, store)
-        rows = {t: row for t, row in store.rows().items() if not _is_to_be_retried(store, row)}
+        found = sound_rows(store)
+        rows = {t: row for t, row in found.items() if not _is_to_be_retried(store, row)}
         data = datasets.load(study.dataset, root)
         fingerprint = data.fingerprint
         check_same_data(rows, fingerprint)
+        if not mixed:
+            check_same_versions(rows)
         store.write_json(store.study, study.model_dump(mode="json", by_alias=True))
         if not schedule(study, store, rows, data, fingerprint, address, verbose):
             raise KeyboardInterrupt
@@ -140,6 +160,25 @@ def check_same_data(rows: dict[str, Any], fingerprint: str) -> None:
             raise StudyError(
                 f"the data's fingerprint is {fingerprint}, but trial {row['trial']} was run on "
                 f"{row['data']}; restore the data or choose another --out"
+            )
+
+
+DECIDING: Final = ("torch", "numpy", "optuna")
+"""Packages whose version may change a trial's numbers or what is proposed."""
+
+
+def check_same_versions(rows: dict[str, Any]) -> None:
+    """Refuse to mix trials of different versions of what decides their numbers."""
+    from study.trial import versions
+
+    now = json.loads(versions())
+    for row in rows.values():
+        then = json.loads(row["versions"])
+        other = [f"{p} {then.get(p)}, now {now[p]}" for p in DECIDING if then.get(p) != now[p]]
+        if other:
+            raise StudyError(
+                f"trial {row['trial']} was run with {'; '.join(other)}: restore that environment "
+                "or choose another --out, or allow the mixture with --mixed (the report lists both)"
             )
 
 

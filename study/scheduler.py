@@ -4,11 +4,14 @@ Tune's own state is never restored: what is complete is what is committed, so ea
 new Tuner for what is missing.
 """
 
+import faulthandler
 import logging
 import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,7 @@ def schedule(
                 "out": str(store.root),
                 "fingerprint": fingerprint,
                 "precision": study.precision,
+                "hours": study.resources.trial_hours,
             },
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -178,15 +182,32 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
 
     keep_freed_memory()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    run_trials(
-        [TrialSpec.model_validate_json(spec) for spec in config["specs"]],
-        data,
-        Store(config["out"]),
-        fingerprint=config["fingerprint"],
-        name=config["name"],
-        precision=config["precision"],
-    )
+    specs = [TrialSpec.model_validate_json(spec) for spec in config["specs"]]
+    store = Store(config["out"])
+    with ending_hangs(store.hang(specs[0].trial), 3600 * config["hours"] * len(specs)):
+        run_trials(
+            specs,
+            data,
+            store,
+            fingerprint=config["fingerprint"],
+            name=config["name"],
+            precision=config["precision"],
+        )
     tune.report({"status": "ended"})
+
+
+@contextmanager
+def ending_hangs(file: Path, seconds: float) -> Iterator[None]:
+    """End the process when the block takes longer, and write to ``file`` where it was."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream:
+        # Of C, so that it works where Python itself is stuck.
+        faulthandler.dump_traceback_later(seconds, exit=True, file=stream)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    file.unlink()
 
 
 class AgendaSearcher(Searcher):  # type: ignore[misc]

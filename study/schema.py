@@ -64,6 +64,8 @@ def predictions(classes: int, precision: Literal["float16", "float32"] = "float3
     )
 
 
+FILE: Final = pa.struct([pa.field("name", pa.string()), pa.field("sha256", pa.string())])
+
 TRIAL: Final = pa.schema(
     [
         _field("trial", pa.string(), "identity: hash of the spec"),
@@ -98,6 +100,7 @@ TRIAL: Final = pa.schema(
         _field("val_accuracy", pa.float64(), "ensemble accuracy on val, 0 to 1", True),
         _field("cosine_init", pa.float64(), "mean pairwise cosine of effective weights", True),
         _field("cosine", pa.float64(), "the same after training", True),
+        _field("files", pa.list_(FILE), "the trial's other files and their SHA-256", True),
         _field("device", pa.string(), "cpu or the accelerator's name"),
         _field("versions", pa.string(), "package versions as JSON"),
         _field("commit", pa.string(), "commit of the code, with +dirty", True),

@@ -5,6 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from study.integrity import examine
 from study.schema import StudyError
 from study.space import Study
 from study.store import Store
@@ -12,7 +13,8 @@ from study.store import Store
 
 def status(study: Study, store: Store) -> int:
     """Print counts by stage, role and method, then every trial that is not complete."""
-    rows = list(store.rows().values())
+    found, damaged = examine(store)
+    rows = list(found.values())
     if not rows and store.read_json(store.study) is None:
         raise StudyError(f"--out {store.root}: there is no study yet; run without --status first")
     console = Console()
@@ -26,6 +28,8 @@ def status(study: Study, store: Store) -> int:
     for row in rows:
         if row["status"] != "complete":
             console.print(f"{row['trial']}: {row['status']}: {row['reason']}", highlight=False)
+    for trial, why in damaged.items():
+        console.print(f"{trial}: damaged: {why}", highlight=False)
     console.print(_summary(study, store, counts), highlight=False)
     return 0
 

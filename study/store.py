@@ -5,6 +5,7 @@
     <run>/optuna.journal       Optuna's storage, one study per tuned method
     <run>/trials/<trial>/      val, test, shift, ood: predictions, of controls behind a prefix;
                                geometry: the members' weights; trial.parquet: the commit mark
+    <run>/damaged/             trials whose files were not as committed, set aside
     <run>/ray/                 Ray Tune's own files
     <run>/report.html, verdict.json
 
@@ -12,6 +13,7 @@ A trial's row is written last and in one step, so a trial is either wholly there
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +31,11 @@ from study.schema import StudyError
 
 ROW = "trial.parquet"
 GEOMETRY = "geometry.parquet"
+HANG = "hang.txt"
+
+
+class DamagedError(StudyError):
+    """A trial that is not as it was committed."""
 
 
 class Store:
@@ -91,8 +98,17 @@ class Store:
     def folder(self, trial: str) -> Path:
         """Return the folder of one trial."""
         if not trial.isalnum():
-            raise StudyError(f"trial {trial!r}: a trial's name has letters and digits only")
+            raise DamagedError(f"trial {trial!r}: a trial's name has letters and digits only")
         return self.root / "trials" / trial
+
+    def hang(self, trial: str) -> Path:
+        """Return the file that says where a trial hung; it is there, and empty, while one runs."""
+        return self.folder(trial) / HANG
+
+    def hung(self, trial: str) -> bool:
+        """Tell whether the trial was ended because it took too long."""
+        file = self.hang(trial)
+        return file.exists() and file.stat().st_size > 0
 
     def write_predictions(self, trial: str, split: str, table: pa.Table) -> None:
         """Write one split's predictions; visible to readers once the row is committed."""
@@ -120,7 +136,8 @@ class Store:
         """Write the trial's row: from now on the trial is complete."""
         folder = self.folder(trial)
         folder.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pylist([row], schema=schema.TRIAL)
+        files = [{"name": name, "sha256": sum_} for name, sum_ in checksums(folder).items()]
+        table = pa.Table.from_pylist([row | {"files": files}], schema=schema.TRIAL)
         temporary = folder / f".{ROW}-{uuid.uuid4().hex}"
         with temporary.open("wb") as file:
             pq.write_table(table, file)
@@ -132,9 +149,18 @@ class Store:
         """Return the trial's row, or None when it is not committed."""
         return _read_row(self.folder(trial) / ROW)
 
+    def committed(self) -> list[str]:
+        """Return every committed trial."""
+        return sorted(path.parent.name for path in self.root.glob(f"trials/*/{ROW}"))
+
+    def unfinished(self) -> list[str]:
+        """Return every trial that was begun and is not committed."""
+        begun = {path.name for path in self.root.glob("trials/*")}
+        return sorted(begun - set(self.committed()))
+
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return every committed row by trial."""
-        found = (_read_row(path) for path in sorted((self.root / "trials").glob(f"*/{ROW}")))
+        found = (self.row(trial) for trial in self.committed())
         return {row["trial"]: row for row in found if row is not None}
 
     def discard(self, trial: str) -> None:
@@ -162,19 +188,25 @@ class Store:
         return value
 
 
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each of a trial's files but its row, by name."""
+    files = sorted(path for path in folder.glob("*.parquet") if path.name != ROW)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def _read_row(path: Path) -> dict[str, Any] | None:
     try:
         table = pq.read_table(path, partitioning=None)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException) as error:
-        raise StudyError(_broken(path, " ".join(str(error).split()))) from None
+        raise DamagedError(_broken(path, " ".join(str(error).split()))) from None
     schema.check_version(table.schema, str(path))
     if len(table) != 1 or not table.schema.equals(schema.TRIAL):
-        raise StudyError(_broken(path, f"it has {len(table)} rows or other columns"))
+        raise DamagedError(_broken(path, f"it has {len(table)} rows or other columns"))
     row: dict[str, Any] = table.to_pylist()[0]
     if row["trial"] != path.parent.name:
-        raise StudyError(_broken(path, f"it is the row of trial {row['trial']}"))
+        raise DamagedError(_broken(path, f"it is the row of trial {row['trial']}"))
     return row
 
 

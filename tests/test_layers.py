@@ -21,6 +21,7 @@ LAYERS = [
     ["study.geometry", "study.landscape", "study.evidence"],
     ["study.train"],
     ["study.store"],
+    ["study.integrity"],
     ["study.trial"],
     ["study.search", "study.selection"],
     ["study.pilot"],

@@ -1,7 +1,10 @@
 """The queue of jobs when workers die."""
 
+import pytest
+
 from study.agenda import Agenda
 from study.progress import Progress
+from study.schema import StudyError
 from study.store import Store
 from study.trial import new_row
 
@@ -41,3 +44,44 @@ def test_a_trial_that_was_committed_before_its_worker_died_is_not_run_again(smok
     agenda.end(job, died=True)
     assert agenda.rows[job.spec.trial]["status"] == "complete"
     assert agenda.next() is not job
+
+
+def test_a_trial_that_hung_is_not_run_again(smoke, tmp_path):
+    agenda = make(smoke, tmp_path)
+    job = agenda.next()
+    agenda.store.folder(job.spec.trial).mkdir()
+    agenda.store.hang(job.spec.trial).write_text("File ..., line 7")
+    agenda.end(job, died=True)
+    row = agenda.rows[job.spec.trial]
+    assert row["status"] == "failed"
+    assert row["reason"] == "took more than resources.trial_hours=24; hang.txt says where"
+
+
+def test_an_empty_note_of_a_hang_is_a_dead_worker(smoke, tmp_path):
+    agenda = make(smoke, tmp_path)
+    job = agenda.next()
+    agenda.store.folder(job.spec.trial).mkdir()
+    agenda.store.hang(job.spec.trial).touch()
+    agenda.end(job, died=True)
+    assert agenda.next() is job
+
+
+def test_too_many_failures_stop_the_run(smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr("study.agenda.FEW", 4)
+    agenda = make(smoke, tmp_path)
+    jobs = [agenda.next() for _ in range(4)]
+    for job in jobs[:3]:
+        row = new_row(job.spec, "data", job.name) | {"status": "failed", "reason": "no luck"}
+        agenda.store.commit(job.spec.trial, row)
+        agenda.end(job, died=False)
+    row = new_row(jobs[3].spec, "data", None) | {"val_nll": 1.0, "val_shift_nll": 1.0}
+    agenda.store.commit(jobs[3].spec.trial, row | {"val_gain": 0.0})
+    with pytest.raises(StudyError, match=r"3 of 4 trials of this run failed.*most often: no luck"):
+        agenda.end(jobs[3], died=False)
+
+
+def test_a_full_disk_stops_the_run(smoke, tmp_path, monkeypatch):
+    agenda = make(smoke, tmp_path)
+    monkeypatch.setattr("study.agenda.RESERVE", 1e18)
+    with pytest.raises(StudyError, match=r"must be free.*nothing that was finished is lost"):
+        agenda.next()

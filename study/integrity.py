@@ -1,0 +1,75 @@
+"""Whether committed trials still are what was committed; those that are not are set aside."""
+
+import shutil
+from typing import Any
+
+from study.store import DamagedError, Store, checksums
+
+Row = dict[str, Any]
+
+
+def examine(store: Store) -> tuple[dict[str, Row], dict[str, str]]:
+    """Return every sound trial's row, and what is wrong with each of the others, by trial."""
+    rows, damaged = {}, {}
+    for folder in store.committed():
+        try:
+            row = store.row(folder)
+        except DamagedError as error:
+            damaged[folder] = str(error).partition("; ")[0]
+            continue
+        if row is None:
+            continue
+        if wrong := _wrong_files(store, row):
+            damaged[folder] = wrong
+        else:
+            rows[folder] = row
+    return rows, damaged
+
+
+def _wrong_files(store: Store, row: Row) -> str | None:
+    """Say which of a trial's files differ from what was committed, if any do."""
+    then = {file["name"]: file["sha256"] for file in row["files"] or ()}
+    now = checksums(store.folder(row["trial"]))
+    missing = [name for name in then if name not in now]
+    other = [name for name in then if name in now and now[name] != then[name]]
+    said = [
+        f"{', '.join(names)} {how}"
+        for names, how in ((missing, "missing"), (other, "not as committed"))
+        if names
+    ]
+    return "; ".join(said) or None
+
+
+def set_aside(store: Store, trial: str) -> str:
+    """Move a damaged trial out of the way, to be done again; return where it lies now."""
+    number = 1
+    while (place := store.root / "damaged" / f"{trial}-{number}").exists():
+        number += 1
+    place.parent.mkdir(exist_ok=True)
+    shutil.move(store.root / "trials" / trial, place)
+    return str(place.relative_to(store.root))
+
+
+def sound_rows(store: Store) -> dict[str, Row]:
+    """Return every sound trial's row; set the damaged ones aside, saying so."""
+    rows, damaged = examine(store)
+    for trial, why in damaged.items():
+        where = set_aside(store, trial)
+        print(f"trial {trial} is damaged ({why}): set aside as {where}, and done again")
+    return rows
+
+
+def verify(store: Store) -> int:
+    """Print whether every committed file is what was committed; return 1 if one is not."""
+    rows, damaged = examine(store)
+    for trial, why in damaged.items():
+        print(f"trial {trial}: {why}")
+    unfinished = len(store.unfinished())
+    files = sum(len(row["files"] or ()) for row in rows.values())
+    print(
+        f"{len(rows)} trials with {files} files of predictions are as they were committed, "
+        f"{len(damaged)} are damaged, {unfinished} were begun and not ended"
+    )
+    if damaged:
+        print("the command that made the run sets damaged trials aside and does them again")
+    return 1 if damaged else 0
