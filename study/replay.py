@@ -58,7 +58,7 @@ def _precision(store: Store) -> Precision:
 def _provenance(old: Row, new: Row) -> list[str]:
     """Say what differs in data, code, versions and device."""
     now = {**new, "versions": versions()}
-    keys = ("data", "commit", "versions", "device", "status")
+    keys = ("data", "commit", "versions", "device", "pieces", "status")
     return [f"{k}: {old[k]} then, {now[k]} now" for k in keys if old[k] != now[k]]
 
 

@@ -31,6 +31,7 @@ def fit(
     regularisation: Regularisation,
     seed: int,
     on_epoch: OnEpoch = lambda epoch: None,
+    pieces: int = 1,
 ) -> None:
     """Train ``method`` in place for ``training.epochs``; the last partial batch is dropped.
 
@@ -44,6 +45,8 @@ def fit(
         regularisation: Diversity term that joins the loss.
         seed: Root of the order of batches, augmentation and dropout. Sets torch's global seed.
         on_epoch: Called with the number of epochs done after each.
+        pieces: Micro-batches of a step, of which the weighted mean of the losses is minimised;
+            batch normalisation and diversity terms see one at a time. Not for a stack.
 
     Raises:
         DivergenceError: When the loss of an epoch is not finite.
@@ -58,7 +61,7 @@ def fit(
     for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
         with torch.device(labels.device):
             phase.begin()
-        step = _step(method, phase, training, regularisation)
+        step = _step(method, phase, training, regularisation, pieces)
         for epoch in range(epochs):
             method.train()
             losses = [
@@ -103,7 +106,11 @@ def _batches(
 
 
 def _step(
-    method: Method, phase: Phase, training: Training, regularisation: Regularisation
+    method: Method,
+    phase: Phase,
+    training: Training,
+    regularisation: Regularisation,
+    pieces: int,
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
     """Return the optimiser step of a phase: images, labels, the phase's progress -> the loss."""
     optimizer = make_optimizer(method, training)
@@ -111,10 +118,7 @@ def _step(
     schedule = phase.schedule or training.schedule
     diversity = _diversity(method, regularisation, phase)
 
-    def step(x: Tensor, y_B: Tensor, progress: float) -> Tensor:
-        factor = lr_factor(progress, schedule, training.warmup)
-        for group, lr in zip(optimizer.param_groups, peak, strict=True):
-            group["lr"] = lr * factor
+    def loss_of(x: Tensor, y_B: Tensor, progress: float) -> Tensor:
         with _precision(x.device, training), watched(method) as features:
             logits_MBC, y_MB = method.training_forward(x, y_B)
         logits_MBC = logits_MBC.float()
@@ -122,10 +126,20 @@ def _step(
         if diversity is not None:
             term = diversity(logits_MBC, y_MB, features, x)
             loss = loss + _ramp(progress, regularisation.ramp) * term
+        return loss
+
+    def step(x: Tensor, y_B: Tensor, progress: float) -> Tensor:
+        factor = lr_factor(progress, schedule, training.warmup)
+        for group, lr in zip(optimizer.param_groups, peak, strict=True):
+            group["lr"] = lr * factor
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = x.new_zeros(())
+        for own_x, own_y in zip(x.chunk(pieces), y_B.chunk(pieces), strict=True):
+            loss = loss_of(own_x, own_y, progress) * (len(own_x) / len(x))
+            loss.backward()
+            total += loss.detach()
         optimizer.step()
-        return loss.detach()
+        return total
 
     return step
 
@@ -181,6 +195,12 @@ def lr_factor(progress: float, schedule: Schedule, warmup: float) -> float:
     if schedule == "step":
         return 0.1 ** int(rest * 3)
     return 1.0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether the device's memory, or the computer's, did not suffice."""
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or "can't allocate memory" in str(error)
 
 
 @torch.inference_mode()

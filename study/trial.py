@@ -28,7 +28,7 @@ from study.methods._stack import best_size, joined
 from study.predictions import Precision, clean_table, ood_table, shift_table
 from study.spec import TrialSpec, canonical, derive_seed
 from study.store import Store
-from study.train import DivergenceError, OnEpoch, fit, predict
+from study.train import DivergenceError, OnEpoch, fit, is_out_of_memory, predict
 
 
 @dataclass
@@ -108,9 +108,7 @@ def _run(
 
     try:
         if run is None:
-            run = _prepared(spec, splits)
-            if "status" not in run.row:
-                _train([run], splits, count)
+            run = _trained(spec, splits, count)
         row |= run.row
         if "status" not in run.row:
             row |= _predicted(run, splits, store, precision)
@@ -129,6 +127,25 @@ def _run(
     return row
 
 
+def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch) -> Run:
+    """Return the trained run; out of memory it is begun again, each batch in two halves."""
+    for pieces in (1, 2):
+        run = _prepared(spec, splits)
+        if "status" in run.row:
+            break
+        try:
+            _train([run], splits, on_epoch, pieces)
+        except Exception as error:
+            if pieces == 2 or not is_out_of_memory(error):
+                raise
+            del run, error
+            torch.cuda.empty_cache()
+        else:
+            run.row["pieces"] = pieces
+            break
+    return run
+
+
 def _trained_as_one(
     specs: Sequence[TrialSpec], splits: Splits, on_epoch: OnEpoch
 ) -> dict[str, Run]:
@@ -145,7 +162,7 @@ def _trained_as_one(
     except Exception:
         return {}
     seconds = (time.perf_counter() - start) / len(runs)
-    together = {"stack": [spec.trial for spec in specs], "seconds": seconds}
+    together = {"stack": [spec.trial for spec in specs], "seconds": seconds, "pieces": 1}
     for run in runs:
         run.row |= together | {"epochs": run.spec.training.epochs}
     return {run.spec.trial: run for run in runs}
@@ -210,17 +227,17 @@ def _prepared(spec: TrialSpec, splits: Splits) -> Run:
     return Run(spec, method, row, path)
 
 
-def _train(runs: list[Run], splits: Splits, on_epoch: OnEpoch) -> None:
+def _train(runs: list[Run], splits: Splits, on_epoch: OnEpoch, pieces: int = 1) -> None:
     """Train every part, as one where that can be; note what it cost, in equal shares."""
     first = runs[0].spec
     cost = flops(runs[0].method, splits.dataset.shape, splits.device, first.training.batch_size)
-    parts = joined(
-        [
-            (part, run.spec.seed if seed is None else seed)
-            for run in runs
-            for part, seed in run.method.parts()
-        ]
-    )
+    parts = [
+        (part, run.spec.seed if seed is None else seed)
+        for run in runs
+        for part, seed in run.method.parts()
+    ]
+    if pieces == 1:
+        parts = joined(parts)
 
     def after(epoch: int) -> None:
         on_epoch(epoch)
@@ -234,7 +251,7 @@ def _train(runs: list[Run], splits: Splits, on_epoch: OnEpoch) -> None:
     start = time.perf_counter()
     for part, seed in parts:
         train, labels = splits.train
-        fit(part, train, labels, first.training, first.regulariser, seed, after)
+        fit(part, train, labels, first.training, first.regulariser, seed, after, pieces)
     seconds = time.perf_counter() - start - sum(run.path.seconds for run in runs) + looking
     for run in runs:
         run.path.record(first.training.epochs)

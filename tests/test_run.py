@@ -21,9 +21,10 @@ SMOKE = ROOT / "search_spaces" / "smoke.yaml"
 pytestmark = pytest.mark.slow
 
 
-def start(out, *more):
-    command = [sys.executable, "-m", "study.run", "--space", str(SMOKE), "--out", str(out), *more]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def start(out, *more, space=SMOKE):
+    spaces = [] if space is None else ["--space", str(space)]
+    command = [sys.executable, "-m", "study.run", *spaces, "--out", str(out), *more]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(out.parent)])}
     return subprocess.Popen(
         command,
         cwd=out.parent,
@@ -226,3 +227,53 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
     (tmp_path / "run").write_text("")
     assert main(["--space", str(SMOKE), "--out", str(tmp_path / "run")]) == 2
     assert "must be writable" in capsys.readouterr().err
+
+
+STUCK = """
+import time
+
+from study.methods import single
+
+EXAMPLES = [{"hang": False}]
+
+
+class Params(single.Params):
+    hang: bool = False
+
+
+class Ensemble(single.Ensemble):
+    def __init__(self, params, make_network, seed):
+        super().__init__(single.Params(), make_network, seed)
+        self.hang = params.hang
+
+    def training_forward(self, x, y_B):
+        while self.hang:
+            time.sleep(1)
+        return super().training_forward(x, y_B)
+"""
+
+
+def test_a_hang_is_ended_and_the_study_goes_on(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "stuck.py").write_text(STUCK)
+    space = {
+        "name": "stuck", "method": "mine.stuck",
+        "dataset": {"name": "digits", "train_size": 100, "val_size": 100, "shift_size": 20},
+        "budget": {"trials": 4, "generation": 4, "rescore": 1, "rescore_seeds": 1},
+        "protocol": {"seeds": 2, "shortlist": 1},
+        "resources": {"trial_hours": 0.004},
+        "fixed": {"backbone": {"name": "mlp", "width": 8}, "training": {"epochs": 1}},
+        "search": {"params": {"hang": {"choice": [True, False]}}},
+    }  # fmt: skip
+    file, out = tmp_path / "stuck.yaml", tmp_path / "run"
+    file.write_text(json.dumps(space))
+    code, printed = finish(start(out, "--space", str(file), space=None))
+    assert code == 0, printed
+    rows = Store(out).rows().values()
+    hung = [row for row in rows if json.loads(row["spec"])["params"].get("hang")]
+    assert hung
+    assert {row["status"] for row in hung} == {"failed"}
+    for row in hung:
+        assert "took more than resources.trial_hours=0.004" in row["reason"]
+        assert "training_forward" in Store(out).hang(row["trial"]).read_text()
+    assert {row["status"] for row in rows if row not in hung} == {"complete"}

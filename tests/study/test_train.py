@@ -157,3 +157,18 @@ def test_every_image_of_a_batch_has_its_own_crop():
     crops = p.augmented(torch.arange(50), False, torch.Generator().manual_seed(0))
     assert len({c.numpy().tobytes() for c in crops}) > 5
     assert math.isfinite(crops.sum().item())
+
+
+@pytest.mark.parametrize("method", ["single", "batch_ensemble", "rank1_bnn"])
+def test_a_step_in_pieces_is_the_step(make_spec, data, method, monkeypatch):
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # The draws of rank1_bnn.
+    params = {"batch_ensemble": {"members": 2, "init": "normal", "init_std": 0.5}}
+    params["rank1_bnn"] = {"members": 2, "negative_share": 0.5}
+    spec = make_spec(method, params.get(method), {"weight_decay": 0.01})
+    x, labels = pixels(data, data.train[0]), torch.tensor(data.train[1])
+    logits = []
+    for pieces in (1, 3):
+        own = build(spec, data.shape, data.classes)
+        fit(own, x, labels, spec.training, spec.regulariser, 1, pieces=pieces)
+        logits.append(predict(own, x))
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)

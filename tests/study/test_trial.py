@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from study import schema, trial
+from study import backbones, schema, trial
+from study.methods import single
 from study.store import GEOMETRY, ROW, Store
 from study.trial import (
     build,
@@ -268,3 +269,25 @@ def test_only_the_replicate_that_diverges_has_diverged(make_spec, data, store, m
     rows = run_trials(stacked(make_spec), data, store, fingerprint=data.fingerprint)
     assert [row["status"] for row in rows] == ["complete", "diverged", "complete"]
     assert [row["stack"] for row in rows] == [None] * 3
+
+
+@pytest.mark.parametrize("room", [13, 5])
+def test_out_of_memory_is_tried_again_in_halves(make_spec, data, store, monkeypatch, room):
+    class Tight(single.Ensemble):
+        def training_forward(self, x, y_B):
+            if len(x) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().training_forward(x, y_B)
+
+    monkeypatch.setattr(trial, "build", lambda spec, *shape: Tight(*made(spec, *shape)))
+    monkeypatch.setattr(trial, "flops", lambda *_: {})
+    row = run(make_spec("single", {}, {"batch_size": 25}), data, store)
+    if room == 13:
+        assert (row["status"], row["pieces"]) == ("complete", 2)
+    else:
+        assert row["status"] == "failed"
+        assert "out of memory" in row["reason"]
+
+
+def made(spec, shape, classes):
+    return single.Params(), lambda: backbones.build(spec.backbone, shape, classes), spec.seed
