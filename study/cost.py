@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from study.fast_weights import BATCH
 from study.methods import Method
 
 
@@ -63,7 +64,9 @@ def flops(
                 logits, y_MB = part.training_forward(x, x.new_zeros(len(x), dtype=torch.long))
                 part.loss(logits, y_MB, 0.0).backward()
 
+            form = BATCH.set(batch_size)
             once, each = _once_and_each(step, 2 * part.members)
+            BATCH.reset(form)
             train += phase.share * (each + once / batch_size)
             phase.after_epoch()
             phase.end()

@@ -33,7 +33,7 @@ def _mask(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
     if x.device.type != "cpu":
         keep = torch.empty_like(x).bernoulli_(1 - rate, generator=generator)
         return keep.div_(1 - rate)
-    dropped = round(rate * LEVELS)
+    dropped = min(round(rate * LEVELS), LEVELS - 1)
     drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(generator=generator)
     level = drawn.view(torch.int16)[: x.numel()].bitwise_and_(LEVELS - 1)
     return (level >= dropped).to(x.dtype).mul_(LEVELS / (LEVELS - dropped)).view(x.shape)

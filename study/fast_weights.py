@@ -6,6 +6,7 @@ All map (M*B, in, ...) to (M*B, out, ...), members in the batch axis (see :mod:`
 import copy
 import math
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,11 +18,15 @@ from study.members import unfold
 from study.schema import StudyError
 
 Weighted = nn.Linear | nn.Conv2d
-COST = 2
-"""Passes over activations that scaling them takes, for one over the weights; found by timing."""
+SCALING = 2
+"""How many weights are multiplied out in the time that it takes to scale an activation; timed."""
 
 Start = Callable[[int, int], Tensor]
 """Draws the initial values (M, size) of one fast weight."""
+
+
+BATCH: ContextVar[int | None] = ContextVar("BATCH", default=None)
+"""Examples of a member for which a convolution's form is chosen; None: as many as there are."""
 
 
 class MemberLayer(nn.Module):
@@ -63,7 +68,10 @@ class MemberLayer(nn.Module):
             yield self.bias
 
     def stacked(self, layers: int) -> "MemberLayer":
-        """Return a linear layer of the members of as many layers like this one, values aside."""
+        """Return a linear layer for the members of ``layers`` layers of this shape.
+
+        Its parameters are copies of this layer's.
+        """
         new = copy.deepcopy(self)
         new.members = layers * self.members
         for parameter in new.own_parameters():
@@ -232,9 +240,10 @@ class RankOneLayer(MemberLayer):
         if self.convolution is None:
             return False
         stride = math.prod(self.convolution[0])
-        examples, (out, into) = len(x) // self.members, self.shape[:2]
+        examples = BATCH.get() or len(x) // self.members
+        out, into = self.shape[:2]
         activations = examples * x[0, 0].numel() * (into + out / stride)
-        return activations > COST * self.shape.numel()
+        return activations > SCALING * self.shape.numel()
 
 
 class ResidualLayer(MemberLayer):
@@ -364,35 +373,50 @@ class MemberNorm(nn.Module):
         raise NotImplementedError
 
 
-class MemberBatchNorm(MemberNorm):
-    """Batch normalisation in which each member has its own statistics, scale and shift."""
+class GroupedBatchNorm(nn.Module):
+    """Batch normalisation in which each group of the batch has its statistics, scale and shift.
 
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, members: int) -> None:
+    Args:
+        norm: What each group has a copy of.
+        groups: N.
+    """
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, groups: int) -> None:
         super().__init__()
-        self.members = members
+        self.groups = groups
         self.kind = type(norm)
-        self.norm = nn.BatchNorm1d(members * norm.num_features, norm.eps, norm.momentum)
-        self.norm.weight.data = norm.weight.detach().repeat(members)
-        self.norm.bias.data = norm.bias.detach().repeat(members)
+        device = norm.weight.device
+        features = groups * norm.num_features
+        self.norm = nn.BatchNorm1d(features, norm.eps, norm.momentum, device=device)
+        self.norm.weight.data = norm.weight.detach().repeat(groups)
+        self.norm.bias.data = norm.bias.detach().repeat(groups)
         for name in ("running_mean", "running_var"):
-            getattr(self.norm, name).copy_(getattr(norm, name).repeat(members))
+            getattr(self.norm, name).copy_(getattr(norm, name).repeat(groups))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (M*B, C, ...) by channel within each member."""
-        by_member = unfold(x, self.members)
-        channels = by_member.transpose(0, 1).flatten(1, 2)
+        """Normalise (N*B, C, ...) by channel within each group."""
+        by_group = unfold(x, self.groups)
+        channels = by_group.transpose(0, 1).flatten(1, 2)
         y = self.norm(channels.flatten(2) if channels.dim() > 2 else channels)
-        y = y.view(by_member.shape[1], self.members, *by_member.shape[2:])
+        y = y.view(by_group.shape[1], self.groups, *by_group.shape[2:])
         return y.transpose(0, 1).flatten(0, 1)
 
     @torch.no_grad()
-    def plain(self, member: int) -> nn.BatchNorm1d | nn.BatchNorm2d:
-        """Return the ordinary norm that one member applies."""
-        features = self.norm.num_features // self.members
+    def plain(self, group: int) -> nn.BatchNorm1d | nn.BatchNorm2d:
+        """Return the ordinary norm of one group."""
+        features = self.norm.num_features // self.groups
         norm = self.kind(features, self.norm.eps, self.norm.momentum).to(self.norm.weight.device)
         for name in ("weight", "bias", "running_mean", "running_var"):
-            getattr(norm, name).copy_(getattr(self.norm, name).view(self.members, -1)[member])
+            getattr(norm, name).copy_(getattr(self.norm, name).view(self.groups, -1)[group])
         return norm
+
+
+class MemberBatchNorm(GroupedBatchNorm, MemberNorm):
+    """Batch normalisation in which each member has its own statistics, scale and shift."""
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, members: int) -> None:
+        super().__init__(norm, members)
+        self.members = members
 
     def average_members(self) -> None:
         """Become the one-member norm with averaged statistics, scale and shift."""
@@ -402,4 +426,4 @@ class MemberBatchNorm(MemberNorm):
         self.norm.running_mean = mean.view(self.members, -1).mean(0)
         self.norm.running_var = var.view(self.members, -1).mean(0)
         self.norm.num_features //= self.members
-        self.members = 1
+        self.members = self.groups = 1

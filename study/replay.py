@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,6 @@ import torch
 
 from study import datasets
 from study.geometry import Row
-from study.predictions import Precision
 from study.schema import StudyError
 from study.spec import TrialSpec
 from study.store import GEOMETRY, ROW, Store
@@ -27,7 +27,10 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
     data = datasets.load(specs[0].dataset, root)
     with tempfile.TemporaryDirectory() as folder:
         again = Store(folder)
-        run_trials(specs, data, again, fingerprint=data.fingerprint, precision=_precision(store))
+        how: dict[str, Any] = {"precision": "float16", "most": None}
+        if (study := store.read_json(store.study)) is not None:
+            how = {"precision": study["precision"], "most": study["resources"]["stack"]}
+        run_trials(specs, data, again, fingerprint=data.fingerprint, **how)
         new = again.rows()[trial]
         different = _differences(store.folder(trial), again.folder(trial))
     for line in (*_provenance(row, new), *different):
@@ -46,13 +49,6 @@ def _spec(store: Store, trial: str) -> TrialSpec:
             "give the command that made the run again, which completes it"
         )
     return TrialSpec.model_validate_json(row["spec"])
-
-
-def _precision(store: Store) -> Precision:
-    """Return the precision in which the study's logits were asked to be stored."""
-    study = store.read_json(store.study)
-    precision: Precision = study["precision"] if study else "float16"
-    return precision
 
 
 def _provenance(old: Row, new: Row) -> list[str]:

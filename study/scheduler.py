@@ -9,6 +9,8 @@ import logging
 import math
 import os
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ QUIET = {
 }
 FULL = 1e6
 """Bytes of free space below which a disk counts as full."""
+LOOK_EVERY, GRACE = 2.0, 10.0
+"""Seconds between looks at Ray's processes, and for Ray to notice by itself that one has died."""
 NAP, LONGEST_NAP = 0.1, 5.0
 """Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap. Tune
 ends a worker for which no trial waits, and with short trials never completes the start of another:
@@ -82,6 +86,7 @@ def schedule(
                 "fingerprint": fingerprint,
                 "precision": study.precision,
                 "hours": study.resources.trial_hours,
+                "most": study.resources.stack,
             },
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -97,7 +102,8 @@ def schedule(
             ),
         )
         try:
-            tuner.fit()
+            with ending_with_ray(store):
+                tuner.fit()
         except Exception as error:
             raise searcher.error or _stopped(store, error) from (error if verbose else None)
         if searcher.error is not None:
@@ -117,8 +123,11 @@ def _together(most: int | None, data: Dataset) -> Together:
 
     def together(spec: TrialSpec) -> int:
         if spec.configuration not in known:
-            best = replicates_as_one(spec, data.shape, data.classes)
-            known[spec.configuration] = min(best, most or best)
+            try:
+                size = replicates_as_one(spec, data.shape, data.classes, most)
+            except Exception:  # It will fail in its trial, where the reason is noted.
+                size = 1
+            known[spec.configuration] = size
         return known[spec.configuration]
 
     return together
@@ -192,8 +201,35 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
             fingerprint=config["fingerprint"],
             name=config["name"],
             precision=config["precision"],
+            most=config["most"],
         )
     tune.report({"status": "ended"})
+
+
+@contextmanager
+def ending_with_ray(store: Store) -> Iterator[None]:
+    """End this process when one that Ray started here dies: Ray itself would wait for ever."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(LOOK_EVERY):
+            node = ray._private.worker.global_worker.node
+            dead = node.dead_processes() if node is not None else []
+            if dead and not done.wait(GRACE):
+                names = ", ".join(sorted({kind for kind, _ in dead}))
+                print(
+                    f"error: --out {store.root}: Ray's {names} died; give the same command again: "
+                    "nothing that was finished is lost",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 @contextmanager

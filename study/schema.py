@@ -81,7 +81,11 @@ TRIAL: Final = pa.schema(
         _field("status", pa.string(), "complete, pruned, diverged or failed"),
         _field("reason", pa.string(), "why it is not complete", True),
         _field("epochs", pa.int32(), "epochs done"),
-        _field("seconds", pa.float64(), "wall time of the whole trial, s"),
+        _field(
+            "seconds",
+            pa.float64(),
+            "wall time, s, with a share of a stack's training",
+        ),
         _field(
             "train_seconds", pa.float64(), "wall time of training alone, s; in a stack, its share"
         ),

@@ -54,8 +54,8 @@ class Fixed:
         name: Of the stage.
         jobs: One trial each.
         rows: Those that are there.
-        together: How many replicates of a trial's configuration make up a job. Which do depends
-            neither on ``rows`` nor on anything else, so that numbers do not either.
+        together: How many replicates of a trial's configuration make up a job. Which do does not
+            depend on ``rows``, so that an interruption changes no number.
     """
 
     def __init__(

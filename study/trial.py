@@ -24,7 +24,7 @@ from study.evidence import IMAGES, evidence_rows
 from study.geometry import Row, Trajectory, weight_cosine, when
 from study.landscape import Probe, mean_network, member_networks, network_rows
 from study.methods import Method, single
-from study.methods._stack import best_size, joined
+from study.methods._stack import MOST, best_size, joined
 from study.predictions import Precision, clean_table, ood_table, shift_table
 from study.spec import TrialSpec, canonical, derive_seed
 from study.store import Store
@@ -55,6 +55,7 @@ def run_trials(
     name: str | None = None,
     precision: Precision = "float16",
     on_epoch: OnEpoch = lambda epoch: None,
+    most: int | None = None,
 ) -> list[Row]:
     """Run replicates of one configuration and commit each; committed ones are only read.
 
@@ -69,6 +70,7 @@ def run_trials(
         name: The configuration's name for readers.
         precision: Type of the stored logits; float32 is used where float16 would overflow.
         on_epoch: Called with the number of epochs done (of each separately trained part).
+        most: Networks that are trained as one, at most; 1 for none, None for as many as repay.
 
     Returns:
         The committed rows. Divergence and exceptions are a status with a reason, not raised.
@@ -79,12 +81,12 @@ def run_trials(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     splits = _splits(dataset, fingerprint)
-    runs = _trained_as_one(specs, splits, on_epoch) if len(specs) > 1 else {}
+    runs = _trained_as_one(specs, splits, on_epoch, most) if len(specs) > 1 else {}
     for number, (spec, row) in enumerate(zip(specs, rows, strict=True)):
         if row is None:
             known = new_row(spec, fingerprint, name)
             rows[number] = _run(
-                spec, known, runs.get(spec.trial), splits, store, precision, on_epoch
+                spec, known, runs.get(spec.trial), splits, store, precision, on_epoch, most
             )
     return rows  # type: ignore[return-value]
 
@@ -97,6 +99,7 @@ def _run(
     store: Store,
     precision: Precision,
     on_epoch: OnEpoch,
+    most: int | None,
 ) -> Row:
     """Train one trial, unless that is done, predict, and commit it."""
     start, epochs = time.perf_counter(), 0
@@ -108,7 +111,7 @@ def _run(
 
     try:
         if run is None:
-            run = _trained(spec, splits, count)
+            run = _trained(spec, splits, count, most)
         row |= run.row
         if "status" not in run.row:
             row |= _predicted(run, splits, store, precision)
@@ -127,14 +130,16 @@ def _run(
     return row
 
 
-def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch) -> Run:
+def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch, most: int | None) -> Run:
     """Return the trained run; out of memory it is begun again, each batch in two halves."""
     for pieces in (1, 2):
         run = _prepared(spec, splits)
         if "status" in run.row:
             break
         try:
-            _train([run], splits, on_epoch, pieces)
+            _train(
+                [run], joined(_parts([run]), most if pieces == 1 else 1), splits, on_epoch, pieces
+            )
         except Exception as error:
             if pieces == 2 or not is_out_of_memory(error):
                 raise
@@ -147,7 +152,7 @@ def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch) -> Run:
 
 
 def _trained_as_one(
-    specs: Sequence[TrialSpec], splits: Splits, on_epoch: OnEpoch
+    specs: Sequence[TrialSpec], splits: Splits, on_epoch: OnEpoch, most: int | None
 ) -> dict[str, Run]:
     """Return the trained runs by trial; none where they cannot be trained as one, or that fails.
 
@@ -158,7 +163,10 @@ def _trained_as_one(
         runs = [_prepared(spec, splits) for spec in specs]
         if any("status" in run.row for run in runs):
             return {}
-        _train(runs, splits, on_epoch)
+        parts = joined(_parts(runs), most)
+        if len(parts) > 1:
+            return {}
+        _train(runs, parts, splits, on_epoch)
     except Exception:
         return {}
     seconds = (time.perf_counter() - start) / len(runs)
@@ -204,10 +212,12 @@ def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
     )
 
 
-def replicates_as_one(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> int:
-    """Return how many replicates of the spec are best trained as one."""
+def replicates_as_one(
+    spec: TrialSpec, shape: tuple[int, int, int], classes: int, most: int | None = None
+) -> int:
+    """Return how many replicates of the spec are best trained as one, at most ``most``."""
     parts = build(spec, shape, classes).parts()
-    return max(1, best_size(parts[0][0]) // len(parts))
+    return min(max(1, best_size(parts[0][0]) // len(parts)), most or MOST)
 
 
 def _prepared(spec: TrialSpec, splits: Splits) -> Run:
@@ -227,17 +237,25 @@ def _prepared(spec: TrialSpec, splits: Splits) -> Run:
     return Run(spec, method, row, path)
 
 
-def _train(runs: list[Run], splits: Splits, on_epoch: OnEpoch, pieces: int = 1) -> None:
-    """Train every part, as one where that can be; note what it cost, in equal shares."""
-    first = runs[0].spec
-    cost = flops(runs[0].method, splits.dataset.shape, splits.device, first.training.batch_size)
-    parts = [
+def _parts(runs: list[Run]) -> list[tuple[Method, int]]:
+    """Return what is trained apart, each with the seed of its batches."""
+    return [
         (part, run.spec.seed if seed is None else seed)
         for run in runs
         for part, seed in run.method.parts()
     ]
-    if pieces == 1:
-        parts = joined(parts)
+
+
+def _train(
+    runs: list[Run],
+    parts: list[tuple[Method, int]],
+    splits: Splits,
+    on_epoch: OnEpoch,
+    pieces: int = 1,
+) -> None:
+    """Train the runs' parts, or stacks of them; note what it cost, in equal shares."""
+    first = runs[0].spec
+    cost = flops(runs[0].method, splits.dataset.shape, splits.device, first.training.batch_size)
 
     def after(epoch: int) -> None:
         on_epoch(epoch)

@@ -32,7 +32,7 @@ from study.store import GEOMETRY, ROW, Store
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "search_spaces" / "smoke.yaml"
 MARK = "ESCAPE_STUDY_CHAOS"
-TARGETS: Final = {"worker": 10, "driver": 4, "raylet": 2, "gcs": 2, "everything": 2}
+TARGETS: Final = {"worker": 10, "driver": 3, "raylet": 2, "gcs": 2, "everything": 3}
 """What is killed, and how often relative to the others."""
 PATIENCE: Final = 60.0
 """Seconds after which a driver that has lost Ray must have ended by itself."""
@@ -144,7 +144,7 @@ def disturb(out: Path, kills: int, settings: list[str], campaign: Campaign) -> N
         campaign.starts += 1
         while left and run.process.poll() is None:
             target = random.choices(list(TARGETS), list(TARGETS.values()))[0]
-            wait = random.uniform(0, 4 if target == "worker" else 12)
+            wait = random.uniform(0, 4 if target == "worker" else 30)
             try:
                 run.process.wait(wait)
                 break
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     random.seed(arguments.seed)
     settings = ["resources.max_failures=1000", "budget.trials=12", "protocol.seeds=6"]
-    settings.append("fixed.training.epochs=40")
+    settings.append("fixed.training.epochs=120")
     campaign, start = Campaign(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder) / "undisturbed"

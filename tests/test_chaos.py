@@ -8,7 +8,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_nothing_is_lost_or_doubled_whatever_is_killed(capsys):
-    code = main(["--kills", "8", "--per-study", "8", "--seed", "1"])
+    code = main(["--kills", "5", "--per-study", "5", "--seed", "1"])
     printed = capsys.readouterr().out
     assert code == 0, printed
-    assert "8 kills in 1 studies" in printed
+    assert "5 kills in 1 studies" in printed

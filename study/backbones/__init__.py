@@ -8,6 +8,10 @@ Nothing here knows of ensembles. A method wraps a network by replacing its layer
 define its layers in the order in which they act, use ``nn.Linear`` and ``nn.Conv2d`` for what
 has weights, ``nn.Dropout`` for dropout, call its last layer ``head``, and treat the examples of a
 batch independently (but for batch normalisation).
+
+Its class may say two things that make it faster. ``channels_last = True``: convolutions may lie in
+that format, for which a forward pass must use ``flatten`` and not ``view``. ``stackable = True``:
+the forward pass is made of the layers that :mod:`study.methods._stack` knows, and of nothing else.
 """
 
 from pathlib import Path
@@ -70,7 +74,8 @@ def build(options: dict[str, Any] | Strict, shape: tuple[int, int, int], classes
     module = load_plugin("study.backbones", str(dict(options)["name"]))
     network: nn.Module = module.Network(options, shape, classes)
     replace_modules(network, nn.Dropout, lambda dropout: Dropout(dropout.p))
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if getattr(network, "channels_last", False):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not isinstance(options, BackboneParams):
         return network
     if options.weights is not None:

@@ -33,6 +33,8 @@ class Network(nn.Module):
         StudyError: When there are more convolutions than the sides can be halved.
     """
 
+    channels_last = True
+
     def __init__(self, params: Params, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         c, h, w = shape

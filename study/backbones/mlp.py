@@ -37,6 +37,8 @@ class Params(BackboneParams):
 class Network(nn.Module):
     """From images (B, C, H, W) to logits (B, classes)."""
 
+    stackable = True
+
     def __init__(self, params: Params, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         c, h, w = shape

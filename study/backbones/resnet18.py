@@ -27,6 +27,8 @@ class Params(BackboneParams):
 class Network(nn.Module):
     """From images (B, C, H, W) to logits (B, classes)."""
 
+    channels_last = True
+
     def __init__(self, params: Params, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         width, large = params.width, params.stem == "large"

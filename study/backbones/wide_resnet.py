@@ -21,6 +21,8 @@ class Params(BackboneParams):
 class Network(nn.Module):
     """From images (B, C, H, W) to logits (B, classes)."""
 
+    channels_last = True
+
     def __init__(self, params: Params, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         blocks = (params.depth - 4) // 6

@@ -1,19 +1,30 @@
 """Methods of one shape, trained as one: each on its own batches, with its own dropout.
 
 Every weight has a leading axis of the N networks, so that a step is one batched product per layer
-in place of N small ones. What each network sees and draws is what it would alone, so the results
-are those of separate training up to rounding.
+in place of N small ones. What each network sees and draws is what it would alone, so each step is
+that of separate training up to rounding (which a long training at a high rate may amplify).
+
+Only networks are stacked whose class says ``stackable = True``: that its forward pass is made of
+the layers below and treats the batch's leading axis as examples, and nothing else.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from study.dropout import drop
-from study.fast_weights import MemberBatchNorm, MemberLayer
+from study.dropout import Dropout, drop
+from study.fast_weights import (
+    AdditiveLayer,
+    GroupedBatchNorm,
+    MemberBatchNorm,
+    MemberLayer,
+    OwnLayer,
+    RankOneLayer,
+    ResidualLayer,
+)
 from study.heads import EquiangularHead
 from study.members import unfold
 from study.methods import Method, Phase
@@ -21,12 +32,10 @@ from study.methods._one_network import OneNetwork
 from study.methods.mc_dropout import MemberDropout
 from study.spec import Training, derive_seed
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-DROPOUTS = (nn.Dropout, MemberDropout)
-MOST = 10
-WEIGHTS, WEIGHTS_ON_GPU = 2**20, 2**24
-"""Parameters up to which a stack repays. On a CPU they must stay in cache, with gradients and
-momentum: found by timing. Not so the number for a GPU, where many small kernels are the cost."""
+MOST: Final = 10
+CACHED: Final = 2**20
+"""Parameters of a stack that repay: with gradients and momentum they must stay in a CPU's cache.
+Found by timing; not for a GPU, on which it has not been timed."""
 
 
 class StackedLinear(nn.Module):
@@ -75,7 +84,8 @@ class Stack(Method):
 
     Attributes:
         method: The first, its layers replaced by those of all.
-        joined: Each of its parameters and buffers that is made of theirs, and those.
+        origins: Each of its parameters and buffers that is made of theirs, in their shape, and
+            theirs.
     """
 
     def __init__(self, methods: Sequence[OneNetwork], seeds: Sequence[int]) -> None:
@@ -83,15 +93,21 @@ class Stack(Method):
         self.seeds, self.members = list(seeds), sum(method.members for method in methods)
         device = next(methods[0].parameters()).device
         generators = [torch.Generator(device).manual_seed(derive_seed(s, "dropout")) for s in seeds]
-        self.joined: list[tuple[Tensor, Sequence[Tensor]]] = []
+        self.origins: list[tuple[Tensor, Sequence[Tensor]]] = []
         stacked: dict[int, nn.Module] = {}
-        for layers in zip(*(_handled(method.network) for method in methods), strict=True):
-            new = stacked[id(layers[0])] = _stacked(layers[0], len(layers), generators)
+        for layers in zip(*(_layers(method.network) for method in methods), strict=True):
+            new = stacked[id(layers[0])] = STACKED[type(layers[0])](
+                layers[0], len(layers), generators
+            )
             states = [_state(layer) for layer in layers]
             for name, tensor in _state(new).items():
-                self.joined.append((tensor, [state[name] for state in states]))
-        for tensor, origins in self.joined:
-            tensor.copy_(torch.stack(list(origins)).view_as(tensor))
+                own = [state[name] for state in states]
+                tensor.requires_grad_(own[0].requires_grad)
+                transposed = name == "weight" and not isinstance(new, GroupedBatchNorm)
+                as_theirs = tensor.detach().mT if transposed else tensor.detach()
+                view = as_theirs.view(-1, *own[0].shape)
+                view.copy_(torch.stack(own).detach())
+                self.origins.append((view, own))
         self.method: OneNetwork = copy.deepcopy(methods[0], stacked)  # type: ignore[arg-type]
 
     def streams(self, seed: int) -> list[int]:
@@ -105,8 +121,8 @@ class Stack(Method):
     @torch.no_grad()
     def give_back(self) -> None:
         """Copy the weights to the methods."""
-        for tensor, origins in self.joined:
-            for own, origin in zip(tensor.view(-1, *origins[0].shape), origins, strict=True):
+        for view, origins in self.origins:
+            for own, origin in zip(view, origins, strict=True):
                 origin.copy_(own)
 
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,47 +143,56 @@ class Stack(Method):
         return self.method.perturbations()
 
 
-def _handled(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers that can be stacked, in order, without what they are made of."""
-    if _can_be_stacked(module):
+Make = Callable[[Any, int, Sequence[torch.Generator]], nn.Module]
+_MEMBERS: Make = lambda layer, count, _: layer.stacked(count)  # noqa: E731
+_NORMS: Make = lambda norm, count, _: GroupedBatchNorm(norm, count)  # noqa: E731
+STACKED: Final[dict[type[nn.Module], Make]] = {
+    nn.Linear: lambda layer, count, _: StackedLinear(layer, count),
+    RankOneLayer: _MEMBERS,
+    ResidualLayer: _MEMBERS,
+    AdditiveLayer: _MEMBERS,
+    OwnLayer: _MEMBERS,
+    nn.BatchNorm1d: _NORMS,
+    nn.BatchNorm2d: _NORMS,
+    MemberBatchNorm: lambda norm, n, _: MemberBatchNorm(norm.plain(0), n * norm.members),
+    Dropout: lambda dropout, _, generators: StackedDropout(dropout.p, generators),
+    MemberDropout: lambda dropout, _, generators: StackedDropout(dropout.rate, generators),
+}
+"""How a layer for as many like one is made, with any weights, by the exact type: a subclass may do
+more."""
+
+STATELESS: Final = (
+    *(nn.Identity, nn.Flatten, nn.Sequential, nn.ModuleList),
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid),
+)
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers to be stacked, in order, without what they are made of."""
+    if type(module) in STACKED:
         yield module
     else:
         for child in module.children():
-            yield from _handled(child)
-
-
-def _can_be_stacked(layer: nn.Module) -> bool:
-    if isinstance(layer, MemberLayer):
-        return layer.convolution is None
-    return isinstance(layer, (nn.Linear, MemberBatchNorm, *NORMS, *DROPOUTS))
-
-
-def _stacked(layer: Any, count: int, generators: Sequence[torch.Generator]) -> nn.Module:
-    """Return a layer for as many like this one, values aside."""
-    if isinstance(layer, nn.Linear):
-        return StackedLinear(layer, count)
-    if isinstance(layer, MemberLayer):
-        return layer.stacked(count)
-    if isinstance(layer, MemberBatchNorm):
-        return MemberBatchNorm(layer.plain(0), count * layer.members)
-    if isinstance(layer, NORMS):
-        return MemberBatchNorm(layer, count)
-    return StackedDropout(layer.p if isinstance(layer, nn.Dropout) else layer.rate, generators)
+            yield from _layers(child)
 
 
 def _state(layer: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and running statistics of a layer, or of the norm that it wraps."""
-    layer = layer.norm if isinstance(layer, MemberBatchNorm) else layer
+    layer = layer.norm if isinstance(layer, GroupedBatchNorm) else layer
     named = [*layer.named_parameters(), *layer.named_buffers()]
-    state = {name: tensor.detach() for name, tensor in named if tensor.dim()}
-    if "weight" in state and state["weight"].dim() == 3:
-        state["weight"] = state["weight"].mT  # (N, out, in), as the layers have it.
-    return state
+    return {name: tensor for name, tensor in named if tensor.dim()}
 
 
-def joined(parts: Sequence[tuple[Method, int]]) -> list[tuple[Method, int]]:
-    """Return the parts, with the seeds of their batches, as few stacks as repay, in order."""
-    size = best_size(parts[0][0])
+def joined(
+    parts: Sequence[tuple[Method, int]], most: int | None = None
+) -> list[tuple[Method, int]]:
+    """Return the parts, with the seeds of their batches, in stacks of the size that repays.
+
+    Args:
+        parts: Alike but for their seeds.
+        most: Parts of a stack, at most; None for no other limit.
+    """
+    size = best_size(parts[0][0], most)
     if size < 2 or not all(stackable(method) for method, _ in parts):
         return list(parts)
     groups = [parts[start : start + size] for start in range(0, len(parts), size)]
@@ -179,29 +204,36 @@ def _stack(parts: Sequence[tuple[Method, int]]) -> tuple[Method, int]:
     return Stack(methods, seeds), 0
 
 
-def best_size(method: Method) -> int:
-    """Return how many methods like this one are best trained as one."""
+def best_size(method: Method, most: int | None = None) -> int:
+    """Return how many methods like this one are best trained as one, at most ``most``."""
     if not stackable(method):
         return 1
-    parameters = list(method.parameters())
-    weights = WEIGHTS if parameters[0].device.type == "cpu" else WEIGHTS_ON_GPU
-    return max(1, min(MOST, weights // sum(p.numel() for p in parameters)))
+    parameters = sum(p.numel() for p in method.parameters())
+    return max(1, min(MOST, most or MOST, CACHED // parameters))
 
 
 def stackable(method: Method) -> bool:
     """Tell whether the method may be trained with others as one."""
     if not isinstance(method, OneNetwork) or not vars(type(method)).get("stackable", False):
         return False
-    return method.phases() == [Phase()] and _is_known(method.network)
+    network = method.network
+    return (
+        method.phases() == [Phase()]
+        and bool(vars(type(network)).get("stackable", False))
+        and not [*network.parameters(recurse=False), *network.buffers(recurse=False)]
+        and all(map(_is_known, network.children()))
+        and len(list(network.parameters()))
+        == len(list(network.named_parameters(remove_duplicate=False)))
+    )
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Tell whether every layer that has weights, or draws random numbers, can be stacked."""
-    if _can_be_stacked(module):
-        return True
-    if isinstance(module, EquiangularHead):
+    """Tell whether the module can be stacked, or is the same for all."""
+    kind: Any = type(module)
+    if isinstance(module, MemberLayer):
+        return kind in STACKED and module.convolution is None
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return bool(module.affine and module.track_running_stats)
+    if kind is EquiangularHead:
         return not module.rotated  # The frame is the same for all.
-    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    if own or isinstance(module, nn.modules.dropout._DropoutNd):
-        return False
-    return all(map(_is_known, module.children()))
+    return kind in STACKED or (kind in STATELESS and all(map(_is_known, module.children())))

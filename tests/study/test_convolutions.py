@@ -13,7 +13,7 @@ M, B = 3, 4
 
 
 def outcome(cost, monkeypatch, **params):
-    monkeypatch.setattr(fast_weights, "COST", cost)
+    monkeypatch.setattr(fast_weights, "SCALING", cost)
     calls = []
     plain = fast_weights.MemberLayer._multiplied_out
 
@@ -47,5 +47,5 @@ def test_values_and_gradients_are_the_same(adapt, bias, monkeypatch):
 
 def test_large_images_and_few_channels_are_multiplied_out(monkeypatch):
     params = {"init": "normal", "init_std": 0.5}
-    count, _ = outcome(fast_weights.COST, monkeypatch, **params)
+    count, _ = outcome(fast_weights.SCALING, monkeypatch, **params)
     assert count == 2

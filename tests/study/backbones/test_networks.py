@@ -67,6 +67,7 @@ def test_same_random_state_gives_the_same_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_dropout_is_a_module_at_the_rate_and_acts_in_training_alone(name: str) -> None:
+    torch.manual_seed(0)
     network = small(name, dropout=0.25)
     assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.25}
     x = torch.randn(2, 3, 16, 16)

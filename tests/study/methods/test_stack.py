@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
 from study import backbones
 from study.batches import Pixels, channel_statistics
+from study.methods import build as build_method
 from study.methods._stack import best_size, joined
-from study.spec import Regularisation
+from study.spec import Regularisation, Training
 from study.train import fit, predict
 from study.trial import build
 
@@ -37,6 +39,11 @@ CASES = {
     "rank 2": ("batch_ensemble", NORMAL | {"rank": 2, "bias": "shared"}, {}),
     "rank 2, additive": ("batch_ensemble", NORMAL | {"rank": 2, "form": "additive"}, {}),
     "full rank": ("batch_ensemble", NORMAL | {"rank": "full"}, {}),
+    "frozen, norms": (
+        "batch_ensemble",
+        NORMAL | {"shared_lr_multiplier": 0.0},
+        {"norm": "batch"},
+    ),
     "frozen": ("batch_ensemble", NORMAL | {"shared_lr_multiplier": 0.0}, {}),
     "shared norms": ("batch_ensemble", NORMAL, {"norm": "batch"}),
     "member norms": ("batch_ensemble", NORMAL | {"norm": "member"}, {"norm": "batch"}),
@@ -127,3 +134,66 @@ def test_stacks_follow_one_another(make_spec, data):
     first, second = joined(parts)
     assert first[0].members == 3
     assert second == parts[3]
+
+
+class Network(nn.Module):
+    """A perceptron whose middle layer may be changed."""
+
+    stackable = True
+
+    def __init__(self, change):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8))
+        self.head = nn.Linear(8, 10)
+        change(self)
+
+    def forward(self, x):
+        return self.head(self.layers(x))
+
+
+class OtherLinear(nn.Linear):
+    """Does more than a linear layer."""
+
+
+def changed(change):
+    return [build_method("single", {}, lambda: Network(change), seed) for seed in (1, 2)]
+
+
+def test_what_is_frozen_stays_so(data):
+    def freeze(network):
+        network.layers[1].requires_grad_(False)
+
+    pixels, labels = prepared(data)
+    training = Training(epochs=2, lr=0.1, batch_size=25, weight_decay=0.1)
+    together, alone = changed(freeze), changed(freeze)
+    ((one, _),) = joined([(m, s) for s, m in enumerate(together)])
+    fit(one, pixels, labels, training, Regularisation(), 0)
+    for seed, method in enumerate(alone):
+        fit(method, pixels, labels, training, Regularisation(), seed)
+    for own, expected in zip(together, alone, strict=True):
+        for name, tensor in expected.state_dict().items():
+            torch.testing.assert_close(own.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def tie(network):
+    network.layers.append(nn.Linear(8, 8))
+    network.layers[4].weight = network.layers[3].weight
+
+
+REFUSED = {
+    "a subclass": lambda n: n.layers.__setitem__(3, OtherLinear(8, 8)),
+    "tied weights": tie,
+    "noise": lambda n: n.layers.append(nn.RReLU()),
+    "a norm without scale": lambda n: n.layers.append(nn.BatchNorm1d(8, affine=False)),
+    "a norm without statistics": lambda n: n.layers.append(
+        nn.BatchNorm1d(8, track_running_stats=False)
+    ),
+    "a parameter of its own": lambda n: n.register_parameter("own", nn.Parameter(torch.ones(1))),
+    "no word of it": lambda n: setattr(n, "__class__", type("Other", (Network,), {})),
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_what_a_stack_would_get_wrong_is_refused(change):
+    assert best_size(changed(lambda network: None)[0]) > 1
+    assert best_size(changed(REFUSED[change])[0]) == 1
