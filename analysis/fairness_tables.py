@@ -110,7 +110,8 @@ def _costs(scene: Scene, fair: Json) -> Json:
     return {
         "note": "Small: multiples of the single model. FLOPs are those of matrix products and "
         "convolutions for all members, a training step forward and backward; in all: per example, "
-        f"times epochs, times {counted}. Seconds were taken while other trials ran beside.",
+        f"times epochs, times {counted}. Seconds were taken while other trials ran beside; "
+        "replicates that were trained as one have a share each.",
         "columns": [*HEADINGS.values(), "Epochs"],
         "rows": _rows(scene, cells),
     }

@@ -46,7 +46,7 @@ class Use:
 
     def line(self, slots: int) -> str:
         """Return the figures as a sentence."""
-        wall = max(self.ended - self.began, 1e-9)
+        wall = max(self.ended - self.began, 1e-9)  # A job of dead workers took no time.
         busy, training = (s / (slots * wall) for s in (self.seconds, self.train_seconds))
         return (
             f"{self.trials} trials in {duration(wall)} on {slots} slots: {busy:.0%} of their time "

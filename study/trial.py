@@ -1,5 +1,6 @@
 """Trials from spec to committed files: seed, build, fit, predict, commit. A plain call."""
 
+import logging
 import math
 import resource
 import subprocess
@@ -168,6 +169,7 @@ def _trained_as_one(
             return {}
         _train(runs, parts, splits, on_epoch)
     except Exception:
+        logging.getLogger(__name__).warning("not trained as one", exc_info=True)
         return {}
     seconds = (time.perf_counter() - start) / len(runs)
     together = {"stack": [spec.trial for spec in specs], "seconds": seconds, "pieces": 1}

@@ -3,8 +3,9 @@
 import pytest
 
 from study.agenda import Agenda
-from study.progress import Progress
+from study.progress import Progress, Use
 from study.schema import StudyError
+from study.search import Job
 from study.store import Store
 from study.trial import new_row
 
@@ -85,3 +86,27 @@ def test_a_full_disk_stops_the_run(smoke, tmp_path, monkeypatch):
     monkeypatch.setattr("study.agenda.RESERVE", 1e18)
     with pytest.raises(StudyError, match=r"must be free.*nothing that was finished is lost"):
         agenda.next()
+
+
+def test_of_a_job_that_died_only_what_is_missing_fails(smoke, tmp_path):
+    agenda = make(smoke, tmp_path)
+    first, second = agenda.next(), agenda.next()
+    job = Job(first.spec, first.name, (second.spec,))
+    results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
+    agenda.store.commit(first.spec.trial, new_row(first.spec, "data", None) | results)
+    for _ in range(smoke.resources.max_failures):
+        agenda.end(job, died=True)
+        assert agenda.next() is job
+    agenda.end(job, died=True)
+    statuses = [agenda.rows[spec.trial]["status"] for spec in job.specs]
+    assert statuses == ["complete", "failed"]
+    assert agenda.progress.use.trials == 2
+
+
+def test_how_well_slots_were_used():
+    use = Use()
+    assert "on 2 slots" in Use(trials=1).line(2)
+    use.add([{"seconds": 3.0, "train_seconds": 1.5}, {"seconds": 1.0, "train_seconds": 0.5}])
+    assert use.line(1) == (
+        "2 trials in 4 s on 1 slots: 100% of their time in trials, 50% in training"
+    )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from study import methods
 from study.cost import counter, flops, size
 from study.methods.quantised_ensemble import GIVEN
 from study.trial import build
@@ -107,3 +108,19 @@ def test_attention_is_counted_forwards_and_backwards():
         y.sum().backward()
     # Backwards the scores are computed again, and each of the two products has two gradients.
     assert counted.get_total_flops() == 7 * product
+
+
+@pytest.mark.parametrize("batch", [4, 64])
+def test_a_convolution_is_counted_in_the_form_that_the_batch_gives_it(batch):
+    """Between few examples and many its form changes, and with it the input's gradient."""
+
+    def network():
+        return nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.Flatten(), nn.Linear(64 * 4, 5))
+
+    method = methods.build("batch_ensemble", BE, network, 0)
+    x, y = torch.zeros(batch, 3, 2, 2), torch.zeros(batch, dtype=torch.long)
+    with counter() as counted:
+        logits, labels = method.training_forward(x, y)
+        method.loss(logits, labels, 0.0).backward()
+    found = flops(method, (3, 2, 2), torch.device("cpu"), batch)
+    assert found["train_flops"] == counted.get_total_flops() // batch
