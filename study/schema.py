@@ -38,6 +38,10 @@ statistics estimated anew on training images; only of members that are trained j
 class StudyError(Exception):
     """A mistake that the user can mend, said in one line: rule, value, remedy."""
 
+    def __str__(self) -> str:
+        """Return the line; what cannot be printed, as from a file, is escaped."""
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+
 
 def _field(name: str, type_: pa.DataType, meaning: str, nullable: bool = False) -> pa.Field:
     return pa.field(name, type_, nullable=nullable, metadata={"meaning": meaning})
