@@ -160,6 +160,11 @@ def start_ray(address: str | None, verbose: bool) -> None:
         )
     except (ConnectionError, ValueError) as error:
         raise StudyError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise StudyError(
+            f"Ray could not be started ({why}); give the same command again (-v shows more)"
+        ) from (error if verbose else None)
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
 

@@ -135,7 +135,9 @@ def stage_of(out: Path) -> str:
     return max(rows, key=lambda row: row["finished"])["stage"] if rows else "start"
 
 
-def disturb(out: Path, kills: int, settings: list[str], campaign: Campaign) -> None:
+def disturb(
+    out: Path, kills: int, settings: list[str], campaign: Campaign, targets: list[str]
+) -> None:
     """Run a study to its end, with so many kills on the way at most."""
     before: dict[str, Any] = {}
     left, code = kills, None
@@ -143,7 +145,7 @@ def disturb(out: Path, kills: int, settings: list[str], campaign: Campaign) -> N
         run = Run(out, settings)
         campaign.starts += 1
         while left and run.process.poll() is None:
-            target = random.choices(list(TARGETS), list(TARGETS.values()))[0]
+            target = random.choices(targets, [TARGETS[name] for name in targets])[0]
             wait = random.uniform(0, 4 if target == "worker" else 30)
             try:
                 run.process.wait(wait)
@@ -207,6 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--per-study", type=int, default=20, help="kills per study")
     parser.add_argument("--seed", type=int, default=0, help="of what is killed and when")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     arguments = parser.parse_args(argv)
     random.seed(arguments.seed)
     settings = ["resources.max_failures=1000", "budget.trials=12", "protocol.seeds=6"]
@@ -218,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         while (done := campaign.kills.total()) < arguments.kills:
             out = Path(folder) / f"study{campaign.studies}"
             kills = min(arguments.per_study, arguments.kills - done)
-            disturb(out, kills, settings, campaign)
+            disturb(out, kills, settings, campaign, arguments.targets)
             compare(out, undisturbed, campaign)
             campaign.studies += 1
             print(
