@@ -23,7 +23,7 @@ import polars as pl
 
 from study.store import Store
 
-BASE: Final = {
+BASE: Final[dict[str, Any]] = {
     "dataset": {"name": "digits", "train_size": 300, "shift_size": 50, "split_seed": 0},
     "fixed": {
         "backbone": {"name": "mlp", "depth": 2, "width": 64},
@@ -54,7 +54,7 @@ def settings(varied: str, size: int) -> dict[str, Any]:
     fixed: Any = BASE["fixed"]
     return BASE | {
         "name": f"{varied}-{size}",
-        "dataset": BASE["dataset"] | {"train_size": sizes["examples"]},  # type: ignore[operator]
+        "dataset": BASE["dataset"] | {"train_size": sizes["examples"]},
         "fixed": fixed | {"params": fixed["params"] | {"members": sizes["members"]}},
         "budget": {"trials": sizes["trials"], "rescore": 1, "rescore_seeds": 1},
         "protocol": {"seeds": sizes["seeds"], "shortlist": 4},

@@ -3,6 +3,7 @@
 import shutil
 from typing import Any
 
+from study.schema import StudyError
 from study.store import DamagedError, Store, checksums
 
 Row = dict[str, Any]
@@ -62,6 +63,8 @@ def sound_rows(store: Store) -> dict[str, Row]:
 def verify(store: Store) -> int:
     """Print whether every committed file is what was committed; return 1 if one is not."""
     rows, damaged = examine(store)
+    if not rows and not damaged:
+        raise StudyError(f"--out {store.root}: no trial is committed there; name a run's folder")
     for trial, why in damaged.items():
         print(f"trial {trial}: {why}")
     unfinished = len(store.unfinished())

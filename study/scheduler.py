@@ -102,7 +102,7 @@ def schedule(
             ),
         )
         try:
-            with ending_with_ray(store):
+            with ending_with_ray(store, agenda):
                 tuner.fit()
         except Exception as error:
             raise searcher.error or _stopped(store, error) from (error if verbose else None)
@@ -212,7 +212,7 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
 
 
 @contextmanager
-def ending_with_ray(store: Store) -> Iterator[None]:
+def ending_with_ray(store: Store, agenda: Agenda) -> Iterator[None]:
     """End this process when one that Ray started here dies: Ray itself would wait for ever."""
     done = threading.Event()
 
@@ -221,6 +221,7 @@ def ending_with_ray(store: Store) -> Iterator[None]:
             node = ray._private.worker.global_worker.node
             dead = node.dead_processes() if node is not None else []
             if dead and not done.wait(GRACE):
+                agenda.close()
                 names = ", ".join(sorted({kind for kind, _ in dead}))
                 print(
                     f"error: --out {store.root}: Ray's {names} died; give the same command again: "

@@ -121,7 +121,9 @@ class Resources(Strict):
     concurrency: int | None = Field(None, ge=1)
     stack: int | None = Field(None, ge=1, description="replicates trained as one, at most")
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
-    trial_hours: float = Field(24, gt=0, description="after which a trial is taken to hang")
+    trial_hours: float = Field(
+        24, gt=0, le=8760, description="after which a trial is taken to hang"
+    )
     failed_share: float = Field(0.5, gt=0, le=1, description="of failed trials that ends the run")
 
 

@@ -21,6 +21,11 @@ def run(make_spec, data, tmp_path):
     return store, [spec.trial for spec in specs]
 
 
+def test_a_folder_without_trials_is_no_sound_run(tmp_path):
+    with pytest.raises(StudyError, match="no trial is committed there"):
+        verify(Store(tmp_path / "none"))
+
+
 def flip(path, at):
     content = bytearray(path.read_bytes())
     content[at] ^= 1
