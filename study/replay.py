@@ -2,7 +2,6 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +10,7 @@ import torch
 from study import datasets
 from study.geometry import Row
 from study.schema import StudyError
-from study.spec import TrialSpec
+from study.spec import Manner, TrialSpec
 from study.store import GEOMETRY, ROW, Store
 from study.trial import run_trials, versions
 
@@ -27,10 +26,11 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
     data = datasets.load(specs[0].dataset, root)
     with tempfile.TemporaryDirectory() as folder:
         again = Store(folder)
-        how: dict[str, Any] = {"precision": "float16", "most": None}
+        manner = Manner()
         if (study := store.read_json(store.study)) is not None:
-            how = {"precision": study["precision"], "most": study["resources"]["stack"]}
-        run_trials(specs, data, again, fingerprint=data.fingerprint, **how)
+            every = {"precision": study["precision"], **study["resources"]}
+            manner = Manner(**{k: v for k, v in every.items() if k in Manner.model_fields})
+        run_trials(specs, data, again, fingerprint=data.fingerprint, manner=manner)
         new = again.rows()[trial]
         different = _differences(store.folder(trial), again.folder(trial))
     for line in (*_provenance(row, new), *different):

@@ -48,7 +48,7 @@ from study.progress import Progress  # noqa: E402
 from study.schema import StudyError  # noqa: E402
 from study.search import Job  # noqa: E402
 from study.space import Resources, Study  # noqa: E402
-from study.spec import TrialSpec  # noqa: E402
+from study.spec import Manner, TrialSpec  # noqa: E402
 from study.stages import Rows, Together  # noqa: E402
 from study.store import Store  # noqa: E402
 from study.trial import replicates_as_one  # noqa: E402
@@ -66,7 +66,7 @@ def schedule(
     """Run every missing trial under Ray Tune; return whether the study is complete."""
     if not verbose:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-    together = _together(study.resources.stack, data)
+    together = _together(study.manner.most, data)
     agenda = Agenda(study, store, rows, fingerprint, Progress(), together)
     if agenda.finished:
         print("nothing is missing")
@@ -84,9 +84,8 @@ def schedule(
             param_space={
                 "out": str(store.root),
                 "fingerprint": fingerprint,
-                "precision": study.precision,
                 "hours": study.resources.trial_hours,
-                "most": study.resources.stack,
+                "manner": study.manner.model_dump(),
             },
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -205,8 +204,7 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
             store,
             fingerprint=config["fingerprint"],
             name=config["name"],
-            precision=config["precision"],
-            most=config["most"],
+            manner=Manner(**config["manner"]),
         )
     tune.report({"status": "ended"})
 

@@ -94,7 +94,12 @@ TRIAL: Final = pa.schema(
             "train_seconds", pa.float64(), "wall time of training alone, s; in a stack, its share"
         ),
         _field("stack", pa.list_(pa.string()), "trials that were trained with it as one", True),
-        _field("pieces", pa.int16(), "micro-batches of a step; 2 once out of memory", True),
+        _field(
+            "pieces",
+            pa.int16(),
+            "parts of a step, computed in turn: members, or halves once out of memory",
+            True,
+        ),
         _field("comparable", pa.bool_(), "members solve the same task: diversity is defined", True),
         _field("excess", pa.float64(), "over the method's own limit; above 0: not trained", True),
         _field("parameters", pa.int64(), "parameters, frozen ones too", True),

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from study import regularisers
 from study.plugins import load_plugin, suggest
 from study.schema import StudyError
-from study.spec import Json, Regularisation, Strict, Training, canonical
+from study.spec import Json, Manner, Regularisation, Strict, Training, canonical
 
 Point = dict[str, Json]
 """Values by flat key, as ``params.init_std``."""
@@ -120,6 +120,7 @@ class Resources(Strict):
     gpus_per_trial: float = Field(0, ge=0)
     concurrency: int | None = Field(None, ge=1)
     stack: int | None = Field(None, ge=1, description="replicates trained as one, at most")
+    low_memory: bool = Field(False, description="members one after another, where they can be")
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     trial_hours: float = Field(
         24, gt=0, le=8760, description="after which a trial is taken to hang"
@@ -161,6 +162,14 @@ class Study(Strict):
     def spaces(self) -> tuple[MethodSpace, ...]:
         """Every method's space, candidates first."""
         return self.candidates + self.others
+
+    @property
+    def manner(self) -> Manner:
+        """How each trial is trained and stored."""
+        resources = self.resources
+        return Manner(
+            precision=self.precision, stack=resources.stack, low_memory=resources.low_memory
+        )
 
     def space(self, method: str) -> MethodSpace:
         """Return the space of ``method``."""

@@ -88,6 +88,25 @@ class TrialSpec(Strict):
         return canonical(self.model_dump())
 
 
+class Manner(Strict):
+    """What a trial's numbers depend on, up to rounding, besides its spec.
+
+    Attributes:
+        precision: Type of the stored logits; float32 is used where float16 would overflow.
+        stack: Networks that are trained as one, at most; 1 for none, None for as many as repay.
+        low_memory: Whether members are trained one after another, where they can be.
+    """
+
+    precision: Literal["float16", "float32"] = "float16"
+    stack: int | None = None
+    low_memory: bool = False
+
+    @property
+    def most(self) -> int | None:
+        """Networks that are trained as one, at most."""
+        return 1 if self.low_memory else self.stack
+
+
 def canonical(value: Json) -> str:
     """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

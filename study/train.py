@@ -12,7 +12,7 @@ from torch import Tensor
 from study import regularisers
 from study.batches import Pixels
 from study.members import unfold, watched
-from study.methods import Method, Phase
+from study.methods import Method, Phase, TrainingForward
 from study.schema import StudyError
 from study.spec import Regularisation, Schedule, Training, derive_seed
 
@@ -32,6 +32,7 @@ def fit(
     seed: int,
     on_epoch: OnEpoch = lambda epoch: None,
     pieces: int = 1,
+    one_by_one: bool = False,
 ) -> None:
     """Train ``method`` in place for ``training.epochs``; the last partial batch is dropped.
 
@@ -47,6 +48,8 @@ def fit(
         on_epoch: Called with the number of epochs done after each.
         pieces: Micro-batches of a step, of which the weighted mean of the losses is minimised;
             batch normalisation and diversity terms see one at a time. Not for a stack.
+        one_by_one: Whether members that know nothing of each other are passed through the network
+            one after another, which takes the memory of one: see :func:`turns`.
 
     Raises:
         DivergenceError: When the loss of an epoch is not finite.
@@ -61,7 +64,7 @@ def fit(
     for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
         with torch.device(labels.device):
             phase.begin()
-        step = _step(method, phase, training, regularisation, pieces)
+        step = _step(method, phase, training, regularisation, pieces, one_by_one)
         for epoch in range(epochs):
             method.train()
             losses = [
@@ -111,16 +114,18 @@ def _step(
     training: Training,
     regularisation: Regularisation,
     pieces: int,
+    one_by_one: bool,
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
     """Return the optimiser step of a phase: images, labels, the phase's progress -> the loss."""
     optimizer = make_optimizer(method, training)
     peak = [group["lr"] for group in optimizer.param_groups]
     schedule = phase.schedule or training.schedule
     diversity = _diversity(method, regularisation, phase)
+    passes = turns(method, regularisation) if one_by_one else [method.training_forward]
 
-    def loss_of(x: Tensor, y_B: Tensor, progress: float) -> Tensor:
+    def loss_of(forward: TrainingForward, x: Tensor, y_B: Tensor, progress: float) -> Tensor:
         with _precision(x.device, training), watched(method) as features:
-            logits_MBC, y_MB = method.training_forward(x, y_B)
+            logits_MBC, y_MB = forward(x, y_B)
         logits_MBC = logits_MBC.float()
         loss = method.loss(logits_MBC, y_MB, training.label_smoothing)
         if diversity is not None:
@@ -135,13 +140,23 @@ def _step(
         optimizer.zero_grad(set_to_none=True)
         total = x.new_zeros(())
         for own_x, own_y in zip(x.chunk(pieces), y_B.chunk(pieces), strict=True):
-            loss = loss_of(own_x, own_y, progress) * (len(own_x) / len(x))
-            loss.backward()
-            total += loss.detach()
+            for forward in passes:
+                share = len(own_x) / len(x) / len(passes)
+                loss = loss_of(forward, own_x, own_y, progress) * share
+                loss.backward()
+                total += loss.detach()
         optimizer.step()
         return total
 
     return step
+
+
+def turns(method: Method, regularisation: Regularisation) -> list[TrainingForward]:
+    """Return the passes that a step may be made of: one for each member, or one for all.
+
+    The mean of their losses is the loss. A diversity term needs all members at a time.
+    """
+    return method.turns() if regularisation.name == "none" else [method.training_forward]
 
 
 def epochs_of(phases: list[Phase], epochs: int) -> list[int]:

@@ -27,9 +27,11 @@ from study.landscape import Probe, mean_network, member_networks, network_rows
 from study.methods import Method, single
 from study.methods._stack import MOST, best_size, joined
 from study.predictions import Precision, clean_table, ood_table, shift_table
-from study.spec import TrialSpec, canonical, derive_seed
+from study.spec import Manner, TrialSpec, canonical, derive_seed
 from study.store import Store
-from study.train import DivergenceError, OnEpoch, fit, is_out_of_memory, predict
+from study.train import DivergenceError, OnEpoch, fit, is_out_of_memory, predict, turns
+
+DEFAULT = Manner()
 
 
 @dataclass
@@ -54,9 +56,8 @@ def run_trials(
     *,
     fingerprint: str,
     name: str | None = None,
-    precision: Precision = "float16",
     on_epoch: OnEpoch = lambda epoch: None,
-    most: int | None = None,
+    manner: Manner = DEFAULT,
 ) -> list[Row]:
     """Run replicates of one configuration and commit each; committed ones are only read.
 
@@ -69,9 +70,8 @@ def run_trials(
         store: Where predictions and rows go.
         fingerprint: Of the dataset (costly, so computed once by the caller).
         name: The configuration's name for readers.
-        precision: Type of the stored logits; float32 is used where float16 would overflow.
         on_epoch: Called with the number of epochs done (of each separately trained part).
-        most: Networks that are trained as one, at most; 1 for none, None for as many as repay.
+        manner: How to train and to store.
 
     Returns:
         The committed rows. Divergence and exceptions are a status with a reason, not raised.
@@ -82,13 +82,11 @@ def run_trials(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     splits = _splits(dataset, fingerprint)
-    runs = _trained_as_one(specs, splits, on_epoch, most) if len(specs) > 1 else {}
+    runs = _trained_as_one(specs, splits, on_epoch, manner) if len(specs) > 1 else {}
     for number, (spec, row) in enumerate(zip(specs, rows, strict=True)):
         if row is None:
             known = new_row(spec, fingerprint, name)
-            rows[number] = _run(
-                spec, known, runs.get(spec.trial), splits, store, precision, on_epoch, most
-            )
+            rows[number] = _run(spec, known, runs.get(spec.trial), splits, store, on_epoch, manner)
     return rows  # type: ignore[return-value]
 
 
@@ -98,9 +96,8 @@ def _run(
     run: Run | None,
     splits: Splits,
     store: Store,
-    precision: Precision,
     on_epoch: OnEpoch,
-    most: int | None,
+    manner: Manner,
 ) -> Row:
     """Train one trial, unless that is done, predict, and commit it."""
     start, epochs = time.perf_counter(), 0
@@ -112,10 +109,10 @@ def _run(
 
     try:
         if run is None:
-            run = _trained(spec, splits, count, most)
+            run = _trained(spec, splits, count, manner)
         row |= run.row
         if "status" not in run.row:
-            row |= _predicted(run, splits, store, precision)
+            row |= _predicted(run, splits, store, manner.precision)
     except DivergenceError as error:
         row |= {"status": "diverged", "reason": str(error)}
     except Exception as error:
@@ -131,29 +128,35 @@ def _run(
     return row
 
 
-def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch, most: int | None) -> Run:
-    """Return the trained run; out of memory it is begun again, each batch in two halves."""
-    for pieces in (1, 2):
+def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch, manner: Manner) -> Run:
+    """Return the trained run; out of memory it is begun again, with less at a time.
+
+    That is one member after another, or else each batch in two halves.
+    """
+    tries = [(manner.low_memory, 1), (True, 1), (True, 2)]
+    for number, (one_by_one, pieces) in enumerate(tries):
         run = _prepared(spec, splits)
         if "status" in run.row:
             break
+        passes = len(turns(run.method, spec.regulariser)) if one_by_one else 1
+        if (number, passes) == (1, 1):
+            continue  # Its members are not to be had one by one.
         try:
-            _train(
-                [run], joined(_parts([run]), most if pieces == 1 else 1), splits, on_epoch, pieces
-            )
+            parts = joined(_parts([run]), manner.most if number == 0 else 1)
+            _train([run], parts, splits, on_epoch, pieces, one_by_one)
         except Exception as error:
             if pieces == 2 or not is_out_of_memory(error):
                 raise
             del run, error
             torch.cuda.empty_cache()
         else:
-            run.row["pieces"] = pieces
+            run.row["pieces"] = pieces * passes
             break
     return run
 
 
 def _trained_as_one(
-    specs: Sequence[TrialSpec], splits: Splits, on_epoch: OnEpoch, most: int | None
+    specs: Sequence[TrialSpec], splits: Splits, on_epoch: OnEpoch, manner: Manner
 ) -> dict[str, Run]:
     """Return the trained runs by trial; none where they cannot be trained as one, or that fails.
 
@@ -164,7 +167,7 @@ def _trained_as_one(
         runs = [_prepared(spec, splits) for spec in specs]
         if any("status" in run.row for run in runs):
             return {}
-        parts = joined(_parts(runs), most)
+        parts = joined(_parts(runs), manner.most)
         if len(parts) > 1:
             return {}
         _train(runs, parts, splits, on_epoch)
@@ -254,6 +257,7 @@ def _train(
     splits: Splits,
     on_epoch: OnEpoch,
     pieces: int = 1,
+    one_by_one: bool = False,
 ) -> None:
     """Train the runs' parts, or stacks of them; note what it cost, in equal shares."""
     first = runs[0].spec
@@ -271,7 +275,7 @@ def _train(
     start = time.perf_counter()
     for part, seed in parts:
         train, labels = splits.train
-        fit(part, train, labels, first.training, first.regulariser, seed, after, pieces)
+        fit(part, train, labels, first.training, first.regulariser, seed, after, pieces, one_by_one)
     seconds = time.perf_counter() - start - sum(run.path.seconds for run in runs) + looking
     for run in runs:
         run.path.record(first.training.epochs)

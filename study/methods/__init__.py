@@ -19,6 +19,9 @@ from study.plugins import load_plugin
 from study.spec import Schedule, Strict, Training
 
 MakeNetwork = Callable[[], nn.Module]
+TrainingForward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""See :meth:`Method.training_forward`."""
+
 Act = Callable[[], None]
 
 
@@ -81,6 +84,13 @@ class Method(nn.Module):
         By default every member sees the whole batch: B' = B.
         """
         return self(x), y_B.expand(self.members, -1)
+
+    def turns(self) -> list[TrainingForward]:
+        """Return the passes of which a training step may be made, one after another.
+
+        The mean of their losses must be the loss of ``training_forward``.
+        """
+        return [self.training_forward]
 
     def loss(self, logits_MBC: Tensor, y_MB: Tensor, label_smoothing: float) -> Tensor:
         """Return the mean over members of each member's own cross-entropy, in nats.

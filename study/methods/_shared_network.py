@@ -2,15 +2,18 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from study.fast_weights import MemberLayer, MemberNorm, Weighted
+from study.fast_weights import MemberBatchNorm, MemberLayer, MemberNorm, Weighted
 from study.heads import EquiangularHead, MemberHead
 from study.members import fold, replace_modules, unfold
-from study.methods import MakeNetwork, Method, Phase
+from study.methods import MakeNetwork, Method, Phase, TrainingForward
 from study.methods._one_network import OneNetwork
 from study.schema import StudyError
 from study.spec import Training
@@ -117,6 +120,41 @@ class SharedNetwork(OneNetwork):
             return Method.training_forward(self, x, y_B)
         return super().training_forward(x, y_B)
 
+    def turns(self) -> list[TrainingForward]:
+        """Return a pass for each member, where none depends on others by shared statistics."""
+        layers = list(self.network.modules())
+        own = {id(layer.norm) for layer in layers if isinstance(layer, MemberBatchNorm)}
+        joint = any(isinstance(layer, _BatchNorm) and id(layer) not in own for layer in layers)
+        alone = vars(type(self)).get("stackable", False) and self.adapted and not joint
+        if not alone or self.members == 1:
+            return super().turns()
+        return [partial(self._turn, self._of_one(), member) for member in range(self.members)]
+
+    def _of_one(self) -> nn.Module:
+        """Return the network as one member's, which has this one's tensors."""
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        one = copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors})
+        for module in one.modules():
+            if isinstance(module, MemberLayer | MemberHead):
+                module.members = 1
+            elif isinstance(module, MemberBatchNorm):
+                module.members = module.groups = 1
+        return one
+
+    def _turn(
+        self, network: nn.Module, member: int, x: Tensor, y_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self.split:
+            every, labels = self.enter(x, y_B)
+            x, y_B = every.chunk(self.members)[member], labels[member]
+        own = {
+            f"{name}.{key}": tensor.chunk(self.members)[member]
+            for name, module in self.network.named_modules()
+            for key, tensor in _own_tensors(module)
+        }
+        logits: Tensor = functional_call(network, own, (x,))
+        return logits.unsqueeze(0), y_B.unsqueeze(0)
+
     def param_groups(self, training: Training) -> list[dict[str, Any]]:
         """Return the shared weights, and the members' own with their rate and decay.
 
@@ -192,3 +230,13 @@ class SharedNetwork(OneNetwork):
             elif isinstance(module, MemberNorm | MemberHead):
                 module.average_members()
         return one
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield, by name, what has a part of each member's in its leading axis."""
+    if isinstance(module, MemberLayer):
+        own = {id(tensor) for tensor in module.own_parameters()}
+        yield from ((name, p) for name, p in module.named_parameters() if id(p) in own)
+    elif isinstance(module, MemberBatchNorm | MemberHead):
+        state = [*module.named_parameters(), *module.named_buffers()]
+        yield from ((name, tensor) for name, tensor in state if tensor.dim())

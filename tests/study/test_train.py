@@ -12,7 +12,7 @@ from study.methods._stack import joined
 from study.methods.deep_ensemble import member_seed
 from study.schema import StudyError
 from study.spec import Regularisation
-from study.train import DivergenceError, fit, lr_factor, predict
+from study.train import DivergenceError, fit, lr_factor, predict, turns
 from study.trial import build
 
 
@@ -172,3 +172,49 @@ def test_a_step_in_pieces_is_the_step(make_spec, data, method, monkeypatch):
         fit(own, x, labels, spec.training, spec.regulariser, 1, pieces=pieces)
         logits.append(predict(own, x))
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+
+
+TURNS = [
+    {"backbone": {"name": "mlp", "width": 16, "depth": 2}},
+    {"backbone": {"name": "mlp", "width": 16, "depth": 2, "norm": "batch"}, "norm": "member"},
+    {"backbone": {"name": "resnet18", "width": 4}, "norm": "member", "bias": "random"},
+    {"backbone": {"name": "vit", "patch": 4, "width": 8, "depth": 1, "heads": 2}, "rank": 2},
+    {"backbone": {"name": "mlp", "width": 16, "head": "rotated"}, "warm_start": 0.4},
+    {"backbone": {"name": "mlp", "width": 16}, "batch": "split", "bias": "shared"},
+    {
+        "backbone": {"name": "cnn", "channels": [4, 8]},
+        "norm": "member",
+        "shared_lr_multiplier": 0.0,
+    },
+]
+
+
+@pytest.mark.parametrize("case", TURNS, ids=lambda case: case["backbone"]["name"])
+def test_members_one_after_another_are_members_at_once(make_spec, data, case):
+    own = {key: value for key, value in case.items() if key != "backbone"}
+    backbone = backbones.parameters(case["backbone"]).model_dump()
+    params = {"members": 3, "init": "normal", "init_std": 0.5} | own
+    training = {"weight_decay": 0.1, "lr": 0.01}
+    spec = make_spec("batch_ensemble", params, training, backbone=backbone)
+    x, labels = pixels(data, data.train[0]), torch.tensor(data.train[1])
+    states = []
+    for one_by_one in (False, True):
+        method = build(spec, data.shape, data.classes)
+        fit(method, x, labels, spec.training, spec.regulariser, 1, one_by_one=one_by_one)
+        states.append(method.state_dict() | {"logits": predict(method, x)})
+    assert len(turns(method, spec.regulariser)) == 3
+    assert not torch.equal(states[0]["logits"][0], states[0]["logits"][1])
+    counts = {key for key in states[0] if "num_batches" in key}
+    for key in states[0].keys() - counts:
+        torch.testing.assert_close(states[1][key], states[0][key], rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("params", "term"), [({"norm": "shared"}, "none"), ({"norm": "member"}, "hsic")]
+)
+def test_members_that_need_each_other_are_passed_at_once(make_spec, data, params, term):
+    backbone = backbones.parameters({"name": "mlp", "norm": "batch"}).model_dump()
+    params = {"members": 2, "init": "normal", "init_std": 0.5} | params
+    method = build(make_spec("batch_ensemble", params, backbone=backbone), data.shape, 10)
+    weight = None if term == "none" else 1.0
+    assert len(turns(method, Regularisation(name=term, weight=weight))) == 1
