@@ -8,6 +8,7 @@ import faulthandler
 import logging
 import math
 import os
+import secrets
 import shutil
 import sys
 import threading
@@ -145,8 +146,13 @@ def _stopped(store: Store, error: Exception) -> StudyError:
 
 
 def start_ray(address: str | None, verbose: bool) -> None:
-    """Start or join a Ray runtime, silently unless ``verbose``."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
+    """Start or join a Ray runtime, silently unless ``verbose``.
+
+    Even a local one listens to the network. Ray lets in only who knows the token, which it would
+    keep in the user's home; a local runtime has one of its own.
+    """
+    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     if not verbose:
         for name in ("ray", "ray.tune", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -31,6 +31,9 @@ from study.store import GEOMETRY, ROW, Store
 
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "search_spaces" / "smoke.yaml"
+SHORT = ["budget.trials=12", "protocol.seeds=6", "fixed.training.epochs=120"]
+LONG = ["budget.trials=60", "protocol.seeds=40", "fixed.training.epochs=300"]
+"""What a study is made of that outlives few kills, or many: about two minutes on two cores."""
 MARK = "ESCAPE_STUDY_CHAOS"
 TARGETS: Final = {"worker": 10, "driver": 3, "raylet": 2, "gcs": 2, "everything": 3}
 """What is killed, and how often relative to the others."""
@@ -212,8 +215,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     arguments = parser.parse_args(argv)
     random.seed(arguments.seed)
-    settings = ["resources.max_failures=1000", "budget.trials=12", "protocol.seeds=6"]
-    settings.append("fixed.training.epochs=120")
+    settings = ["resources.max_failures=1000", "resources.stack=4"]
+    settings += LONG if arguments.per_study > 5 else SHORT
     campaign, start = Campaign(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder) / "undisturbed"
