@@ -4,11 +4,11 @@ A job whose worker died is handed out again, ``resources.max_failures`` times at
 restarts are not used: they leave out a trial that was about to be given the dead worker.
 """
 
-import shutil
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Final
 
+from study.disk import refuse_full
 from study.progress import Progress
 from study.schema import StudyError
 from study.search import Job, Row
@@ -18,8 +18,6 @@ from study.stages import Rows, Stage, Together, one_by_one, stages
 from study.store import HANG, Store
 from study.trial import new_row
 
-RESERVE: Final = 5e7
-"""Bytes that must be free before a job is handed out."""
 FEW: Final = 20
 """Trials before which the share of failed ones says nothing."""
 
@@ -61,13 +59,7 @@ class Agenda:
         Raises:
             StudyError: When the disk is as good as full.
         """
-        free = shutil.disk_usage(self.store.root).free
-        if free < RESERVE:
-            raise StudyError(
-                f"--out {self.store.root}: {RESERVE / 1e6:.0f} MB must be free, but there are "
-                f"{free / 1e6:.1f}; free some and give the same command again: nothing that was "
-                "finished is lost"
-            )
+        refuse_full(self.store)
         if self.again:
             return self.again.popleft()
         job, self.waiting = self.waiting, None

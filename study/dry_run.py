@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from study import backbones, cost, datasets, methods
+from study import backbones, cost, datasets, disk, methods
 from study import pilot as pilot_stage
 from study.batches import Pixels, channel_statistics, default_device
 from study.datasets import Dataset
@@ -243,12 +243,8 @@ def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:
     if seeds == "auto":
         pilot, seeds = 9 * single * budget.pilot_seeds, pilot_stage.MOST
     total = tuned + pilot + seeds * (candidates + others + 14 * single)
-    width = 2 if study.precision == "float16" else 4
-    rows = len(data.test[1]) + len(data.shift.labels) + sum(map(len, data.ood.values()))
-    arms = protocol.shortlist * len(study.candidates) + len(seconds) + 3
     unit = "core" if default_device().type == "cpu" else "GPU"
-    disk = seeds * arms * rows * 6 * data.classes * width
     return (
         f"estimate: {duration(total)} of one {unit} of this machine for training alone, "
-        f"{disk / 1e6:.0f} MB on disk at most; nothing was trained"
+        f"{disk.estimate(study, data) / 1e6:.0f} MB on disk at most; nothing was trained"
     )

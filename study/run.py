@@ -106,11 +106,13 @@ def run(
 ) -> int:
     """Do what is missing of the study, then judge it."""
     from study import datasets
+    from study.disk import doubt, refuse_full
     from study.integrity import sound_rows
     from study.scheduler import schedule
 
     store.create()
     with store.locked():
+        refuse_full(store)
         check_same_study(study, store)
         found = sound_rows(store)
         rows = {t: row for t, row in found.items() if not _is_to_be_retried(store, row)}
@@ -119,6 +121,8 @@ def run(
         check_same_data(rows, fingerprint)
         if not mixed:
             check_same_versions(rows)
+        if (line := doubt(study, data, store)) is not None:
+            print(line)
         store.write_json(store.study, study.model_dump(mode="json", by_alias=True))
         if not schedule(study, store, rows, data, fingerprint, address, verbose):
             raise KeyboardInterrupt

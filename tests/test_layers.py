@@ -25,6 +25,7 @@ LAYERS = [
     ["study.trial"],
     ["study.search", "study.selection"],
     ["study.pilot"],
+    ["study.disk"],
     ["study.stages"],
     ["study.progress"],
     ["study.agenda"],

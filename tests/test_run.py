@@ -1,5 +1,6 @@
 """The command as its users run it: real training, real Ray, real kills."""
 
+import contextlib
 import json
 import os
 import re
@@ -277,3 +278,46 @@ def test_a_hang_is_ended_and_the_study_goes_on(tmp_path):
         assert "took more than resources.trial_hours=0.004" in row["reason"]
         assert "training_forward" in Store(out).hang(row["trial"]).read_text()
     assert {row["status"] for row in rows if row not in hung} == {"complete"}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own; needs the right to mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_disk_that_is_full_on_the_way(whole, small_disk):
+    out, hog = small_disk / "run", small_disk / "hog"
+    process = start(out)
+    wait_for(lambda: committed(out), process)
+    with hog.open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
+    for code, printed in (finish(process), finish(start(out))):
+        assert code == 2
+        assert printed.count("error: ") == 1
+        assert "50 MB must be free, but there are" in printed
+        assert "Traceback" not in printed
+    hog.unlink()
+    code, printed = finish(start(out))
+    assert code == 0, printed
+    assert committed(out) == committed(whole[0])
+
+
+def test_a_folder_that_vanishes(tmp_path):
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for(lambda: committed(out), process)
+    out.rename(tmp_path / "elsewhere")
+    code, printed = finish(process)
+    assert code == 2
+    assert "nothing that was finished is lost" in printed
+    assert "Traceback" not in printed
+    (tmp_path / "elsewhere").rename(tmp_path / "back")
+    assert finish(start(tmp_path / "back"))[0] == 0

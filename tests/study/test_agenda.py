@@ -83,7 +83,7 @@ def test_too_many_failures_stop_the_run(smoke, tmp_path, monkeypatch):
 
 def test_a_full_disk_stops_the_run(smoke, tmp_path, monkeypatch):
     agenda = make(smoke, tmp_path)
-    monkeypatch.setattr("study.agenda.RESERVE", 1e18)
+    monkeypatch.setattr("study.disk.RESERVE", 1e18)
     with pytest.raises(StudyError, match=r"must be free.*nothing that was finished is lost"):
         agenda.next()
 
