@@ -136,6 +136,11 @@ def _members(arm: str, seeds: Mapping[int, Path]) -> int:
         column = read_parquet(file, parquet, lenient.AGAIN, ["member"])["member"]
         if not len(column):
             raise StudyError(f"{file}: must have rows, but is empty; {lenient.AGAIN}")
+        if column.null_count:
+            raise StudyError(
+                f"{file}: column member must have no null, but has {column.null_count}; "
+                f"{lenient.AGAIN}"
+            )
         sizes[file] = pc.count_distinct(column).as_py()
     first, size = next(iter(sizes.items()))
     other = next((file for file in sizes if sizes[file] != size), None)
