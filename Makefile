@@ -6,7 +6,7 @@ SPACE ?= search_spaces/be.yaml
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
 
-.PHONY: study test test-peers bench chaos lint clean
+.PHONY: study test test-peers bench chaos audit lint clean
 
 study: $(STATE)-study
 	$(BIN)/python -m study.run --space $(SPACE)
@@ -24,32 +24,33 @@ bench: $(STATE)-test
 chaos: $(STATE)-test
 	$(BIN)/python -m tests.chaos --kills 100
 
+# Known vulnerabilities of what is installed; needs the public index of packages.
+audit: $(STATE)-test
+	$(INSTALL) pip-audit
+	$(BIN)/python -m pip_audit --local --progress-spinner off
+
 lint: $(STATE)-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(BIN)/python:
 ifdef UV
-	uv venv --python $(PYTHON) $(VENV)
+MAKE_VENV := uv venv --python $(PYTHON) $(VENV)
+INSTALL := uv pip install --quiet --python $(BIN)/python
 else
-	$(PYTHON) -m venv $(VENV)
+MAKE_VENV := $(PYTHON) -m venv $(VENV)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
+$(BIN)/python:
+	$(MAKE_VENV)
+
 $(STATE)-study: pyproject.toml | $(BIN)/python
-ifdef UV
-	uv pip install --quiet --python $(BIN)/python -e .
-else
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
-endif
+	$(INSTALL) -e .
 	@touch $@
 
 $(STATE)-test: pyproject.toml | $(BIN)/python
-ifdef UV
-	uv pip install --quiet --python $(BIN)/python -e '.[test]'
-else
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
-endif
+	$(INSTALL) -e '.[test]'
 	@touch $@ $(STATE)-study
 
 clean:
