@@ -171,7 +171,7 @@ def disturb(
             if target != "worker":
                 break
         waits = left and run.process.poll() is None
-        code = run.end(PATIENCE if left or waits else 600)
+        code = run.end(PATIENCE if left or waits else 3600)
         printed = run.printed()
         campaign.check(code is not None, f"{out.name}: the driver did not end")
         campaign.check("Traceback" not in printed, f"{out.name}: a traceback:\n{printed[-2000:]}")
