@@ -101,17 +101,41 @@ class Space:
         return found
 
 
+def study_of(folder: Path) -> dict[str, Any] | None:
+    """Return what ``study.json`` holds, None without it.
+
+    Raises:
+        StudyError: When it is no JSON object.
+    """
+    file = folder / "study.json"
+    try:
+        study = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unlike(file, error) from None
+    if not isinstance(study, dict):
+        raise _unlike(file, TypeError(f"{study!r:.40} is no object"))
+    return study
+
+
+def _unlike(file: Path, error: Exception) -> StudyError:
+    return StudyError(
+        f"{file}: must hold the study as study.run writes it, but reading it ended with "
+        f"{type(error).__name__}: {error}; restore the file"
+    )
+
+
 def spaces(folder: Path) -> list[Space]:
     """Return the spaces that were searched, candidates first; none without ``study.json``.
 
     Raises:
         StudyError: When the file is not as the study writes it.
     """
-    file = folder / "study.json"
-    if not file.exists():
+    study = study_of(folder)
+    if study is None:
         return []
     try:
-        study = json.loads(file.read_text())
         return [
             Space(
                 method=own["method"],
@@ -123,11 +147,8 @@ def spaces(folder: Path) -> list[Space]:
             for own in study[part]
             if own["search"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(
-            f"{file}: must hold the study as study.run writes it, but reading it ended with "
-            f"{type(error).__name__}: {error}; restore the file"
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unlike(folder / "study.json", error) from None
 
 
 def _domain(given: Mapping[str, Any]) -> Domain:

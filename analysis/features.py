@@ -71,7 +71,9 @@ def key_of(run: Run, task: Task) -> str:
 
 
 def _stat(file: Path) -> os.stat_result | None:
-    return file.stat() if file.exists() else None
+    with contextlib.suppress(FileNotFoundError):
+        return file.stat()
+    return None
 
 
 def _digest(content: bytes) -> str:

@@ -5,7 +5,7 @@ Nothing downstream of this module checks a shape again.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,9 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 PLAN = ("study", "hash", "protocol", "arms", "seeds")
 ARM = ("configuration", "role", "method", "name", "members")
+SEVERAL = ("candidate", "comparison")
 WIDE = 2**32
+OBJECTS = {"spec": ("dataset", "backbone", "training", "params", "regulariser"), "versions": ()}
 LONE = (schema.COLLAPSED, schema.MEAN_WEIGHTS)
 REDO = "delete the trial's folder and give the command of the study again"
 
@@ -41,12 +43,14 @@ class Run:
         plan: What was declared before the test set was opened, or None.
         given: Whether it is predictions alone (see ``analysis.given``): a trial is ``arm/seed``,
             what only a study knows is null, and files may have any program's types.
+        begun: Trials that were begun and are not committed.
     """
 
     folder: Path
     trials: pl.DataFrame
     plan: dict[str, Any] | None
     given: bool = False
+    begun: int = 0
 
     @cached_property
     def members(self) -> dict[str, int]:
@@ -93,21 +97,42 @@ class Predictions:
 def load(folder: str | Path) -> Run:
     """Read all committed trials and the plan of a run folder.
 
-    A trial's folder without ``trial.parquet`` is not committed and is ignored.
+    A trial's folder without ``trial.parquet`` is not committed and only counted. The study may be
+    at work meanwhile.
 
     Raises:
         StudyError: When there is no such folder, nothing in it, or a file breaks the format.
     """
     folder = Path(folder)
-    files = sorted(folder.glob("trials/*/trial.parquet"))
-    if not files:
+    begun = [path for path in folder.glob("trials/*") if path.is_dir()]
+    rows = list(_committed(sorted(folder.glob("trials/*/trial.parquet"))))
+    if not rows:
+        started = (folder / "study.json").exists()
+        remedy = "give the folder that the study wrote, or run the study first"
         raise StudyError(
             f"{folder}: a run folder must hold trials/<trial>/trial.parquet, but none is there; "
-            "give the folder that the study wrote, or run the study first"
+            f"{'give the command again when the first trial has ended' if started else remedy}"
         )
-    trials = pl.from_arrow(pa.concat_tables([_trial_row(file) for file in files]))
+    trials = pl.from_arrow(pa.concat_tables(rows))
     assert isinstance(trials, pl.DataFrame)
-    return Run(folder, trials, _plan(folder / "plan.json"))
+    open_ = {path.name for path in begun} - set(trials["trial"])
+    return Run(folder, trials, _plan(folder / "plan.json"), begun=len(open_))
+
+
+def vanished(run: Run) -> bool:
+    """Tell whether a trial was taken away since the run was loaded, as a study at work may do."""
+    rows = (run.folder / "trials" / trial / "trial.parquet" for trial in run.trials["trial"])
+    return not run.given and not all(row.exists() for row in rows)
+
+
+def _committed(files: list[Path]) -> Iterator[pa.Table]:
+    """Yield the rows of the files, except of those that are gone since they were listed."""
+    for file in files:
+        try:
+            yield _trial_row(file)
+        except StudyError:
+            if file.exists():
+                raise
 
 
 def predictions_file(run: Run, trial: str, split: str) -> Path:
@@ -199,6 +224,12 @@ def _trial_row(file: Path) -> pa.Table:
                 f"{file}: {column} must be one of {', '.join(get_args(literal))}, "
                 f"but is {row[column]!r}; write it with study/schema.py"
             )
+    for column, sections in OBJECTS.items():
+        if not _is_object(row[column], sections):
+            raise StudyError(
+                f"{file}: {column} must be a JSON object, as must its sections, "
+                f"but is {row[column]!r:.80}; write it as the study does"
+            )
     if row["trial"] != file.parent.name:
         raise StudyError(
             f"{file}: trial must be the folder's name, but is {row['trial']!r}; "
@@ -207,26 +238,58 @@ def _trial_row(file: Path) -> pa.Table:
     return table
 
 
+def _is_object(text: str, sections: tuple[str, ...]) -> bool:
+    """Tell whether a text is a JSON object, and each of these keys in it one, if it is there."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    known = isinstance(value, dict)
+    return known and all(isinstance(value.get(name, {}), dict) for name in sections)
+
+
 def _plan(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
     try:
         plan = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"{file}: must be JSON, but {error}; restore the file") from None
     if not isinstance(plan, dict):
         raise StudyError(f"{file}: must be a JSON object, but is {plan!r:.40}; restore the file")
     _has(file, "plan", PLAN, plan)
     arms, protocol, seeds = (plan[key] for key in ("arms", "protocol", "seeds"))
-    whole = isinstance(protocol, dict) and isinstance(seeds, int) and seeds >= 0
+    tuning = plan.get("tuning") or {}
+    whole = isinstance(protocol, dict) and type(seeds) is int and seeds >= 0
+    whole &= isinstance(tuning, dict) and all(isinstance(t, dict) for t in tuning.values())
     if not whole or not isinstance(arms, list) or not all(isinstance(a, dict) for a in arms):
         raise StudyError(
-            f"{file}: arms must be a list of objects, protocol an object and seeds a number from "
-            "0, as the study writes them; restore the file"
+            f"{file}: arms must be a list of objects, protocol and tuning objects, and seeds a "
+            "number from 0, as the study writes them; restore the file"
         )
+    _check_arms(file, arms)
+    return plan
+
+
+def _check_arms(file: Path, arms: list[dict[str, Any]]) -> None:
+    """Refuse an arm without its keys, of other types, or declared twice."""
+    seen = set()
     for arm in arms:
         _has(file, "arm", ARM, arm)
-    return plan
+        texts = [arm["configuration"], arm["role"], arm["method"], arm["name"] or ""]
+        size = arm["members"]
+        if not all(isinstance(text, str) for text in texts) or type(size) is not int or size < 1:
+            raise StudyError(
+                f"{file}: an arm must have texts and a number of members from 1, but one is "
+                f"{arm!r:.80}; restore the file"
+            )
+        key = (arm["role"], arm["configuration"] if arm["role"] in SEVERAL else "")
+        if key in seen:
+            raise StudyError(
+                f"{file}: an arm must be declared once, but {' '.join(key).strip()} is there "
+                "twice; restore the file"
+            )
+        seen.add(key)
 
 
 def _has(file: Path, name: str, keys: tuple[str, ...], value: Mapping[str, Any]) -> None:

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis import fairness_tables, secondary, tables, titles
+from analysis import fairness_tables, progress, secondary, tables, titles
 from analysis.declared import spaces
 from analysis.geometry import geometry
 from analysis.load import Run
-from analysis.measure import Measures, arm_key
+from analysis.measure import Measures
 from analysis.scene import Figure, Scene
 from analysis.titles import several, title
 
@@ -163,11 +163,16 @@ def _subtitle(run: Run, verdict: Json) -> str:
         seeds = run.trials["replicate"].n_unique()
         return f"Predictions of {len(run.trials)} runs on {seeds} seeds, as given.{between}"
     specs = [json.loads(text) for text in run.trials["spec"].unique().sort()]
-    parts = (sorted({str(s[k].get("name")) for s in specs}) for k in ("dataset", "backbone"))
     stages = Counter(run.trials["stage"].to_list())
     trials = ", ".join(f"{stages[s]} {s}" for s in STAGES if stages[s])
-    data, backbones = (" and ".join(names) for names in parts)
+    data, backbones = (named(specs, key) for key in ("dataset", "backbone"))
     return f"{data} with {backbones}. Trials: {trials}.{between}"
+
+
+def named(specs: Sequence[Json], section: str) -> str:
+    """Return the names that a section of the specifications has, joined."""
+    names = {spec.get(section, {}).get("name", "unknown") for spec in specs}
+    return " and ".join(sorted(map(str, names)))
 
 
 def _banners(run: Run, verdict: Json) -> list[dict[str, str]]:
@@ -181,29 +186,20 @@ def _banners(run: Run, verdict: Json) -> list[dict[str, str]]:
     unequal = fairness_tables.warning(verdict["fairness"])
     if unequal:
         banners.append({"kind": "UNEQUAL", "text": unequal})
-    confirmed = run.trials.filter(pl.col("stage") == "confirm")
-    missing = _missing(run, confirmed)
-    if confirmed.is_empty():
-        text = "Nothing has been confirmed yet: this page shows the search alone, and no verdict."
-        banners.append({"kind": "PARTIAL", "text": text})
-    elif missing:
-        text = f"Declared runs that are not there yet: {missing}. The verdict can still change."
-        banners.append({"kind": "PARTIAL", "text": text})
+    nothing = "confirm" not in run.trials["stage"]
+    lines = progress.lacking(run)
+    if nothing or lines:
+        begin = (
+            "Nothing has been confirmed yet: this page shows the search alone, and no verdict."
+            if nothing
+            else "The study is not finished, and the verdict can still change."
+        )
+        banners.append({"kind": "PARTIAL", "text": " ".join([begin, *map(_as_sentence, lines)])})
     return banners
 
 
-def _missing(run: Run, confirmed: pl.DataFrame) -> str:
-    """Return which declared arms lack replicates, however those ended, or nothing."""
-    if run.plan is None or not run.plan["seeds"]:
-        return ""
-    seen = Counter(arm_key(*row) for row in confirmed.select("role", "configuration").iter_rows())
-    planned, lacking = int(run.plan["seeds"]), []
-    for arm in run.plan["arms"]:
-        key = arm_key(arm["role"], arm["configuration"])
-        if seen[key] < planned:
-            lacking.append(f"{planned - seen[key]} of {planned} of {arm.get('name') or key}")
-    more = f", and of {len(lacking) - 5} more arms" if len(lacking) > 5 else ""
-    return ", ".join(lacking[:5]) + more
+def _as_sentence(line: str) -> str:
+    return f"{line[:1].upper()}{line[1:]}."
 
 
 def _verdict(scene: Scene, verdict: Json, confirmed: bool) -> Json:

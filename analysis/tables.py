@@ -192,7 +192,7 @@ def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:
     plan = verdict["plan"] or {}
     if run.given:
         return _given(run, plan, now)
-    seconds = trials["seconds"].sum()
+    seconds = trials["seconds"].fill_nan(None).sum()
     versions = [json.loads(text) for text in trials["versions"].unique().sort()]
     changed = f"; its content now gives {plan.get('content_hash')}"
     same = plan.get("content_hash") in (plan.get("hash"), None)
@@ -201,10 +201,10 @@ def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:
         ("Run folder", run.folder.name),
         ("Plan", f"{plan.get('hash', 'none')}{'' if same else changed}"),
         ("Declared", str(plan.get("declared") or "–")),
-        ("Code", _several(trials["commit"].to_list())),
-        ("Data", _several(trials["data"].to_list())),
+        ("Code", several(trials["commit"].to_list())),
+        ("Data", several(trials["data"].to_list())),
         ("Seeds", f"{trials['seed'].n_unique()} roots of {len(trials)} trials"),
-        ("Device", _several(trials["device"].to_list())),
+        ("Device", several(trials["device"].to_list())),
         ("Trained with", " | ".join(_versions(found) for found in versions)),
         ("Judged with", _judged_with()),
         (
@@ -237,7 +237,7 @@ def _versions(found: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {found[name]}" for name in sorted(found))
 
 
-def _several(values: Sequence[str | None]) -> str:
+def several(values: Sequence[str | None]) -> str:
     """Return the one value, or all with their numbers of trials."""
     count = Counter(value or "unknown" for value in values)
     if len(count) == 1:

@@ -1,0 +1,279 @@
+"""Tables for a paper: CSV with all digits, LaTeX (booktabs) and Markdown as they are printed."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from analysis import secondary
+from analysis.costs import COSTS
+from analysis.fairness_tables import HEADINGS, size
+from analysis.scene import Scene
+from analysis.tables import interval, number
+
+Json = dict[str, Any]
+
+TEX: Final = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "−": "$-$",
+    "–": "--",
+    "—": "---",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "α": r"$\alpha$",
+    "δ": r"$\delta$",
+    "ρ": r"$\rho$",
+    "²": "$^2$",
+    "³": "$^3$",
+    "…": r"\dots{}",
+    "\u00a0": "~",
+    "\u2011": "-",
+}
+MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$])")
+ARMS: Final = 6
+"""Columns of arms in one LaTeX table of measures; more would be wider than a page."""
+BRACKET: Final = re.compile(r" (\[.*\])$")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text.
+
+    Attributes:
+        caption: What stands above it.
+        header: A title per column.
+        rows: Cells as people read them.
+        words: How many columns, from the first, stand left; the others stand right.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+
+
+def files(scene: Scene, verdict: Json, partial: str = "") -> Iterator[tuple[str, str]]:
+    """Yield name and content of every file of tables; none before there is an arm.
+
+    Args:
+        scene: Arms with their names.
+        verdict: In the format of ``analysis.verdict``.
+        partial: What the captions begin with.
+    """
+    arms = [arm for arm in scene.arms.to_dicts() if arm["arm"] in verdict["measures"]]
+    if not arms:
+        return
+    texts = {
+        "configurations": [_configurations(arms, verdict, partial)],
+        "costs": [_costs(arms, verdict, partial)],
+        "measures": list(_measures(scene, verdict, partial)),
+    }
+    yield "configurations.csv", table_csv(_numbers(arms, verdict))
+    yield "measures.csv", table_csv(_measured(arms, verdict))
+    for name, found in texts.items():
+        tables = [table for table in found if table.rows]
+        if tables:
+            yield f"{name}.tex", "\n".join(map(latex, tables))
+            yield f"{name}.md", "\n".join(map(markdown, tables))
+
+
+# --- content
+
+
+def _numbers(arms: Iterable[Json], verdict: Json) -> Iterator[Json]:
+    """Yield a row per arm with every number unrounded."""
+    judged = {arm["arm"]: arm for arm in verdict["arms"] + verdict["anchors"]}
+    costs = {entry["arm"]: entry for entry in verdict["fairness"]["costs"]}
+    ends = ("recovery", "low", "high", "low_wide", "high_wide")
+    for arm in arms:
+        own, means = judged[arm["arm"]], verdict["measures"][arm["arm"]]
+        row = {key: arm[key] for key in ("tag", "label", "arm", "method", "role", "members")}
+        row |= {"seeds": own["seeds"], "failed": own["failed"], "verdict": arm["verdict"]}
+        row |= {key: own.get(key) for key in ("p_escape", "p_holm", "p_track")}
+        for key in verdict["protocol"]["endpoints"]:
+            effect = own.get("endpoints", {}).get(key) or {}
+            row |= {f"{key}_{end}": effect.get(end) for end in ends}
+        for key in ("nll", "accuracy"):
+            row |= {f"{key}_{what}": means.get(key, {}).get(what) for what in ("mean", "sd")}
+        found = own.get("equivalent") or {}
+        keys = {"members": "de_equivalent", "low": "de_equivalent_low"}
+        keys |= {"high": "de_equivalent_high", "largest": "de_largest"}
+        row |= {name: found.get(key) for key, name in keys.items()}
+        for cost in COSTS:
+            spent = costs.get(arm["arm"], {}).get(cost) or {}
+            row |= {cost: spent.get("value"), f"{cost}_multiple": spent.get("multiple")}
+        yield row
+
+
+def _configurations(arms: Iterable[Json], verdict: Json, partial: str) -> Table:
+    judged = {arm["arm"]: arm for arm in verdict["arms"] + verdict["anchors"]}
+    protocol = verdict["protocol"]
+    labels = [protocol["labels"][key] for key in protocol["endpoints"]]
+    rows = []
+    for arm in arms:
+        own, means = judged[arm["arm"]], verdict["measures"][arm["arm"]]
+        effects = [own.get("endpoints", {}).get(key) for key in protocol["endpoints"]]
+        rows.append(
+            [
+                arm["label"],
+                arm["verdict"],
+                *map(_effect, effects),
+                _equivalent(own.get("equivalent")),
+                number(means.get("nll", {}).get("mean"), 4),
+                number(means.get("accuracy", {}).get("mean"), 3),
+                str(own["seeds"]),
+            ]
+        )
+    caption = (
+        f"{partial}{verdict['sentence']} R: recovery, 0 is the single model and 1 the deep "
+        f"ensemble of the same size; brackets: {100 * protocol['level']:g} % intervals over seeds."
+    )
+    withheld = " The verdict is withheld because of a control." if verdict["withheld"] else ""
+    header = ["Configuration", "Verdict", *(f"R, {label}" for label in labels)]
+    header += ["DE equivalent", "NLL", "Accuracy", "Seeds"]
+    return Table(caption + withheld, header, rows, words=2)
+
+
+def _effect(effect: Json | None) -> str:
+    if effect is None or effect["recovery"] is None:
+        return "–"
+    return f"{number(effect['recovery'])} {interval(effect)}"
+
+
+def _equivalent(found: Json | None) -> str:
+    if found is None:
+        return "–"
+    beyond = f"> {found['largest']}"
+    return beyond if found["members"] is None else number(found["members"], 1)
+
+
+def _costs(arms: Iterable[Json], verdict: Json, partial: str) -> Table:
+    known = {entry["arm"]: entry for entry in verdict["fairness"]["costs"]}
+    rows = [
+        [arm["label"], *(_spent(known[arm["arm"]][cost]) for cost in COSTS)]
+        for arm in arms
+        if arm["arm"] in known
+        if any(known[arm["arm"]][cost]["value"] is not None for cost in COSTS)
+    ]
+    caption = f"{partial}What each arm costs, and in brackets as a multiple of the single model."
+    return Table(caption, ["Configuration", *(HEADINGS[cost] for cost in COSTS)], rows)
+
+
+def _spent(cost: Json) -> str:
+    times = "" if cost["multiple"] is None else f" [{number(cost['multiple'])}×]"
+    return size(cost["value"]) + times
+
+
+def _measured(arms: Iterable[Json], verdict: Json) -> Iterator[Json]:
+    for arm in arms:
+        for measure, found in verdict["measures"][arm["arm"]].items():
+            keys = {key: arm[key] for key in ("tag", "label", "arm")}
+            yield keys | {"measure": measure} | {key: found[key] for key in ("mean", "sd", "n")}
+
+
+def _measures(scene: Scene, verdict: Json, partial: str) -> Iterator[Table]:
+    """Yield tables of all measures, of a few arms each."""
+    found = secondary.table(scene, verdict["measures"])
+    if found is None:
+        return
+    for first in range(0, len(found["columns"]), ARMS):
+        part = slice(first, first + ARMS)
+        rows = [
+            [row["name"], *(_mean(cell) for cell in row["cells"][part])]
+            for row in found["rows"]
+            if any(row["cells"][part])
+        ]
+        names = [arm["label"] for arm in found["columns"][part]]
+        caption = (
+            f"{partial}Mean over seeds, and standard deviation in brackets: {'; '.join(names)}."
+        )
+        yield Table(caption, ["Measure", *(arm["tag"] for arm in found["columns"][part])], rows)
+
+
+def _mean(cell: Json | None) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell['text']} [{cell['spread']}]" if cell["spread"] else str(cell["text"])
+
+
+# --- form
+
+
+def table_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as CSV; null is an empty field."""
+    found = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]) if found else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def latex(table: Table) -> str:
+    """Return a floating table over both columns, for the package booktabs.
+
+    What stands in brackets behind a number is set smaller.
+    """
+    columns = "l" * table.words + "r" * (len(table.header) - table.words)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table*}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{tex(table.caption)}}}",
+        rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
+        r"\toprule",
+        _tex_row(table.header),
+        r"\midrule",
+        *map(_tex_row, table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tex_row(cells: Sequence[str]) -> str:
+    # Braces: a cell that began with [ or * would be read as an option of the line before.
+    return " & ".join("{" + _tex_cell(cell) + "}" for cell in cells) + r" \\"
+
+
+def _tex_cell(cell: str) -> str:
+    found = BRACKET.search(cell)
+    if not found:
+        return tex(cell)
+    return rf"{tex(cell[: found.start()])} {{\scriptsize {tex(found[1])}}}"
+
+
+def tex(text: str) -> str:
+    """Return text as LaTeX prints it; other letters are left to the engine."""
+    return "".join(TEX.get(letter, letter) for letter in _one_line(text))
+
+
+def markdown(table: Table) -> str:
+    """Return a table of pipes under its caption."""
+    header = [plain(cell) for cell in table.header]
+    rule = ["---"] * table.words + ["---:"] * (len(header) - table.words)
+    rows = [header, rule, *([plain(cell) for cell in row] for row in table.rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([plain(table.caption), "", *lines]) + "\n"
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return MARKDOWN.sub(r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\u00a0" else " " for c in text)
