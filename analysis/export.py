@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import vl_convert
 
-from analysis import look, paper_tables
+from analysis import look, marks, paper_tables
 from analysis.judged import Judged
 from analysis.pages import VEGA_LITE, write
 from analysis.progress import lacking
@@ -39,6 +39,8 @@ NARROW: Final = 200
 """Width of a panel, px, below which not every number fits on its axis."""
 ENTRY: Final = 150
 """Room for an entry of the legend, px."""
+CHOSEN: Final = "{metric}"
+"""Stands in the title of an axis for what was chosen."""
 POINTERS: Final = str.maketrans("◂▸", "◄►")
 """The font has these; those of the page would fall back to another for the whole label."""
 
@@ -114,10 +116,16 @@ def picture(
     hint, datasets = spec.get("usermeta") or {}, spec["datasets"]
     panels = len({row.get("panel") for row in max(datasets.values(), key=len)})
     if choice:
+        spec = json.loads(json.dumps(spec).replace(marks.CHOSEN, choice[1]))
+        datasets = spec["datasets"]
         for param in spec["params"]:
             if param["name"] == "metric":
                 param["value"] = choice[0]
         spec["title"] = choice[1]
+        for encoding in _encodings(spec):
+            for channel in encoding.values():
+                if isinstance(channel, dict) and isinstance(channel.get("title"), str):
+                    channel["title"] = channel["title"].replace(CHOSEN, choice[1])
     if not hint.get("columns"):
         _add_legend(spec, titles, room)
         spec |= {"width": room, "autosize": {"type": "fit-x", "contains": "padding"}}
