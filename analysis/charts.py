@@ -103,7 +103,7 @@ def diversity(rows: Frame, margin: float, methods: Sequence[str], title: str, le
         title: Which recovery.
         level: What its interval covers, in words.
     """
-    domain = marks.frame(rows, margin)
+    domain = marks.frame(rows, margin, HIGHEST)
     right = max(rows["disagreement"].to_list(), default=0.1)
     rows = marks.placed(rows, "disagreement", domain)
     base = alt.Chart(marks.tidy(rows)).encode(
@@ -125,9 +125,9 @@ def diversity(rows: Frame, margin: float, methods: Sequence[str], title: str, le
         base.mark_rule(size=1.5, clip=True).encode(
             y=marks.recovery(alt.Y, "low", domain, title), y2="high:Q"
         ),
-        base.mark_point(filled=True, size=90, clip=True).encode(
-            y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)
-        ),
+        base.mark_point(filled=True, size=90, clip=True)
+        .encode(y=y, shape=marks.shape(methods), tooltip=marks.tips(tips))
+        .add_params(alt.selection_interval(name="brush")),
         *marks.labels(base, y),
     )
     return chart.add_params(marks.SELECTED).properties(width="container", height=340)
@@ -172,33 +172,31 @@ def reliability(rows: Frame, methods: Sequence[str]) -> Facets:
 
 
 def severity(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
-    """Draw the difference from the single model against the severity of the corruption.
+    """Draw a metric, or its difference from the single model, against the corruption's severity.
 
     Args:
-        rows: arm, method, panel, metric, severity, difference, low, high, anchor (the deep
-            ensemble, repeated in every panel).
+        rows: arm, method, panel, metric, severity, value, low, high, anchor (whether it is an
+            anchor, repeated in every panel).
         methods: Domain of colour.
         metric: Shown first; the page switches the parameter ``metric``.
     """
     x = alt.X("severity:O", title="severity", axis=alt.Axis(labelAngle=0, grid=False))
-    title = "difference from single"
+    title = marks.CHOSEN
     base = (
         alt.Chart()
         .transform_filter("datum.metric==metric")
-        .encode(x=x, color=marks.colour(methods), detail="anchor:N")
+        .encode(x=x, color=marks.colour(methods), detail="arm:N")
     )
-    zero = alt.Chart(pl.DataFrame({"zero": [0]})).mark_rule(style="ref")
     tips = [
         ("panel", "Panel", ""),
         ("severity", "Severity", ""),
-        ("difference", "Difference", "+.4f"),
+        ("value", "Value", ".4f"),
     ]
-    tips += [("low", "95 % from", "+.4f"), ("high", "95 % to", "+.4f")]
-    scale = alt.Scale(zero=True)
-    axis = alt.Axis(format="+~g", tickCount=5)
-    y = marks.y("difference", title, scale, axis)
+    tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
+    scale = alt.Scale(zero=False)
+    axis = alt.Axis(format="~g", tickCount=5)
+    y = marks.y("value", title, scale, axis)
     chart = alt.layer(
-        zero.encode(y=marks.y("zero", title, scale, axis)),
         base.mark_area(style="ribbon").encode(y=marks.y("low", title, scale, axis), y2="high:Q"),
         base.mark_line(size=2).encode(y=y),
         base.mark_point(filled=True, size=45, opacity=1).encode(
@@ -284,7 +282,12 @@ def history(rows: Frame, methods: Sequence[str], top: float) -> Facets:
     scale = alt.Scale(domain=[bottom, top], nice=False, padding=6)
     y = marks.y("shown", "validation NLL (nats)", scale, alt.Axis(tickCount=5))
     base = alt.Chart().encode(
-        x=alt.X("order:Q", title="trial", axis=alt.Axis(grid=False, tickCount=5)),
+        x=alt.X(
+            "order:Q",
+            title="trial",
+            scale=alt.Scale(domain=[0, max(rows["order"].to_list())], nice=False, padding=3),
+            axis=alt.Axis(grid=False, tickCount=5),
+        ),
         color=marks.colour(methods),
     )
     tips = [("trial", "Trial", ""), ("order", "Order", ""), ("val_nll", "NLL", ".4f")]
@@ -439,9 +442,13 @@ def landscape(rows: Frame, methods: Sequence[str]) -> Facets:
     base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
     tips = [("label", "Configuration", ""), ("panel", "Quantity", ""), ("mean", "Mean", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
-    mark = alt.Chart().transform_filter("isValid(datum.mark)").mark_rule(style="ref")
+    # Unseen where there is none: a panel whose layer is empty would have no scale.
+    mark = alt.Chart().transform_calculate(_mark="isValid(datum.mark)?datum.mark:datum.mean")
+    seen = alt.condition("isValid(datum.mark)", alt.value(1), alt.value(0))
     chart = alt.layer(
-        mark.encode(x=x("mark"), tooltip=marks.tips([("mark", "Called none below", ".4f")])),
+        mark.mark_rule(style="ref").encode(
+            x=x("_mark"), opacity=seen, tooltip=marks.tips([("mark", "Called none below", ".4f")])
+        ),
         base.mark_rule(size=1.5).encode(x=x("low"), x2="high:Q"),
         base.mark_point(filled=True, size=80).encode(
             x=x("mean"), shape=marks.shape(methods), tooltip=marks.tips(tips)

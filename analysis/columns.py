@@ -124,6 +124,10 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
         **dict.fromkeys(("confidence", "accuracy"), pl.Float64),
     },
     "pairs": {"arm": pl.String, "i": pl.Int16, "j": pl.Int16, "disagreement": pl.Float64},
+    "scores": {
+        **{"arm": pl.String, "replicate": pl.Int32, "kind": pl.String},
+        **dict.fromkeys(("at", "share"), pl.Float64),
+    },
     "curve": {
         **{"arm": pl.String, "replicate": pl.Int32, "members": pl.Int16},
         **dict.fromkeys(("cll", "nll"), pl.Float64),

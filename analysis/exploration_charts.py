@@ -93,7 +93,7 @@ def slices(
             switches the parameter ``metric``.
     """
     scale = alt.Scale(zero=False, nice=True, padding=6)
-    y = marks.y("_shown", "objective (nats)", scale, alt.Axis(tickCount=4))
+    y = marks.y("_shown", marks.CHOSEN, scale, alt.Axis(tickCount=4))
     names = [*frames]
     within = [f"clamp(datum.{name},{low:.6g},{high:.6g})" for name, (low, high) in frames.items()]
     shown = f"metric=='{names[0]}'?{within[0]}:{within[1]}"

@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 
 from analysis import charts, exploration_charts
-from analysis.exploration import OBJECTIVES, Seen, associations, coverage, declared, seen
+from analysis.axes import axis_ticks, beside, declared_value
+from analysis.exploration import OBJECTIVES, Seen, associations, coverage, seen
+from analysis.parallel import parallel_figure
 from analysis.scene import Figure, Scene
 from analysis.search import FOLDS, LEAST_TRIALS, SHUFFLES, importances
 from analysis.titles import title
@@ -21,8 +23,6 @@ LEAST_IN_PART: Final = 3
 LEAST_FIT: Final = 0.2
 """Below this held-out R² a forest has nothing to say about parameters."""
 SHORT: Final = {"val_nll": "NLL", "val_gain": "gain"}
-WIDTH: Final = 44
-"""Letters that fit below a panel."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def draw(scene: Scene) -> list[Figure]:
     figures = (
         _importance(scene, rankings),
         _slices(scene, trials, parameters, rankings),
+        parallel_figure(scene, trials, _most_important(scene, parameters, rankings) or parameters),
         _coverage(scene, trials, parameters),
     )
     return [figure for figure in figures if figure is not None]
@@ -102,7 +103,7 @@ def _importance(scene: Scene, rankings: Sequence[Ranking]) -> Figure | None:
 def _slices(
     scene: Scene, trials: pl.DataFrame, parameters: Sequence[Seen], rankings: Sequence[Ranking]
 ) -> Figure | None:
-    chosen = _most_important(scene, parameters, rankings)
+    chosen = _most_important(scene, parameters, rankings)[:PANELS]
     if not chosen:
         return None
     found = associations(parameters, trials)
@@ -154,7 +155,7 @@ def _most_important(
         for one in parameters
         if one.method in candidates and (one.method, one.parameter) in ranks
     ]
-    return [one for _, one in sorted(known, key=lambda pair: pair[0])][:PANELS]
+    return [one for _, one in sorted(known, key=lambda pair: pair[0])]
 
 
 def _tested(tests: Sequence[dict[str, Any] | None]) -> str:
@@ -174,7 +175,7 @@ def _panel(one: Seen, by_trial: dict[str, dict[str, Any]]) -> list[dict[str, Any
     losses = {name: np.array([by_trial[t][name] for t in one.trials], float) for name in OBJECTIVES}
     slots = np.array([one.domain.slot(value) for value in one.values])
     rows: list[dict[str, Any]] = [
-        {"kind": "trial", "at": _beside(one, value, number), "value": declared_value(value)}
+        {"kind": "trial", "at": beside(one, value, number), "value": declared_value(value)}
         | {name: by_trial[trial][name] for name in OBJECTIVES}
         for number, (trial, value) in enumerate(zip(one.trials, one.values, strict=True))
     ]
@@ -183,7 +184,7 @@ def _panel(one: Seen, by_trial: dict[str, dict[str, Any]]) -> list[dict[str, Any
         middles = {n: float(np.median(v)) for n, v in own.items() if len(v) >= LEAST_IN_PART}
         ends = {"at": slot / one.domain.slots, "high": (slot + 1) / one.domain.slots}
         rows += [{"kind": "median"} | ends | middles] if middles else []
-    return rows + _ticks(one)
+    return rows + axis_ticks(one)
 
 
 def _frames(chosen: Sequence[Seen], by_trial: dict[str, Any]) -> dict[str, tuple[float, float]]:
@@ -196,36 +197,6 @@ def _frames(chosen: Sequence[Seen], by_trial: dict[str, Any]) -> dict[str, tuple
         reach = 3 * max(high - low, 1e-9)
         found[name] = (low - reach, high + reach)
     return found
-
-
-def declared_value(value: Any) -> str:
-    """Return a parameter's value as text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _beside(one: Seen, value: Any, number: int) -> float:
-    """Return where a trial stands: values of a choice are spread evenly within their slot."""
-    at = one.domain.position(value)
-    if not one.domain.stepped:
-        return at
-    return at + (number * 0.618034 % 1 - 0.5) * 0.6 / one.domain.slots
-
-
-def _ticks(one: Seen) -> list[dict[str, Any]]:
-    """Return the labels below a panel: choices, or the ends and the middle of a range."""
-    domain = one.domain
-    if domain.choices:
-        room = WIDTH // domain.slots
-        texts = declared(domain).split(", ")
-        short = [text if len(text) <= room else f"{text[: room - 1]}…" for text in texts]
-        return [
-            {"kind": "center", "at": (n + 0.5) / domain.slots, "value": text}
-            for n, text in enumerate(short)
-        ]
-    return [
-        {"kind": kind, "at": at, "value": f"{domain.at(at):.2g}"}
-        for at, kind in ((0.0, "left"), (0.5, "center"), (1.0, "right"))
-    ]
 
 
 def _range(counts: Any) -> str:

@@ -13,8 +13,10 @@ from scipy import stats
 from analysis import charts, exploration_figures, search
 from analysis.costs import costs as arm_costs
 from analysis.costs import multiples, with_front
+from analysis.detection import areas_figure, roc_figure, scores_figure
 from analysis.evidence import evidence_figure
 from analysis.geometry import landscape_figure, trajectory_figure
+from analysis.growth import growth_figure
 from analysis.scene import Figure, Scene, over_seeds
 
 LEAST_IN_BIN = 20
@@ -24,7 +26,8 @@ LEAST_IN_BIN = 20
 def draw(scene: Scene) -> list[Figure]:
     """Return every figure that the data can fill, in the order of the page."""
     confirmed: list[Callable[[Scene], Figure | None]] = [
-        _forest, _diversity, _collapsed, _severity, _reliability, _members,
+        _forest, _diversity, _collapsed, growth_figure, _severity, _reliability,
+        scores_figure, roc_figure, areas_figure, _members,
         trajectory_figure, landscape_figure, evidence_figure, _cost,
     ]  # fmt: skip
     ready = len(scene.recovery) > 0
@@ -38,7 +41,7 @@ def draw(scene: Scene) -> list[Figure]:
 
 def _forest(scene: Scene) -> Figure:
     rows = scene.judged().join(scene.recovery, on="arm", maintain_order="left")
-    seeds = _seeds(scene, rows["arm"].unique().to_list())
+    seeds = scene.seeds(rows["arm"].unique().to_list())
     return Figure(
         "recovery",
         "Recovery",
@@ -163,36 +166,39 @@ def _severity(scene: Scene) -> Figure | None:
     single = known.filter(pl.col("arm") == "single").select(
         "metric", "severity", at="mean", s="half"
     )
+    keys = ("arm", "metric", "severity")
     gap = known.join(single, on=["metric", "severity"]).with_columns(
         difference=pl.col("mean") - pl.col("at"),
         half=(pl.col("half") ** 2 + pl.col("s") ** 2).sqrt(),
     )
-    gap = gap.with_columns(
-        low=pl.col("difference") - pl.col("half"), high=pl.col("difference") + pl.col("half")
-    )
+    values = pl.concat(
+        [
+            gap.select(*keys, "half", value="difference"),
+            known.select(*keys, "half", value="mean").with_columns(pl.col("metric") + "_itself"),
+        ]
+    ).with_columns(low=pl.col("value") - pl.col("half"), high=pl.col("value") + pl.col("half"))
     panels = []
     for arm in scene.judged().head(8).iter_rows(named=True):
-        for key, anchor in ((arm["arm"], False), (arm["reference"], True)):
-            method = pl.lit("deep_ensemble" if anchor else arm["method"])
-            panels.append(
-                gap.filter(pl.col("arm") == key).with_columns(
-                    panel=pl.lit(arm["label"]), method=method, anchor=pl.lit(anchor)
-                )
-            )
-    kept = ["arm", "method", "panel", "metric", "severity", "difference", "low", "high", "anchor"]
-    rows = (
-        pl.concat(panels)
-        .select(kept)
-        .sort(
-            pl.col("metric").replace_strict({m: n for n, m in enumerate(metrics)}),
-            maintain_order=True,
-        )
-    )
+        shown = {arm["arm"]: arm["method"], arm["reference"]: "deep_ensemble", "single": "single"}
+        for key, method in shown.items():
+            own = values.filter(pl.col("arm") == key)
+            if key == "single":  # Its difference from itself is 0 without doubt.
+                sure = ~pl.col("metric").str.ends_with("_itself")
+                own = own.with_columns(pl.when(~sure).then(pl.col("low", "high")))
+            who = {"method": pl.lit(method), "anchor": pl.lit(key != arm["arm"])}
+            panels.append(own.with_columns(panel=pl.lit(arm["label"]), **who))
+    kept = ["arm", "method", "panel", "metric", "severity", "value", "low", "high", "anchor"]
+    choices = {key: f"{name} − single" for key, name in metrics.items()}
+    choices |= {f"{key}_itself": name for key, name in metrics.items()}
+    order = {key: number for number, key in enumerate(choices)}
+    rows = pl.concat(panels).select(kept)
+    rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
     top = max(rows["severity"].to_list())
     hardest = rows.filter((pl.col("metric") == "nll") & (pl.col("severity") == top))
     lead = scene.lead()
-    ours = hardest.filter((pl.col("arm") == lead["arm"]) & ~pl.col("anchor"))["difference"]
-    theirs = hardest.filter(pl.col("anchor") & (pl.col("panel") == lead["label"]))["difference"]
+    ours = hardest.filter((pl.col("arm") == lead["arm"]) & ~pl.col("anchor"))["value"]
+    deep = (pl.col("arm") == lead["reference"]) & (pl.col("panel") == lead["label"])
+    theirs = hardest.filter(deep)["value"]
     claim = "How the gap to the single model grows with the severity of the shift"
     if len(ours) and len(theirs):
         claim = (
@@ -203,10 +209,10 @@ def _severity(scene: Scene) -> Figure | None:
         "severity",
         "Shift",
         claim,
-        f"{_seeds(scene, rows['arm'].unique().to_list())} replicates per arm; bands are 95 % "
+        f"{scene.seeds(rows['arm'].unique().to_list())} replicates per arm; bands are 95 % "
         "intervals over seeds of both arms, joined in quadrature.",
         charts.severity(rows, scene.methods, "nll"),
-        choices=tuple(metrics.items()),
+        choices=tuple(choices.items()),
     )
 
 
@@ -247,7 +253,7 @@ def _reliability(scene: Scene) -> Figure | None:
         "reliability",
         "Calibration",
         "Calibration error: " + ", ".join(f"{tag} {value:.3f}" for tag, value in three if value),
-        f"{_seeds(scene, shown['arm'].to_list())} replicates per arm, 15 bins of equal width on "
+        f"{scene.seeds(shown['arm'].to_list())} replicates per arm, 15 bins of equal width on "
         "the test set; bands are 95 % t-intervals over seeds.",
         charts.reliability(rows.select(kept), scene.methods),
     )
@@ -286,7 +292,7 @@ def _members(scene: Scene) -> Figure | None:
         "members",
         "Members",
         claim,
-        f"Mean over {_seeds(scene, shown['arm'].to_list())} replicates per arm, test set; the "
+        f"Mean over {scene.seeds(shown['arm'].to_list())} replicates per arm, test set; the "
         "title gives the mean over pairs.",
         charts.members(rows.select("arm", "panel", "i", "j", "disagreement")),
     )
@@ -347,12 +353,3 @@ def costs(scene: Scene) -> pl.DataFrame:
 def _ensemble(scene: Scene) -> str:
     """Return the arm of the deep ensemble that the first judged arm is measured against."""
     return str(scene.lead()["reference"])
-
-
-def _seeds(scene: Scene, arms: list[str]) -> str:
-    """Return the number of replicates of these arms: one number or its range."""
-    counts = (
-        scene.measures.replicates.filter(pl.col("arm").is_in(arms)).group_by("arm").len()["len"]
-    )
-    least, most = min(counts.to_list()), max(counts.to_list())
-    return f"{most}" if least == most else f"{least} to {most}"

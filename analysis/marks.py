@@ -14,6 +14,8 @@ Tip = tuple[str, str, str]
 Spot = tuple[Any, float, float, float]
 
 SELECTED = alt.param(name="sel", value=[])
+CHOSEN = "{metric}"
+"""Title of an axis that is called after the choice which the reader has made."""
 TICKS = [0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128]
 
 
@@ -68,12 +70,12 @@ def recovery(axis: type[Any], field: str, domain: Sequence[float], title: str = 
     )
 
 
-def frame(rows: Frame, margin: float) -> tuple[float, float]:
-    """Return the range of recovery to draw: all estimates within reason, both anchors, the band."""
+def frame(rows: Frame, margin: float, most: float = 2.2) -> tuple[float, float]:
+    """Return the range of recovery to draw: estimates up to ``most``, both anchors, the band."""
     known = rows["estimate"].drop_nulls().drop_nans().to_list()
     low = min([-margin, -0.35, *(value - 0.15 for value in known)])
     high = max([1.2, *(value + 0.15 for value in known)])
-    return max(round(low, 2), -1.6), min(round(high, 2), 2.2)
+    return max(round(low, 2), -1.6), min(round(high, 2), most)
 
 
 PLACES: Sequence[tuple[int, int, Literal["left", "right"]]] = (

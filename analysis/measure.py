@@ -46,6 +46,8 @@ class Measures:
             replicate, members, and a Float64 column per metric, null where it is undefined
             (``analysis.columns`` has the table).
         severities: arm, replicate, condition, severity, nll, accuracy, ece.
+        scores: arm, replicate, kind (in, out: shares of the entropy over its largest value, in
+            bins from ``at``; roc: share found ``at`` a share of false alarms), at, share.
         reliability: arm, replicate, bin (0-14), count, confidence, accuracy.
         pairs: arm, i, j, disagreement (mean over replicates; members i < j).
         excluded: trial, arm, stage, status, reason: every trial that is not complete (a failed
@@ -63,6 +65,7 @@ class Measures:
     pairs: pl.DataFrame
     excluded: pl.DataFrame
     curve: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SCHEMAS["curve"]))
+    scores: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SCHEMAS["scores"]))
     source: Source | None = None
 
     def examples(self, arm: str) -> ExampleValues | None:
@@ -165,6 +168,7 @@ def _add(parts: dict[str, list[Json]], row: Json, found: Json, size: int) -> Non
     parts["replicates"].append(values)
     parts["severities"] += [here | cell for cell in own["severities"]]
     parts["reliability"] += [here | bin_ for bin_ in own["reliability"]]
+    parts["scores"] += [here | point for point in own["scores"]]
     parts["pairs"] += [{"arm": row["arm"]} | pair for pair in own["pairs"]]
 
 

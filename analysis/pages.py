@@ -1,5 +1,6 @@
 """Pages of one file: template, style, script, data and Vega in one text; and writing any file."""
 
+import base64
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -25,10 +26,20 @@ def render(template: str, page: Any, payload: Any) -> str:
     )
     return environment.get_template(template).render(
         page=page,
-        css=Markup((HERE / "report.css").read_text()),
+        css=Markup(_font() + (HERE / "report.css").read_text()),
         app=Markup((HERE / "report.js").read_text()),
         bundle=Markup(_vega()),
         payload=Markup(embed(payload)),
+    )
+
+
+@cache
+def _font() -> str:
+    """Return the style that carries the page's own letters (Inter, SIL Open Font License)."""
+    data = base64.b64encode((HERE / "inter" / "inter.woff2").read_bytes()).decode()
+    return (
+        '@font-face { font-family: "Inter"; font-weight: 100 900; '
+        f'src: url("data:font/woff2;base64,{data}") format("woff2"); }}\n'
     )
 
 

@@ -2,15 +2,17 @@
 (() => {
   const page = JSON.parse(document.getElementById("payload").textContent);
   const root = document.documentElement;
-  const views = new Map(), params = {};
+  const views = new Map(), params = {}, arms = page.arms ?? {};
   const status = window.__report = { ready: false, errors: [] };
-  let selected = [];
+  let selected = [], opened = "";
+  const known = new Set([...Object.values(page.methods).flat(), ...Object.keys(arms)]);
   const paths = {
     circle: "M5,0A5,5,0,1,1,-5,0A5,5,0,1,1,5,0Z", square: "M-4.5,-4.5h9v9h-9Z", diamond: "M0,-6L5,0L0,6L-5,0Z",
     "triangle-up": "M0,-5.5L5.5,4.5H-5.5Z", "triangle-down": "M0,5.5L5.5,-4.5H-5.5Z",
     cross: "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4Z", "triangle-left": "M-5.5,0L4.5,5.5V-5.5Z",
   };
 
+  const coarse = matchMedia("(pointer: coarse)").matches;
   const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
   const palette = () => {
     const hues = css("--hues").split(" ");
@@ -42,6 +44,9 @@
         ribbon: { opacity: 0.17, strokeOpacity: 0 },
         hollow: { fill: css("--card"), strokeWidth: 2 },
         quiet: { color: soft, fontSize: 11 },
+        halo: { stroke: css("--card"), strokeWidth: 4, strokeJoin: "round", color: css("--card"), fontSize: 11 },
+        inside: { color: css("--accent"), fillOpacity: 0.3, strokeOpacity: 0 },
+        outside: { color: css("--open"), strokeWidth: 1.8 },
         bar: { color: css("--accent"), opacity: 0.55 },
         whisker: { color: ink, size: 1.5 },
       },
@@ -50,14 +55,16 @@
 
   /* A facet cannot follow its container, so its cells are fitted: draw, measure, resize. */
   async function draw(box) {
-    const figure = page.figures[box.dataset.chart];
-    const spec = structuredClone(figure.spec);
+    const key = box.dataset.chart, figure = page.figures[key], own = params[key] ?? {};
+    const spec = called(figure, own.metric);
     const room = box.clientWidth, hint = spec.usermeta || {};
     spec.datasets = Object.fromEntries(figure.uses.map((key) => [key, page.datasets[key]]));
     for (const param of spec.params || []) {
       if (param.name === "sel") param.value = selected;
-      else if (params[param.name] !== undefined) param.value = params[param.name];
+      else if (param.name === "room") param.value = room;
+      else if (own[param.name] !== undefined) param.value = own[param.name];
     }
+    if (coarse) spec.params = (spec.params || []).filter((param) => param.name !== "brush");
     const options = { config: look(), ast: true, actions: false, renderer: "svg", mode: "vega-lite" };
     options.config.axis.labelLimit = Math.min(210, room * 0.36);
     let result;
@@ -70,17 +77,23 @@
       const most = hint.most || room;
       let cell = Math.min(most, Math.floor((room - 60) / columns - gap));
       spec.columns = columns;
-      spec.spec.width = cell;
-      spec.spec.height = hint.ratio ? Math.round(cell * hint.ratio) : hint.height;
-      options.config.header.labelLimit = cell;
-      result = await vegaEmbed(box, spec, options);
-      for (let pass = 0; pass < 5; pass++) {
-        const spare = room - Number(box.querySelector("svg").getAttribute("width"));
-        if (spare >= 0 && (spare < columns + 3 || cell === most)) break;
-        cell = Math.min(most, cell + Math.floor(spare / columns));
-        result.view.signal("child_width", cell);
-        if (hint.ratio) result.view.signal("child_height", Math.round(cell * hint.ratio));
-        await result.view.resize().runAsync();
+      // Texts wider than their cell would widen it, and the fit would never end.
+      let widest = columns === 1 ? room * 0.58 : cell;
+      for (let round = 0; round < 2; round++) {
+        spec.spec.width = cell;
+        spec.spec.height = hint.ratio ? Math.round(cell * hint.ratio) : hint.height;
+        options.config.header.labelLimit = options.config.axisX.titleLimit = widest;
+        result = await vegaEmbed(box, spec, options);
+        for (let pass = 0; pass < 5; pass++) {
+          const spare = room - Number(box.querySelector("svg").getAttribute("width"));
+          if (spare >= 0 && (spare < columns + 3 || cell === most)) break;
+          cell = Math.min(most, cell + Math.floor(spare / columns));
+          result.view.signal("child_width", cell);
+          if (hint.ratio) result.view.signal("child_height", Math.round(cell * hint.ratio));
+          await result.view.resize().runAsync();
+        }
+        if (columns > 1 || cell < widest + 20) break;
+        widest = cell;
       }
     }
     const svg = box.querySelector("svg");
@@ -88,8 +101,29 @@
     svg.setAttribute("aria-label", figure.title);
     svg.querySelectorAll("[role]").forEach((node) => node.removeAttribute("role"));
     svg.querySelectorAll(":scope > g").forEach((node) => node.setAttribute("aria-hidden", "true"));
-    result.view.addEventListener("click", (_, item) => item?.datum?.arm && toggle([item.datum.arm]));
-    views.set(box.dataset.chart, result.view);
+    result.view.addEventListener("click", (_, item) => known.has(item?.datum?.arm) && toggle([item.datum.arm]));
+    if (spec.params?.some((param) => param.name === "brush")) {
+      result.view.addSignalListener("brush", (_, ranges) => brushed(figure, ranges));
+    }
+    views.set(key, result.view);
+  }
+
+  /* The spec; an axis that is called after a choice has its name. */
+  function called(figure, metric) {
+    const names = figure.choices, name = names && (names[metric] ?? Object.values(names)[0]);
+    if (!name) return structuredClone(figure.spec);
+    return JSON.parse(JSON.stringify(figure.spec).replaceAll("{metric}", JSON.stringify(name).slice(1, -1)));
+  }
+
+  /* Select the arms whose points lie within the brush; a click, which has no area, changes nothing. */
+  function brushed(figure, ranges) {
+    const fields = Object.entries(ranges ?? {});
+    if (!fields.length) return;
+    const rows = figure.uses.flatMap((name) => page.datasets[name]).filter((row) => known.has(row.arm));
+    const inside = rows.filter((row) => fields.every(([field, ends]) =>
+      row[field] >= Math.min(...ends) && row[field] <= Math.max(...ends)));
+    selected = [...new Set(inside.map((row) => row.arm))];
+    show();
   }
 
   async function drawAll() {
@@ -121,7 +155,68 @@
     const chip = document.getElementById("chip");
     chip.hidden = !selected.length;
     chip.firstElementChild.textContent = selected.length === 1 ? "1 selected" : `${selected.length} selected`;
-    history.replaceState(null, "", selected.length ? `#sel=${selected.join(",")}` : location.pathname);
+    const at = new URLSearchParams();
+    if (selected.length) at.set("sel", selected.join(","));
+    if (opened) at.set("open", opened);
+    const hash = decodeURIComponent(at.toString());
+    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+  }
+
+  const make = (name, text, parent, more = {}) => {
+    const node = Object.assign(document.createElement(name), more);
+    if (text) node.textContent = text;
+    parent?.append(node);
+    return node;
+  };
+
+  function pairs(title, rows, parent) {
+    if (!rows.length) return;
+    make("h3", title, parent);
+    const list = make("dl", "", parent);
+    for (const [name, value] of rows) { make("dt", name, list); make("dd", value, list); }
+  }
+
+  /* Everything about one arm, in a dialog. */
+  function open(arm) {
+    const drawer = document.getElementById("drawer"), about = arms[arm], body = drawer.lastElementChild;
+    if (!about) return;
+    opened = arm;
+    document.getElementById("drawer-title").textContent = about.label;
+    body.replaceChildren();
+    make("span", about.verdict, make("p", "", body, { className: about.verdict }), { className: "badge" });
+    pairs("Recovery, with its interval", about.recovery, body);
+    pairs("Parameters", about.parameters, body);
+    for (const [title, text] of about.texts) {
+      make("h3", title, body);
+      make("pre", text, body, { tabIndex: 0 });
+      make("button", "Copy", body, { type: "button" }).dataset.copy = text;
+    }
+    pairs("Measures: mean ± standard deviation over seeds", about.measures, body);
+    if (!drawer.open) drawer.showModal();
+    body.scrollTop = 0;
+    show();
+  }
+
+  async function copy(text, button) {
+    const old = button.textContent;
+    try { await navigator.clipboard.writeText(text); } catch {
+      const area = make("textarea", "", button.parentElement, { value: text });
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = old; }, 1500);
+  }
+
+  function filter(text) {
+    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = [...document.querySelectorAll("#configurations ~ .table tbody tr")];
+    for (const row of rows) {
+      row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+    }
+    const left = rows.filter((row) => !row.hidden).length;
+    document.getElementById("found").textContent = `${left} of ${rows.length}`;
   }
 
   function toggle(arms) {
@@ -175,22 +270,41 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    const { save: kind, arm, method, param, value, act } = button.dataset;
+    const { save: kind, arm, method, param, value, act, open: whose, copy: text } = button.dataset;
     if (kind) exports_[kind](button.closest("[data-figure]").dataset.figure);
+    else if (whose) open(whose);
+    else if (text !== undefined) copy(text, button);
     else if (arm) toggle([arm]);
     else if (method) toggle(page.methods[method]);
     else if (param) {
-      params[param] = value;
+      const figure = button.closest("[data-figure]");
+      (params[figure.dataset.figure] ??= {})[param] = value;
       for (const other of button.parentElement.children) other.setAttribute("aria-pressed", other === button);
-      views.get(button.closest("[data-figure]").dataset.figure).signal(param, value).runAsync();
+      draw(figure.querySelector("[data-chart]"));
     } else if (act === "theme") { root.classList.toggle("dark"); drawAll(); }
     else if (act === "clear") { selected = []; show(); }
-    else if (act === "copy") navigator.clipboard?.writeText(location.href).then(() => { button.textContent = "Copied"; });
+    else if (act === "copy") copy(location.href, button);
+    else if (act === "close") document.getElementById("drawer").close();
     else if (act === "print") {
       const dark = root.classList.contains("dark");
       root.classList.remove("dark");
       drawAll().then(() => { window.print(); if (dark) { root.classList.add("dark"); drawAll(); } });
     } else if (button.closest("th")) sort(button);
+  });
+
+  document.addEventListener("input", (event) => {
+    const { slider } = event.target.dataset;
+    if (event.target.id === "filter") filter(event.target.value);
+    if (!slider) return;
+    const key = event.target.closest("[data-figure]").dataset.figure, value = event.target.value / 100;
+    (params[key] ??= {})[slider] = value;
+    event.target.nextElementSibling.textContent = `${event.target.value} %`;
+    views.get(key).signal(slider, value).runAsync();
+  });
+
+  document.getElementById("drawer")?.addEventListener("close", () => { opened = ""; show(); });
+  document.getElementById("drawer")?.addEventListener("click", (event) => {
+    if (event.target === event.currentTarget) event.currentTarget.close();
   });
 
   let width = innerWidth, timer;
@@ -201,8 +315,12 @@
     timer = setTimeout(drawAll, 150);
   });
 
-  const wanted = new URLSearchParams(location.hash.slice(1)).get("sel");
-  const known = new Set(Object.values(page.methods).flat());
-  if (wanted) selected = wanted.split(",").filter((arm) => known.has(arm));
-  drawAll().then(() => { if (selected.length) show(); status.ready = true; root.dataset.charts = status.errors.length ? "failed" : "drawn"; });
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  selected = (wanted.get("sel") ?? "").split(",").filter((arm) => known.has(arm));
+  // Vega measures text when it draws: the letters must be there.
+  Promise.all(["400", "500", "600", "700"].map((weight) => document.fonts.load(`${weight} 12px Inter`))).then(drawAll).then(() => {
+    if (wanted.has("open")) open(wanted.get("open"));
+    if (selected.length) show();
+    status.ready = true; root.dataset.charts = status.errors.length ? "failed" : "drawn";
+  });
 })();

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from analysis import comparison, export, pages, summarise
+from analysis import comparison, drawer, export, pages, summarise
 from analysis.given import load_predictions
 from analysis.judged import Judged, finite, judged, judged_folder
 from analysis.pages import embed, write
@@ -126,6 +126,11 @@ def write_report(own: Judged, out: Path, now: datetime) -> None:
     methods = {m: arms.filter(arms["method"] == m)["arm"].to_list() for m in scene.methods}
     page = summarise.page(scene, own.run, own.verdict, own.drawn, now)
     payload = pages.payload(own.drawn, methods)
+    payload |= {
+        "arms": drawer.details(scene, own.run, own.verdict),
+        "protocol": own.verdict["protocol"],
+        "provenance": dict(page["provenance"]),
+    }
     html = pages.render("report.html.j2", page, payload)
     write(out, html)
     beside = own.run.given or not os.access(own.run.folder, os.W_OK)

@@ -24,6 +24,8 @@ class Scene:
         arms: arm, tag, label, method, role, members, reference, verdict; best candidate first, then
             comparisons, controls, anchors.
         recovery: arm, endpoint, panel, estimate, low, high, low_wide, high_wide; primary endpoints.
+        equivalents: arm, members, low, high: the size of the Deep Ensemble that is as good in
+            calibrated NLL; null where none in the pool is.
         methods: Domain of colour: deep_ensemble, single, then the others by name.
         titles: Method -> readable name.
         margin: Half width of the band around the single model.
@@ -38,6 +40,7 @@ class Scene:
     geometry: pl.DataFrame
     arms: pl.DataFrame
     recovery: pl.DataFrame
+    equivalents: pl.DataFrame
     methods: list[str]
     titles: dict[str, str]
     margin: float
@@ -54,6 +57,13 @@ class Scene:
         """Return the first candidate, or the first judged arm if there is no candidate."""
         return self.judged().row(0, named=True)
 
+    def seeds(self, arms: Sequence[str]) -> str:
+        """Return how many replicates the arms have: one number, or the range."""
+        replicates = self.measures.replicates.filter(pl.col("arm").is_in(arms))
+        counts = replicates.group_by("arm").len()["len"].to_list()
+        least, most = min(counts), max(counts)
+        return f"{most}" if least == most else f"{least} to {most}"
+
     def axis(self) -> str:
         """Return the title of an axis of recovery on the primary endpoint."""
         own = self.recovery.filter(pl.col("endpoint") == self.primary)
@@ -67,7 +77,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure; ``choices`` are the values of its parameter ``metric``.
+    """One figure.
+
+    ``choices`` are the values of its parameter ``metric``; ``slider`` names a parameter from 0 to 1
+    that the reader sets, what stands before it, and where it stands at first.
 
     How to read it stands in ``reading.html.j2`` under its ``key``.
     """
@@ -79,6 +92,7 @@ class Figure:
     chart: Chart
     wide: bool = True
     choices: tuple[tuple[str, str], ...] = ()
+    slider: tuple[str, str, float] | None = None
 
 
 def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFrame:

@@ -44,7 +44,7 @@ def table(scene: Scene, found: Json) -> Json | None:
         {"name": name, "about": _about(metric), "cells": cells}
         for name, metric in METRICS.items()
         if name not in NOT_SHOWN
-        and any(cells := [_cell(found[arm].get(name)) for arm in arms["arm"]])
+        and any(cells := [cell(found[arm].get(name)) for arm in arms["arm"]])
     ]
     columns = [{"tag": tag, "label": label} for tag, label in arms["tag", "label"].iter_rows()]
     return {"columns": columns, "rows": rows} if rows else None
@@ -56,7 +56,8 @@ def _about(metric: Metric) -> str:
     return "; ".join(part for part in (metric.meaning, metric.unit, said) if part)
 
 
-def _cell(value: Json | None) -> Json | None:
+def cell(value: Json | None) -> Json | None:
+    """Return mean and standard deviation as text."""
     if value is None:
         return None
     text, spread = (_digits(value[key]) for key in ("mean", "sd"))

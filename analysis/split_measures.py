@@ -245,10 +245,53 @@ def on_ood(inside: Mapping[str, Array], rows: Rows, ood: Predictions) -> Json:
         rows: Those of the rows out of distribution.
         ood: The rows.
     """
-    sets = [ood.condition == condition for condition in np.unique(ood.condition)]
+    sets = _sets(ood)
     measures = {"auroc": metrics.auroc, "aupr": metrics.aupr, "fpr95": metrics.fpr95}
     return {
         f"ood_{name}_{score}": np.mean([of(inside[score], rows[score][own]) for own in sets])
         for name, of in measures.items()
         for score in rows
     }
+
+
+SCORE_BINS: Final = 25
+"""Bins of equal width for the entropy over its largest value."""
+FALSE_ALARMS: Final = np.linspace(0, 1, 41)
+"""Where the ROC is looked at."""
+
+
+def scores(inside: Array, outside: Array, ood: Predictions, classes: int) -> list[Json]:
+    """Return how entropy is distributed in and out of distribution, and the ROC between them.
+
+    Each is a mean over the out-of-distribution sets.
+
+    Args:
+        inside: Entropy of the test rows, in nats.
+        outside: That of the rows out of distribution.
+        ood: Those rows.
+        classes: Their number.
+    """
+    sets = [outside[own] for own in _sets(ood)]
+    edges = np.linspace(0, 1, SCORE_BINS + 1)
+
+    def binned(entropy: Array) -> Array:
+        parts = np.clip(entropy / np.log(max(classes, 2)), 0, 1)
+        return np.histogram(parts, edges)[0] / len(parts)
+
+    curves = {
+        "in": (edges[:-1], binned(inside)),
+        "out": (edges[:-1], np.mean([binned(own) for own in sets], 0)),
+        "roc": (
+            FALSE_ALARMS,
+            np.mean([metrics.roc(inside, own, FALSE_ALARMS) for own in sets], 0),
+        ),
+    }
+    return [
+        {"kind": kind, "at": float(at), "share": float(share)}
+        for kind, (places, shares) in curves.items()
+        for at, share in zip(places, shares, strict=True)
+    ]
+
+
+def _sets(ood: Predictions) -> list[Array]:
+    return [ood.condition == condition for condition in np.unique(ood.condition)]

@@ -59,6 +59,7 @@ def scene(run: Run, measures: Measures, verdict: Json) -> Scene:
         geometry=geometry(run),
         arms=_arms(verdict),
         recovery=pl.DataFrame(effects, schema=columns),
+        equivalents=_equivalents(verdict),
         methods=methods,
         titles={method: title(method) for method in methods},
         margin=protocol["delta"],
@@ -87,6 +88,17 @@ def _arms(verdict: Json) -> pl.DataFrame:
     columns = dict.fromkeys(texts, pl.String) | {"members": pl.Int64}
     kept = [{key: row[key] for key in columns} for row in rows]
     return pl.DataFrame(kept, schema=columns)
+
+
+def _equivalents(verdict: Json) -> pl.DataFrame:
+    """Return each arm's Deep Ensemble equivalent (see ``Scene``)."""
+    keys = ("members", "low", "high")
+    rows = [
+        {"arm": arm["arm"]} | {key: found[key] for key in keys}
+        for arm in verdict["arms"]
+        if (found := arm.get("equivalent")) is not None
+    ]
+    return pl.DataFrame(rows, schema={"arm": pl.String} | dict.fromkeys(keys, pl.Float64))
 
 
 def _leads(arm: Json) -> tuple[int, bool, bool]:

@@ -153,10 +153,11 @@ def _differences(specs: Mapping[str, Json], arm: str) -> str:
         for key, value in own.items()
     }
     most = sorted(own, key=lambda key: (-apart[key], key))[:MOST_PARAMETERS]
-    return " · ".join(f"{key} {_plain(own[key])}" for key in sorted(most) if apart[key])
+    return " · ".join(f"{key} {plain(own[key])}" for key in sorted(most) if apart[key])
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Return a parameter's value as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

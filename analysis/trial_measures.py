@@ -67,7 +67,7 @@ class TrialMeasures:
     Attributes:
         scalars: Plain JSON: ``fingerprints`` by split, ``controls`` (measures of the one-member
             controls), ``curve`` (rows of members, cll, nll), and ``sizes``: by ensemble size (as
-            text) ``values``, and rows of ``severities``, ``reliability`` and ``pairs``.
+            text) ``values``, and rows of ``severities``, ``scores``, ``reliability`` and ``pairs``.
         examples: By ensemble size.
     """
 
@@ -128,6 +128,7 @@ def _on_test(rows: split.Rows, losses: Array | None, test: Predictions) -> Json:
     return {
         "values": split.on_test(rows, test.labels) | {"cll": _mean(losses)},
         "severities": [],
+        "scores": [],
         "reliability": split.bins(rows["logq"].T, test.labels),
         "pairs": split.pairs(rows["choice"]),
     }
@@ -185,6 +186,8 @@ def _add_ood(found: dict[int, Json], rows: Mapping[int, split.Rows], data: Any, 
             "mi": rows[size]["mutual_information"],
         }
         found[size]["values"] |= split.on_ood(inside, outside[size], data)
+        entropy = inside["entropy"], outside[size]["entropy"]
+        found[size]["scores"] = split.scores(*entropy, data, logq.shape[1])
 
 
 def _add_shift(

@@ -16,7 +16,7 @@ from analysis.metrics.calibration import (
     ece,
     reliability,
 )
-from analysis.metrics.detection import aupr, auroc, fpr95
+from analysis.metrics.detection import aupr, auroc, fpr95, roc
 from analysis.metrics.diversity import (
     disagreement,
     normalised_disagreement,
@@ -92,5 +92,6 @@ __all__ = [
     "predictive_entropy",
     "q_statistic",
     "reliability",
+    "roc",
     "temperature",
 ]

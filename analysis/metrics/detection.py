@@ -20,6 +20,21 @@ def auroc(negative: FloatArray, positive: FloatArray) -> float:
     return float((ranks.sum() - n * (n + 1) / 2) / (n * len(negative)))
 
 
+def roc(negative: FloatArray, positive: FloatArray, alarm: FloatArray) -> FloatArray:
+    """Return the share of ``positive`` that is found at each share ``alarm`` of false alarms.
+
+    Out of distribution is *positive*. Straight between thresholds, as ``auroc`` counts equal
+    scores: the area below the curve is ``auroc``.
+    """
+    thresholds = np.unique(np.concatenate([negative, positive]))
+    shares = [
+        1 - np.searchsorted(np.sort(sample), thresholds, "left") / len(sample)
+        for sample in (negative, positive)
+    ]
+    false, true = (np.concatenate([[0.0], share[::-1]]) for share in shares)
+    return np.interp(alarm, false, true)  # At a vertical step, its top.
+
+
 def aupr(negative: FloatArray, positive: FloatArray) -> float:
     """Return the average precision at equal prevalence: 1 is perfect, about 0.5 is blind.
 

@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 
 from analysis import exploration_charts
+from analysis.axes import axis_ticks, beside
 from analysis.declared import Domain
 from analysis.exploration import OBJECTIVES, Seen
-from analysis.exploration_figures import _beside, _panel, _ticks
+from analysis.exploration_figures import _panel
 from analysis.report import report
 from tests.analysis.make_run import Data, make_run
 from tests.analysis.test_report import fields, payload
@@ -52,10 +53,10 @@ def rows(page: Any, figure: str) -> list[dict[str, Any]]:
     return max((page["datasets"][use] for use in page["figures"][figure]["uses"]), key=len)
 
 
-@pytest.mark.parametrize("figure", ["importance", "slices", "coverage"])
+@pytest.mark.parametrize("figure", ["importance", "slices", "coverage", "parallel"])
 def test_figures_read_fields_that_exist(page: Any, figure: str) -> None:
     known = {name for row in rows(page, figure) for name in row}
-    made = {"_from", "_to", "_middle", "_end", "_shown"}
+    made = {"_from", "_to", "_middle", "_end", "_shown", "good"}
 
     assert set(fields(page["figures"][figure]["spec"])) <= known | made
 
@@ -98,7 +99,7 @@ def test_medians_of_parts_by_hand() -> None:
 def test_values_of_a_choice_keep_to_their_column() -> None:
     one = Seen("be", "init", Domain(("a", "b"), (0, 0), False, False, {}))
 
-    places = [_beside(one, "b", number) for number in range(100)]
+    places = [beside(one, "b", number) for number in range(100)]
 
     assert 0.5 < min(places) < max(places) < 1
     assert len(set(places)) == 100
@@ -108,14 +109,14 @@ def test_ticks_are_the_choices_or_the_ends_and_the_middle() -> None:
     options = Domain(("none", "jensen_shannon", "c", "d", "e"), (0, 0), False, False, {})
     domain = Domain((), (0.01, 1.0), True, False, {})
 
-    assert [t["value"] for t in _ticks(Seen("be", "x", options))] == [
+    assert [t["value"] for t in axis_ticks(Seen("be", "x", options))] == [
         "none",
         "jensen_…",
         "c",
         "d",
         "e",
     ]
-    assert [t["value"] for t in _ticks(Seen("be", "x", domain))] == ["0.01", "0.1", "1"]
+    assert [t["value"] for t in axis_ticks(Seen("be", "x", domain))] == ["0.01", "0.1", "1"]
 
 
 def test_panels_of_coverage_have_as_many_rows() -> None:
@@ -133,3 +134,13 @@ def test_panels_of_coverage_have_as_many_rows() -> None:
     (data,) = spec["datasets"].values()
     assert len({row["_row"] for row in data}) == 4
     assert [row["panel"] for row in data].count("two") == 2
+
+
+def test_every_trial_is_one_line_with_gaps_where_a_parameter_was_not_active(page: Any) -> None:
+    lines = pl.DataFrame(rows(page, "parallel"), infer_schema_length=None)
+    lines = lines.filter(pl.col("kind") == "trial")
+    assert set(lines.group_by("trial").len()["len"]) == {lines["axis"].n_unique()}
+    first = lines.filter(pl.col("row") == 0).sort("share")
+    assert first["val_nll"].is_sorted()
+    assert first["share"].to_list()[-1] == 1
+    assert lines["at"].drop_nulls().is_between(0, 1).all()

@@ -35,6 +35,17 @@ def test_auroc_is_sklearns_with_ties(seed: int, size: tuple[int, int]) -> None:
 
 @given(seeds, sizes)
 @some
+def test_the_area_below_roc_is_auroc(seed: int, size: tuple[int, int]) -> None:
+    negative, positive = scores(seed, size)
+    at = np.linspace(0, 1, 100_001)
+    found = metrics.roc(negative, positive, at)
+    area = np.trapezoid(found, at)
+    assert area == pytest.approx(metrics.auroc(negative, positive), abs=2e-5)
+    assert found[0] == pytest.approx(np.mean(positive > negative.max()))
+
+
+@given(seeds, sizes)
+@some
 def test_aupr_is_sklearns_with_weights_that_make_the_samples_equal(
     seed: int, size: tuple[int, int]
 ) -> None:

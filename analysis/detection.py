@@ -1,0 +1,176 @@
+"""Figures on images from elsewhere: scores in and out of distribution, ROC, and the areas below."""
+
+import altair as alt
+import polars as pl
+
+from analysis import marks
+from analysis.charts import Chart
+from analysis.columns import SCORES
+from analysis.scene import Figure, Scene, over_seeds
+
+SECTION = "Detection"
+SHOWN = 4
+"""Candidates whose scores are drawn, beside the anchors."""
+
+
+def scores_figure(scene: Scene) -> Figure | None:
+    """Draw how entropy is distributed in and out of distribution, arm by arm."""
+    found = scene.measures.scores.filter(pl.col("kind") != "roc")
+    if found.is_empty():
+        return None
+    area = _areas(scene, "entropy").select("arm", area="mean")
+    shown = pl.concat([_anchors(scene), scene.judged().head(SHOWN)]).join(
+        area, on="arm", maintain_order="left"
+    )
+    mean = found.group_by("arm", "kind", "at", maintain_order=True).agg(pl.col("share").mean())
+    rows = (
+        shown.with_columns(said=pl.col("area").map_elements("{:.3f}".format, pl.String))
+        .with_columns(panel=pl.format("{}\nAUROC {}", "label", "said"))
+        .join(mean, on="arm", maintain_order="left_right")
+    )
+    if rows.is_empty():
+        return None
+    three = ", ".join(f"{tag} {area:.3f}" for tag, area in shown.head(3)["tag", "area"].iter_rows())
+    return Figure(
+        "scores",
+        SECTION,
+        f"Entropy tells foreign images from test images with an AUROC of {three}",
+        f"Mean over {scene.seeds(shown['arm'].to_list())} replicates per arm and over the sets "
+        "of foreign images.",
+        _histograms(rows.select("arm", "method", "panel", "kind", "at", "share")),
+    )
+
+
+def roc_figure(scene: Scene) -> Figure | None:
+    """Draw the ROC of every arm."""
+    found = scene.measures.scores.filter(pl.col("kind") == "roc")
+    area = _areas(scene, "entropy").select("arm", area="mean")
+    every = pl.concat([scene.judged(), _anchors(scene)]).join(area, on="arm", maintain_order="left")
+    mean = found.group_by("arm", "at", maintain_order=True).agg(pl.col("share").mean())
+    rows = every.join(mean, on="arm", maintain_order="left_right")
+    if rows.is_empty():
+        return None
+    best = every.sort("area", descending=True, maintain_order=True).row(0, named=True)
+    return Figure(
+        "roc",
+        SECTION,
+        f"{best['tag']} detects best: an AUROC of {best['area']:.3f}, the most of "
+        f"{len(every)} arms",
+        f"Entropy as score; mean over {scene.seeds(every['arm'].to_list())} replicates per arm "
+        "at equal shares of false alarms.",
+        _curves(rows.select("arm", "label", "method", "area", "at", "share"), scene.methods),
+        wide=False,
+    )
+
+
+def areas_figure(scene: Scene) -> Figure | None:
+    """Draw the AUROC of every arm by every score, with intervals over seeds."""
+    every = pl.concat([scene.judged(), _anchors(scene)])
+    frames = [
+        every.join(own, on="arm", maintain_order="left").with_columns(metric=pl.lit(score))
+        for score in SCORES
+        if not (own := _areas(scene, score)).is_empty()
+    ]
+    if not frames:
+        return None
+    rows = pl.concat(frames)
+    entropy = rows.filter(pl.col("metric") == "entropy")
+    lead, single = scene.lead(), entropy.filter(pl.col("arm") == "single")
+    ours = entropy.filter(pl.col("arm") == lead["arm"])
+    claim = "How well each score detects foreign images"
+    if len(ours) and len(single):
+        gap = ours["mean"].item() - single["mean"].item()
+        claim = (
+            f"In AUROC {lead['tag']} is {abs(gap):.3f} {'above' if gap > 0 else 'below'} "
+            "the single model"
+        )
+    kept = ["arm", "label", "method", "metric", "mean", "low", "high"]
+    return Figure(
+        "auroc",
+        SECTION,
+        claim,
+        f"{scene.seeds(every['arm'].to_list())} replicates per arm; whiskers are 95 % "
+        "t-intervals over seeds, with the images fixed.",
+        _points(rows.select(kept), scene.methods),
+        wide=False,
+        choices=tuple(
+            (score, NAMES[score]) for score in rows["metric"].unique(maintain_order=True)
+        ),
+    )
+
+
+NAMES = {"entropy": "Entropy", "msp": "Largest probability", "mi": "Mutual information"}
+
+
+def _areas(scene: Scene, score: str) -> pl.DataFrame:
+    return over_seeds(scene.measures.replicates, ["arm"], f"ood_auroc_{score}")
+
+
+def _anchors(scene: Scene) -> pl.DataFrame:
+    """Return the single model and the deep ensemble that the first arm is measured against."""
+    arms = ["single", scene.lead()["reference"]]
+    return scene.arms.filter(pl.col("arm").is_in(arms)).sort("role", descending=True)
+
+
+def _histograms(rows: pl.DataFrame) -> marks.Facets:
+    x = alt.X(
+        "at:Q",
+        title="normalised entropy",
+        scale=alt.Scale(domain=[0, 1], nice=False),
+        axis=alt.Axis(values=[0, 0.5, 1], grid=False, labelFlush=True, format="~g"),
+    )
+    y = marks.y("share", "share of images", alt.Scale(), alt.Axis(format="~%", tickCount=4))
+    tips = [("panel", "Configuration", ""), ("kind", "Images", ""), ("at", "From", ".2f")]
+    tips += [("share", "Share", ".1%")]
+    base = alt.Chart().encode(x=x, y=y, opacity=marks.dim(), tooltip=marks.tips(tips))
+    inside, outside = (base.transform_filter(f"datum.kind=='{kind}'") for kind in ("in", "out"))
+    chart = alt.layer(
+        inside.mark_area(interpolate="step-after", style="inside"),
+        outside.mark_line(interpolate="step-after", style="outside"),
+    )
+    return marks.panels(chart, rows, columns=6, least=150, ratio=0.9)
+
+
+def _curves(rows: pl.DataFrame, methods: list[str]) -> Chart:
+    unit, axis = alt.Scale(domain=[0, 1], nice=False), alt.Axis(format="~%", tickCount=5)
+    x = alt.X("at:Q", title="test images taken for foreign", scale=unit, axis=axis)
+    y = marks.y("share", "foreign images found", unit, axis)
+    blind = alt.Chart(pl.DataFrame({"at": [0, 1], "share": [0, 1]})).mark_line(style="ref")
+    tips = [("label", "Configuration", ""), ("area", "AUROC", ".3f"), ("at", "False alarms", ".0%")]
+    tips += [("share", "Found", ".1%")]
+    base = alt.Chart(marks.tidy(rows)).encode(
+        x=x, y=y, color=marks.colour(methods), opacity=marks.dim(), detail="arm:N"
+    )
+    chart = alt.layer(
+        blind.encode(x=x, y=y),
+        base.mark_line(size=1.8),
+        base.mark_point(filled=True, size=60, fillOpacity=0, strokeOpacity=0).encode(
+            tooltip=marks.tips(tips)
+        ),
+    )
+    return chart.add_params(marks.SELECTED).properties(width="container", height=340)
+
+
+def _points(rows: pl.DataFrame, methods: list[str]) -> Chart:
+    order = marks.order(rows, "label")
+    y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(grid=True))
+    scale, axis = alt.Scale(zero=False, padding=8), alt.Axis(tickCount=5, grid=False)
+
+    def x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title="AUROC", scale=scale, axis=axis)
+
+    base = (
+        alt.Chart(marks.tidy(rows))
+        .transform_filter("datum.metric==metric")
+        .encode(y=y, color=marks.colour(methods), opacity=marks.dim())
+    )
+    tips = [("label", "Configuration", ""), ("mean", "AUROC", ".4f")]
+    tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
+    chart = alt.layer(
+        base.mark_rule(size=1.5).encode(x=x("low"), x2="high:Q"),
+        base.mark_point(filled=True, size=80).encode(
+            x=x("mean"), shape=marks.shape(methods), tooltip=marks.tips(tips)
+        ),
+    )
+    chart = chart.add_params(marks.SELECTED, alt.param(name="metric", value=rows["metric"][0]))
+    return chart.properties(width="container", height=max(340, 24 * len(order)))

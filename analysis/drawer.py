@@ -1,0 +1,92 @@
+"""What the page knows of one arm: figures, parameters, and how to have it again."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import polars as pl
+import yaml
+
+from analysis import secondary, tables
+from analysis.load import Run
+from analysis.scene import Scene
+from analysis.search import flatten
+
+Json = dict[str, Any]
+
+SECTIONS: Final = ("backbone", "training", "regulariser", "params")
+
+
+def details(scene: Scene, run: Run, verdict: Json) -> dict[str, Json]:
+    """Return arm -> label, verdict, and lists of (name, value) pairs and texts to copy.
+
+    Of predictions without a study there are no parameters and nothing to run again.
+    """
+    judged = {arm["arm"]: arm for arm in verdict["arms"]}
+    labels = verdict["protocol"]["labels"]
+    measured = scene.measures.replicates.join(run.trials.select("trial", "spec"), on="trial")
+    found = {}
+    for arm in scene.arms.to_dicts():
+        own = measured.filter(pl.col("arm") == arm["arm"]).sort("replicate")
+        if own.is_empty():
+            continue
+        entry = judged.get(arm["arm"], {})
+        spec = json.loads(own["spec"][0] or "{}")
+        found[arm["arm"]] = {
+            "label": arm["label"],
+            "verdict": arm["verdict"],
+            "recovery": _recovery(entry, labels),
+            "parameters": _parameters(spec),
+            "measures": _measures(verdict["measures"].get(arm["arm"], {})),
+            "texts": _texts(scene, run, arm, spec, own["trial"][0]),
+        }
+    return found
+
+
+def _recovery(entry: Json, labels: Mapping[str, str]) -> list[list[str]]:
+    effects = entry.get("endpoints", {})
+    return [
+        [labels[key], f"{tables.number(effect['recovery'])} {tables.interval(effect)}"]
+        for key, effect in effects.items()
+        if effect is not None and effect["recovery"] is not None
+    ]
+
+
+def _parameters(spec: Json) -> list[list[str]]:
+    known = flatten(json.dumps(spec)) if spec else {}
+    return [[key, tables.plain(value)] for key, value in known.items() if value is not None]
+
+
+def _measures(found: Json) -> list[list[str]]:
+    cells = [(name, secondary.cell(value)) for name, value in found.items()]
+    said = [(name, f"{cell['text']} ± {cell['spread']}") for name, cell in cells if cell]
+    return [[name, text.removesuffix(" ± ")] for name, text in said]
+
+
+def _texts(scene: Scene, run: Run, arm: Json, spec: Json, trial: str) -> list[list[str]]:
+    """Return what can be copied: title and text."""
+    if run.given or not spec:
+        return []
+    out = f"runs/{run.folder.name}"
+    again = f"python -m study.run --space SPACE.yaml --out {out} --replay {trial}"
+    texts = [["Replay its first run (SPACE.yaml: the study's file)", again]]
+    if arm["role"] in ("candidate", "comparison"):
+        texts.append(["A space of this configuration alone", _space(scene, arm, spec)])
+    return texts
+
+
+def _space(scene: Scene, arm: Json, spec: Json) -> str:
+    """Return a search space, as YAML, in which nothing but this configuration is confirmed."""
+    fixed = {
+        section: {key: value for key, value in spec[section].items() if value is not None}
+        for section in SECTIONS
+    }
+    document = {
+        "name": f"only-{arm['arm']}",
+        "dataset": spec["dataset"],
+        "budget": {"trials": 1, "rescore": 1, "rescore_seeds": 0},
+        "protocol": {"seeds": int(scene.measures.replicates["replicate"].n_unique())},
+        "method": spec["method"],
+        "fixed": fixed,
+    }
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

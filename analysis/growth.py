@@ -1,0 +1,78 @@
+"""A Deep Ensemble as it grows, and the size at which it is as good as each arm."""
+
+import altair as alt
+import polars as pl
+
+from analysis import marks
+from analysis.charts import Chart
+from analysis.scene import Figure, Scene, over_seeds
+
+
+def growth_figure(scene: Scene) -> Figure | None:
+    """Draw calibrated NLL against the number of members, and every arm where it meets the curve."""
+    curve = over_seeds(scene.measures.curve, ["members"], "cll").sort("members")
+    cll = over_seeds(scene.measures.replicates, ["arm"], "cll").select("arm", "mean")
+    rows = (
+        scene.judged()
+        .drop("members")
+        .join(scene.equivalents, on="arm", maintain_order="left")
+        .join(cll, on="arm", maintain_order="left")
+        .drop_nulls("mean")
+    )
+    if len(curve) < 2 or rows.is_empty():
+        return None
+    largest = int(curve["members"][-1])
+    rows = rows.with_columns(
+        beyond=pl.col("members").is_null(),
+        at=pl.col("members").fill_null(largest),
+        low=pl.col("low").fill_null(largest),
+        high=pl.col("high").fill_null(largest),
+        said=pl.when(pl.col("members").is_null())
+        .then(pl.lit(f"more than {largest}"))
+        .otherwise(pl.col("members").map_elements("{:.1f}".format, pl.String)),
+    )
+    lead = rows.row(0, named=True)
+    kept = ["arm", "tag", "label", "method", "mean", "at", "low", "high", "beyond", "said"]
+    return Figure(
+        "growth",
+        "Recovery",
+        f"{lead['tag']} is worth a deep ensemble of {lead['said']} members in calibrated NLL",
+        f"{int(curve['n'].to_numpy().min())} deep ensembles of 1 to {largest} members, "
+        f"{scene.seeds(rows['arm'].to_list())} replicates per arm; the band is a 95 % t-interval, "
+        f"whiskers are {scene.levels[0]} bootstrap intervals over the seeds of both.",
+        _chart(curve, rows.select(kept), scene.methods),
+    )
+
+
+def _chart(curve: pl.DataFrame, rows: pl.DataFrame, methods: list[str]) -> Chart:
+    largest = int(curve["members"][-1])
+    title = "calibrated NLL (nats)"
+    seen = [*curve["low"].drop_nulls(), *curve["high"].drop_nulls(), *curve["mean"], *rows["mean"]]
+    scale = alt.Scale(domain=[min(seen), max(seen)], nice=True, padding=10)
+    axis = alt.Axis(tickCount=5)
+    x_axis = alt.Axis(grid=False, values=list(range(1, largest + 1)), format="d")
+    ends = alt.Scale(domain=[0.7, largest + 0.5], nice=False)
+
+    def x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title="members of a deep ensemble", scale=ends, axis=x_axis)
+
+    grown = alt.Chart(marks.tidy(curve)).encode(x=x("members"))
+    tips = [("members", "Members", "d"), ("mean", "NLL", ".4f")]
+    tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
+    placed = marks.placed(rows.with_columns(estimate="mean"), "at", (min(seen), max(seen)))
+    own = alt.Chart(marks.tidy(placed)).encode(color=marks.colour(methods), opacity=marks.dim())
+    y = marks.y("mean", title, scale, axis)
+    about = [("label", "Configuration", ""), ("mean", "NLL", ".4f"), ("said", "Worth", "")]
+    chart = alt.layer(
+        grown.mark_area(style="ribbon").encode(y=marks.y("low", title, scale, axis), y2="high:Q"),
+        grown.mark_line(style="ensemble").encode(y=y),
+        grown.mark_point(style="ensemble", filled=True, size=50, opacity=1).encode(
+            y=y, tooltip=marks.tips(tips)
+        ),
+        own.mark_rule(size=1.5).encode(y=y, x=x("low"), x2="high:Q"),
+        own.mark_point(filled=True, size=85).encode(
+            y=y, x=x("at"), shape=marks.shape(methods), tooltip=marks.tips(about)
+        ),
+        *marks.labels(own.encode(x=x("at")), y),
+    )
+    return chart.add_params(marks.SELECTED).properties(width="container", height=340)
