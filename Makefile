@@ -3,13 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SPACE ?= search_spaces/be.yaml
+RUN ?= runs/be
+PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
 
-.PHONY: study test test-peers bench chaos audit lint clean
+.PHONY: study dashboard test test-peers bench chaos audit lint clean
 
 study: $(STATE)-study
 	$(BIN)/python -m study.run --space $(SPACE)
+
+# The search of a run, under way or finished, in the browser.
+dashboard: $(STATE)-dashboard
+	@test -f $(RUN)/optuna.journal || { echo "error: RUN=$(RUN): must be the folder of a run, but has no optuna.journal; give RUN=runs/NAME" >&2; exit 2; }
+	$(BIN)/optuna-dashboard --host 127.0.0.1 --port $(PORT) $(RUN)/optuna.journal
 
 test: $(STATE)-test lint
 	$(BIN)/python -m pytest
@@ -47,6 +54,10 @@ $(BIN)/python:
 
 $(STATE)-study: pyproject.toml | $(BIN)/python
 	$(INSTALL) -e .
+	@touch $@
+
+$(STATE)-dashboard: pyproject.toml | $(BIN)/python
+	$(INSTALL) -e '.[dashboard]'
 	@touch $@
 
 $(STATE)-test: pyproject.toml | $(BIN)/python

@@ -46,6 +46,7 @@ class Agenda:
         self.reasons: Counter[str] = Counter()
         self.ended = 0
         self.again: deque[Job] = deque()
+        progress.know(rows.values())
         self._advance()
 
     @property
@@ -89,7 +90,7 @@ class Agenda:
         assert self.stage is not None
         new = [spec for spec in job.specs if spec.trial not in self.rows]
         ended = [rows[spec.trial] or self._failed(spec, job.name, reason) for spec in new]
-        self.progress.use.add(ended)
+        self.progress.took(ended)
         for row in ended:
             self._end(row)
         if self.waiting is None and not self.stage.remaining:
@@ -126,7 +127,7 @@ class Agenda:
         for stage in self.stages:
             self.stage = stage
             self.waiting = stage.next()
-            self.progress.enter(stage, stage.total - stage.remaining)
+            self.progress.enter(stage, self.waiting)
             if self.waiting is not None:
                 return
         self.stage = None

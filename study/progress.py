@@ -3,17 +3,22 @@
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from study.search import Job, Row
+from study.remaining import STAGES, Pace, last_end, lengths
+from study.search import Ahead, Job, Row
 from study.stages import Stage
 
-PLAIN_EVERY = 10.0
+PLAIN_EVERY, LIVE_EVERY = 10.0, 0.5
+"""Seconds between two lines, and between two states of the live table."""
+OTHERS = ("pruned", "diverged", "failed")
+HEADINGS = (*OTHERS, "val NLL", "s each")
 
 
 @dataclass
@@ -22,6 +27,7 @@ class Use:
 
     Attributes:
         trials: That have ended.
+        jobs: Of one trial or several.
         seconds: Of trials.
         train_seconds: Of these, of training.
         began: When the first trial began; what started the workers is not counted.
@@ -29,6 +35,7 @@ class Use:
     """
 
     trials: int = 0
+    jobs: int = 0
     seconds: float = 0.0
     train_seconds: float = 0.0
     began: float = math.inf
@@ -39,6 +46,7 @@ class Use:
         rows = list(rows)
         seconds = sum(row["seconds"] for row in rows)
         self.trials += len(rows)
+        self.jobs += 1
         self.seconds += seconds
         self.train_seconds += sum(row["train_seconds"] for row in rows)
         self.ended = time.monotonic()
@@ -54,111 +62,244 @@ class Use:
         )
 
 
+@dataclass
+class Tally:
+    """What has ended of a stage and method.
+
+    Attributes:
+        statuses: Trials by status.
+        best: Lowest validation NLL of a complete trial, in nats.
+        seconds: Of all its trials.
+    """
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    best: float = math.inf
+    seconds: float = 0.0
+
+    def add(self, row: Row) -> None:
+        """Take a trial's row."""
+        self.statuses[row["status"]] += 1
+        self.seconds += row["seconds"]
+        if row["status"] == "complete" and row["val_nll"] is not None:
+            self.best = min(self.best, row["val_nll"])
+
+    def cells(self) -> list[str]:
+        """Return the numbers as the cells of a table."""
+        count = self.statuses.total()
+        return [
+            *(str(self.statuses[status]) for status in OTHERS),
+            f"{self.best:.4f}" if self.best < math.inf else "-",
+            _figure(self.seconds / count) if count else "-",
+        ]
+
+
 class Progress:
-    """Counts and remaining time of the running stage."""
+    """Counts, pace and remaining time of the running stage, and what has ended of all.
+
+    Attributes:
+        slots: How many jobs run at a time.
+        use: What this run's trials took.
+    """
 
     def __init__(self) -> None:
         self.slots = 1
         self.console = Console()
         self.stage: Stage | None = None
-        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
-        self.best: dict[str, float] = {}
-        self.running: set[str] = set()
-        self.began = self.last_line = time.monotonic()
-        self.done_before = 0
-        self.live: Live | None = None
+        self.first: Job | None = None
+        self.tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
+        self.pace = Pace()
         self.use = Use()
+        self.warm: tuple[float, float, int] | None = None
+        self.running: dict[str, Job] = {}
+        self.since: dict[str, float] = {}
+        self.began = self.last_shown = time.monotonic()
+        self.trials_before, self.seconds_before = 0, 0.0
+        self.live: Live | None = None
 
-    def enter(self, stage: Stage, done: int) -> None:
-        """Begin a stage of which ``done`` jobs need not be run."""
+    def know(self, rows: Iterable[Row]) -> None:
+        """Take the rows that were there before this run."""
+        for row in sorted(rows, key=lambda row: STAGES.index(row["stage"])):
+            self._add(row)
+
+    def enter(self, stage: Stage, first: Job | None) -> None:
+        """Begin a stage, of which ``first`` has been taken out already."""
         self.close()
-        self.stage, self.done_before = stage, done
-        self.counts.clear()
-        self.best.clear()
+        self.stage, self.first = stage, first
         self.began = time.monotonic()
+        self.trials_before, self.seconds_before = self.use.trials, self.use.seconds
+        done = stage.total - stage.remaining
         note = f", {done} there already" if done else ""
         self.console.print(f"{stage.name}: {stage.total} trials{note}")
-        if self.console.is_terminal and done < stage.total:
-            self.live = Live(
-                self._table(), console=self.console, refresh_per_second=4, transient=True
-            )
+        if self.console.is_terminal and stage.remaining:
+            self.live = Live(console=self.console, auto_refresh=False, transient=True)
             self.live.start()
+            self.show()
 
     def started(self, job: Job) -> None:
-        """Note that a job runs."""
-        self.running.add(job.spec.trial)
-        self._show()
+        """Note that a job was handed out; it runs once one of the slots is free."""
+        self.first = None
+        self.running[job.spec.trial] = job
+        self._note_begun()
 
     def left(self, job: Job) -> None:
         """Note that a job runs no longer."""
-        self.running.discard(job.spec.trial)
+        self.running.pop(job.spec.trial, None)
+        self.since.pop(job.spec.trial, None)
+        self._note_begun()
+
+    def took(self, rows: list[Row]) -> None:
+        """Note what a job took, with the rows of its trials."""
+        cold = self.use.jobs == 0
+        self.use.add(rows)
+        if cold:  # Until then the others have loaded what they need as well.
+            self.began = max(self.began, self.use.began)
+            self.since = {trial: max(t, self.began) for trial, t in self.since.items()}
+        if self.warm is None and self.use.jobs >= self.slots:
+            self.warm = (time.monotonic(), self._busy(), self.use.jobs)
 
     def ended(self, row: Row) -> None:
         """Note that a trial has ended, with its row."""
-        self.counts[row["method"]][row["status"]] += 1
-        value = row["val_nll"]
-        if row["status"] == "complete" and value is not None:
-            self.best[row["method"]] = min(value, self.best.get(row["method"], value))
-        self._show()
+        self._add(row)
+        assert self.stage is not None
+        due = self.stage.remaining and time.monotonic() - self.last_shown > PLAIN_EVERY
+        if self.live is None and due:  # The last line of a stage is that of its end.
+            self._say(f"{self._counts()}{self._pace()}{self._remaining()}{self._best()}")
+        self.show()
 
-    def summary(self) -> None:
-        """Say how well the slots were used, once the run has ended."""
-        if self.use.trials:
-            self.console.print(self.use.line(self.slots), highlight=False, soft_wrap=True)
+    def show(self) -> None:
+        """Renew the live table, where there is one and it is due."""
+        if self.live is not None and time.monotonic() - self.last_shown > LIVE_EVERY:
+            self.live.update(self._table(), refresh=True)
+            self.last_shown = time.monotonic()
 
     def close(self) -> None:
         """Leave the terminal in order, with the stage's last figures."""
         if self.live is not None:
             self.live.stop()
             self.live = None
-        if self.stage is not None and self.counts:
-            self.console.print(self._line(), highlight=False, soft_wrap=True)
+        if self.stage is not None and self.use.trials > self.trials_before:
+            gone = duration(time.monotonic() - self.began)
+            self._say(f"{self._counts()} in {gone}{self._pace()}{self._best()}")
         self.stage = None
 
-    def _show(self) -> None:
-        if self.live is not None:
-            self.live.update(self._table())
-        elif time.monotonic() - self.last_line > PLAIN_EVERY:
-            self.last_line = time.monotonic()
-            self.console.print(self._line(), highlight=False, soft_wrap=True)
+    def summary(self) -> None:
+        """Say what there is of each stage and method, and how well the slots were used."""
+        if not self.use.trials:
+            return
+        table = _plain("stage", "method", "trials")
+        order = sorted(self.tallies.items(), key=lambda item: (STAGES.index(item[0][0]), item[0]))
+        for (stage, method), tally in order:
+            table.add_row(stage, method, str(tally.statuses.total()), *tally.cells())
+        self.console.print(table)
+        self.console.print(self.use.line(self.slots), highlight=False, soft_wrap=True)
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the stage ends, None while nothing like it has ended."""
+        assert self.stage is not None
+        gap, now = self._gap(), time.monotonic()
+        running = [Ahead(job.spec.method, job) for job in self.running.values()]
+        coming = [*self._coming()]
+        known = []
+        for seconds in lengths(self.pace, self.stage.name, [*running, *coming]):
+            if seconds is None:
+                return None
+            known.append(seconds + gap)
+        begun = [t for trial in self.running if (t := self.since.get(trial)) is not None]
+        under_way = [max(0.0, s - (now - t)) for s, t in zip(known, begun, strict=False)]
+        return last_end(under_way, known[len(begun) :], self.slots)
+
+    def _coming(self) -> Iterator[Ahead]:
+        assert self.stage is not None
+        if self.first is not None:
+            yield Ahead(self.first.spec.method, self.first)
+        yield from self.stage.ahead()
+
+    def _gap(self) -> float:
+        """Return the seconds that a slot is idle from one job to the next, on average."""
+        if self.warm is None or self.use.jobs == self.warm[2]:
+            return 0.0
+        since, busy, jobs = self.warm
+        idle = self.slots * (time.monotonic() - since) - (self._busy() - busy)
+        return max(0.0, idle) / (self.use.jobs - jobs)
+
+    def _busy(self) -> float:
+        """Return the seconds of this run's jobs up to now."""
+        now = time.monotonic()
+        return self.use.seconds + sum(now - since for since in self.since.values())
+
+    def _note_begun(self) -> None:
+        for trial in islice(self.running, self.slots):
+            self.since.setdefault(trial, time.monotonic())
+
+    def _add(self, row: Row) -> None:
+        self.pace.add(row)
+        self.tallies[row["stage"], row["method"]].add(row)
+
+    def _say(self, line: str) -> None:
+        self.console.print(f"  {line}", highlight=False, soft_wrap=True)
+        self.last_shown = time.monotonic()
+
+    def _own(self) -> dict[str, Tally]:
+        assert self.stage is not None
+        return {m: t for (stage, m), t in sorted(self.tallies.items()) if stage == self.stage.name}
+
+    def _counts(self) -> str:
+        assert self.stage is not None
+        total = sum((tally.statuses for tally in self._own().values()), Counter[str]())
+        others = "".join(f", {total[status]} {status}" for status in OTHERS if total[status])
+        done = self.stage.total - self.stage.remaining
+        running = sum(self._running().values())
+        now = f", {running} running" if running else ""
+        return f"{self.stage.name}: {done}/{self.stage.total} done{others}{now}"
+
+    def _running(self) -> Counter[str]:
+        """Return the trials under way by method."""
+        found: Counter[str] = Counter()
+        for trial in self.since:
+            job = self.running[trial]
+            found[job.spec.method] += len(job.specs)
+        return found
+
+    def _pace(self) -> str:
+        ended = self.use.trials - self.trials_before
+        if not ended:
+            return ""
+        wall = max(time.monotonic() - self.began, 1e-9)
+        busy = min(1.0, (self._busy() - self.seconds_before) / (self.slots * wall))
+        return f", {_figure(60 * ended / wall)}/min, slots {busy:.0%} busy"
 
     def _remaining(self) -> str:
-        assert self.stage is not None
-        ended = sum(sum(c.values()) for c in self.counts.values())
-        left = self.stage.total - self.done_before - ended
-        if not ended:
-            return "?"
-        return duration(left * (time.monotonic() - self.began) / ended)
+        seconds = self.seconds_left()
+        return "" if seconds is None else f", {duration(seconds)} left"
 
-    def _line(self) -> str:
-        assert self.stage is not None
-        total: Counter[str] = sum(self.counts.values(), Counter())
-        best = ", ".join(f"{m} {v:.4f}" for m, v in sorted(self.best.items()))
-        elapsed = duration(time.monotonic() - self.began)
-        return (
-            f"  {self.stage.name}: {self.done_before + sum(total.values())}/{self.stage.total} done"
-            f" ({total['pruned']} pruned, {total['diverged']} diverged, {total['failed']} failed),"
-            f" {min(len(self.running), self.slots)} running, {elapsed} gone,"
-            f" {self._remaining()} left;"
-            f" best val NLL: {best or '-'}"
-        )
+    def _best(self) -> str:
+        found = {m: t.best for m, t in self._own().items() if t.best < math.inf}
+        return "; best val NLL: " + (", ".join(f"{m} {v:.4f}" for m, v in found.items()) or "-")
 
     def _table(self) -> Table:
-        assert self.stage is not None
-        ended = self.done_before + sum(sum(c.values()) for c in self.counts.values())
-        running = min(len(self.running), self.slots)
-        table = Table(
-            title=f"{self.stage.name}  {ended}/{self.stage.total}   {running} running   "
-            f"{self._remaining()} left",
-            title_justify="left",
-        )
-        for heading in ("method", "complete", "pruned", "diverged", "failed", "best val NLL"):
-            table.add_column(heading, justify="left" if heading == "method" else "right")
-        for method, counts in sorted(self.counts.items()):
-            best = f"{self.best[method]:.4f}" if method in self.best else "-"
-            numbers = (str(counts[s]) for s in ("complete", "pruned", "diverged", "failed"))
-            table.add_row(method, *numbers, best)
+        """Return the running stage, a line for each method."""
+        pace = f"{self._counts()}{self._pace()}{self._remaining()}"
+        table = _plain("method", "done", "running", title=pace)
+        own, running = self._own(), self._running()
+        for method in sorted({*own, *running}):
+            tally = own.get(method, Tally())
+            numbers = (str(tally.statuses.total()), str(running[method]))
+            table.add_row(method, *numbers, *tally.cells())
         return table
+
+
+def _plain(*headings: str, title: str | None = None) -> Table:
+    """Return a table without lines that fits 80 columns, names to the left."""
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.title_justify, table.title_style = "left", ""
+    for heading in (*headings, *HEADINGS):
+        names = heading in ("stage", "method")
+        table.add_column(heading, justify="left" if names else "right", overflow="fold")
+    return table
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def duration(seconds: float) -> str:

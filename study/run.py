@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
     add("--address", metavar="ADDRESS", help="Ray cluster (default: a local runtime of its own)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a key of the YAML")
     add("--mixed", action="store_true", help="go on with other package versions than before")
+    add(
+        "--log",
+        action="append",
+        default=[],
+        choices=("tensorboard", "mlflow", "wandb"),
+        help="also log every job there; may be repeated",
+    )
     add("-v", "--verbose", action="store_true", help="let Ray and Optuna speak")
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
@@ -91,8 +99,15 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from study.dry_run import dry_run
 
         return dry_run(study, store, root)
-    how = {"address": arguments.address, "verbose": arguments.verbose, "mixed": arguments.mixed}
-    return run(study, store, root, **how)
+    return run(
+        study,
+        store,
+        root,
+        address=arguments.address,
+        verbose=arguments.verbose,
+        mixed=arguments.mixed,
+        log=arguments.log,
+    )
 
 
 def run(
@@ -103,13 +118,16 @@ def run(
     address: str | None,
     verbose: bool,
     mixed: bool = False,
+    log: Collection[str] = (),
 ) -> int:
     """Do what is missing of the study, then judge it."""
     from study import datasets
     from study.disk import doubt, refuse_full
     from study.integrity import sound_rows
+    from study.loggers import refuse_missing
     from study.scheduler import schedule
 
+    refuse_missing(log)
     store.create()
     with store.locked():
         refuse_full(store)
@@ -124,7 +142,7 @@ def run(
         if (line := doubt(study, data, store)) is not None:
             print(line)
         store.write_json(store.study, study.model_dump(mode="json", by_alias=True))
-        if not schedule(study, store, rows, data, fingerprint, address, verbose):
+        if not schedule(study, store, rows, data, fingerprint, address, verbose, log):
             raise KeyboardInterrupt
         return judge(store)
 

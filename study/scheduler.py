@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,13 @@ os.environ.update(QUIET)  # Ray reads these when it is imported.
 import optuna  # noqa: E402
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.tune import Callback  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from study.agenda import Agenda  # noqa: E402
 from study.allocator import keep_freed_memory  # noqa: E402
 from study.datasets import Dataset  # noqa: E402
+from study.loggers import callbacks, figures  # noqa: E402
 from study.progress import Progress  # noqa: E402
 from study.schema import StudyError  # noqa: E402
 from study.search import Job  # noqa: E402
@@ -63,6 +65,7 @@ def schedule(
     fingerprint: str,
     address: str | None,
     verbose: bool,
+    log: Collection[str] = (),
 ) -> bool:
     """Run every missing trial under Ray Tune; return whether the study is complete."""
     if not verbose:
@@ -99,6 +102,7 @@ def schedule(
                 name="tune",
                 storage_path=str(store.ray),
                 verbose=1 if verbose else 0,
+                callbacks=[Watching(agenda), *callbacks(log, study.name, store, verbose)],
             ),
         )
         try:
@@ -204,7 +208,7 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
     specs = [TrialSpec.model_validate_json(spec) for spec in config["specs"]]
     store = Store(config["out"])
     with ending_hangs(store.hang(specs[0].trial), 3600 * config["hours"] * len(specs)):
-        run_trials(
+        rows = run_trials(
             specs,
             data,
             store,
@@ -212,7 +216,7 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
             name=config["name"],
             manner=Manner(**config["manner"]),
         )
-    tune.report({"status": "ended"})
+    tune.report({"status": "ended"} | figures(rows))
 
 
 @contextmanager
@@ -254,6 +258,21 @@ def ending_hangs(file: Path, seconds: float) -> Iterator[None]:
         finally:
             faulthandler.cancel_dump_traceback_later()
     file.unlink()
+
+
+class Watching(Callback):  # type: ignore[misc]
+    """Renews what is shown, also while no trial ends."""
+
+    def __init__(self, agenda: Agenda) -> None:
+        self.agenda = agenda
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Show the live table, where it is due."""
+        self.agenda.progress.show()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Tune's own snapshot cannot and need not hold."""
+        return {}
 
 
 class AgendaSearcher(Searcher):  # type: ignore[misc]

@@ -14,8 +14,9 @@ import json
 import math
 import warnings
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal
 
 import optuna
@@ -53,6 +54,19 @@ class Job:
     def specs(self) -> tuple[TrialSpec, ...]:
         """Every trial."""
         return (self.spec, *self.beside)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A job that has not been handed out, as far as it is known.
+
+    Attributes:
+        method: Of its trials.
+        job: What will be run, None where that is yet to be proposed.
+    """
+
+    method: str
+    job: Job | None = None
 
 
 def open_storage(store: Store) -> optuna.storages.BaseStorage:
@@ -117,6 +131,11 @@ class MethodSearch:
     def remaining(self) -> int:
         """How many trials are yet to be proposed or told."""
         return len(self.numbers) + max(0, self.total - self._asked())
+
+    def ahead(self) -> Iterator[Ahead]:
+        """Yield the jobs that are proposed, then those that are yet to be."""
+        yield from (Ahead(self.space.method, job) for job in self.queue)
+        yield from repeat(Ahead(self.space.method), max(0, self.total - self._asked()))
 
     def next(self) -> Job | None:
         """Return a job, None while the generation's other trials are still running."""

@@ -9,12 +9,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Protocol
 
 from study import schema
 from study.pilot import pilot_jobs, seeds_for
 from study.schema import StudyError
-from study.search import Job, MethodSearch, Row, open_storage
+from study.search import Ahead, Job, MethodSearch, Row, open_storage
 from study.selection import order, shortlist
 from study.space import Study
 from study.spec import Json, TrialSpec, derive_seed, digest
@@ -40,6 +41,9 @@ class Stage(Protocol):
 
     def end(self, row: Row) -> None:
         """Take the row of a job that has ended."""
+
+    def ahead(self) -> Iterator[Ahead]:
+        """Yield what is yet to be handed out, in about this order."""
 
 
 def one_by_one(spec: TrialSpec) -> int:
@@ -80,6 +84,10 @@ class Fixed:
         """Take the row of a job that has ended."""
         self.open.discard(row["trial"])
 
+    def ahead(self) -> Iterator[Ahead]:
+        """Yield the jobs in order."""
+        yield from (Ahead(job.spec.method, job) for job in self.queue)
+
 
 class Search:
     """The search of every tuned method, in turns, so that no slot waits for a generation to end."""
@@ -112,6 +120,11 @@ class Search:
     def end(self, row: Row) -> None:
         """Tell Optuna."""
         self.owner.pop(row["trial"]).tell(row)
+
+    def ahead(self) -> Iterator[Ahead]:
+        """Yield a job of each method in turn."""
+        for turn in zip_longest(*(search.ahead() for search in self.searches)):
+            yield from (ahead for ahead in turn if ahead is not None)
 
 
 def _joined(jobs: list[Job], together: Together) -> list[Job]:

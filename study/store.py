@@ -7,6 +7,7 @@
                                geometry: the members' weights; trial.parquet: the commit mark
     <run>/damaged/             trials whose files were not as committed, set aside
     <run>/ray/                 Ray Tune's own files
+    <run>/logs/                what ``--log`` asked for
     <run>/report.html, verdict.json
 
 A trial's row is written last and in one step, so a trial is either wholly there or not at all.
@@ -53,6 +54,11 @@ class Store:
     def ray(self) -> Path:
         """Ray Tune's folder."""
         return self.root / "ray"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the loggers' files."""
+        return self.root / "logs"
 
     @property
     def plan(self) -> Path:

@@ -5,14 +5,21 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
+from study.loggers import PACKAGES
 from study.run import main
 from study.store import Store
 
@@ -58,10 +65,10 @@ def committed(out, stage=None):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing disturbed, with what it printed."""
+    """A run that nothing disturbed, logged to TensorBoard, with what it printed."""
     out = tmp_path_factory.mktemp("whole") / "run"
     (out.parent / "analysis").mkdir()
-    code, printed = finish(start(out))
+    code, printed = finish(start(out, "--log", "tensorboard"))
     assert code == 0, printed
     return out, printed
 
@@ -87,6 +94,91 @@ def test_the_terminal_shows_the_study_and_nothing_else(whole):
     assert noise == []
     for stage in ("search: 12 trials", "rescore: ", "confirm: "):
         assert stage in printed
+
+
+def test_the_run_ends_with_a_line_for_each_stage_and_method(whole):
+    _, printed = whole
+    lines = [line.split() for line in printed.splitlines()]
+    table = {tuple(line[:2]): int(line[2]) for line in lines if len(line) == 8 and line != lines[0]
+             and line[2].isdigit()}  # fmt: skip
+    assert table["search", "single"] == 4
+    assert table["rescore", "batch_ensemble"] == 2
+    assert table["confirm", "deep_ensemble"] == 6
+    assert sum(table.values()) == 39
+
+
+def events(file):
+    """Yield the scalars of a file of TensorBoard's: records of length, sum, content, sum."""
+    content = file.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        for value in Event.FromString(content[12 : 12 + length]).summary.value:
+            if value.HasField("simple_value"):
+                yield value.tag.rpartition("/")[2], value.simple_value
+        content = content[16 + length :]
+
+
+def test_every_job_is_in_tensorboard_and_no_nap(whole):
+    out, _ = whole
+    rows = Store(out).rows()
+    found = {
+        file.parent.name: dict(events(file))
+        for file in (out / "logs" / "tensorboard").glob("*/events*")
+    }
+    together = [set(row["stack"] or [trial]) for trial, row in rows.items()]
+    firsts = {name.rpartition("-")[2] for name in found}
+    assert all(len(firsts & jobs) == 1 for jobs in together)
+    assert sum(figures["trials"] for figures in found.values()) == len(rows)
+    for trial, row in rows.items():
+        if row["stage"] == "search":
+            figures = found[f"search-{row['method']}-{trial}"]
+            for name in ("val_nll", "val_accuracy", "val_gain", "seconds", "train_seconds"):
+                assert figures[name] == pytest.approx(row[name], rel=1e-6, abs=1e-6)
+
+
+def test_the_dashboard_has_every_search(whole):
+    if find_spec("optuna_dashboard") is None:
+        pytest.skip("the extra `dashboard` is not installed")
+    out, _ = whole
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = Path(sys.executable).with_name("optuna-dashboard")
+    process = subprocess.Popen(
+        [command, "--host", "127.0.0.1", "--port", port, out / "optuna.journal"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def answer(path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=30) as said:
+            return json.load(said)
+
+    def up():
+        with contextlib.suppress(urllib.error.URLError):
+            return answer("studies")
+
+    try:
+        wait_for(up, process, timeout=60)
+        studies = answer("studies")["study_summaries"]
+        assert {s["study_name"] for s in studies} == {"single", "batch_ensemble", "mc_dropout"}
+        for study in studies:
+            trials = answer(f"studies/{study['study_id']}?after=0")["trials"]
+            assert [trial["state"] for trial in trials] == ["Complete"] * 4
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
+def test_a_logger_that_is_not_installed_is_one_line(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setitem(PACKAGES, name, "no_such_package")
+    assert main(["--space", str(SMOKE), "--out", str(tmp_path / "run"), "--log", name]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --log {name}: needs the package no_such_package, which is not installed; "
+        f"pip install 'escape-study[{name}]'\n"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(whole):
