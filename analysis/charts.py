@@ -58,9 +58,9 @@ def forest(rows: Frame, margin: float, methods: Sequence[str], levels: tuple[str
         **drawn,
         _edge=pl.when(at < low).then(low).when(at > high).then(high),
         _outside=pl.when(at < low)
-        .then(pl.format("◂ {}", at.round(1)))
+        .then(pl.format("◄ {}", at.round(1)))
         .when(at > high)
-        .then(pl.format("{} ▸", at.round(1))),
+        .then(pl.format("{} ►", at.round(1))),
     )
     y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
     base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())

@@ -35,8 +35,9 @@ def scores_figure(scene: Scene) -> Figure | None:
         "scores",
         SECTION,
         f"Entropy tells foreign images from test images with an AUROC of {three}",
-        f"Mean over {scene.seeds(shown['arm'].to_list())} replicates per arm and over the sets "
-        "of foreign images.",
+        f"Filled: test images; line: foreign ones. Mean over "
+        f"{scene.seeds(shown['arm'].to_list())} replicates per arm and over the sets of foreign "
+        "images.",
         _histograms(rows.select("arm", "method", "panel", "kind", "at", "share")),
     )
 

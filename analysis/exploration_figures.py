@@ -165,7 +165,7 @@ def _tested(tests: Sequence[dict[str, Any] | None]) -> str:
         if test is None:
             continue
         p = "p < 0.001" if test["adjusted"] < 0.001 else f"p {test['adjusted']:.3f}"
-        rho = "" if test["rho"] is None else f"ρ {test['rho']:.2f}, ".replace("-", "−")
+        rho = "" if test["rho"] is None else f"ρ\u00a0{test['rho']:.2f}, ".replace("-", "−")
         texts.append(f"{SHORT[test['objective']]}: {rho}{p}")
     return " · ".join(texts) or "too few trials for a test"
 

@@ -41,8 +41,6 @@ ENTRY: Final = 150
 """Room for an entry of the legend, px."""
 CHOSEN: Final = "{metric}"
 """Stands in the title of an axis for what was chosen."""
-POINTERS: Final = str.maketrans("◂▸", "◄►")
-"""The font has these; those of the page would fall back to another for the whole label."""
 
 
 def write_paper(own: Judged, place: Path) -> None:
@@ -160,7 +158,7 @@ def _draw(spec: Json, room: float, cell: float) -> str:
         vl_version=VEGA_LITE,
         config=config,
     )
-    return str(drawn).translate(POINTERS)
+    return str(drawn)
 
 
 def _label_limit(room: float) -> float:

@@ -11,7 +11,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis import charts
+from analysis.look import LOOK
 from analysis.scene import Figure
 from study.schema import StudyError
 
@@ -72,7 +72,7 @@ def payload(drawn: Sequence[Figure], methods: dict[str, list[str]]) -> dict[str,
             "panels": panels,
             "choices": dict(figure.choices) or None,
         }
-    return {"figures": specs, "datasets": datasets, "shapes": charts.SHAPES, "methods": methods}
+    return {"figures": specs, "datasets": datasets, "look": LOOK, "methods": methods}
 
 
 def embed(value: Any) -> str:

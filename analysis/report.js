@@ -14,44 +14,19 @@
 
   const coarse = matchMedia("(pointer: coarse)").matches;
   const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-  const palette = () => {
-    const hues = css("--hues").split(" ");
-    return [css("--ink"), css("--single"), ...hues, ...hues, ...hues];
-  };
 
-  function look() {
-    const [ink, soft, grid, ref] = ["--ink", "--soft", "--grid", "--ref"].map(css);
-    const text = { labelColor: soft, titleColor: soft, labelFontSize: 11.5, titleFontSize: 12 };
-    return {
-      background: null,
-      font: getComputedStyle(document.body).fontFamily,
-      view: { stroke: null },
-      facet: { spacing: { row: 22, column: 20 } },
-      axis: { ...text, titleFontWeight: 500, gridColor: grid, domain: false, tickColor: grid,
-        tickSize: 4, labelPadding: 5, titlePadding: 9 },
-      axisX: { domain: true, domainColor: grid },
-      header: { labelColor: ink, labelFontSize: 12, labelFontWeight: 600, labelAnchor: "start",
-        labelPadding: 7, labelLimit: 330 },
-      legend: { ...text, titleFontWeight: 500 },
-      range: { category: palette(), symbol: page.shapes.concat(page.shapes, page.shapes),
-        ramp: css("--ramp").split(" "), heatmap: css("--ramp").split(" ") },
-      text: { color: ink, fontSize: 11.5 },
-      style: {
-        band: { color: css("--band"), opacity: 0.42 },
-        ref: { color: ref, strokeDash: [4, 3], size: 1 },
-        single: { color: css("--single"), size: 2 },
-        ensemble: { color: ink, size: 2 },
-        ribbon: { opacity: 0.17, strokeOpacity: 0 },
-        hollow: { fill: css("--card"), strokeWidth: 2 },
-        quiet: { color: soft, fontSize: 11 },
-        halo: { stroke: css("--card"), strokeWidth: 4, strokeJoin: "round", color: css("--card"), fontSize: 11 },
-        inside: { color: css("--accent"), fillOpacity: 0.3, strokeOpacity: 0 },
-        outside: { color: css("--open"), strokeWidth: 1.8 },
-        bar: { color: css("--accent"), opacity: 0.55 },
-        whisker: { color: ink, size: 1.5 },
-      },
-    };
+  /* The look, with the colours of the style, light or dark, in place of their names. */
+  function coloured(value) {
+    if (Array.isArray(value)) {
+      return value.flatMap((one) => (one?.startsWith?.("--") ? css(one).split(" ") : [coloured(one)]));
+    }
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, coloured(inner)]));
+    }
+    return value?.startsWith?.("--") ? css(value) : value;
   }
+
+  const look = () => ({ ...coloured(page.look), background: null, font: getComputedStyle(document.body).fontFamily });
 
   /* A facet cannot follow its container, so its cells are fitted: draw, measure, resize. */
   async function draw(box) {
@@ -134,8 +109,8 @@
       }
     }
     for (const svg of document.querySelectorAll(".methods svg")) {
-      const at = Number(svg.dataset.order), colours = palette();
-      svg.innerHTML = `<path d="${paths[page.shapes[at % page.shapes.length]]}" fill="${colours[at % colours.length]}"/>`;
+      const at = Number(svg.dataset.order), colours = look().range.category;
+      svg.innerHTML = `<path d="${paths[page.look.range.symbol[at % page.look.range.symbol.length]]}" fill="${colours[at % colours.length]}"/>`;
     }
   }
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -135,14 +136,15 @@ def test_colours_are_those_of_the_light_page() -> None:
     assert all(value in light for value in known.values())
 
 
-def test_the_look_has_what_the_page_gives_its_charts() -> None:
-    script = (Path(look.__file__).parent / "report.js").read_text()
-    body = script[script.index("function look()") :]
-    body = body[: body.index("\n  }\n")]
-    config = look.config(100, 100)
-    assert set(re.findall(r"^      (\w+):", body, re.MULTILINE)) <= set(config)
-    styles = body[body.index("style: {") :]
-    assert set(re.findall(r"^        (\w+): \{", styles, re.MULTILINE)) == set(config["style"])
+def test_every_colour_of_the_look_has_a_value_in_light_and_dark() -> None:
+    style = (Path(look.__file__).parent / "report.css").read_text()
+    dark = style[style.index(":root.dark") :].partition("}")[0]
+    for name in set(re.findall(r'"--([\w-]+)"', json.dumps(look.LOOK))):
+        assert name in look.colours()
+        assert f"--{name}:" in dark
+    config = json.dumps(look.config(100, 100))
+    assert "--" not in config
+    assert look.config(100, 100)["range"]["category"][2:8] == look.colours()["hues"].split()
 
 
 # --- tables

@@ -94,6 +94,7 @@ def test_every_figure_is_there_and_reads_fields_that_exist(html: str) -> None:
 
     assert set(page["figures"]) == {
         *("recovery", "diversity", "collapsed", "severity", "reliability", "members"),
+        *("growth", "scores", "roc", "auroc"),
         *("trajectory", "landscape", "evidence", "cost", "history", "importance"),
     }
     for key, figure in page["figures"].items():
