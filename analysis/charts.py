@@ -443,10 +443,12 @@ def landscape(rows: Frame, methods: Sequence[str]) -> Facets:
     tips = [("label", "Configuration", ""), ("panel", "Quantity", ""), ("mean", "Mean", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
     # Unseen where there is none: a panel whose layer is empty would have no scale.
-    mark = alt.Chart().transform_calculate(_mark="isValid(datum.mark)?datum.mark:datum.mean")
+    rows = rows.with_columns(_mark=pl.coalesce("mark", "mean"))
     seen = alt.condition("isValid(datum.mark)", alt.value(1), alt.value(0))
     chart = alt.layer(
-        mark.mark_rule(style="ref").encode(
+        alt.Chart()
+        .mark_rule(style="ref")
+        .encode(
             x=x("_mark"), opacity=seen, tooltip=marks.tips([("mark", "Called none below", ".4f")])
         ),
         base.mark_rule(size=1.5).encode(x=x("low"), x2="high:Q"),

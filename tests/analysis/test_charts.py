@@ -97,7 +97,7 @@ def test_forest_says_where_an_estimate_beyond_its_frame_is() -> None:
     spec = charts.forest(rows(**far), 0.25, METHODS, LEVELS).to_dict()
 
     (data,) = [d for d in spec["datasets"].values() if "_outside" in d[0]]
-    assert [row["_outside"] for row in data] == ["10.2 ▸", "◂ -7.0"]
+    assert [row["_outside"] for row in data] == ["10.2 ►", "◄ -7.0"]
 
 
 def test_an_unbounded_interval_is_drawn_across_the_frame_and_stays_unbounded_in_the_data() -> None:
