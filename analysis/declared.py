@@ -119,6 +119,12 @@ def study_of(folder: Path) -> dict[str, Any] | None:
     return study
 
 
+def command_of(folder: Path) -> str | None:
+    """Return the command that was given last, None where it is not known."""
+    command = (study_of(folder) or {}).get("command")
+    return command if isinstance(command, str) else None
+
+
 def _unlike(file: Path, error: Exception) -> StudyError:
     return StudyError(
         f"{file}: must hold the study as study.run writes it, but reading it ended with "

@@ -8,6 +8,7 @@ import polars as pl
 import yaml
 
 from analysis import secondary, tables
+from analysis.declared import command_of
 from analysis.load import Run
 from analysis.scene import Scene
 from analysis.search import flatten
@@ -67,9 +68,9 @@ def _texts(scene: Scene, run: Run, arm: Json, spec: Json, trial: str) -> list[li
     """Return what can be copied: title and text."""
     if run.given or not spec:
         return []
-    out = f"runs/{run.folder.name}"
-    again = f"python -m study.run --space SPACE.yaml --out {out} --replay {trial}"
-    texts = [["Replay its first run (SPACE.yaml: the study's file)", again]]
+    unknown = f"python -m study.run --space SPACE.yaml --out runs/{run.folder.name}"
+    command = command_of(run.folder) or unknown
+    texts = [["Replay its first run", f"{command} --replay {trial}"]]
     if arm["role"] in ("candidate", "comparison"):
         texts.append(["A space of this configuration alone", _space(scene, arm, spec)])
     return texts

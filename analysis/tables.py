@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from analysis.declared import command_of
 from analysis.load import Run
 from analysis.robustness import METHODS
 from analysis.scene import Scene
@@ -200,6 +201,7 @@ def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:
     return [
         ("Report made", now.isoformat(timespec="seconds")),
         ("Run folder", run.folder.name),
+        ("Command", command_of(run.folder) or "unknown"),
         ("Plan", f"{plan.get('hash', 'none')}{'' if same else changed}"),
         ("Declared", str(plan.get("declared") or "–")),
         ("Code", several(trials["commit"].to_list())),

@@ -19,11 +19,11 @@ DATA_ROOT = "STUDY_DATA_ROOT"
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0, 2 for the user's mistakes, 130 when interrupted."""
     arguments = parser().parse_args(argv)
+    command = shlex.join(["python", "-m", "study.run", *(sys.argv[1:] if argv is None else argv)])
     try:
-        return _dispatch(arguments)
+        return _dispatch(arguments, command)
     except KeyboardInterrupt:
-        again = shlex.join(["python", "-m", "study.run", *(sys.argv[1:] if argv is None else argv)])
-        print(f"\nstopped; nothing that was finished is lost; to go on: {again}")
+        print(f"\nstopped; nothing that was finished is lost; to go on: {command}")
         return 130
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def _dispatch(arguments: argparse.Namespace) -> int:
+def _dispatch(arguments: argparse.Namespace, command: str) -> int:
     from study.space_file import load_study
 
     study = load_study(arguments.space, arguments.set)
@@ -103,6 +103,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         study,
         store,
         root,
+        command=command,
         address=arguments.address,
         verbose=arguments.verbose,
         mixed=arguments.mixed,
@@ -115,6 +116,7 @@ def run(
     store: Store,
     root: Path | None,
     *,
+    command: str,
     address: str | None,
     verbose: bool,
     mixed: bool = False,
@@ -141,7 +143,8 @@ def run(
             check_same_versions(rows)
         if (line := doubt(study, data, store)) is not None:
             print(line)
-        store.write_json(store.study, study.model_dump(mode="json", by_alias=True))
+        asked = study.model_dump(mode="json", by_alias=True)
+        store.write_json(store.study, asked | {"command": command})
         if not schedule(study, store, rows, data, fingerprint, address, verbose, log):
             raise KeyboardInterrupt
         return judge(store)
