@@ -9,6 +9,8 @@ from analysis.columns import SCORES
 from analysis.scene import Figure, Scene, over_seeds
 
 SECTION = "Detection"
+MANY = 25
+"""Arms above which a figure of one row each is too high to stand beside another."""
 SHOWN = 4
 """Candidates whose scores are drawn, beside the anchors."""
 
@@ -46,19 +48,22 @@ def roc_figure(scene: Scene) -> Figure | None:
     """Draw the ROC of every arm."""
     found = scene.measures.scores.filter(pl.col("kind") == "roc")
     area = _areas(scene, "entropy").select("arm", area="mean")
-    every = pl.concat([scene.judged(), _anchors(scene)]).join(area, on="arm", maintain_order="left")
+    shown = pl.concat([scene.judged().head(MANY), _anchors(scene)])
+    every = shown.join(area, on="arm", maintain_order="left")
     mean = found.group_by("arm", "at", maintain_order=True).agg(pl.col("share").mean())
     rows = every.join(mean, on="arm", maintain_order="left_right")
     if rows.is_empty():
         return None
-    best = every.sort("area", descending=True, maintain_order=True).row(0, named=True)
+    ranked = every.drop_nulls("area").sort("area", maintain_order=True)
+    worst, best = ranked.row(0, named=True), ranked.row(-1, named=True)
     return Figure(
         "roc",
         SECTION,
-        f"{best['tag']} detects best: an AUROC of {best['area']:.3f}, the most of "
-        f"{len(every)} arms",
-        f"Entropy as score; mean over {scene.seeds(every['arm'].to_list())} replicates per arm "
-        "at equal shares of false alarms.",
+        f"AUROC by entropy runs from {worst['area']:.3f} ({worst['tag']}) to {best['area']:.3f} "
+        f"({best['tag']})",
+        f"Entropy as score; {len(every)} arms, the best candidates first; mean over "
+        f"{scene.seeds(every['arm'].to_list())} replicates per arm at equal shares of false "
+        "alarms.",
         _curves(rows.select("arm", "label", "method", "area", "at", "share"), scene.methods),
         wide=False,
     )
@@ -82,8 +87,8 @@ def areas_figure(scene: Scene) -> Figure | None:
     if len(ours) and len(single):
         gap = ours["mean"].item() - single["mean"].item()
         claim = (
-            f"In AUROC {lead['tag']} is {abs(gap):.3f} {'above' if gap > 0 else 'below'} "
-            "the single model"
+            f"By entropy, the AUROC of {lead['tag']} is {abs(gap):.3f} "
+            f"{'above' if gap > 0 else 'below'} the single model's"
         )
     kept = ["arm", "label", "method", "metric", "mean", "low", "high"]
     return Figure(
@@ -93,7 +98,7 @@ def areas_figure(scene: Scene) -> Figure | None:
         f"{scene.seeds(every['arm'].to_list())} replicates per arm; whiskers are 95 % "
         "t-intervals over seeds, with the images fixed.",
         _points(rows.select(kept), scene.methods),
-        wide=False,
+        wide=rows["arm"].n_unique() > MANY,
         choices=tuple(
             (score, NAMES[score]) for score in rows["metric"].unique(maintain_order=True)
         ),

@@ -1,13 +1,14 @@
 """What the page knows of one arm: figures, parameters, and how to have it again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
 import yaml
 
 from analysis import secondary, tables
+from analysis.columns import METRICS
 from analysis.declared import command_of
 from analysis.load import Run
 from analysis.scene import Scene
@@ -18,8 +19,13 @@ Json = dict[str, Any]
 SECTIONS: Final = ("backbone", "training", "regulariser", "params")
 
 
+def names(verdict: Json) -> list[str]:
+    """Return the names of the measures, in the order of every arm's."""
+    return [name for name in METRICS if any(name in own for own in verdict["measures"].values())]
+
+
 def details(scene: Scene, run: Run, verdict: Json) -> dict[str, Json]:
-    """Return arm -> label, verdict, and lists of (name, value) pairs and texts to copy.
+    """Return arm -> label, verdict, lists of (name, value) pairs, measures, and texts to copy.
 
     Of predictions without a study there are no parameters and nothing to run again.
     """
@@ -38,7 +44,7 @@ def details(scene: Scene, run: Run, verdict: Json) -> dict[str, Json]:
             "verdict": arm["verdict"],
             "recovery": _recovery(entry, labels),
             "parameters": _parameters(spec),
-            "measures": _measures(verdict["measures"].get(arm["arm"], {})),
+            "measures": _measures(names(verdict), verdict["measures"].get(arm["arm"], {})),
             "texts": _texts(scene, run, arm, spec, own["trial"][0]),
         }
     return found
@@ -58,10 +64,10 @@ def _parameters(spec: Json) -> list[list[str]]:
     return [[key, tables.plain(value)] for key, value in known.items() if value is not None]
 
 
-def _measures(found: Json) -> list[list[str]]:
-    cells = [(name, secondary.cell(value)) for name, value in found.items()]
-    said = [(name, f"{cell['text']} ± {cell['spread']}") for name, cell in cells if cell]
-    return [[name, text.removesuffix(" ± ")] for name, text in said]
+def _measures(every: Sequence[str], found: Json) -> list[str | None]:
+    cells = (secondary.cell(found.get(name)) for name in every)
+    said = (f"{cell['text']} ± {cell['spread']}" if cell else None for cell in cells)
+    return [text.removesuffix(" ± ") if text else None for text in said]
 
 
 def _texts(scene: Scene, run: Run, arm: Json, spec: Json, trial: str) -> list[list[str]]:

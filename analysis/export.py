@@ -39,8 +39,6 @@ NARROW: Final = 200
 """Width of a panel, px, below which not every number fits on its axis."""
 ENTRY: Final = 150
 """Room for an entry of the legend, px."""
-CHOSEN: Final = "{metric}"
-"""Stands in the title of an axis for what was chosen."""
 
 
 def write_paper(own: Judged, place: Path) -> None:
@@ -114,8 +112,6 @@ def picture(
     hint, datasets = spec.get("usermeta") or {}, spec["datasets"]
     panels = len({row.get("panel") for row in max(datasets.values(), key=len)})
     if choice:
-        spec = json.loads(json.dumps(spec).replace(marks.CHOSEN, choice[1]))
-        datasets = spec["datasets"]
         for param in spec["params"]:
             if param["name"] == "metric":
                 param["value"] = choice[0]
@@ -123,7 +119,7 @@ def picture(
         for encoding in _encodings(spec):
             for channel in encoding.values():
                 if isinstance(channel, dict) and isinstance(channel.get("title"), str):
-                    channel["title"] = channel["title"].replace(CHOSEN, choice[1])
+                    channel["title"] = channel["title"].replace(marks.CHOSEN, choice[1])
     if not hint.get("columns"):
         _add_legend(spec, titles, room)
         spec |= {"width": room, "autosize": {"type": "fit-x", "contains": "padding"}}

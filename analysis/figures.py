@@ -13,11 +13,12 @@ from scipy import stats
 from analysis import charts, exploration_figures, search
 from analysis.costs import costs as arm_costs
 from analysis.costs import multiples, with_front
-from analysis.detection import areas_figure, roc_figure, scores_figure
+from analysis.detection import MANY, areas_figure, roc_figure, scores_figure
 from analysis.evidence import evidence_figure
 from analysis.geometry import landscape_figure, trajectory_figure
 from analysis.growth import growth_figure
 from analysis.scene import Figure, Scene, over_seeds
+from analysis.tables import number
 
 LEAST_IN_BIN = 20
 """A bin with fewer predictions, over all seeds, is noise (said in ``reading.html.j2``)."""
@@ -81,7 +82,7 @@ def _diversity(scene: Scene) -> Figure | None:
         how = (
             "goes with more" if rho > 0.3 else "goes with less" if rho < -0.3 else "does not order"
         )
-        claim = f"More disagreement {how} recovery (rank correlation {rho:.2f})"
+        claim = f"More disagreement {how} recovery (rank correlation {number(rho)})"
     kept = ["arm", "tag", "label", "method", "disagreement", "estimate", "low", "high"]
     return Figure(
         "diversity",
@@ -147,7 +148,7 @@ def _collapsed(scene: Scene) -> Figure | None:
         else "No ensemble loses when its members are averaged into one network",
         "Mean over seeds; dashed lines are 95 % t-intervals over seeds.",
         charts.collapsed(rows.select(kept), scene.methods),
-        wide=False,
+        wide=rows["arm"].n_unique() > MANY,
     )
 
 

@@ -12,6 +12,7 @@ from analysis import charts
 from analysis.load import Run, open_parquet, predictions_file, read_parquet
 from analysis.measure import arm_key
 from analysis.scene import Figure, Scene, over_seeds
+from analysis.tables import number
 from study import schema
 from study.schema import StudyError
 
@@ -169,8 +170,9 @@ def _travelled(scene: Scene, rows: pl.DataFrame) -> str:
     lead = own.row(0, named=True)
     closer = len(own.filter(pl.col("end") - pl.col("start") > CLOSER))
     return (
-        f"The members of {lead['tag']} start at a cosine of {lead['start']:.2f} and end at "
-        f"{lead['end']:.2f}; those of {closer} of {len(own)} configurations come closer in training"
+        f"The members of {lead['tag']} start at a cosine of {number(lead['start'])} and end at "
+        f"{number(lead['end'])}; those of {closer} of {len(own)} configurations come closer in "
+        "training"
     )
 
 

@@ -7,6 +7,9 @@ from analysis import marks
 from analysis.charts import Chart
 from analysis.scene import Figure, Scene, over_seeds
 
+BEYOND = 0.5
+"""How far right of the largest Deep Ensemble stands what is worth more."""
+
 
 def growth_figure(scene: Scene) -> Figure | None:
     """Draw calibrated NLL against the number of members, and every arm where it meets the curve."""
@@ -24,9 +27,9 @@ def growth_figure(scene: Scene) -> Figure | None:
     largest = int(curve["members"][-1])
     rows = rows.with_columns(
         beyond=pl.col("members").is_null(),
-        at=pl.col("members").fill_null(largest),
-        low=pl.col("low").fill_null(largest),
-        high=pl.col("high").fill_null(largest),
+        at=pl.col("members").fill_null(largest + BEYOND),
+        low=pl.col("low").fill_null(largest + BEYOND),
+        high=pl.col("high").fill_null(largest + BEYOND),
         said=pl.when(pl.col("members").is_null())
         .then(pl.lit(f"more than {largest}"))
         .otherwise(pl.col("members").map_elements("{:.1f}".format, pl.String)),
@@ -51,7 +54,7 @@ def _chart(curve: pl.DataFrame, rows: pl.DataFrame, methods: list[str]) -> Chart
     scale = alt.Scale(domain=[min(seen), max(seen)], nice=True, padding=10)
     axis = alt.Axis(tickCount=5)
     x_axis = alt.Axis(grid=False, values=list(range(1, largest + 1)), format="d")
-    ends = alt.Scale(domain=[0.7, largest + 0.5], nice=False)
+    ends = alt.Scale(domain=[0.7, largest + 2 * BEYOND], nice=False)
 
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title="members of a deep ensemble", scale=ends, axis=x_axis)
@@ -59,7 +62,9 @@ def _chart(curve: pl.DataFrame, rows: pl.DataFrame, methods: list[str]) -> Chart
     grown = alt.Chart(marks.tidy(curve)).encode(x=x("members"))
     tips = [("members", "Members", "d"), ("mean", "NLL", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
-    placed = marks.placed(rows.with_columns(estimate="mean"), "at", (min(seen), max(seen)))
+    placed = marks.placed(rows.with_columns(estimate="mean"), "at", (min(seen), max(seen))).drop(
+        "estimate"
+    )
     own = alt.Chart(marks.tidy(placed)).encode(color=marks.colour(methods), opacity=marks.dim())
     y = marks.y("mean", title, scale, axis)
     about = [("label", "Configuration", ""), ("mean", "NLL", ".4f"), ("said", "Worth", "")]

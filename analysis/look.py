@@ -40,7 +40,12 @@ LOOK: Final[dict[str, Any]] = {
         "labelPadding": 5,
         "titlePadding": 9,
     },
-    "axisX": {"domain": True, "domainColor": "--grid"},
+    "axisX": {
+        "domain": True,
+        "domainColor": "--grid",
+        "labelOverlap": True,
+        "labelSeparation": 2,
+    },
     "header": {
         "labelColor": "--ink",
         "labelFontSize": 12,
@@ -92,7 +97,6 @@ def config(label_limit: float, header_limit: float) -> dict[str, Any]:
     found: dict[str, Any] = _coloured(LOOK, colours())
     found |= {"background": colours()["card"], "font": FONT}
     found["axis"]["labelLimit"] = label_limit
-    found["axisX"] |= {"labelOverlap": True, "labelSeparation": 2}
     found["header"]["labelLimit"] = header_limit
     return found
 

@@ -18,6 +18,8 @@ OBJECTIVE: Final = "validation NLL"
 AXES: Final = 10
 KEPT: Final = 0.2
 """Share of the trials that is drawn at first."""
+FEW: Final = 3
+"""Choices whose names fit on a telephone."""
 LEAST: Final = 10
 """Fewer trials have nothing in common."""
 TENTH: Final = 0.1
@@ -75,7 +77,7 @@ def parallel_figure(
         "Search",
         _claim(method, axes, ranked),
         f"{len(own)} complete search trials of {title(method or '')}, one seed each, validation "
-        "data only.",
+        "data only. The title names the choice that differs most: by chance, some always does.",
         _chart(pl.concat([every, texts], how="diagonal_relaxed")),
         slider=("best", "Keep the best", KEPT),
     )
@@ -89,7 +91,8 @@ def _axis(one: Seen, row: int) -> list[dict[str, Any]]:
         | {"value": declared_value(value)}
         for n, (trial, value) in enumerate(zip(one.trials, one.values, strict=True))
     ]
-    return [common | each for each in (*found, *axis_ticks(one))]
+    ticks = [{"few": one.domain.slots <= FEW} | tick for tick in axis_ticks(one)]
+    return [common | each for each in (*found, *ticks)]
 
 
 def _gaps(lines: pl.DataFrame, ranked: pl.DataFrame, axes: Sequence[Seen]) -> pl.DataFrame:
@@ -107,7 +110,7 @@ def _gaps(lines: pl.DataFrame, ranked: pl.DataFrame, axes: Sequence[Seen]) -> pl
 
 
 def _claim(method: str, axes: Sequence[Seen], ranked: pl.DataFrame) -> str:
-    """Say which choice or part of a range the best tenth prefers over all trials the most."""
+    """Say which choice's share among the best tenth is the furthest above that among all."""
     best = set(ranked.filter(pl.col("share") <= max(TENTH, 5 / len(ranked)))["trial"])
     lead: tuple[float, str] = (0.0, "")
     for one in axes:
@@ -119,9 +122,11 @@ def _claim(method: str, axes: Sequence[Seen], ranked: pl.DataFrame) -> str:
             inside, outside = (slots[among] == slot).mean(), (slots == slot).mean()
             if inside - outside > lead[0] and one.domain.choices:
                 said = f"{one.parameter} {declared_value(one.domain.choices[slot])}"
-                share = f"{(slots[among] == slot).sum()} of the best {among.sum()}"
-                whole = f"{share} trials of {title(method)} have {said}, as {outside:.0%} of all do"
-                lead = inside - outside, whole
+                lead = (
+                    inside - outside,
+                    f"Of the best {among.sum()} trials of {title(method)}, "
+                    f"{(slots[among] == slot).sum()} have {said}; of all, {outside:.0%}",
+                )
     return lead[1] or f"What the best trials of {title(method)} have in common"
 
 
@@ -142,14 +147,16 @@ def _chart(rows: pl.DataFrame) -> Chart:
         good="1-datum.share"
     )
     own = alt.layer(
-        trials.mark_line(size=1.3, opacity=0.55).encode(
+        trials.mark_line(size=1.3).encode(
             detail="trial:N", order="row:Q", color=quality, opacity=marks.dim()
         ),
         trials.mark_point(filled=True, size=26).encode(
             color=quality, opacity=marks.dim(), tooltip=marks.tips(tips)
         ),
         *(
-            base.transform_filter(f"datum.kind=='{align}'&&(room>520||'{align}'!='center')")
+            base.transform_filter(
+                f"datum.kind=='{align}'&&(room>520||'{align}'!='center'||datum.few)"
+            )
             .mark_text(style=style, align=align, baseline="bottom", dy=-5)
             .encode(text="value:N")
             for style in ("halo", "quiet")

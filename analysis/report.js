@@ -2,7 +2,7 @@
 (() => {
   const page = JSON.parse(document.getElementById("payload").textContent);
   const root = document.documentElement;
-  const views = new Map(), params = {}, arms = page.arms ?? {};
+  const views = new Map(), brushes = new Set(), params = {}, arms = page.arms ?? {};
   const status = window.__report = { ready: false, errors: [] };
   let selected = [], opened = "";
   const known = new Set([...Object.values(page.methods).flat(), ...Object.keys(arms)]);
@@ -31,6 +31,8 @@
   /* A facet cannot follow its container, so its cells are fitted: draw, measure, resize. */
   async function draw(box) {
     const key = box.dataset.chart, figure = page.figures[key], own = params[key] ?? {};
+    brushes.delete(views.get(key));
+    views.get(key)?.finalize();
     const spec = called(figure, own.metric);
     const room = box.clientWidth, hint = spec.usermeta || {};
     spec.datasets = Object.fromEntries(figure.uses.map((key) => [key, page.datasets[key]]));
@@ -58,6 +60,7 @@
         spec.spec.width = cell;
         spec.spec.height = hint.ratio ? Math.round(cell * hint.ratio) : hint.height;
         options.config.header.labelLimit = options.config.axisX.titleLimit = widest;
+        result?.finalize();
         result = await vegaEmbed(box, spec, options);
         for (let pass = 0; pass < 5; pass++) {
           const spare = room - Number(box.querySelector("svg").getAttribute("width"));
@@ -78,6 +81,7 @@
     svg.querySelectorAll(":scope > g").forEach((node) => node.setAttribute("aria-hidden", "true"));
     result.view.addEventListener("click", (_, item) => known.has(item?.datum?.arm) && toggle([item.datum.arm]));
     if (spec.params?.some((param) => param.name === "brush")) {
+      brushes.add(result.view);
       result.view.addSignalListener("brush", (_, ranges) => brushed(figure, ranges));
     }
     views.set(key, result.view);
@@ -130,11 +134,23 @@
     const chip = document.getElementById("chip");
     chip.hidden = !selected.length;
     chip.firstElementChild.textContent = selected.length === 1 ? "1 selected" : `${selected.length} selected`;
-    const at = new URLSearchParams();
-    if (selected.length) at.set("sel", selected.join(","));
-    if (opened) at.set("open", opened);
-    const hash = decodeURIComponent(at.toString());
-    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+    history.replaceState(null, "", here());
+  }
+
+  /* The address of what is selected and open. */
+  function here() {
+    const at = new URLSearchParams(selected.map((arm) => ["sel", arm]));
+    if (opened) at.append("open", opened);
+    return location.href.split("#")[0] + (at.size ? `#${at}` : "");
+  }
+
+  /* Take over what an address asks for; one that names a section asks for nothing else. */
+  function follow() {
+    const at = new URLSearchParams(location.hash.slice(1));
+    if (!at.has("sel") && !at.has("open")) return;
+    selected = [...new Set(at.getAll("sel"))].filter((arm) => known.has(arm));
+    if (at.has("open")) open(at.get("open"));
+    show();
   }
 
   const make = (name, text, parent, more = {}) => {
@@ -153,8 +169,9 @@
 
   /* Everything about one arm, in a dialog. */
   function open(arm) {
-    const drawer = document.getElementById("drawer"), about = arms[arm], body = drawer.lastElementChild;
-    if (!about) return;
+    const drawer = document.getElementById("drawer");
+    if (!drawer || !Object.hasOwn(arms, arm)) return;
+    const about = arms[arm], body = drawer.lastElementChild;
     opened = arm;
     document.getElementById("drawer-title").textContent = about.label;
     body.replaceChildren();
@@ -166,14 +183,14 @@
       make("pre", text, body, { tabIndex: 0 });
       make("button", "Copy", body, { type: "button" }).dataset.copy = text;
     }
-    pairs("Measures: mean ± standard deviation over seeds", about.measures, body);
+    pairs("Measures: mean ± standard deviation over seeds", page.measured.flatMap((name, at) => (about.measures[at] ? [[name, about.measures[at]]] : [])), body);
     if (!drawer.open) drawer.showModal();
     body.scrollTop = 0;
     show();
   }
 
   async function copy(text, button) {
-    const old = button.textContent;
+    const old = button.dataset.name ??= button.textContent;
     try { await navigator.clipboard.writeText(text); } catch {
       const area = make("textarea", "", button.parentElement, { value: text });
       area.select();
@@ -188,7 +205,8 @@
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = [...document.querySelectorAll("#configurations ~ .table tbody tr")];
     for (const row of rows) {
-      row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+      const text = [...row.cells].map((cell) => cell.innerText ?? "").join(" ").toLowerCase().replace("details", "");
+      row.hidden = !words.every((word) => text.includes(word));
     }
     const left = rows.filter((row) => !row.hidden).length;
     document.getElementById("found").textContent = `${left} of ${rows.length}`;
@@ -214,8 +232,9 @@
   const exports_ = {
     csv(key) {
       const sets = page.figures[key].uses.map((name) => page.datasets[name]);
-      const rows = sets.reduce((most, set) => (set.length > most.length ? set : most));
-      const names = Object.keys(rows[0]).filter((name) => !name.startsWith("_"));
+      const longest = Math.max(...sets.map((set) => set.length));
+      const rows = sets.filter((set) => set.length > 2 || set.length === longest).flat(); // Not the guides.
+      const names = [...new Set(rows.flatMap(Object.keys))].filter((name) => !name.startsWith("_"));
       save(`${key}.csv`, [names, ...rows.map((row) => names.map((name) => row[name]))]
         .map((row) => row.map(cell).join(",")).join("\n") + "\n", "text/csv");
     },
@@ -229,7 +248,8 @@
 
   function sort(button) {
     const head = button.closest("th"), body = head.closest("table").tBodies[0];
-    const up = head.getAttribute("aria-sort") === "descending";
+    const before = head.getAttribute("aria-sort"), number = head.classList.contains("n");
+    const up = before ? before === "descending" : !number;
     for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
     const at = head.cellIndex, sign = up ? 1 : -1;
@@ -257,8 +277,12 @@
       for (const other of button.parentElement.children) other.setAttribute("aria-pressed", other === button);
       draw(figure.querySelector("[data-chart]"));
     } else if (act === "theme") { root.classList.toggle("dark"); drawAll(); }
-    else if (act === "clear") { selected = []; show(); }
-    else if (act === "copy") copy(location.href, button);
+    else if (act === "clear") {
+      selected = [];
+      for (const view of brushes) view.data("brush_store", []).runAsync();
+      show();
+    }
+    else if (act === "copy") copy(here(), button);
     else if (act === "close") document.getElementById("drawer").close();
     else if (act === "print") {
       const dark = root.classList.contains("dark");
@@ -290,12 +314,10 @@
     timer = setTimeout(drawAll, 150);
   });
 
-  const wanted = new URLSearchParams(location.hash.slice(1));
-  selected = (wanted.get("sel") ?? "").split(",").filter((arm) => known.has(arm));
+  addEventListener("hashchange", follow);
   // Vega measures text when it draws: the letters must be there.
   Promise.all(["400", "500", "600", "700"].map((weight) => document.fonts.load(`${weight} 12px Inter`))).then(drawAll).then(() => {
-    if (wanted.has("open")) open(wanted.get("open"));
-    if (selected.length) show();
+    follow();
     status.ready = true; root.dataset.charts = status.errors.length ? "failed" : "drawn";
   });
 })();

@@ -127,6 +127,7 @@ def write_report(own: Judged, out: Path, now: datetime) -> None:
     page = summarise.page(scene, own.run, own.verdict, own.drawn, now)
     payload = pages.payload(own.drawn, methods)
     payload |= {
+        "measured": drawer.names(own.verdict),
         "arms": drawer.details(scene, own.run, own.verdict),
         "protocol": own.verdict["protocol"],
         "provenance": dict(page["provenance"]),

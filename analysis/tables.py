@@ -28,7 +28,9 @@ MOST_ROWS: Final = 40
 
 def number(value: float | None, digits: int = 2) -> str:
     """Return a number with a true minus sign, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None:
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def interval(effect: Json) -> str:
@@ -159,6 +161,8 @@ def _differences(specs: Mapping[str, Json], arm: str) -> str:
 
 def plain(value: Any) -> str:
     """Return a parameter's value as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

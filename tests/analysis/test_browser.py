@@ -1,5 +1,6 @@
 """The report in a real browser: a page of a real study, and pages that are hard to lay out."""
 
+import csv
 import io
 import json
 import re
@@ -54,9 +55,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hard_runs(folder: Path) -> dict[str, Path]:
     """Write runs that are hard to show."""
     one = (SINGLE, DEEP_ENSEMBLE, Arm("candidate", "batchensemble", name="only", diversity=0.9))
-    hundreds = tuple(
-        Arm("candidate", "batchensemble", init_std=0.1 + 0.002 * n, diversity=n / 300)
-        for n in range(300)
+    hundred = tuple(
+        Arm("candidate", "batchensemble", init_std=0.1 + 0.002 * n, diversity=n / 100)
+        for n in range(100)
     )
     nothing = (SINGLE, Arm("deep_ensemble", "deep_ensemble", diversity=0.0), one[2])
     names = tuple(
@@ -64,7 +65,7 @@ def hard_runs(folder: Path) -> dict[str, Path]:
     )
     made = {
         "one": make_run(folder / "one", one, seeds=4, data=SMALL),
-        "hundreds": make_run(folder / "hundreds", (*one[:2], *hundreds), seeds=2, data=SMALL),
+        "hundred": make_run(folder / "hundred", (*one[:2], *hundred), seeds=4, data=SMALL),
         "nothing": make_run(folder / "nothing", nothing, seeds=4, data=SMALL),
         "names": make_run(folder / "names", (*default_arms(), *names), seeds=3, data=SMALL),
     }
@@ -74,7 +75,7 @@ def hard_runs(folder: Path) -> dict[str, Path]:
     return made | {"partial": partial}
 
 
-HARD = ("one", "hundreds", "nothing", "names", "partial")
+HARD = ("one", "hundred", "nothing", "names", "partial")
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,8 @@ def test_a_hard_report(
 ) -> None:
     with opened(chromium, hard[name], **how) as found:
         sound(found)
+        figures = found.page.locator("[data-chart]").count()
+        assert (figures == 0) == (name == "nothing")
         if name == "names":
             assert MARKUP in found.page.locator("#configurations ~ .table").inner_text()
         if name == "partial":
@@ -198,7 +201,19 @@ def test_a_brush_selects_what_it_holds(chromium: Browser, real: Path) -> None:
         found.page.mouse.move(box["x"] + box["width"] - 8, box["y"] + box["height"] - 70, steps=8)
         found.page.mouse.up()
         found.page.locator("#chip").wait_for()
-        assert len(arms_of(found)) > 1
+        every = found.page.locator("tr[data-arm]").count()
+        assert 1 < len(arms_of(found)) < every
+        drawn = (
+            "document.querySelectorAll('[data-chart=diversity] [class*=brush_brush] path').length"
+        )
+        assert found.look(drawn) > 0
+        found.page.locator("[data-act=clear]").click()
+        found.page.wait_for_timeout(200)
+        sizes = found.look(
+            "[...document.querySelectorAll('[data-chart=diversity] [class*=brush_brush]')]"
+            ".map((node) => node.getBoundingClientRect().width)"
+        )
+        assert max(sizes, default=0) < 5
 
 
 def test_a_method_of_the_key_selects_its_arms(chromium: Browser, real: Path) -> None:
@@ -219,7 +234,9 @@ def test_the_drawer_has_all_of_an_arm(chromium: Browser, real: Path) -> None:
         text = drawer.inner_text()
         assert "--replay" in text
         assert "method: " in text
-        assert "training" not in found.look("document.title")
+        page = found.look("JSON.parse(document.getElementById('payload').textContent)")
+        measures = zip(page["measured"], page["arms"][arm]["measures"], strict=True)
+        assert all(name in text and said in text for name, said in measures if said)
         assert f"open={arm}" in found.page.url
         with opened(chromium, real, at=found.page.url.partition("html")[2]) as again:
             assert again.page.locator("#drawer").is_visible()
@@ -275,22 +292,86 @@ def test_a_tooltip_says_what_a_mark_is(chromium: Browser, real: Path) -> None:
 @pytest.mark.parametrize("kind", ["csv", "svg", "png"])
 def test_every_figure_can_be_kept(chromium: Browser, real: Path, kind: str, tmp_path: Path) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
-        for figure in found.page.locator("[data-figure]").all():
+        page = found.look("JSON.parse(document.getElementById('payload').textContent)")
+        for number, key in enumerate(page["figures"]):
+            if number % 8 == 7:  # Chromium lets a page keep ten files.
+                found.page.reload()
+                found.page.wait_for_function("window.__report?.ready === true")
             with found.page.expect_download() as download:
-                figure.locator(f"[data-save={kind}]").click()
+                found.page.locator(f"[data-figure={key}] [data-save={kind}]").click()
             file = tmp_path / download.value.suggested_filename
             download.value.save_as(file)
-            start = {"csv": b"", "svg": b"<svg", "png": b"\x89PNG"}[kind]
             content = file.read_bytes()
-            assert content.startswith(start)
-            assert len(content) > 100
+            if kind == "csv":
+                sets = [page["datasets"][name] for name in page["figures"][file.stem]["uses"]]
+                longest = max(map(len, sets))
+                rows = sum(len(own) for own in sets if len(own) > 2 or len(own) == longest)
+                assert len(list(csv.reader(io.StringIO(content.decode())))) == rows + 1
+            else:
+                assert content.startswith({"svg": b"<svg", "png": b"\x89PNG"}[kind])
+                assert len(content) > 1000
+
+
+@pytest.mark.parametrize(
+    "at", ["#open=__proto__", "#open=constructor", "#sel=<script>&open=x", "#%", "#sel=toString"]
+)
+def test_an_address_that_names_nothing_opens_nothing(
+    chromium: Browser, real: Path, at: str
+) -> None:
+    with opened(chromium, real, at=at, viewport=WIDE) as found:
+        assert found.said == []
+        assert not found.page.locator("#drawer").is_visible()
+        assert arms_of(found) == []
+
+
+def test_any_name_of_an_arm_survives_its_address(chromium: Browser, tmp_path: Path) -> None:
+    names = ["x,y", "p+q", "a&b", "50%25", "=1+1"]
+    arms = {"single": ARMS["single"], "deep_ensemble": ARMS["deep_ensemble"]}
+    arms |= dict.fromkeys(names, (4, 0.8))
+    given = make_predictions(tmp_path / "given", arms, seeds=3, data=SMALL)
+    page = tmp_path / "given.html"
+    assert main(["--predictions", str(given), "--out", str(page)]) == 0
+    with opened(chromium, page, viewport=WIDE) as found:
+        for button in found.page.locator("tr[data-arm] .tag").all():
+            button.click()
+        chosen = arms_of(found)
+        assert set(names) <= set(chosen)
+        with opened(chromium, page, at=found.page.url.partition("html")[2]) as again:
+            assert arms_of(again) == chosen
+
+
+def test_an_address_is_followed_on_the_open_page_and_outlives_a_section(
+    chromium: Browser, real: Path
+) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        arm = found.page.locator("tr[data-arm]").first.get_attribute("data-arm")
+        found.look("(arm) => { location.hash = `sel=${arm}`; }", arm)
+        found.page.locator("#chip").wait_for()
+        assert arms_of(found) == [arm]
+        found.page.locator("nav a", has_text="Cost").click()
+        found.look("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+        found.page.locator("#chip [data-act=copy]").click()
+        assert f"sel={arm}" in found.look("window.copied")
+
+
+def test_a_choice_and_a_slider_outlive_another_theme(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        figure = found.page.locator("[data-figure=severity]")
+        figure.locator("button", has_text=re.compile("^Accuracy$")).click()
+        found.page.locator("[data-act=theme]").click()
+        found.page.wait_for_timeout(1500)
+        assert figure.locator("svg", has_text="Accuracy").count() == 1
+        assert found.said == []
 
 
 def test_print_has_the_whole_table_and_ink_on_white(chromium: Browser, real: Path) -> None:
     for scheme in ("light", "dark"):
         with opened(chromium, real, viewport=WIDE, color_scheme=scheme) as found:
             assert len(found.page.pdf(format="A4", print_background=True)) > 50_000
+            found.page.locator("#filter").fill("positive")
             found.page.emulate_media(media="print")
+            rows = found.page.locator("#configurations ~ .table tbody tr")
+            assert rows.locator("visible=true").count() == rows.count() > 1
             body, ink = found.look(
                 "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
             )
@@ -306,7 +387,7 @@ def test_the_keyboard_reaches_everything(chromium: Browser, real: Path) -> None:
         wanted = found.look(
             "[...document.querySelectorAll('main button, main input, main a')].filter((n) => n.offsetParent).length"
         )
-        seen = found.look(
+        found.look(
             """() => { window.seen = new Set();
             document.addEventListener('focusin', (e) => e.target.matches('main button, main input, main a') && window.seen.add(e.target)); }"""
         )
@@ -316,13 +397,12 @@ def test_the_keyboard_reaches_everything(chromium: Browser, real: Path) -> None:
         found.page.locator("tr[data-arm] .tag").first.focus()
         found.page.keyboard.press("Enter")
         assert len(arms_of(found)) == 1
-        assert seen is None
 
 
 def test_a_page_is_small_and_ready_soon(
     chromium: Browser, real: Path, hard: dict[str, Path], record_property: Any
 ) -> None:
-    for name, file, most in (("real", real, 3e6), ("hundreds", hard["hundreds"], 6e6)):
+    for name, file, most in (("real", real, 3e6), ("hundred", hard["hundred"], 3e6)):
         with opened(chromium, file, viewport=WIDE) as found:
             record_property(name, f"{file.stat().st_size / 1e6:.2f} MB, {found.seconds:.2f} s")
         assert file.stat().st_size < most
