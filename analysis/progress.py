@@ -1,6 +1,7 @@
 """What a study still lacks: its trials by stage and arm, against what was asked for."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -56,17 +57,17 @@ def _tuning(run: Run, study: Json) -> list[str]:
     search = run.trials.filter(pl.col("stage") == "search")
     seen = Counter(search["method"].to_list())
     searched = all(seen[method] >= wanted for method, wanted in methods.items())
-    wanted = {title(method): (seen[method], count) for method, count in methods.items()}
+    wanted = [(title(method), seen[method], count) for method, count in methods.items()]
     lines += _line("search", wanted)
     if not searched and run.plan is None:
         return [*lines, "rescore: begins when the search has ended"]
     whole = search.filter(pl.col("status") == "complete")
     rescored = run.trials.filter(pl.col("stage") == "rescore")
-    seen = Counter(rescored["method"].to_list())
+    seen, wanted = Counter(rescored["method"].to_list()), []
     for method in methods:
         own = whole.filter(pl.col("method") == method)["configuration"].n_unique()
         count = min(own, int(budget["rescore"])) * int(budget["rescore_seeds"])
-        wanted[title(method)] = (seen[method], count)
+        wanted.append((title(method), seen[method], count))
     return lines + _line("rescore", wanted)
 
 
@@ -75,29 +76,25 @@ def _confirm(run: Run, plan: Json) -> list[str]:
     confirmed = run.trials.filter(pl.col("stage") == "confirm")
     seen = Counter(arm_key(*row) for row in confirmed.select("role", "configuration").iter_rows())
     keys = {arm_key(arm["role"], arm["configuration"]): arm for arm in plan["arms"]}
-    wanted = {
-        str(arm["name"] or f"{title(arm['method'])} {key[:6]}"): (seen[key], int(plan["seeds"]))
+    wanted = [  # Two arms may have one name.
+        (str(arm["name"] or f"{title(arm['method'])} {key[:6]}"), seen[key], int(plan["seeds"]))
         for key, arm in keys.items()
-    }
+    ]
     return _line("predictions" if run.given else "confirm", wanted)
 
 
-def _line(stage: str, wanted: dict[str, tuple[int, int]]) -> list[str]:
+def _line(stage: str, wanted: Sequence[tuple[str, int, int]]) -> list[str]:
     """Return one line on a stage, or nothing if it lacks nothing.
 
     Args:
         stage: Its name.
-        wanted: Name -> how many trials there are, and how many there should be.
+        wanted: Of each name, how many trials there are, and how many there should be.
     """
-    lacks = [
-        f"{count - done} of {count} of {name}"
-        for name, (done, count) in wanted.items()
-        if done < count
-    ]
+    lacks = [f"{count - done} of {count} of {name}" for name, done, count in wanted if done < count]
     if not lacks:
         return []
-    total = sum(count for _, count in wanted.values())
-    done = sum(min(pair) for pair in wanted.values())
+    total = sum(count for _, _, count in wanted)
+    done = sum(min(there, count) for _, there, count in wanted)
     more = len(lacks) - MOST_ARMS
     named = ", ".join(lacks[:MOST_ARMS]) + (f", and of {more} more" if more > 0 else "")
     return [f"{stage}: {done} of {total} trials are there; missing: {named}"]
