@@ -4,7 +4,7 @@ from typing import Final
 
 import polars as pl
 
-from analysis import charts
+from analysis import geometry_charts
 from analysis.geometry import per_arm, replicates
 from analysis.scene import Figure, Scene
 
@@ -34,7 +34,7 @@ def evidence_figure(scene: Scene) -> Figure | None:
         _claim(rows),
         f"{replicates(scene, rows)} replicates per arm, at the end of training, on test images; "
         "whiskers are 95 % t-intervals over seeds.",
-        charts.evidence(rows.select(kept), scene.methods),
+        geometry_charts.evidence(rows.select(kept), scene.methods),
     )
 
 

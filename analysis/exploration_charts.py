@@ -1,4 +1,4 @@
-"""Charts of the search's parameters: where trials lay in the declared space, and how they did."""
+"""Charts of the search: its history, which parameter mattered, where its trials lay."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
@@ -12,6 +12,73 @@ Frame = pl.DataFrame
 Facets = alt.FacetChart
 
 TITLES: Final = {"val_nll": "NLL", "val_gain": "Gain"}
+
+
+def history(rows: Frame, methods: Sequence[str], top: float) -> Facets:
+    """Draw every search trial's validation NLL in order of finishing, and the best so far.
+
+    Args:
+        rows: trial, method, panel, order, val_nll, best, shown (val_nll or the frame's top), kind
+            (complete, pruned, diverged, failed, beyond the frame).
+        methods: Domain of colour and shape.
+        top: Upper end of the frame.
+    """
+    bottom = min(rows["shown"].to_list())
+    scale = alt.Scale(domain=[bottom, top], nice=False, padding=6)
+    y = marks.y("shown", "validation NLL (nats)", scale, alt.Axis(tickCount=5))
+    base = alt.Chart().encode(
+        x=alt.X(
+            "order:Q",
+            title="trial",
+            scale=alt.Scale(domain=[0, max(rows["order"].to_list())], nice=False, padding=3),
+            axis=alt.Axis(grid=False, tickCount=5),
+        ),
+        color=marks.colour(methods),
+    )
+    tips = [("trial", "Trial", ""), ("order", "Order", ""), ("val_nll", "NLL", ".4f")]
+    tips += [("best", "Best so far", ".4f"), ("kind", "Status", "")]
+    chart = alt.layer(
+        base.transform_filter("datum.kind=='complete'")
+        .mark_point(filled=True, size=28, opacity=0.45)
+        .encode(y=y, shape=marks.shape(methods), tooltip=marks.tips(tips)),
+        base.transform_filter("datum.kind!='complete'")
+        .mark_text(text="×", fontSize=14, baseline="middle")
+        .encode(y=y, tooltip=marks.tips(tips)),
+        base.mark_line(interpolate="step-after", size=2, clip=True).encode(
+            y=marks.y("best", "validation NLL (nats)", scale, alt.Axis(tickCount=5))
+        ),
+    )
+    return marks.panels(chart, rows, columns=3, least=250, height=230)
+
+
+def importance(rows: Frame) -> Facets:
+    """Draw how much a forest's held-out fit loses when one parameter is shuffled.
+
+    Args:
+        rows: panel, parameter, mean, low, high.
+    """
+    # Unseen marks keep one parameter's rows in two panels apart: each panel has its own order.
+    blank = pl.lit("\u200b").repeat_by(pl.col("panel").rank("dense")).list.join("")
+    rows = rows.with_columns(_row=pl.col("parameter") + blank)
+    order = marks.order(rows, "_row")
+    y = alt.Y("_row:N", sort=order, title=None, axis=alt.Axis(grid=True))
+    x = alt.X("mean:Q", title="loss of held-out R² when shuffled", axis=alt.Axis(tickCount=4))
+    base = alt.Chart().encode(y=y)
+    tips = [
+        ("parameter", "Parameter", ""),
+        ("mean", "Mean", ".2f"),
+        ("low", "From", ".2f"),
+        ("high", "To", ".2f"),
+    ]
+    chart = alt.layer(
+        base.mark_bar(style="bar", height=10).encode(x=x, tooltip=marks.tips(tips)),
+        base.mark_rule(style="whisker").encode(
+            x=alt.X("low:Q", title="loss of held-out R² when shuffled"), x2="high:Q"
+        ),
+    )
+    most = rows.group_by("panel").len()["len"].max()
+    assert isinstance(most, int)
+    return marks.panels(chart, rows, columns=2, least=250, height=22 * most, free=("y",))
 
 
 def coverage(rows: Frame) -> Facets:

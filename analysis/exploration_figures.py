@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from analysis import charts, exploration_charts
+from analysis import exploration_charts
 from analysis.axes import axis_ticks, beside, declared_value
 from analysis.exploration import OBJECTIVES, Seen, associations, coverage, seen
 from analysis.parallel import parallel_figure
@@ -93,7 +93,7 @@ def _importance(scene: Scene, rankings: Sequence[Ranking]) -> Figure | None:
         claim,
         f"Held-out R² of each forest above its panel. Lines span the 10 % to 90 % quantile of "
         f"{SHUFFLES} shuffles in each of {FOLDS} folds. Descriptive: no random sampling.",
-        charts.importance(pl.concat(frames)),
+        exploration_charts.importance(pl.concat(frames)),
     )
 
 

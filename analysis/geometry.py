@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis import charts
+from analysis import geometry_charts
 from analysis.load import Run, open_parquet, predictions_file, read_parquet
 from analysis.measure import arm_key
 from analysis.scene import Figure, Scene, over_seeds
@@ -100,7 +100,7 @@ def trajectory_figure(scene: Scene) -> Figure | None:
         _travelled(scene, rows),
         f"{replicates(scene, rows)} replicates per arm, means over seeds and pairs of members; "
         f"effective weights of all layers together. Closer: by more than {CLOSER:g}.",
-        charts.trajectory(rows.select(kept), scene.methods),
+        geometry_charts.trajectory(rows.select(kept), scene.methods),
     )
 
 
@@ -126,7 +126,7 @@ def landscape_figure(scene: Scene) -> Figure | None:
         _separated(rows, basin),
         f"{replicates(scene, rows)} replicates per arm, at the end of training, on validation "
         "images; whiskers are 95 % t-intervals over seeds.",
-        charts.landscape(rows.select(kept), scene.methods),
+        geometry_charts.landscape(rows.select(kept), scene.methods),
     )
 
 

@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold
 
-from analysis import charts
+from analysis import exploration_charts
 from analysis.scene import Figure, Scene
 
 FLOATS = npt.NDArray[np.float64]
@@ -134,5 +134,5 @@ def history_figure(scene: Scene) -> Figure | None:
         f"{total} of {best['panel']}",
         f"{len(rows)} search trials, {len(complete)} complete; one seed each, validation data "
         "only: the line is optimistic, hence the confirmation on fresh seeds.",
-        charts.history(rows.select(kept), scene.methods, top),
+        exploration_charts.history(rows.select(kept), scene.methods, top),
     )

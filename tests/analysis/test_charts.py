@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import charts, marks
+from analysis import charts, exploration_charts, geometry_charts, marks
 
 METHODS = ["deep_ensemble", "single", "batch_ensemble"]
 
@@ -30,7 +30,7 @@ DRAWN = {
     "diversity": lambda: charts.diversity(
         rows(disagreement=[0.1, 0.2], **RECOVERY), 0.25, METHODS, "R", "90 %"
     ),
-    "evidence": lambda: charts.evidence(
+    "evidence": lambda: geometry_charts.evidence(
         rows(mean=[0.1, 0.2], low=[0.1, 0.1], high=[0.2, 0.3], chance=[0.0, 0.1], same=[0.3, 0.4]),
         METHODS,
     ),
@@ -48,7 +48,7 @@ DRAWN = {
         METHODS,
     ),
     "members": lambda: charts.members(rows(i=[0, 0], j=[0, 1], disagreement=[None, 0.1])),
-    "history": lambda: charts.history(
+    "history": lambda: exploration_charts.history(
         rows(
             trial=["t", "u"], order=[1, 2], val_nll=[0.3, None], best=[0.3, 0.3],
             shown=[0.3, 0.5], kind=["complete", "pruned"],
@@ -56,13 +56,13 @@ DRAWN = {
         METHODS,
         0.5,
     ),
-    "trajectory": lambda: charts.trajectory(
+    "trajectory": lambda: geometry_charts.trajectory(
         rows(epoch=[0, 4], mean=[0.5, 0.4], end=[False, True], at=[None, 0.4], **BAND), METHODS
     ),
-    "landscape": lambda: charts.landscape(
+    "landscape": lambda: geometry_charts.landscape(
         rows(mean=[0.5, 0.4], mark=[0.1, None], **BAND), METHODS
     ),
-    "importance": lambda: charts.importance(rows(parameter=["p", "q"], mean=[0.2, 0.1], **BAND)),
+    "importance": lambda: exploration_charts.importance(rows(parameter=["p", "q"], mean=[0.2, 0.1], **BAND)),
 }  # fmt: skip
 
 
