@@ -37,6 +37,8 @@ LONG = ["budget.trials=60", "protocol.seeds=40", "fixed.training.epochs=300"]
 MARK = "ESCAPE_STUDY_CHAOS"
 TARGETS: Final = {"worker": 10, "driver": 3, "raylet": 2, "gcs": 2, "everything": 3}
 """What is killed, and how often relative to the others."""
+AT_WORK: Final = 0.8
+"""Share of the starts in which nothing is killed before a trial runs."""
 PATIENCE: Final = 120.0
 """Seconds after which a driver that has lost Ray must have ended by itself; Ray's own limits, while
 it starts, add up to 70."""
@@ -104,6 +106,11 @@ class Run:
                 continue
         return bool(pids)
 
+    def wait_for_work(self) -> None:
+        """Wait until a worker has a trial, or the driver has ended."""
+        while self.process.poll() is None and not self.pids("worker"):
+            time.sleep(0.2)
+
     def end(self, patience: float = PATIENCE) -> int | None:
         """Wait for the driver; None if it had to be killed. Leaves no process behind."""
         try:
@@ -148,9 +155,11 @@ def disturb(
     while code != 0:
         run = Run(out, settings)
         campaign.starts += 1
+        if left and random.random() < AT_WORK:
+            run.wait_for_work()
         while left and run.process.poll() is None:
             target = random.choices(targets, [TARGETS[name] for name in targets])[0]
-            wait = random.uniform(0, 3 if target == "worker" else 18)
+            wait = random.uniform(0, 3 if target == "worker" else 12)
             try:
                 run.process.wait(wait)
                 break
