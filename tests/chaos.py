@@ -147,14 +147,21 @@ def stage_of(out: Path) -> str:
 
 
 def disturb(
-    out: Path, kills: int, settings: list[str], campaign: Campaign, targets: list[str]
+    out: Path,
+    kills: int,
+    settings: list[str],
+    campaign: Campaign,
+    targets: list[str],
+    stage: str = "start",
 ) -> None:
-    """Run a study to its end, with so many kills on the way at most."""
+    """Run a study to its end, with so many kills on the way at most, none before ``stage``."""
     before: dict[str, Any] = {}
     left, code = kills, None
     while code != 0:
         run = Run(out, settings)
         campaign.starts += 1
+        while stage != "start" and run.process.poll() is None and stage_of(out) != stage:
+            time.sleep(0.5)
         if left and random.random() < AT_WORK:
             run.wait_for_work()
         while left and run.process.poll() is None:
@@ -165,11 +172,11 @@ def disturb(
                 break
             except subprocess.TimeoutExpired:
                 pass
-            stage = stage_of(out)
+            during = stage_of(out)
             if not run.kill(target):
                 continue
             campaign.kills[target] += 1
-            campaign.stages[stage] += 1
+            campaign.stages[during] += 1
             left -= 1
             now = seen(out)
             for trial, when in before.items():
@@ -222,6 +229,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--per-study", type=int, default=20, help="kills per study")
     parser.add_argument("--seed", type=int, default=0, help="of what is killed and when")
+    parser.add_argument(
+        "--first", choices=["start", "confirm"], help="nothing is killed before; default: in turn"
+    )
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     arguments = parser.parse_args(argv)
     random.seed(arguments.seed)
@@ -234,7 +244,8 @@ def main(argv: list[str] | None = None) -> int:
         while (done := campaign.kills.total()) < arguments.kills:
             out = Path(folder) / f"study{campaign.studies}"
             kills = min(arguments.per_study, arguments.kills - done)
-            disturb(out, kills, settings, campaign, arguments.targets)
+            first = arguments.first or ("start", "confirm")[campaign.studies % 2]
+            disturb(out, kills, settings, campaign, arguments.targets, first)
             compare(out, undisturbed, campaign)
             campaign.studies += 1
             print(
