@@ -62,7 +62,7 @@ def forest(rows: Frame, margin: float, methods: Sequence[str], levels: tuple[str
         .when(at > high)
         .then(pl.format("{} ►", at.round(1))),
     )
-    y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+    y = marks.arms(rows)
     base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
     tips = [("label", "Configuration", ""), ("panel", "Endpoint", ""), ("estimate", "Recovery", F)]
     for level, suffix in zip(levels, ("", "_wide"), strict=True):
@@ -245,7 +245,7 @@ def collapsed(rows: Frame, methods: Sequence[str]) -> Facets:
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title="NLL (nats)", scale=scale, axis=axis)
 
-    y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+    y = marks.arms(rows)
     base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
     full, single_pass = (f"datum.kind=='{kind}'" for kind in ("full", "collapsed"))
     tips = [("label", "Configuration", ""), ("kind", "Kind", ""), ("nll", "NLL", ".4f")]

@@ -158,8 +158,7 @@ def _curves(rows: pl.DataFrame, methods: list[str]) -> Chart:
 
 
 def _points(rows: pl.DataFrame, methods: list[str]) -> Chart:
-    order = marks.order(rows, "label")
-    y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(grid=True))
+    y = marks.arms(rows)
     scale, axis = alt.Scale(zero=False, padding=8), alt.Axis(tickCount=5, grid=False)
 
     def x(field: str) -> alt.X:
@@ -179,4 +178,4 @@ def _points(rows: pl.DataFrame, methods: list[str]) -> Chart:
         ),
     )
     chart = chart.add_params(marks.SELECTED, alt.param(name="metric", value=rows["metric"][0]))
-    return chart.properties(width="container", height=max(340, 24 * len(order)))
+    return chart.properties(width="container", height=max(340, 24 * rows["label"].n_unique()))

@@ -4,7 +4,7 @@ Claims are computed from the same rows as the marks, so that a title cannot outl
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -152,32 +152,37 @@ def _collapsed(scene: Scene) -> Figure | None:
     )
 
 
-def _severity(scene: Scene) -> Figure | None:
-    metrics = {"nll": "NLL", "accuracy": "Accuracy", "ece": "ECE"}
+def _under_shift(scene: Scene, metrics: Sequence[str]) -> pl.DataFrame:
+    """Return metrics less the single model's, and as they are, under ``<metric>_itself``.
+
+    Columns: arm, metric, severity, value, low, high.
+    """
     per_seed = (
         scene.measures.severities.drop_nulls("severity")
         .group_by("arm", "replicate", "severity")
-        .agg(pl.col(list(metrics)).mean())
-        .unpivot(on=list(metrics), index=["arm", "replicate", "severity"], variable_name="metric")
+        .agg(pl.col(metrics).mean())
+        .unpivot(on=metrics, index=["arm", "replicate", "severity"], variable_name="metric")
         .sort("arm", "metric", "severity", "replicate")
     )
-    if per_seed.is_empty():
-        return None
-    known = over_seeds(per_seed, ["arm", "metric", "severity"], "value")
-    single = known.filter(pl.col("arm") == "single").select(
-        "metric", "severity", at="mean", s="half"
-    )
-    keys = ("arm", "metric", "severity")
-    gap = known.join(single, on=["metric", "severity"]).with_columns(
-        difference=pl.col("mean") - pl.col("at"),
+    keys = ["arm", "metric", "severity"]
+    known = over_seeds(per_seed, keys, "value")
+    single = known.filter(pl.col("arm") == "single").select(*keys[1:], at="mean", s="half")
+    gap = known.join(single, on=keys[1:]).select(
+        *keys,
         half=(pl.col("half") ** 2 + pl.col("s") ** 2).sqrt(),
+        value=pl.col("mean") - pl.col("at"),
     )
-    values = pl.concat(
-        [
-            gap.select(*keys, "half", value="difference"),
-            known.select(*keys, "half", value="mean").with_columns(pl.col("metric") + "_itself"),
-        ]
-    ).with_columns(low=pl.col("value") - pl.col("half"), high=pl.col("value") + pl.col("half"))
+    itself = known.select(*keys, "half", value="mean").with_columns(pl.col("metric") + "_itself")
+    return pl.concat([gap, itself]).with_columns(
+        low=pl.col("value") - pl.col("half"), high=pl.col("value") + pl.col("half")
+    )
+
+
+def _severity(scene: Scene) -> Figure | None:
+    metrics = {"nll": "NLL", "accuracy": "Accuracy", "ece": "ECE"}
+    values = _under_shift(scene, list(metrics))
+    if values.is_empty():
+        return None
     panels = []
     for arm in scene.judged().head(8).iter_rows(named=True):
         shown = {arm["arm"]: arm["method"], arm["reference"]: "deep_ensemble", "single": "single"}
@@ -211,7 +216,7 @@ def _severity(scene: Scene) -> Figure | None:
         "Shift",
         claim,
         f"{scene.seeds(rows['arm'].unique().to_list())} replicates per arm; bands are 95 % "
-        "intervals over seeds of both arms, joined in quadrature.",
+        "intervals over seeds, for a difference those of both arms joined in quadrature.",
         charts.severity(rows, scene.methods, "nll"),
         choices=tuple(choices.items()),
     )

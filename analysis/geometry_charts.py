@@ -59,7 +59,7 @@ def landscape(rows: Frame, methods: Sequence[str]) -> Facets:
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title="", scale=scale, axis=axis)
 
-    y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+    y = marks.arms(rows)
     base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
     tips = [("label", "Configuration", ""), ("panel", "Quantity", ""), ("mean", "Mean", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
@@ -94,7 +94,7 @@ def evidence(rows: Frame, methods: Sequence[str]) -> Facets:
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title="Jaccard index", scale=scale, axis=alt.Axis(grid=False))
 
-    y = alt.Y("label:N", sort=marks.order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+    y = marks.arms(rows)
     base = alt.Chart().encode(y=y, color=marks.colour(methods), opacity=marks.dim())
     tips = [("label", "Configuration", ""), ("mean", "Two members", ".3f")]
     tips += [("chance", "Random sets", ".3f"), ("same", "One member twice", ".3f")]

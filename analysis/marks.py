@@ -133,6 +133,11 @@ def order(rows: Frame, column: str) -> list[Any]:
     return rows[column].drop_nulls().unique(maintain_order=True).to_list()
 
 
+def arms(rows: Frame) -> alt.Y:
+    """Return a row for each arm, in the order of the frame."""
+    return alt.Y("label:N", sort=order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+
+
 def y(field: str, title: str, scale: alt.Scale, axis: alt.Axis) -> alt.Y:
     """Return a quantitative y that layers can share: same title, scale and axis."""
     return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)

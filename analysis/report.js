@@ -141,7 +141,7 @@
   function here() {
     const at = new URLSearchParams(selected.map((arm) => ["sel", arm]));
     if (opened) at.append("open", opened);
-    return location.href.split("#")[0] + (at.size ? `#${at}` : "");
+    return location.href.split("#")[0] + (`${at}` ? `#${at}` : "");
   }
 
   /* Take over what an address asks for; one that names a section asks for nothing else. */

@@ -20,11 +20,9 @@ from typing import Any
 
 from analysis import comparison, drawer, export, pages, summarise
 from analysis.given import load_predictions
-from analysis.judged import Judged, finite, judged, judged_folder
-from analysis.pages import embed, write
+from analysis.judged import Judged, judged, judged_folder
+from analysis.pages import write
 from study.schema import StudyError
-
-__all__ = ["embed", "finite", "main", "report", "write"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped; what was measured is kept, and the same command goes on from there")
+        return 130
     print("\n".join(lines))
     return 0
 

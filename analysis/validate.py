@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from analysis.load import load
-from analysis.report import write
+from analysis.pages import write
 from analysis.validation.cells import LEVEL, LIMIT, TOLERANCE, Cell, Row, run
 from analysis.validation.grid import one_endpoint, three_endpoints
 from analysis.validation.hard import gate, stress

@@ -112,7 +112,7 @@ def our_step(
     groups = method.to(x.device).train().param_groups(training)
     optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
 
-    passes = method.turns() if one_by_one else [method.training_forward]
+    passes = method.passes() if one_by_one else [method.training_forward]
 
     def step() -> None:
         optimizer.zero_grad()

@@ -40,7 +40,7 @@ def estimate(study: Study, data: Dataset) -> float:
     return seeds * arms * rows * MEMBERS * data.classes * width
 
 
-def doubt(study: Study, data: Dataset, store: Store) -> str | None:
+def shortage(study: Study, data: Dataset, store: Store) -> str | None:
     """Return a line when what is free is not likely to suffice."""
     there = sum(file.stat().st_size for file in store.root.glob("trials/*/*.parquet"))
     missing = estimate(study, data) - there

@@ -10,7 +10,7 @@ import torch
 from study import datasets
 from study.geometry import Row
 from study.schema import StudyError
-from study.spec import Manner, TrialSpec
+from study.spec import Execution, TrialSpec
 from study.store import GEOMETRY, ROW, Store
 from study.trial import run_trials, versions
 
@@ -26,11 +26,11 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
     data = datasets.load(specs[0].dataset, root)
     with tempfile.TemporaryDirectory() as folder:
         again = Store(folder)
-        manner = Manner()
+        execution = Execution()
         if (study := store.read_json(store.study)) is not None:
             every = {"precision": study["precision"], **study["resources"]}
-            manner = Manner(**{k: v for k, v in every.items() if k in Manner.model_fields})
-        run_trials(specs, data, again, fingerprint=data.fingerprint, manner=manner)
+            execution = Execution(**{k: v for k, v in every.items() if k in Execution.model_fields})
+        run_trials(specs, data, again, fingerprint=data.fingerprint, execution=execution)
         new = again.rows()[trial]
         different = _differences(store.folder(trial), again.folder(trial))
     for line in (*_provenance(row, new), *different):

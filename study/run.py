@@ -124,7 +124,7 @@ def run(
 ) -> int:
     """Do what is missing of the study, then judge it."""
     from study import datasets
-    from study.disk import doubt, refuse_full
+    from study.disk import refuse_full, shortage
     from study.integrity import sound_rows
     from study.loggers import refuse_missing
     from study.scheduler import schedule
@@ -141,7 +141,7 @@ def run(
         check_same_data(rows, fingerprint)
         if not mixed:
             check_same_versions(rows)
-        if (line := doubt(study, data, store)) is not None:
+        if (line := shortage(study, data, store)) is not None:
             print(line)
         asked = study.model_dump(mode="json", by_alias=True)
         store.write_json(store.study, asked | {"command": command})

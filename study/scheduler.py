@@ -51,7 +51,7 @@ from study.progress import Progress  # noqa: E402
 from study.schema import StudyError  # noqa: E402
 from study.search import Job  # noqa: E402
 from study.space import Resources, Study  # noqa: E402
-from study.spec import Manner, TrialSpec  # noqa: E402
+from study.spec import Execution, TrialSpec  # noqa: E402
 from study.stages import Rows, Together  # noqa: E402
 from study.store import Store  # noqa: E402
 from study.trial import replicates_as_one  # noqa: E402
@@ -70,7 +70,7 @@ def schedule(
     """Run every missing trial under Ray Tune; return whether the study is complete."""
     if not verbose:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-    together = _together(study.manner.most, data)
+    together = _together(study.execution.most, data)
     agenda = Agenda(study, store, rows, fingerprint, Progress(), together)
     if agenda.finished:
         print("nothing is missing")
@@ -89,7 +89,7 @@ def schedule(
                 "out": str(store.root),
                 "fingerprint": fingerprint,
                 "hours": study.resources.trial_hours,
-                "manner": study.manner.model_dump(),
+                "execution": study.execution.model_dump(),
             },
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -214,7 +214,7 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
             store,
             fingerprint=config["fingerprint"],
             name=config["name"],
-            manner=Manner(**config["manner"]),
+            execution=Execution(**config["execution"]),
         )
     tune.report({"status": "ended"} | figures(rows))
 

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from study import regularisers
 from study.plugins import load_plugin, suggest
 from study.schema import StudyError
-from study.spec import Json, Manner, Regularisation, Strict, Training, canonical
+from study.spec import Execution, Json, Regularisation, Strict, Training, canonical
 
 Point = dict[str, Json]
 """Values by flat key, as ``params.init_std``."""
@@ -164,10 +164,10 @@ class Study(Strict):
         return self.candidates + self.others
 
     @property
-    def manner(self) -> Manner:
+    def execution(self) -> Execution:
         """How each trial is trained and stored."""
         resources = self.resources
-        return Manner(
+        return Execution(
             precision=self.precision, stack=resources.stack, low_memory=resources.low_memory
         )
 

@@ -88,7 +88,7 @@ class TrialSpec(Strict):
         return canonical(self.model_dump())
 
 
-class Manner(Strict):
+class Execution(Strict):
     """What a trial's numbers depend on, up to rounding, besides its spec.
 
     Attributes:

@@ -49,7 +49,7 @@ def fit(
         pieces: Micro-batches of a step, of which the weighted mean of the losses is minimised;
             batch normalisation and diversity terms see one at a time. Not for a stack.
         one_by_one: Whether members that know nothing of each other are passed through the network
-            one after another, which takes the memory of one: see :func:`turns`.
+            one after another, which takes the memory of one: see :func:`passes_of`.
 
     Raises:
         DivergenceError: When the loss of an epoch is not finite.
@@ -121,7 +121,7 @@ def _step(
     peak = [group["lr"] for group in optimizer.param_groups]
     schedule = phase.schedule or training.schedule
     diversity = _diversity(method, regularisation, phase)
-    passes = turns(method, regularisation) if one_by_one else [method.training_forward]
+    passes = passes_of(method, regularisation) if one_by_one else [method.training_forward]
 
     def loss_of(forward: TrainingForward, x: Tensor, y_B: Tensor, progress: float) -> Tensor:
         with _precision(x.device, training), watched(method) as features:
@@ -151,12 +151,12 @@ def _step(
     return step
 
 
-def turns(method: Method, regularisation: Regularisation) -> list[TrainingForward]:
+def passes_of(method: Method, regularisation: Regularisation) -> list[TrainingForward]:
     """Return the passes that a step may be made of: one for each member, or one for all.
 
     The mean of their losses is the loss. A diversity term needs all members at a time.
     """
-    return method.turns() if regularisation.name == "none" else [method.training_forward]
+    return method.passes() if regularisation.name == "none" else [method.training_forward]
 
 
 def epochs_of(phases: list[Phase], epochs: int) -> list[int]:

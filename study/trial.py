@@ -27,11 +27,11 @@ from study.landscape import Probe, mean_network, member_networks, network_rows
 from study.methods import Method, single
 from study.methods._stack import MOST, best_size, joined
 from study.predictions import Precision, clean_table, ood_table, shift_table
-from study.spec import Manner, TrialSpec, canonical, derive_seed
+from study.spec import Execution, TrialSpec, canonical, derive_seed
 from study.store import Store
-from study.train import DivergenceError, OnEpoch, fit, is_out_of_memory, predict, turns
+from study.train import DivergenceError, OnEpoch, fit, is_out_of_memory, passes_of, predict
 
-DEFAULT = Manner()
+DEFAULT = Execution()
 
 
 @dataclass
@@ -57,7 +57,7 @@ def run_trials(
     fingerprint: str,
     name: str | None = None,
     on_epoch: OnEpoch = lambda epoch: None,
-    manner: Manner = DEFAULT,
+    execution: Execution = DEFAULT,
 ) -> list[Row]:
     """Run replicates of one configuration and commit each; committed ones are only read.
 
@@ -71,7 +71,7 @@ def run_trials(
         fingerprint: Of the dataset (costly, so computed once by the caller).
         name: The configuration's name for readers.
         on_epoch: Called with the number of epochs done (of each separately trained part).
-        manner: How to train and to store.
+        execution: How to train and to store.
 
     Returns:
         The committed rows. Divergence and exceptions are a status with a reason, not raised.
@@ -82,11 +82,13 @@ def run_trials(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     splits = _splits(dataset, fingerprint)
-    runs = _trained_as_one(specs, splits, on_epoch, manner) if len(specs) > 1 else {}
+    runs = _trained_as_one(specs, splits, on_epoch, execution) if len(specs) > 1 else {}
     for number, (spec, row) in enumerate(zip(specs, rows, strict=True)):
         if row is None:
             known = new_row(spec, fingerprint, name)
-            rows[number] = _run(spec, known, runs.get(spec.trial), splits, store, on_epoch, manner)
+            rows[number] = _run(
+                spec, known, runs.get(spec.trial), splits, store, on_epoch, execution
+            )
     return rows  # type: ignore[return-value]
 
 
@@ -97,7 +99,7 @@ def _run(
     splits: Splits,
     store: Store,
     on_epoch: OnEpoch,
-    manner: Manner,
+    execution: Execution,
 ) -> Row:
     """Train one trial, unless that is done, predict, and commit it."""
     start, epochs = time.perf_counter(), 0
@@ -109,10 +111,10 @@ def _run(
 
     try:
         if run is None:
-            run = _trained(spec, splits, count, manner)
+            run = _trained(spec, splits, count, execution)
         row |= run.row
         if "status" not in run.row:
-            row |= _predicted(run, splits, store, manner.precision)
+            row |= _predicted(run, splits, store, execution.precision)
     except DivergenceError as error:
         row |= {"status": "diverged", "reason": str(error)}
     except Exception as error:
@@ -128,21 +130,21 @@ def _run(
     return row
 
 
-def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch, manner: Manner) -> Run:
+def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch, execution: Execution) -> Run:
     """Return the trained run; out of memory it is begun again, with less at a time.
 
     That is one member after another, or else each batch in two halves.
     """
-    tries = [(manner.low_memory, 1), (True, 1), (True, 2)]
+    tries = [(execution.low_memory, 1), (True, 1), (True, 2)]
     for number, (one_by_one, pieces) in enumerate(tries):
         run = _prepared(spec, splits)
         if "status" in run.row:
             break
-        passes = len(turns(run.method, spec.regulariser)) if one_by_one else 1
+        passes = len(passes_of(run.method, spec.regulariser)) if one_by_one else 1
         if (number, passes) == (1, 1):
             continue  # Its members are not to be had one by one.
         try:
-            parts = joined(_parts([run]), manner.most if number == 0 else 1)
+            parts = joined(_parts([run]), execution.most if number == 0 else 1)
             _train([run], parts, splits, on_epoch, pieces, one_by_one)
         except Exception as error:
             if pieces == 2 or not is_out_of_memory(error):
@@ -156,7 +158,7 @@ def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch, manner: Manner)
 
 
 def _trained_as_one(
-    specs: Sequence[TrialSpec], splits: Splits, on_epoch: OnEpoch, manner: Manner
+    specs: Sequence[TrialSpec], splits: Splits, on_epoch: OnEpoch, execution: Execution
 ) -> dict[str, Run]:
     """Return the trained runs by trial; none where they cannot be trained as one, or that fails.
 
@@ -167,7 +169,7 @@ def _trained_as_one(
         runs = [_prepared(spec, splits) for spec in specs]
         if any("status" in run.row for run in runs):
             return {}
-        parts = joined(_parts(runs), manner.most)
+        parts = joined(_parts(runs), execution.most)
         if len(parts) > 1:
             return {}
         _train(runs, parts, splits, on_epoch)

@@ -85,7 +85,7 @@ class Method(nn.Module):
         """
         return self(x), y_B.expand(self.members, -1)
 
-    def turns(self) -> list[TrainingForward]:
+    def passes(self) -> list[TrainingForward]:
         """Return the passes of which a training step may be made, one after another.
 
         The mean of their losses must be the loss of ``training_forward``.

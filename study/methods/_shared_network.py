@@ -120,15 +120,15 @@ class SharedNetwork(OneNetwork):
             return Method.training_forward(self, x, y_B)
         return super().training_forward(x, y_B)
 
-    def turns(self) -> list[TrainingForward]:
+    def passes(self) -> list[TrainingForward]:
         """Return a pass for each member, where none depends on others by shared statistics."""
         layers = list(self.network.modules())
         own = {id(layer.norm) for layer in layers if isinstance(layer, MemberBatchNorm)}
         joint = any(isinstance(layer, _BatchNorm) and id(layer) not in own for layer in layers)
         alone = vars(type(self)).get("stackable", False) and self.adapted and not joint
         if not alone or self.members == 1:
-            return super().turns()
-        return [partial(self._turn, self._of_one(), member) for member in range(self.members)]
+            return super().passes()
+        return [partial(self._pass_of, self._of_one(), member) for member in range(self.members)]
 
     def _of_one(self) -> nn.Module:
         """Return the network as one member's, which has this one's tensors."""
@@ -141,7 +141,7 @@ class SharedNetwork(OneNetwork):
                 module.members = module.groups = 1
         return one
 
-    def _turn(
+    def _pass_of(
         self, network: nn.Module, member: int, x: Tensor, y_B: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.split:

@@ -11,9 +11,9 @@ import pytest
 from analysis import figures, summarise
 from analysis.drawer import details, names
 from analysis.hypotheses import judge
+from analysis.judged import finite
 from analysis.load import Run, load
 from analysis.measure import Measures, measure
-from analysis.report import finite
 from analysis.scene import Figure, Scene
 from analysis.secondary import secondary
 from tests.analysis.make_run import Data, make_run

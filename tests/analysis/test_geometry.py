@@ -13,9 +13,9 @@ from analysis import summarise
 from analysis.evidence import evidence_figure
 from analysis.geometry import geometry, landscape_figure, trajectory_figure
 from analysis.hypotheses import judge
+from analysis.judged import finite
 from analysis.load import Run, load
 from analysis.measure import measure
-from analysis.report import finite
 from analysis.scene import Scene
 from study import schema
 from study.schema import StudyError

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from analysis.report import embed, finite, main, report
+from analysis.judged import finite
+from analysis.pages import embed
+from analysis.report import main, report
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from analysis.hypotheses import judge
+from analysis.judged import finite
 from analysis.load import load
 from analysis.measure import Measures, measure
-from analysis.report import finite, report
+from analysis.report import report
 from analysis.verdict import Verdict
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, make_run
 

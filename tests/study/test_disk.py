@@ -7,9 +7,9 @@ from study.store import Store
 def test_a_study_that_does_not_fit_is_said_to(smoke, data, tmp_path, monkeypatch):
     store = Store(tmp_path / "run")
     store.create()
-    assert disk.doubt(smoke, data, store) is None
+    assert disk.shortage(smoke, data, store) is None
     monkeypatch.setattr(disk, "estimate", lambda *_: 1e18)
-    assert "may take 1,000,000,000,000 MB more" in disk.doubt(smoke, data, store)
+    assert "may take 1,000,000,000,000 MB more" in disk.shortage(smoke, data, store)
 
 
 def test_logits_are_what_takes_the_space(smoke, data):

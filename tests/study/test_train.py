@@ -12,7 +12,7 @@ from study.methods._stack import joined
 from study.methods.deep_ensemble import member_seed
 from study.schema import StudyError
 from study.spec import Regularisation
-from study.train import DivergenceError, fit, lr_factor, predict, turns
+from study.train import DivergenceError, fit, lr_factor, passes_of, predict
 from study.trial import build
 
 
@@ -202,7 +202,7 @@ def test_members_one_after_another_are_members_at_once(make_spec, data, case):
         method = build(spec, data.shape, data.classes)
         fit(method, x, labels, spec.training, spec.regulariser, 1, one_by_one=one_by_one)
         states.append(method.state_dict() | {"logits": predict(method, x)})
-    assert len(turns(method, spec.regulariser)) == 3
+    assert len(passes_of(method, spec.regulariser)) == 3
     assert not torch.equal(states[0]["logits"][0], states[0]["logits"][1])
     counts = {key for key in states[0] if "num_batches" in key}
     for key in states[0].keys() - counts:
@@ -217,4 +217,4 @@ def test_members_that_need_each_other_are_passed_at_once(make_spec, data, params
     params = {"members": 2, "init": "normal", "init_std": 0.5} | params
     method = build(make_spec("batch_ensemble", params, backbone=backbone), data.shape, 10)
     weight = None if term == "none" else 1.0
-    assert len(turns(method, Regularisation(name=term, weight=weight))) == 1
+    assert len(passes_of(method, Regularisation(name=term, weight=weight))) == 1

@@ -11,7 +11,7 @@ import torch
 
 from study import backbones, schema, trial
 from study.methods import batch_ensemble, single
-from study.spec import Manner
+from study.spec import Execution
 from study.store import GEOMETRY, ROW, Store
 from study.trial import (
     build,
@@ -61,7 +61,7 @@ def test_a_search_trial_keeps_val_alone(make_spec, data, store):
 
 def test_predictions_have_the_published_schema_and_order(make_spec, data, store):
     spec = make_spec("batch_ensemble", BE)
-    run(spec, data, store, manner=Manner(precision="float32"))
+    run(spec, data, store, execution=Execution(precision="float32"))
     for split, rows in (("test", len(data.test[1])), ("shift", len(data.shift.labels))):
         table = pq.read_table(store.folder(spec.trial) / f"{split}.parquet")
         published = schema.predictions(10, "float32")
@@ -79,7 +79,7 @@ def test_predictions_have_the_published_schema_and_order(make_spec, data, store)
 
 def test_stored_logits_are_the_models(make_spec, data, store):
     spec = make_spec(stage="search")
-    row = run(spec, data, store, manner=Manner(precision="float32"))
+    row = run(spec, data, store, execution=Execution(precision="float32"))
     table = pq.read_table(store.folder(spec.trial) / "val.parquet")
     logits = torch.tensor(np.stack(table["logits"].to_numpy()))
     assert nll(logits[None], torch.tensor(data.val[1])) == pytest.approx(row["val_nll"])
@@ -189,7 +189,7 @@ def test_geometry_of_other_methods(make_spec, data, store, method, params, found
 
 def test_mean_weights_of_copies_are_each_copy(make_spec, data, store):
     spec = make_spec("batch_ensemble", {"init": "ones", "bias": "shared", "members": 3})
-    run(spec, data, store, manner=Manner(precision="float32"))
+    run(spec, data, store, execution=Execution(precision="float32"))
     ensemble, mean = (
         np.stack(pq.read_table(store.folder(spec.trial) / f"{name}.parquet")["logits"].to_numpy())
         for name in ("test", "mean_weights_test")
@@ -228,7 +228,7 @@ def predictions(store, spec):
 
 def test_replicates_together_are_what_they_are_alone(make_spec, data, store, tmp_path):
     specs = stacked(make_spec)
-    options = {"fingerprint": data.fingerprint, "manner": Manner(precision="float32")}
+    options = {"fingerprint": data.fingerprint, "execution": Execution(precision="float32")}
     rows = run_trials(specs, data, store, **options)
     alone = Store(tmp_path / "alone")
     for spec, row in zip(specs, rows, strict=True):
@@ -314,8 +314,8 @@ def test_with_low_memory_members_are_trained_in_turn(make_spec, data, store, tmp
         place = Store(tmp_path / str(low_memory))
         place.create()
         specs = [make_spec("batch_ensemble", BE, seed=seed, replicate=seed) for seed in (1, 2)]
-        how = Manner(precision="float32", low_memory=low_memory)
-        rows += run_trials(specs, data, place, fingerprint=data.fingerprint, manner=how)
+        how = Execution(precision="float32", low_memory=low_memory)
+        rows += run_trials(specs, data, place, fingerprint=data.fingerprint, execution=how)
     assert [row["pieces"] for row in rows] == [1, 1, 3, 3]
     assert [row["stack"] is None for row in rows] == [False, False, True, True]
     losses = [row["val_nll"] for row in rows]
