@@ -15,6 +15,7 @@ from analysis.judged import Judged
 from analysis.progress import lacking
 from analysis.scene import Figure
 from analysis.titles import title
+from study.place import Place
 from study.schema import StudyError
 
 Json = dict[str, Any]
@@ -24,7 +25,7 @@ LONGEST: Final = 80
 NONE: Final = "–"
 
 
-def named(folders: Sequence[Path]) -> dict[str, Path]:
+def named(folders: Sequence[Place]) -> dict[str, Place]:
     """Return the folders by the names of their runs; those of one name by their paths.
 
     Raises:

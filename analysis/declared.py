@@ -4,9 +4,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
+from study.place import Place
 from study.schema import StudyError
 
 BINS: Final = 10
@@ -101,7 +101,7 @@ class Space:
         return found
 
 
-def study_of(folder: Path) -> dict[str, Any] | None:
+def study_of(folder: Place) -> dict[str, Any] | None:
     """Return what ``study.json`` holds, None without it.
 
     Raises:
@@ -119,20 +119,20 @@ def study_of(folder: Path) -> dict[str, Any] | None:
     return study
 
 
-def command_of(folder: Path) -> str | None:
+def command_of(folder: Place) -> str | None:
     """Return the command that was given last, None where it is not known."""
     command = (study_of(folder) or {}).get("command")
     return command if isinstance(command, str) else None
 
 
-def _unlike(file: Path, error: Exception) -> StudyError:
+def _unlike(file: Place, error: Exception) -> StudyError:
     return StudyError(
         f"{file}: must hold the study as study.run writes it, but reading it ended with "
         f"{type(error).__name__}: {error}; restore the file"
     )
 
 
-def spaces(folder: Path) -> list[Space]:
+def spaces(folder: Place) -> list[Space]:
     """Return the spaces that were searched, candidates first; none without ``study.json``.
 
     Raises:

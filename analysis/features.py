@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy
 
-from analysis.load import Run, predictions_file
+from analysis.load import Run, predictions_name
 from analysis.trial_measures import SHIFT, TEST, Examples, Task, TrialMeasures, files
+from study.place import ObjectPlace, each
 
 Json = dict[str, Any]
 
@@ -59,13 +60,17 @@ def code() -> str:
 def key_of(run: Run, task: Task) -> str:
     """Return the digest of what a trial's measures depend on.
 
-    Of the predictions: names, sizes and times of change, not the content.
+    Of the predictions: names, sizes and times of change, not the content; in an object store the
+    checksums with which they were committed.
     """
-    stats = [
-        (name, stat.st_size, stat.st_mtime_ns)
-        for name in files(run, task)
-        if (stat := _stat(predictions_file(run, task.trial, name)))
-    ]
+    if isinstance(run.folder, ObjectPlace):
+        stats: list[Any] = run.checksums(task.trial)
+    else:
+        stats = [
+            (name, stat.st_size, stat.st_mtime_ns)
+            for name in files(run, task)
+            if (stat := _stat(run.folder / predictions_name(run, task.trial, name)))
+        ]
     what = [code(), task.trial, task.members, task.sizes, task.splits, task.curve, run.given, stats]
     return _digest(json.dumps(what).encode())
 
@@ -87,9 +92,11 @@ class Kept:
     Attributes:
         places: Folders. That of the run, unless it cannot be written or was only given, and one
             that is removed with the process.
+        beside: Where a copy of what is new goes, if the run lies in an object store.
     """
 
     places: tuple[Path, ...]
+    beside: ObjectPlace | None = None
 
     def scalars(self, run: Run, task: Task) -> Json | None:
         """Return the scalars of a trial, None unless they are kept, whole and up to date."""
@@ -124,7 +131,10 @@ class Kept:
         """
         for place in self.places:
             with contextlib.suppress(OSError, pa.ArrowException):
-                _write(place / name_of(task.trial), task, key, measured)
+                file = place / name_of(task.trial)
+                _write(file, task, key, measured)
+                if self.beside:
+                    (self.beside / file.name).write_bytes(file.read_bytes(), patience=0)
                 return
 
 
@@ -132,14 +142,25 @@ def kept_of(run: Run) -> tuple[Kept, object]:
     """Return where the features of a run are kept, and an object to hold on to meanwhile."""
     beside = run.folder / FOLDER
     owner = _Owner()
-    with contextlib.suppress(OSError):
-        if not run.given:
+    if isinstance(beside, Path) and not run.given:
+        with contextlib.suppress(OSError):
             beside.mkdir(exist_ok=True)
             if os.access(beside, os.W_OK):
                 return Kept((beside,)), owner
     own = Path(tempfile.mkdtemp(prefix="features-"))
     weakref.finalize(owner, shutil.rmtree, own, ignore_errors=True)
+    if isinstance(beside, ObjectPlace):
+        _fetch(beside, own)
+        return Kept((own,), beside), owner
     return Kept((own,) if run.given else (beside, own)), owner
+
+
+def _fetch(beside: ObjectPlace, own: Path) -> None:
+    """Copy what an earlier report left there; what cannot be had is measured again."""
+    files = list(beside.glob("*.parquet"))
+    with contextlib.suppress(OSError):
+        for file, content in zip(files, each(lambda f: f.read_bytes(), files), strict=True):
+            (own / file.name).write_bytes(content)
 
 
 class _Owner:

@@ -3,7 +3,7 @@
 Descriptive: nothing here feeds a verdict.
 """
 
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
 import polars as pl
@@ -14,6 +14,7 @@ from analysis.measure import arm_key
 from analysis.scene import Figure, Scene, over_seeds
 from analysis.tables import number
 from study import schema
+from study.place import Place, each
 from study.schema import StudyError
 
 WEIGHTS: Final = {
@@ -51,22 +52,21 @@ def geometry(run: Run) -> pl.DataFrame:
     """
     done = pl.col("stage") == "confirm", pl.col("status") == "complete"
     frames = [pl.DataFrame(schema=_COLUMNS)]
-    for trial in run.trials.filter(*done).sort("role", "configuration", "replicate").to_dicts():
-        file = predictions_file(run, trial["trial"], "geometry")
-        if not file.exists():
-            continue
+    trials = run.trials.filter(*done).sort("role", "configuration", "replicate").to_dicts()
+    files = [predictions_file(run, trial["trial"], "geometry") for trial in trials]
+    there = [(trial, file) for trial, file in zip(trials, files, strict=True) if file.exists()]
+    found = each(partial(_read, remedy=run.remedy), (file for _, file in there))
+    for (trial, _), own in zip(there, found, strict=True):
         arm = arm_key(trial["role"], trial["configuration"])
         if arm == "deep_ensemble":
             arm = f"{arm}-{trial['members']}"
         keys = {"arm": arm, "role": trial["role"], "replicate": trial["replicate"]}
-        rows = _read(file, run.remedy).with_columns(
-            **{key: pl.lit(value) for key, value in keys.items()}
-        )
+        rows = own.with_columns(**{key: pl.lit(value) for key, value in keys.items()})
         frames.append(rows.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items()))
     return pl.concat(frames)
 
 
-def _read(file: Path, remedy: str) -> pl.DataFrame:
+def _read(file: Place, remedy: str) -> pl.DataFrame:
     """Return a checked geometry file."""
     parquet = open_parquet(file, remedy, page_checksum_verification=True)
     table = read_parquet(file, parquet, remedy)

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from analysis import figures, summarise
@@ -14,6 +13,7 @@ from analysis.load import Run, load, vanished
 from analysis.measure import measure
 from analysis.scene import Figure, Scene
 from analysis.secondary import secondary
+from study.place import Place
 from study.schema import StudyError
 
 NOTHING_YET: Final = "Inconclusive: nothing has been confirmed yet."
@@ -50,8 +50,8 @@ def judged(run: Run) -> Judged:
     return Judged(run, verdict, scene, figures.draw(scene))
 
 
-def judged_folder(folder: Path) -> Judged:
-    """Judge a run folder, in which the study may be at work.
+def judged_folder(folder: Place) -> Judged:
+    """Judge a run, at which the study may be at work.
 
     Raises:
         StudyError: When the folder is no run, or a file breaks the format.

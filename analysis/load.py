@@ -5,10 +5,9 @@ Nothing downstream of this module checks a shape again.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 from analysis import lenient
 from study import schema
+from study.place import ObjectPlace, Place, each, place, source
 from study.schema import StudyError
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -38,7 +38,7 @@ class Run:
     """A run folder, or predictions that were given without one.
 
     Attributes:
-        folder: Where it lies.
+        folder: Where it lies; if in an object store, as it was there when it was loaded.
         trials: All committed trial rows (columns of ``study.schema.TRIAL``), sorted by trial.
         plan: What was declared before the test set was opened, or None.
         given: Whether it is predictions alone (see ``analysis.given``): a trial is ``arm/seed``,
@@ -46,7 +46,7 @@ class Run:
         begun: Trials that were begun and are not committed.
     """
 
-    folder: Path
+    folder: Place
     trials: pl.DataFrame
     plan: dict[str, Any] | None
     given: bool = False
@@ -56,6 +56,11 @@ class Run:
     def members(self) -> dict[str, int]:
         """Ensemble size of each committed trial."""
         return dict(self.trials.select("trial", "members").iter_rows())
+
+    def checksums(self, trial: str) -> list[dict[str, str]]:
+        """Names and SHA-256 of a trial's files, as they were committed."""
+        own = self.trials.filter(pl.col("trial") == trial)["files"].to_list()
+        return list(own[0] or ())
 
     @property
     def remedy(self) -> str:
@@ -94,8 +99,8 @@ class Predictions:
         }
 
 
-def load(folder: str | Path) -> Run:
-    """Read all committed trials and the plan of a run folder.
+def load(address: str | Place) -> Run:
+    """Read all committed trials and the plan of a run: a folder, or an address (``s3://…``).
 
     A trial's folder without ``trial.parquet`` is not committed and only counted. The study may be
     at work meanwhile.
@@ -103,9 +108,12 @@ def load(folder: str | Path) -> Run:
     Raises:
         StudyError: When there is no such folder, nothing in it, or a file breaks the format.
     """
-    folder = Path(folder)
+    folder = place(address) if isinstance(address, str) else address
+    if isinstance(folder, ObjectPlace):
+        folder = _listed(folder)
     begun = [path for path in folder.glob("trials/*") if path.is_dir()]
-    rows = list(_committed(sorted(folder.glob("trials/*/trial.parquet"))))
+    files: list[Place] = sorted(folder.glob("trials/*/trial.parquet"))  # type: ignore[type-var]
+    rows = [row for row in each(_committed, files) if row is not None]
     if not rows:
         started = (folder / "study.json").exists()
         remedy = "give the folder that the study wrote, or run the study first"
@@ -121,23 +129,37 @@ def load(folder: str | Path) -> Run:
 
 def vanished(run: Run) -> bool:
     """Tell whether a trial was taken away since the run was loaded, as a study at work may do."""
-    rows = (run.folder / "trials" / trial / "trial.parquet" for trial in run.trials["trial"])
+    folder = _listed(run.folder) if isinstance(run.folder, ObjectPlace) else run.folder
+    rows = (folder / "trials" / trial / "trial.parquet" for trial in run.trials["trial"])
     return not run.given and not all(row.exists() for row in rows)
 
 
-def _committed(files: list[Path]) -> Iterator[pa.Table]:
-    """Yield the rows of the files, except of those that are gone since they were listed."""
-    for file in files:
-        try:
-            yield _trial_row(file)
-        except StudyError:
-            if file.exists():
-                raise
+def _listed(folder: ObjectPlace) -> ObjectPlace:
+    try:
+        return folder.listed()
+    except OSError as error:
+        raise StudyError(f"{folder}: must be readable, but {error.strerror}") from None
 
 
-def predictions_file(run: Run, trial: str, split: str) -> Path:
+def _committed(file: Place) -> pa.Table | None:
+    """Return the row of a file, None when it is gone since it was listed."""
+    try:
+        return _trial_row(file)
+    except StudyError:
+        there = file.renewed() if isinstance(file, ObjectPlace) else file
+        if there.exists():
+            raise
+        return None
+
+
+def predictions_file(run: Run, trial: str, split: str) -> Place:
     """Return where a trial's predictions on ``split`` lie (or would)."""
-    return run.folder / ("" if run.given else "trials") / trial / f"{split}.parquet"
+    return run.folder / predictions_name(run, trial, split)
+
+
+def predictions_name(run: Run, trial: str, split: str) -> str:
+    """Return the file's path inside the run."""
+    return f"{'' if run.given else 'trials/'}{trial}/{split}.parquet"
 
 
 def predictions(run: Run, trial: str, split: str) -> Predictions:
@@ -182,7 +204,7 @@ def predictions(run: Run, trial: str, split: str) -> Predictions:
     )
 
 
-def _typed(run: Run, file: Path, split: str) -> pa.Table:
+def _typed(run: Run, file: Place, split: str) -> pa.Table:
     """Return the columns of ``study.schema.predictions``, in its types or wider ones."""
     parquet = open_parquet(file, run.remedy, read_dictionary=["condition"])
     if run.given:
@@ -201,7 +223,7 @@ def _sorted(
     return {name: key[order] for name, key in keys.items()}, logits[order]
 
 
-def _trial_row(file: Path) -> pa.Table:
+def _trial_row(file: Place) -> pa.Table:
     """Return the one checked row of a trial file."""
     parquet = open_parquet(file, REDO)
     schema.check_version(parquet.schema_arrow, str(file))
@@ -248,7 +270,7 @@ def _is_object(text: str, sections: tuple[str, ...]) -> bool:
     return known and all(isinstance(value.get(name, {}), dict) for name in sections)
 
 
-def _plan(file: Path) -> dict[str, Any] | None:
+def _plan(file: Place) -> dict[str, Any] | None:
     try:
         plan = json.loads(file.read_text())
     except FileNotFoundError:
@@ -271,7 +293,7 @@ def _plan(file: Path) -> dict[str, Any] | None:
     return plan
 
 
-def _check_arms(file: Path, arms: list[dict[str, Any]]) -> None:
+def _check_arms(file: Place, arms: list[dict[str, Any]]) -> None:
     """Refuse an arm without its keys, of other types, or declared twice."""
     seen = set()
     for arm in arms:
@@ -292,7 +314,7 @@ def _check_arms(file: Path, arms: list[dict[str, Any]]) -> None:
         seen.add(key)
 
 
-def _has(file: Path, name: str, keys: tuple[str, ...], value: Mapping[str, Any]) -> None:
+def _has(file: Place, name: str, keys: tuple[str, ...], value: Mapping[str, Any]) -> None:
     missing = [key for key in keys if key not in value]
     if missing:
         raise StudyError(
@@ -301,7 +323,7 @@ def _has(file: Path, name: str, keys: tuple[str, ...], value: Mapping[str, Any])
         )
 
 
-def open_parquet(file: Path, remedy: str, **options: Any) -> Any:
+def open_parquet(file: Place, remedy: str, **options: Any) -> Any:
     """Open a Parquet file; ``remedy`` ends the line on one that is not there or not whole.
 
     Raises:
@@ -310,15 +332,19 @@ def open_parquet(file: Path, remedy: str, **options: Any) -> Any:
     if not file.exists():
         raise StudyError(f"{file}: the file must exist, but is not there; {remedy}")
     try:
-        return pq.ParquetFile(file, **options)
+        content = source(file)
+    except OSError as error:
+        raise StudyError(f"{file}: must be readable, but {error.strerror}; {remedy}") from None
+    try:
+        return pq.ParquetFile(content, **options)
     except KeyError:  # A column that an option names is not there: whoever reads it will say so.
-        return pq.ParquetFile(file)
+        return pq.ParquetFile(content)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StudyError(_not_whole(file, error, remedy)) from None
 
 
 def read_parquet(
-    file: Path, parquet: Any, remedy: str, columns: list[str] | None = None
+    file: Place, parquet: Any, remedy: str, columns: list[str] | None = None
 ) -> pa.Table:
     """Read an open file and close it.
 
@@ -333,7 +359,7 @@ def read_parquet(
         parquet.close()
 
 
-def _not_whole(file: Path, error: Exception, remedy: str) -> str:
+def _not_whole(file: Place, error: Exception, remedy: str) -> str:
     return f"{file}: must be whole Parquet, but is cut short or damaged ({_line(error)}); {remedy}"
 
 
@@ -341,7 +367,7 @@ def _line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:120]
 
 
-def _check_names(file: Path, found: list[str], wanted: list[str]) -> None:
+def _check_names(file: Place, found: list[str], wanted: list[str]) -> None:
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted]
     if missing or extra:
@@ -352,7 +378,7 @@ def _check_names(file: Path, found: list[str], wanted: list[str]) -> None:
         )
 
 
-def _check_predictions_schema(file: Path, found: pa.Schema) -> None:
+def _check_predictions_schema(file: Place, found: pa.Schema) -> None:
     """Refuse another version, other columns or other types."""
     schema.check_version(found, str(file))
     wanted = schema.predictions(1)
@@ -372,14 +398,14 @@ def _check_predictions_schema(file: Path, found: pa.Schema) -> None:
         _wrong_type(file, "logits", "a list of float16 or float32 of fixed size C", found)
 
 
-def _wrong_type(file: Path, name: str, wanted: str, found: pa.Schema) -> None:
+def _wrong_type(file: Place, name: str, wanted: str, found: pa.Schema) -> None:
     raise StudyError(
         f"{file}: column {name} must be {wanted}, but is {found.field(name).type}; "
         "write it with study/schema.py"
     )
 
 
-def _refuse_nulls(file: Path, table: pa.Table, names: tuple[str, ...], remedy: str) -> None:
+def _refuse_nulls(file: Place, table: pa.Table, names: tuple[str, ...], remedy: str) -> None:
     for name in names:
         if nulls := table[name].null_count:
             raise StudyError(f"{file}: column {name} must have no null, but has {nulls}; {remedy}")
@@ -391,7 +417,7 @@ def _members_of(run: Run, trial: str) -> int:
     return run.members[trial]
 
 
-def _check_members(file: Path, member: IntArray, size: int, remedy: str) -> tuple[int, int]:
+def _check_members(file: Place, member: IntArray, size: int, remedy: str) -> tuple[int, int]:
     """Return (M, N) after a check that members are 0 to M-1 in order, with equal rows each."""
     if member.size == 0:
         raise StudyError(f"{file}: must have rows, but is empty; {remedy}")
@@ -440,7 +466,7 @@ def _filled(column: Any, missing: int) -> IntArray:
     return np.asarray(filled.to_numpy(), np.int64)
 
 
-def _same_per_member(file: Path, name: str, key: IntArray, members: int) -> IntArray:
+def _same_per_member(file: Place, name: str, key: IntArray, members: int) -> IntArray:
     per_member = key.reshape(members, -1)
     wrong = np.flatnonzero((per_member != per_member[0]).any(1))
     if wrong.size:
@@ -451,7 +477,7 @@ def _same_per_member(file: Path, name: str, key: IntArray, members: int) -> IntA
     return np.ascontiguousarray(per_member[0])
 
 
-def _check_labels(file: Path, labels: IntArray, nulls: int, classes: int, split: str) -> None:
+def _check_labels(file: Place, labels: IntArray, nulls: int, classes: int, split: str) -> None:
     if nulls and lenient.base(split) != "ood":
         raise StudyError(
             f"{file}: labels may be null only out of distribution, but {nulls} are; "
@@ -466,7 +492,7 @@ def _check_labels(file: Path, labels: IntArray, nulls: int, classes: int, split:
         )
 
 
-def _check_distinct(file: Path, keys: Mapping[str, IntArray], remedy: str) -> None:
+def _check_distinct(file: Place, keys: Mapping[str, IntArray], remedy: str) -> None:
     """Refuse an example that stands twice under the same condition and severity."""
     condition, severity, example = (keys[k] for k in ("condition", "severity", "example"))
     names = np.arange(1)
@@ -484,7 +510,7 @@ def _check_distinct(file: Path, keys: Mapping[str, IntArray], remedy: str) -> No
         )
 
 
-def _logits(file: Path, column: Any, remedy: str) -> npt.NDArray[np.float32]:
+def _logits(file: Place, column: Any, remedy: str) -> npt.NDArray[np.float32]:
     flat = column.combine_chunks()
     if isinstance(flat, pa.ChunkedArray):
         flat = pa.concat_arrays(flat.chunks)

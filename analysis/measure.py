@@ -117,7 +117,7 @@ def _arm(row: Mapping[str, Any], size: int) -> str:
 
 def _bare(run: Run) -> Run:
     """Return the run without what is costly to send to another process."""
-    return replace(run, trials=run.trials.select("trial", "members"), plan=None)
+    return replace(run, trials=run.trials.select("trial", "members", "files"), plan=None)
 
 
 # --- what to measure, and what is known already

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Final
 
 from analysis.cases import count
@@ -30,6 +29,7 @@ from analysis.power import (
     seeds_needed,
 )
 from analysis.spreads import spreads_of, study_in
+from study.place import Place, place
 from study.schema import StudyError
 
 SEEDS: Final = (5, 10, 20, 30, 50)
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     found = argparse.ArgumentParser(prog="python -m analysis.plan", description=__doc__)
     add = found.add_argument
-    add("--runs", type=Path, help="run folder whose confirm stage shows the spread over seeds")
+    add("--runs", help="run folder (or s3://...) whose confirm stage shows the spread over seeds")
     add("--sd-single", type=float, help="standard deviation over seeds of the single model")
     add("--sd-arm", type=float, help="of a configuration (default: the single model's)")
     add("--sd-ensemble", type=float, help="of the Deep Ensemble")
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
 def _question(given: argparse.Namespace) -> tuple[Question, list[int]]:
     """Return what is asked, and the numbers of seeds at hand."""
     if given.runs is not None:
-        found, at_hand = _of_run(given.runs)
+        found, at_hand = _of_run(place(given.runs))
     else:
         found, at_hand = _of_options(given), []
     delta = found.delta if given.delta is None else given.delta
@@ -132,7 +132,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         )
 
 
-def _of_run(folder: Path) -> tuple[Question, list[int]]:
+def _of_run(folder: Place) -> tuple[Question, list[int]]:
     study = study_in(folder)
     many = sum(arm["role"] == "candidate" for arm in study.arms) or CONFIGURATIONS
     protocol = study.protocol

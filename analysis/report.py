@@ -22,6 +22,7 @@ from analysis import comparison, drawer, export, pages, summarise
 from analysis.given import load_predictions
 from analysis.judged import Judged, judged, judged_folder
 from analysis.pages import write
+from study.place import ObjectPlace, Place, place
 from study.schema import StudyError
 
 
@@ -31,11 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--runs",
-        type=Path,
         nargs="+",
         action="extend",
         metavar="FOLDER",
-        help="folder that a study wrote; several are set side by side",
+        help="folder or address (s3://...) that a study wrote; several are set side by side",
     )
     source.add_argument(
         "--predictions", type=Path, metavar="FOLDER", help="folder of <arm>/<seed>/test.parquet"
@@ -55,9 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.predictions:
             found = {"": judged(load_predictions(given.predictions))}
         elif len(given.runs) == 1:
-            found = {"": judged_folder(given.runs[0])}
+            found = {"": judged_folder(place(given.runs[0]))}
         else:
-            found = {name: judged_folder(at) for name, at in comparison.named(given.runs).items()}
+            named = comparison.named([place(run) for run in given.runs])
+            found = {name: judged_folder(at) for name, at in named.items()}
         lines = write_all(found, given.out, given.export)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,13 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_all(found: dict[str, Judged], out: Path, place: Path | None) -> list[str]:
+def write_all(found: dict[str, Judged], out: Path, export_to: Path | None) -> list[str]:
     """Write every page, verdict and export; return a line on each run.
 
     Args:
         found: Name -> run; one run has no name.
         out: The page: of the run, or of the comparison.
-        place: Folder for the export, or None.
+        export_to: Folder for the export, or None.
 
     Raises:
         StudyError: When a file cannot be written.
@@ -84,22 +85,22 @@ def write_all(found: dict[str, Judged], out: Path, place: Path | None) -> list[s
     if len(found) == 1:
         (own,) = found.values()
         write_report(own, out, now)
-        if place:
-            export.write_paper(own, place)
+        if export_to:
+            export.write_paper(own, export_to)
         return [str(own.verdict["sentence"])]
     links = comparison.links(found, out)
     for name, own in found.items():
         write_report(own, out.parent / links[name], now)
-        if place:
-            export.write_paper(own, place / Path(links[name]).stem.removeprefix(f"{out.stem}_"))
+        if export_to:
+            export.write_paper(own, export_to / Path(links[name]).stem.removeprefix(f"{out.stem}_"))
     write(out, comparison.page(found, links, now))
-    if place:
+    if export_to:
         titles = {method: t for own in found.values() for method, t in own.scene.titles.items()}
-        export.write_figures(comparison.drawn(found), titles, place)
+        export.write_figures(comparison.drawn(found), titles, export_to)
     return [f"{name}: {own.verdict['sentence']}" for name, own in found.items()]
 
 
-def report(folder: Path, out: Path, now: datetime | None = None) -> dict[str, Any]:
+def report(folder: Place, out: Path, now: datetime | None = None) -> dict[str, Any]:
     """Judge the run in ``folder``, write the page and ``verdict.json``, return the verdict.
 
     Args:
@@ -135,9 +136,15 @@ def write_report(own: Judged, out: Path, now: datetime) -> None:
     }
     html = pages.render("report.html.j2", page, payload)
     write(out, html)
-    beside = own.run.given or not os.access(own.run.folder, os.W_OK)
-    place = out.parent if beside else own.run.folder
-    write(place / "verdict.json", json.dumps(own.verdict, indent=1, allow_nan=False) + "\n")
+    verdict, folder = json.dumps(own.verdict, indent=1, allow_nan=False) + "\n", own.run.folder
+    if isinstance(folder, ObjectPlace):
+        try:
+            (folder / "verdict.json").write_bytes(verdict.encode(), patience=0)
+        except OSError:
+            write(out.parent / "verdict.json", verdict)
+        return
+    beside = own.run.given or not os.access(folder, os.W_OK)
+    write((out.parent if beside else folder) / "verdict.json", verdict)
 
 
 if __name__ == "__main__":

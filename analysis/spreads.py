@@ -1,16 +1,16 @@
 """The spread over seeds that a run shows, for planning the next one."""
 
 from collections import Counter
-from pathlib import Path
 
 from analysis.cases import Study, count, study_of
 from analysis.load import load
 from analysis.measure import measure
 from analysis.power import Spread
+from study.place import Place
 from study.schema import StudyError
 
 
-def study_in(folder: Path) -> Study:
+def study_in(folder: Place) -> Study:
     """Return what a run folder gives to judge.
 
     Raises:

@@ -29,6 +29,7 @@ from analysis.validation.grid import one_endpoint, three_endpoints
 from analysis.validation.hard import gate, stress
 from analysis.validation.planting import from_predictions, search
 from analysis.validation.units import generated, of_run, planted
+from study.place import Place, place
 from study.schema import StudyError
 
 REPLICATIONS: Final = 4000
@@ -73,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise StudyError(
                 f"--replications must be at least 2, but is {given.replications}; give more"
             )
-        table = validate(given.runs, given.replications, given.seed, given.quick, given.workers)
+        runs = place(given.runs) if given.runs else None
+        table = validate(runs, given.replications, given.seed, given.quick, given.workers)
         print(as_markdown(table))
         for file in given.out:
             text = as_json(table) if file.suffix == ".json" else as_markdown(table)
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     found = argparse.ArgumentParser(prog="python -m analysis.validate", description=__doc__)
-    found.add_argument("--runs", type=Path, help="run folder whose members plant effects")
+    found.add_argument("--runs", help="run folder (or s3://...) whose members plant effects")
     found.add_argument("--quick", action="store_true", help="a few cells, some seconds")
     found.add_argument("--replications", type=int, help="studies per row (fewer for costly ones)")
     found.add_argument("--seed", type=int, default=0, help="of all random numbers")
@@ -99,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def validate(
-    runs: Path | None = None,
+    runs: Place | None = None,
     replications: int | None = None,
     seed: int = 0,
     quick: bool = False,

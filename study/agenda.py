@@ -1,6 +1,7 @@
 """What is to be run next: walks through a study's stages and keeps the rows of what has ended.
 
-A job whose worker died is handed out again, ``resources.max_failures`` times at most. Tune's own
+A job whose worker died is handed out again, ``resources.max_failures`` times at most; one whose
+node was lost, as preemptible ones are, always. Tune's own
 restarts are not used: they leave out a trial that was about to be given the dead worker.
 """
 
@@ -22,6 +23,10 @@ FEW: Final = 20
 """Trials before which the share of failed ones says nothing."""
 
 
+LOSSES: Final = 100
+"""Nodes that a job may lose; preemptible ones come and go."""
+
+
 class Agenda:
     """The study as a queue of jobs, one stage after the other."""
 
@@ -41,8 +46,9 @@ class Agenda:
         self.waiting: Job | None = None
         self.restarts = study.resources.max_failures
         self.hours = study.resources.trial_hours
+        self.concurrency = study.resources.concurrency
         self.most_failed = study.resources.failed_share
-        self.deaths: Counter[str] = Counter()
+        self.deaths: Counter[tuple[str, bool]] = Counter()
         self.reasons: Counter[str] = Counter()
         self.ended = 0
         self.again: deque[Job] = deque()
@@ -74,13 +80,20 @@ class Agenda:
             self.progress.started(job)
         return job
 
-    def end(self, job: Job, died: bool) -> None:
-        """Take the end of a job; a worker that died too often leaves rows with the reason."""
+    def end(self, job: Job, died: bool, lost: bool = False) -> None:
+        """Take the end of a job; a worker that died too often leaves rows with the reason.
+
+        Args:
+            job: What has ended.
+            died: Whether its worker died.
+            lost: Whether that was because its node was lost, which is no fault of the job.
+        """
         rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
         hung = died and self.store.hung(job.spec.trial)
-        may_restart = died and not hung and self.deaths[job.spec.trial] < self.restarts
+        most = LOSSES if lost else self.restarts
+        may_restart = died and not hung and self.deaths[job.spec.trial, lost] < most
         if None in rows.values() and may_restart:
-            self.deaths[job.spec.trial] += 1
+            self.deaths[job.spec.trial, lost] += 1
             self.again.append(job)
             return
         reason = "worker died or could not start" if died else "ended without a row"

@@ -1,6 +1,8 @@
 """The space that a study takes on the disk, and whether it is there."""
 
+import math
 import shutil
+from pathlib import Path
 from typing import Final
 
 from study import pilot
@@ -15,13 +17,18 @@ MEMBERS: Final = 6
 """Sets of logits of a confirmed trial, on average: its members and the controls."""
 
 
+def free_space(store: Store) -> float:
+    """Return the bytes that are free where the store lies; an object store is never full."""
+    return shutil.disk_usage(store.root).free if isinstance(store.root, Path) else math.inf
+
+
 def refuse_full(store: Store) -> None:
     """Refuse to go on when the disk is as good as full.
 
     Raises:
         StudyError: With what is free.
     """
-    free = shutil.disk_usage(store.root).free
+    free = free_space(store)
     if free < RESERVE:
         raise StudyError(
             f"--out {store.root}: {RESERVE / 1e6:.0f} MB must be free, but there are "
@@ -42,9 +49,11 @@ def estimate(study: Study, data: Dataset) -> float:
 
 def shortage(study: Study, data: Dataset, store: Store) -> str | None:
     """Return a line when what is free is not likely to suffice."""
+    free = free_space(store)
+    if free == math.inf:
+        return None
     there = sum(file.stat().st_size for file in store.root.glob("trials/*/*.parquet"))
     missing = estimate(study, data) - there
-    free = shutil.disk_usage(store.root).free
     if missing <= free - RESERVE:
         return None
     return (

@@ -1,5 +1,6 @@
 """``--dry-run``: check everything that can be checked without a training run, and estimate cost."""
 
+import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -112,7 +113,7 @@ def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: 
             break
         where = f"{space.file}: {space.method} at {canonical(point)}"
         try:
-            read, excess = _one_step(space, point, data, FEW)[:2]
+            read, excess = one_step(space, point, data, FEW)[:2]
             missing -= read & set(point)
             if excess > 0:
                 excesses.append(excess)
@@ -152,13 +153,13 @@ def _seconds_per_trial(space: MethodSpace, point: dict[str, Json], data: Dataset
     training = Training(**configuration(space, point)["training"])
     size = min(training.batch_size, len(data.train[1]))
     few = min(FEW, size)
-    step = _one_step(space, point, data, few)[2] * size / few
+    step = one_step(space, point, data, few)[2] * size / few
     if step < SLOW:
-        step = _one_step(space, point, data, size)[2]
+        step = one_step(space, point, data, size)[2]
     return step * (len(data.train[1]) // size) * training.epochs
 
 
-def _one_step(
+def one_step(
     space: MethodSpace, point: dict[str, Json], data: Dataset, size: int
 ) -> tuple[set[str], float, float]:
     """Train on a few batches with parameters that note being read.
@@ -197,6 +198,27 @@ def _one_step(
     seconds = (time.perf_counter() - start) / max(1, steps)
     _look_at(method)
     return read, 0.0, seconds
+
+
+def gpu_memory(study: Study, data: Dataset) -> tuple[float, float]:
+    """Return bytes that a trial takes of this GPU, which it must have to itself, and those it has.
+
+    The most that a step takes of a few configurations of each method, enqueued ones first.
+
+    Raises:
+        StudyError: When there is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise StudyError("resources.gpus_per_trial=auto: needs a GPU, but torch sees none; set 0")
+    for space in study.spaces:
+        if space.method != "deep_ensemble":
+            for point in [*_enqueued(space), *_sampled(space, SAMPLES)]:
+                size = configuration(space, point)["training"]["batch_size"]
+                with contextlib.suppress(DivergenceError):
+                    one_step(space, point, data, size)
+    free, total = torch.cuda.mem_get_info()
+    beside = total - free - torch.cuda.memory_reserved()
+    return float(torch.cuda.max_memory_reserved() + beside), float(total)
 
 
 def _look_at(method: methods.Method) -> None:

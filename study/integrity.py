@@ -1,6 +1,7 @@
 """Whether committed trials still are what was committed; those that are not are set aside."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from study.schema import StudyError
@@ -9,28 +10,32 @@ from study.store import DamagedError, Store, checksums
 Row = dict[str, Any]
 
 
-def examine(store: Store) -> tuple[dict[str, Row], dict[str, str]]:
-    """Return every sound trial's row, and what is wrong with each of the others, by trial."""
+def examine(store: Store, thorough: bool = False) -> tuple[dict[str, Row], dict[str, str]]:
+    """Return every sound trial's row, and what is wrong with each of the others, by trial.
+
+    Of an object store, which keeps checksums itself, the content is read only if ``thorough``.
+    """
     rows, damaged = {}, {}
-    for folder in store.committed():
-        try:
-            row = store.row(folder)
-        except DamagedError as error:
-            damaged[folder] = str(error).partition("; ")[0]
+    present = store.present() if store.remote and not thorough else None
+    for folder, row in store.each_row():
+        if isinstance(row, DamagedError):
+            damaged[folder] = str(row).partition("; ")[0]
+        elif row is None:
             continue
-        if row is None:
-            continue
-        if wrong := _wrong_files(store, row):
+        elif wrong := _wrong_files(store, row, present):
             damaged[folder] = wrong
         else:
             rows[folder] = row
     return rows, damaged
 
 
-def _wrong_files(store: Store, row: Row) -> str | None:
-    """Say which of a trial's files differ from what was committed, if any do."""
+def _wrong_files(store: Store, row: Row, present: dict[str, set[str]] | None) -> str | None:
+    """Say which of a trial's files differ from what was committed, or are not ``present``."""
     then = {file["name"]: file["sha256"] for file in row["files"] or ()}
-    now = checksums(store.folder(row["trial"]))
+    if present is not None:
+        now = {name: then.get(name) for name in present.get(row["trial"], ())}
+    else:
+        now = dict(checksums(store.folder(row["trial"])))
     missing = [name for name in then if name not in now]
     other = [name for name in then if name in now and now[name] != then[name]]
     said = [
@@ -43,12 +48,17 @@ def _wrong_files(store: Store, row: Row) -> str | None:
 
 def set_aside(store: Store, trial: str) -> str:
     """Move a damaged trial out of the way, to be done again; return where it lies now."""
-    number = 1
-    while (place := store.root / "damaged" / f"{trial}-{number}").exists():
+    folder, number = store.root / "trials" / trial, 1
+    while (place := store.root / "damaged" / f"{trial}-{number}").is_dir():
         number += 1
     place.parent.mkdir(exist_ok=True)
-    shutil.move(store.root / "trials" / trial, place)
-    return str(place.relative_to(store.root))
+    if isinstance(folder, Path):
+        shutil.move(folder, str(place))
+    else:
+        for file in sorted(folder.glob("*"), reverse=True):  # The mark of the commit goes first.
+            (place / file.name).write_bytes(file.read_bytes())
+            file.unlink()
+    return f"{place.parent.name}/{place.name}"
 
 
 def sound_rows(store: Store) -> dict[str, Row]:
@@ -62,7 +72,7 @@ def sound_rows(store: Store) -> dict[str, Row]:
 
 def verify(store: Store) -> int:
     """Print whether every committed file is what was committed; return 1 if one is not."""
-    rows, damaged = examine(store)
+    rows, damaged = examine(store, thorough=True)
     if not rows and not damaged:
         raise StudyError(f"--out {store.root}: no trial is committed there; name a run's folder")
     for trial, why in damaged.items():

@@ -9,6 +9,7 @@ import torch
 
 from study import datasets
 from study.geometry import Row
+from study.place import Place, source
 from study.schema import StudyError
 from study.spec import Execution, TrialSpec
 from study.store import GEOMETRY, ROW, Store
@@ -58,28 +59,29 @@ def _provenance(old: Row, new: Row) -> list[str]:
     return [f"{k}: {old[k]} then, {now[k]} now" for k in keys if old[k] != now[k]]
 
 
-def _differences(old: Path, new: Path) -> list[str]:
+def _differences(old: Place, new: Place) -> list[str]:
     """Compare every predictions file of two trial folders."""
-    names = {p.name for folder in (old, new) for p in folder.glob("*.parquet")} - {ROW}
+    files = [*old.glob("*.parquet"), *new.glob("*.parquet")]
+    names = {file.name for file in files} - {ROW}
     lines = []
     for name in sorted(names):
         if not (old / name).exists() or not (new / name).exists():
             lines.append(f"{name}: only {'now' if (new / name).exists() else 'then'}")
         else:
             try:
-                then = pq.read_table(old / name, page_checksum_verification=True)
+                then = pq.read_table(source(old / name), page_checksum_verification=True)
             except (OSError, pa.ArrowException) as error:
                 lines.append(f"{name}: cannot be read ({' '.join(str(error).split())})")
                 continue
-            if not then.equals(pq.read_table(new / name)):
+            if not then.equals(pq.read_table(source(new / name))):
                 how = "differs" if name == GEOMETRY else _largest(old / name, new / name)
                 lines.append(f"{name}: {how}")
     return lines
 
 
-def _largest(old: Path, new: Path) -> str:
+def _largest(old: Place, new: Place) -> str:
     then, now = (
-        pq.read_table(p, columns=["logits"])["logits"].combine_chunks().flatten().to_numpy()
+        pq.read_table(source(p), columns=["logits"])["logits"].combine_chunks().flatten().to_numpy()
         for p in (old, new)
     )
     if then.shape != now.shape:

@@ -6,10 +6,12 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection
+import tempfile
+import uuid
 from pathlib import Path
 from typing import Any, Final
 
+from study.runtime import Runtime, is_dashboard
 from study.schema import StudyError
 from study.store import Store
 
@@ -19,9 +21,10 @@ DATA_ROOT = "STUDY_DATA_ROOT"
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0, 2 for the user's mistakes, 130 when interrupted."""
     arguments = parser().parse_args(argv)
-    command = shlex.join(["python", "-m", "study.run", *(sys.argv[1:] if argv is None else argv)])
+    argv = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", "-m", "study.run", *argv])
     try:
-        return _dispatch(arguments, command)
+        return _dispatch(arguments, command, argv)
     except KeyboardInterrupt:
         print(f"\nstopped; nothing that was finished is lost; to go on: {command}")
         return 130
@@ -50,7 +53,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="search space; the first of several gives the study's settings",
     )
-    add("--out", type=Path, metavar="DIR", help="run folder (default: runs/<study name>)")
+    add(
+        "--out",
+        metavar="DIR",
+        help="run folder (default: runs/<study name>), or s3://BUCKET/NAME, gs://BUCKET/NAME",
+    )
     add(
         "--data-root",
         type=Path,
@@ -58,7 +65,13 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get(DATA_ROOT),
         help=f"folder with the image sets (default: the variable {DATA_ROOT})",
     )
-    add("--address", metavar="ADDRESS", help="Ray cluster (default: a local runtime of its own)")
+    add(
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster: auto on its head, http://HEAD:8265 from elsewhere (default: a local "
+        "runtime of its own)",
+    )
+    add("--unchecked", action="store_true", help="do not look at the cluster's nodes first")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a key of the YAML")
     add("--mixed", action="store_true", help="go on with other package versions than before")
     add(
@@ -77,11 +90,11 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def _dispatch(arguments: argparse.Namespace, command: str) -> int:
+def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> int:
     from study.space_file import load_study
 
     study = load_study(arguments.space, arguments.set)
-    store = Store(arguments.out or Path("runs") / study.name)
+    store = Store(arguments.out or f"runs/{study.name}")
     root = None if arguments.data_root is None else Path(arguments.data_root)
     if arguments.status:
         from study.status import status
@@ -99,16 +112,14 @@ def _dispatch(arguments: argparse.Namespace, command: str) -> int:
         from study.dry_run import dry_run
 
         return dry_run(study, store, root)
-    return run(
-        study,
-        store,
-        root,
-        command=command,
-        address=arguments.address,
-        verbose=arguments.verbose,
-        mixed=arguments.mixed,
-        log=arguments.log,
+    if is_dashboard(arguments.address):
+        from study.submit import submit
+
+        return submit(arguments.address, argv, arguments.out, arguments.space)
+    runtime = Runtime(
+        arguments.address, arguments.verbose, tuple(arguments.log), arguments.unchecked
     )
+    return run(study, store, root, command=command, runtime=runtime, mixed=arguments.mixed)
 
 
 def run(
@@ -117,10 +128,8 @@ def run(
     root: Path | None,
     *,
     command: str,
-    address: str | None,
-    verbose: bool,
+    runtime: Runtime,
     mixed: bool = False,
-    log: Collection[str] = (),
 ) -> int:
     """Do what is missing of the study, then judge it."""
     from study import datasets
@@ -129,7 +138,7 @@ def run(
     from study.loggers import refuse_missing
     from study.scheduler import schedule
 
-    refuse_missing(log)
+    refuse_missing(runtime.log)
     store.create()
     with store.locked():
         refuse_full(store)
@@ -144,8 +153,10 @@ def run(
         if (line := shortage(study, data, store)) is not None:
             print(line)
         asked = study.model_dump(mode="json", by_alias=True)
-        store.write_json(store.study, asked | {"command": command})
-        if not schedule(study, store, rows, data, fingerprint, address, verbose, log):
+        earlier = store.read_json(store.study) or {}
+        run_id = earlier.get("id") or uuid.uuid4().hex[:12]
+        store.write_json(store.study, asked | {"command": command, "id": run_id})
+        if not schedule(study, store, rows, data, fingerprint, runtime):
             raise KeyboardInterrupt
         return judge(store)
 
@@ -156,7 +167,7 @@ def check_same_study(study: Any, store: Store) -> None:
     if earlier is None:
         return
     now = study.model_dump(mode="json", by_alias=True)
-    free = ("budget", "protocol", "resources")
+    free = ("budget", "protocol", "resources", "storage")
     for key in now:
         if key not in free and earlier.get(key) != now[key]:
             raise StudyError(
@@ -221,12 +232,16 @@ def _is_to_be_retried(store: Store, row: dict[str, Any]) -> bool:
 def judge(store: Store) -> int:
     """Write report and verdict in a process of their own and copy the report to analysis/."""
     command = [sys.executable, "-m", "analysis.report", "--runs", str(store.root)]
-    result = subprocess.run([*command, "--out", str(store.report)], check=False)
-    latest = Path("analysis/report.html")
-    if result.returncode == 0:
-        print(f"report: {store.report}")
-        if latest.parent.is_dir():
-            latest.write_bytes(store.report.read_bytes())
+    with tempfile.TemporaryDirectory() as folder:
+        page = store.report if isinstance(store.report, Path) else Path(folder) / "report.html"
+        result = subprocess.run([*command, "--out", str(page)], check=False)
+        if result.returncode == 0:
+            if page != store.report:
+                store.report.write_bytes(page.read_bytes())
+            print(f"report: {store.report}")
+            latest = Path("analysis/report.html")
+            if os.access(latest.parent, os.W_OK):
+                latest.write_bytes(page.read_bytes())
     return result.returncode
 
 

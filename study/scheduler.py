@@ -6,30 +6,37 @@ new Tuner for what is missing.
 
 import faulthandler
 import logging
-import math
 import os
 import secrets
-import shutil
+import socket
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # AgendaSearcher.most is the limit.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 FULL = 1e6
 """Bytes of free space below which a disk counts as full."""
+JOIN = 90.0
+"""Seconds in which a cluster must let this process join."""
+LAST_WORD = 60.0
+"""Seconds after which a worker that cannot say where it hangs is ended all the same."""
 LOOK_EVERY, GRACE = 2.0, 10.0
 """Seconds between looks at Ray's processes, and for Ray to notice by itself that one has died."""
+LOST = "node has died"
+"""What Ray says of a worker that was lost with its node."""
 NAP, LONGEST_NAP = 0.1, 5.0
 """Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap. Tune
 ends a worker for which no trial waits, and with short trials never completes the start of another:
@@ -46,11 +53,15 @@ from ray.tune.search import Searcher  # noqa: E402
 from study.agenda import Agenda  # noqa: E402
 from study.allocator import keep_freed_memory  # noqa: E402
 from study.datasets import Dataset  # noqa: E402
+from study.disk import free_space  # noqa: E402
 from study.loggers import callbacks, figures  # noqa: E402
+from study.nodes import Nodes  # noqa: E402
+from study.place import ObjectPlace, Place  # noqa: E402
 from study.progress import Progress  # noqa: E402
+from study.runtime import Runtime  # noqa: E402
 from study.schema import StudyError  # noqa: E402
 from study.search import Job  # noqa: E402
-from study.space import Resources, Study  # noqa: E402
+from study.space import Study  # noqa: E402
 from study.spec import Execution, TrialSpec  # noqa: E402
 from study.stages import Rows, Together  # noqa: E402
 from study.store import Store  # noqa: E402
@@ -58,16 +69,10 @@ from study.trial import replicates_as_one  # noqa: E402
 
 
 def schedule(
-    study: Study,
-    store: Store,
-    rows: Rows,
-    data: Dataset,
-    fingerprint: str,
-    address: str | None,
-    verbose: bool,
-    log: Collection[str] = (),
+    study: Study, store: Store, rows: Rows, data: Dataset, fingerprint: str, runtime: Runtime
 ) -> bool:
     """Run every missing trial under Ray Tune; return whether the study is complete."""
+    verbose = runtime.verbose
     if not verbose:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
     together = _together(study.execution.most, data)
@@ -75,14 +80,19 @@ def schedule(
     if agenda.finished:
         print("nothing is missing")
         return True
+    nodes: Nodes | None = None
     try:
-        start_ray(address, verbose)
-        agenda.progress.slots = slots = _slots(study.resources)
+        start_ray(runtime.address, verbose)
+        nodes = Nodes(study, store, joined=runtime.address is not None)
+        nodes.require(runtime.unchecked)
+        nodes.pack(data)
         trainable = tune.with_resources(
             tune.with_parameters(_trainable, data=data),
-            {"cpu": study.resources.cpus_per_trial, "gpu": study.resources.gpus_per_trial},
+            {"cpu": nodes.cpus, "gpu": nodes.gpus},
         )
-        searcher = AgendaSearcher(agenda)
+        searcher = AgendaSearcher(agenda, nodes)
+        # Tune's state is not needed again; an object store would only make it slow.
+        storage_path = tempfile.mkdtemp(prefix="tune-") if store.remote else str(store.ray)
         tuner = tune.Tuner(
             trainable,
             param_space={
@@ -94,15 +104,16 @@ def schedule(
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
-                # More than fit: Tune keeps a worker warm only while another trial waits for it.
-                max_concurrent_trials=study.resources.concurrency or 2 * slots,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(store.ray),
+                storage_path=storage_path,
                 verbose=1 if verbose else 0,
-                callbacks=[Watching(agenda), *callbacks(log, study.name, store, verbose)],
+                callbacks=[
+                    Watching(searcher),
+                    *callbacks(runtime.log, study.name, store, verbose),
+                ],
             ),
         )
         try:
@@ -118,6 +129,8 @@ def schedule(
     finally:
         agenda.close()
         agenda.progress.summary()
+        if nodes is not None:
+            nodes.forget()
         ray.shutdown()
 
 
@@ -139,7 +152,7 @@ def _together(most: int | None, data: Dataset) -> Together:
 
 def _stopped(store: Store, error: Exception) -> StudyError:
     """Say in one line why Tune gave up."""
-    free = shutil.disk_usage(store.root).free
+    free = free_space(store)
     why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if free < FULL:
         why = f"only {free / 1e6:.1f} MB are free there"
@@ -160,17 +173,20 @@ def start_ray(address: str | None, verbose: bool) -> None:
     if not verbose:
         for name in ("ray", "ray.tune", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    if address is not None:
+        _reach(address)
     try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.CRITICAL,
-        )
-    except (ConnectionError, ValueError) as error:
-        raise StudyError(f"--address {address}: no Ray cluster answers there ({error})") from None
+        with _answering(address):
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.CRITICAL,
+            )
     except Exception as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if address is not None:
+            raise StudyError(_not_joined(address, why)) from (error if verbose else None)
         raise StudyError(
             f"Ray could not be started ({why}); give the same command again (-v shows more)"
         ) from (error if verbose else None)
@@ -178,19 +194,54 @@ def start_ray(address: str | None, verbose: bool) -> None:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
 
 
-def _slots(resources: Resources) -> int:
-    """Return how many trials fit on the cluster at once."""
-    have = ray.cluster_resources()
-    fit = math.floor(have.get("CPU", 0) / resources.cpus_per_trial)
-    if resources.gpus_per_trial:
-        fit = min(fit, math.floor(have.get("GPU", 0) / resources.gpus_per_trial + 1e-9))
-    if fit < 1:
+def _reach(address: str) -> None:
+    """Refuse an address at which no machine answers: Ray would try for minutes."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
         raise StudyError(
-            f"resources: a trial needs {resources.cpus_per_trial} CPUs and "
-            f"{resources.gpus_per_trial} GPUs, but the cluster has {have.get('CPU', 0):g} and "
-            f"{have.get('GPU', 0):g}; lower resources.*_per_trial or add nodes"
+            f"--address {address}: a cluster must answer there, but {error.strerror or error}; "
+            "start it (ray up clusters/gpu.yaml), or mend the address"
+        ) from None
+
+
+@contextmanager
+def _answering(address: str | None) -> Iterator[None]:
+    """End the process when a cluster takes connections, but does not let it join."""
+
+    def end() -> None:
+        print(
+            f"error: --address {address}: the cluster did not let this machine join in "
+            f"{JOIN:.0f} s; give the command on its head (ray exec clusters/gpu.yaml '...'), or "
+            "with --address http://HEAD:8265",
+            file=sys.stderr,
+            flush=True,
         )
-    return min(fit, resources.concurrency or fit)
+        os._exit(2)
+
+    timer = threading.Timer(JOIN, end)
+    timer.daemon = True
+    if address is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _not_joined(address: str, why: str) -> str:
+    """Say in one line why a cluster could not be joined, and what to do."""
+    remedy = "give the command on the cluster's head, or with --address http://HEAD:8265"
+    if "ersion mismatch" in why:
+        remedy = "use the cluster's versions of Ray and Python (clusters/constraints.txt)"
+    elif "uthentication" in why or "AuthToken" in why:
+        remedy = "put the cluster's token into ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+    elif address == "auto" and "ConnectionError" in why:
+        remedy = "start a cluster first (ray up clusters/gpu.yaml)"
+    return f"--address {address}: the cluster must let this process join, but {why}; {remedy}"
 
 
 def _trainable(config: dict[str, Any], data: Dataset) -> None:
@@ -217,6 +268,14 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
             execution=Execution(**config["execution"]),
         )
     tune.report({"status": "ended"} | figures(rows))
+
+
+def _why(trial: Any) -> str:
+    """Return what Tune wrote on why a trial failed."""
+    try:
+        return Path(trial.error_file).read_text()
+    except (OSError, TypeError):
+        return ""
 
 
 @contextmanager
@@ -247,28 +306,61 @@ def ending_with_ray(store: Store, agenda: Agenda) -> Iterator[None]:
 
 
 @contextmanager
-def ending_hangs(file: Path, seconds: float) -> Iterator[None]:
-    """End the process when the block takes longer, and write to ``file`` where it was."""
+def ending_hangs(file: Place, seconds: float) -> Iterator[None]:
+    """End the process when the block takes longer, and write to ``file`` where it was.
+
+    Where that is in an object store, a process that is stuck outside Python leaves no word.
+    """
+    if isinstance(file, ObjectPlace):
+        with tempfile.TemporaryFile("w+") as own:
+            last_word = threading.Timer(seconds, _leave_word, (file, own))
+            last_word.daemon = True
+            last_word.start()
+            try:
+                with _ending(own, seconds + LAST_WORD):
+                    yield
+            finally:
+                last_word.cancel()
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as stream:
-        # Of C, so that it works where Python itself is stuck.
-        faulthandler.dump_traceback_later(seconds, exit=True, file=stream)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+    with file.open("w") as stream, _ending(stream, seconds):
+        yield
     file.unlink()
 
 
-class Watching(Callback):  # type: ignore[misc]
-    """Renews what is shown, also while no trial ends."""
+@contextmanager
+def _ending(stream: IO[str], seconds: float) -> Iterator[None]:
+    # Of C, so that it works where Python itself is stuck.
+    faulthandler.dump_traceback_later(seconds, exit=True, file=stream)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
-    def __init__(self, agenda: Agenda) -> None:
-        self.agenda = agenda
+
+def _leave_word(file: ObjectPlace, stream: IO[str]) -> None:
+    faulthandler.dump_traceback(stream)
+    stream.seek(0)
+    try:
+        file.write_text(stream.read())
+    finally:
+        os._exit(1)
+
+
+class Watching(Callback):  # type: ignore[misc]
+    """Looks at what is under way, also while no trial ends."""
+
+    def __init__(self, searcher: "AgendaSearcher") -> None:
+        self.searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Keep the trial, which will know why it failed."""
+        self.searcher.started[trial.trial_id] = trial
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-        """Show the live table, where it is due."""
-        self.agenda.progress.show()
+        """Show the live table, and look at nodes that have joined, where it is due."""
+        self.searcher.agenda.progress.show()
+        self.searcher.look()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what Tune's own snapshot cannot and need not hold."""
@@ -280,17 +372,43 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
 
     Attributes:
         error: What went wrong in the agenda; nothing more is handed out then.
+        live: What has been handed out and has not ended, naps too.
+        started: Of these, Tune's trials of those that have begun.
     """
 
-    def __init__(self, agenda: Agenda) -> None:
+    def __init__(self, agenda: Agenda, nodes: Nodes) -> None:
         super().__init__()
-        self.agenda = agenda
+        self.agenda, self.nodes = agenda, nodes
         self.jobs: dict[str, Job] = {}
+        self.live: set[str] = set()
+        self.started: dict[str, Any] = {}
         self.error: Exception | None = None
         self.nap = NAP
+        agenda.progress.slots = nodes.slots
+
+    @property
+    def most(self) -> int:
+        """How many may be live: more than fit, as a worker is kept warm only by one that waits."""
+        return self.agenda.concurrency or 2 * self.nodes.slots
+
+    def look(self) -> None:
+        """Take notice of nodes that have come or gone."""
+        try:
+            lines = self.nodes.renew()
+        except Exception as error:
+            self.error = self.error or error
+            return
+        self.agenda.progress.slots = self.nodes.slots
+        if lines:
+            self.error = self.error or StudyError(lines[0])
 
     def suggest(self, trial_id: str) -> Any:
-        """Return a trial's configuration, a nap's while others must end first, or FINISHED."""
+        """Return a trial's configuration, a nap's while others must end first, or FINISHED.
+
+        None while as many are live as may be.
+        """
+        if self.error is None and len(self.live) >= self.most:
+            return None
         job = None
         if self.error is None:
             try:
@@ -301,17 +419,23 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED
         if job is None:
             self.nap = min(LONGEST_NAP, 1.5 * self.nap)
-            nap = {"specs": None, "name": None, "nap": self.nap}
-            return Searcher.FINISHED if self.agenda.finished else nap
+            if self.agenda.finished:
+                return Searcher.FINISHED
+            self.live.add(trial_id)
+            return {"specs": None, "name": None, "nap": self.nap}
         self.nap = NAP
+        self.live.add(trial_id)
         self.jobs[trial_id] = job
         return {"specs": [spec.to_json() for spec in job.specs], "name": job.name, "nap": None}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Pass on that a trial has ended, or that its worker died."""
+        """Pass on that a trial has ended, or that its worker, or its node, was lost."""
+        self.live.discard(trial_id)
+        trial = self.started.pop(trial_id, None)
         if trial_id in self.jobs and self.error is None:
+            lost = error and trial is not None and LOST in _why(trial)
             try:
-                self.agenda.end(self.jobs.pop(trial_id), error)
+                self.agenda.end(self.jobs.pop(trial_id), error, lost)
             except Exception as failure:  # Tune would log it and go on.
                 self.error = failure
 

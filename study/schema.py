@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-VERSION: Final = 3
+VERSION: Final = 4
 VERSION_KEY: Final = b"schema_version"
 
 Role = Literal[
@@ -116,6 +116,7 @@ TRIAL: Final = pa.schema(
         _field("cosine", pa.float64(), "the same after training", True),
         _field("files", pa.list_(FILE), "the trial's other files and their SHA-256", True),
         _field("device", pa.string(), "cpu or the accelerator's name"),
+        _field("host", pa.string(), "name of the machine", True),
         _field("versions", pa.string(), "package versions as JSON"),
         _field("commit", pa.string(), "commit of the code, with +dirty", True),
         _field("data", pa.string(), "fingerprint of the data"),

@@ -23,9 +23,11 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from study.journal import ObjectJournal
+from study.place import ObjectPlace
 from study.schema import StudyError
 from study.space import ENTRY_KEYS, Domain, MethodSpace, Point, Study, configuration
-from study.spec import Regularisation, Training, TrialSpec, derive_seed
+from study.spec import Regularisation, Training, TrialSpec, derive_seed, digest
 from study.store import Store
 
 Row = dict[str, Any]
@@ -69,8 +71,24 @@ class Ahead:
     job: Job | None = None
 
 
-def open_storage(store: Store) -> optuna.storages.BaseStorage:
-    """Return Optuna's storage in the run folder, readable by optuna-dashboard."""
+def open_storage(study: Study, store: Store) -> optuna.storages.BaseStorage:
+    """Return Optuna's storage: the database that the study names, or a journal beside its trials.
+
+    Raises:
+        StudyError: When the database does not answer, or the journal is damaged.
+    """
+    if study.storage is not None:
+        try:
+            return optuna.storages.RDBStorage(
+                study.storage, engine_kwargs={"pool_pre_ping": True}, skip_compatibility_check=False
+            )
+        except Exception as error:
+            raise StudyError(
+                f"storage: {study.storage}: the database must answer, but "
+                f"{' '.join(str(error).split())[:300]}; mend that, or leave storage out"
+            ) from None
+    if isinstance(store.journal, ObjectPlace):
+        return optuna.storages.JournalStorage(ObjectJournal(store.journal))
     if store.journal.exists():
         for number, line in enumerate(store.journal.read_bytes().splitlines(), 1):
             try:
@@ -84,6 +102,14 @@ def open_storage(store: Store) -> optuna.storages.BaseStorage:
     return optuna.storages.JournalStorage(backend)
 
 
+def optuna_name(study: Study, store: Store, method: str) -> str:
+    """Return the name of a method's search in Optuna's storage; a database is shared by runs."""
+    if study.storage is None:
+        return method
+    run = store.read_json(store.study) or {}
+    return f"{study.name}/{run.get('id', digest(str(store.root)))}/{method}"
+
+
 class MethodSearch:
     """The search of one method: hands out jobs, takes rows.
 
@@ -92,6 +118,7 @@ class MethodSearch:
         space: The method's space.
         storage: Optuna's.
         known: Trials whose rows are there.
+        name: Of the search in the storage; by default that of the method.
     """
 
     def __init__(
@@ -100,13 +127,14 @@ class MethodSearch:
         space: MethodSpace,
         storage: optuna.storages.BaseStorage,
         known: Collection[str] = (),
+        name: str | None = None,
     ) -> None:
         self.study, self.space, self.storage = study, space, storage
         self.objectives = dict(OBJECTIVES)
         if space.method == "single":
             del self.objectives["val_gain"]
         self.optuna = optuna.create_study(
-            study_name=space.method,
+            study_name=name or space.method,
             storage=storage,
             directions=list(self.objectives.values()),
             load_if_exists=True,
@@ -162,7 +190,7 @@ class MethodSearch:
             self.optuna.tell(number, state=TrialState.FAIL)
 
     def _constrain(self, number: int, excess: float) -> None:
-        study_id = self.storage.get_study_id_from_name(self.space.method)
+        study_id = self.storage.get_study_id_from_name(self.optuna.study_name)
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
         trial = Trial(self.optuna, trial_id)
         if not trial.constraints:  # It is there when a start before died between here and tell.

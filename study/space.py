@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from study import regularisers
 from study.plugins import load_plugin, suggest
@@ -117,7 +118,9 @@ class Resources(Strict):
     """What one trial takes; null: as many trials at once, or replicates as one, as is best."""
 
     cpus_per_trial: float = Field(1, gt=0)
-    gpus_per_trial: float = Field(0, ge=0)
+    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        0.0, description="a share, or auto: as many trials on a GPU as its memory holds"
+    )
     concurrency: int | None = Field(None, ge=1)
     stack: int | None = Field(None, ge=1, description="replicates trained as one, at most")
     low_memory: bool = Field(False, description="members one after another, where they can be")
@@ -155,6 +158,7 @@ class Study(Strict):
     protocol: Protocol = Protocol()
     resources: Resources = Resources()
     precision: Literal["float16", "float32"] = "float16"
+    storage: str | None = Field(None, description="database of the search instead of a journal")
     candidates: tuple[MethodSpace, ...]
     others: tuple[MethodSpace, ...] = ()
 
@@ -184,6 +188,20 @@ class Study(Strict):
                 f"but is {self.budget.trials}"
             )
         return self
+
+    @field_validator("storage")
+    @classmethod
+    def _keeps_no_secret(cls, storage: str | None) -> str | None:
+        if storage is not None and "://" not in storage:
+            raise ValueError(
+                f"must be a database as postgresql+psycopg://USER@HOST/NAME, but is {storage!r}"
+            )
+        if storage is not None and urlsplit(storage).password is not None:
+            raise ValueError(
+                "must not hold a password, as it is kept in study.json; "
+                "give that in PGPASSWORD or ~/.pgpass"
+            )
+        return storage
 
     @model_validator(mode="after")
     def _methods_differ(self) -> "Study":

@@ -26,7 +26,9 @@ from study.space import (
 )
 from study.spec import Json, Strict
 
-STUDY_KEYS: Final = ("name", "seed", "dataset", "budget", "protocol", "resources", "precision")
+STUDY_KEYS: Final = (
+    *("name", "seed", "dataset", "budget", "protocol", "resources", "precision", "storage"),
+)
 METHOD_KEYS: Final = ("method", "fixed", "search", "enqueue", "strata")
 TOP_KEYS: Final = (*STUDY_KEYS, *METHOD_KEYS, "compare", "include")
 ANCHORS: Final = ("single", "deep_ensemble")

@@ -15,7 +15,7 @@ from typing import Protocol
 from study import schema
 from study.pilot import pilot_jobs, seeds_for
 from study.schema import StudyError
-from study.search import Ahead, Job, MethodSearch, Row, open_storage
+from study.search import Ahead, Job, MethodSearch, Row, open_storage, optuna_name
 from study.selection import order, shortlist
 from study.space import Study
 from study.spec import Json, TrialSpec, derive_seed, digest
@@ -152,9 +152,11 @@ def stages(
         rows: Every committed row by trial; the caller adds to it as trials end.
         together: How many replicates of a trial's configuration make up a job.
     """
-    storage = open_storage(store)
+    storage = open_storage(study, store)
     searches = {
-        space.method: MethodSearch(study, space, storage, rows)
+        space.method: MethodSearch(
+            study, space, storage, rows, optuna_name(study, store, space.method)
+        )
         for space in study.spaces
         if space.method != "deep_ensemble"
     }

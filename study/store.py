@@ -2,7 +2,8 @@
 
     <run>/study.json           the study as it was asked for
     <run>/plan.json            what is judged and how, written before the test set is opened
-    <run>/optuna.journal       Optuna's storage, one study per tuned method
+    <run>/optuna.journal       Optuna's storage, one study per tuned method (``optuna/`` in an
+                               object store; nothing where ``storage:`` names a database)
     <run>/trials/<trial>/      val, test, shift, ood: predictions, of controls behind a prefix;
                                geometry: the members' weights; trial.parquet: the commit mark
     <run>/damaged/             trials whose files were not as committed, set aside
@@ -10,13 +11,13 @@
     <run>/logs/                what ``--log`` asked for
     <run>/report.html, verdict.json
 
-A trial's row is written last and in one step, so a trial is either wholly there or not at all.
+The folder is on this machine, shared by several, or in an object store (see ``study.place``). A
+trial's row is written last and in one step, so a trial is either wholly there or not at all.
 """
 
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study import schema
+from study.lease import held
+from study.place import ObjectPlace, Place, each, place, replace, source
 from study.schema import StudyError
 
 ROW = "trial.parquet"
@@ -43,44 +46,54 @@ class Store:
     """The run folder at ``root``; nothing is created until something is written."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).resolve()
+        self.root: Place = place(root).resolve()
+        self.written: dict[str, dict[str, str]] = {}
 
     @property
-    def journal(self) -> Path:
-        """Optuna's journal file."""
-        return self.root / "optuna.journal"
+    def remote(self) -> bool:
+        """Whether it lies in an object store."""
+        return isinstance(self.root, ObjectPlace)
 
     @property
-    def ray(self) -> Path:
+    def journal(self) -> Place:
+        """Optuna's journal: a file, or what the names of its objects begin with."""
+        return self.root / ("optuna" if self.remote else "optuna.journal")
+
+    @property
+    def ray(self) -> Place:
         """Ray Tune's folder."""
         return self.root / "ray"
 
     @property
     def logs(self) -> Path:
-        """Folder of the loggers' files."""
-        return self.root / "logs"
+        """Folder of the loggers' files, which append to them: never in an object store."""
+        here = self.root if isinstance(self.root, Path) else Path("runs", self.root.name).resolve()
+        return here / "logs"
 
     @property
-    def plan(self) -> Path:
+    def plan(self) -> Place:
         """The declaration that precedes the opening of the test set."""
         return self.root / "plan.json"
 
     @property
-    def study(self) -> Path:
+    def study(self) -> Place:
         """The study as it was asked for."""
         return self.root / "study.json"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> Place:
         """The report of the run."""
         return self.root / "report.html"
 
     def create(self) -> None:
         """Make the folder, or say in one line why it cannot be written."""
         try:
-            (self.root / "trials").mkdir(parents=True, exist_ok=True)
             probe = self.root / f".write-{uuid.uuid4().hex}"
-            probe.write_text("")
+            if isinstance(probe, ObjectPlace):
+                probe.write_bytes(b"", patience=0)
+            else:
+                (self.root / "trials").mkdir(parents=True, exist_ok=True)
+                probe.write_text("")
             probe.unlink()
         except OSError as error:
             raise StudyError(
@@ -90,7 +103,14 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other drivers out of the folder; the lock ends with the process at the latest."""
+        """Keep other drivers out of the folder, until the block or the process ends.
+
+        In an object store, which knows no locks, it is a lease (see ``study.lease``).
+        """
+        if isinstance(self.root, ObjectPlace):
+            with held(self.root / ".lock"):
+                yield
+            return
         with (self.root / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,14 +121,14 @@ class Store:
                 ) from None
             yield
 
-    def folder(self, trial: str) -> Path:
+    def folder(self, trial: str) -> Place:
         """Return the folder of one trial."""
         if not trial.isalnum():
             raise DamagedError(f"trial {trial!r}: a trial's name has letters and digits only")
         return self.root / "trials" / trial
 
-    def hang(self, trial: str) -> Path:
-        """Return the file that says where a trial hung; it is there, and empty, while one runs."""
+    def hang(self, trial: str) -> Place:
+        """Return the file that says where a trial hung; it may be there, and empty, before."""
         return self.folder(trial) / HANG
 
     def hung(self, trial: str) -> bool:
@@ -118,38 +138,37 @@ class Store:
 
     def write_predictions(self, trial: str, split: str, table: pa.Table) -> None:
         """Write one split's predictions; visible to readers once the row is committed."""
-        folder = self.folder(trial)
-        folder.mkdir(parents=True, exist_ok=True)
-        logits = "logits.list.element"
-        pq.write_table(
+        self._write(
+            trial,
+            f"{split}.parquet",
             table,
-            folder / f"{split}.parquet",
             compression="zstd",
             compression_level=1,
             use_dictionary=["member", "label", "condition", "severity"],
-            column_encoding={logits: "BYTE_STREAM_SPLIT"},
+            column_encoding={"logits.list.element": "BYTE_STREAM_SPLIT"},
             write_page_checksum=True,
         )
 
     def write_geometry(self, trial: str, rows: list[dict[str, Any]]) -> None:
         """Write where the members lie; visible to readers once the row is committed."""
+        table = pa.Table.from_pylist(rows, schema=schema.GEOMETRY)
+        self._write(trial, GEOMETRY, table, compression="zstd", write_page_checksum=True)
+
+    def _write(self, trial: str, name: str, table: pa.Table, **options: Any) -> None:
         folder = self.folder(trial)
         folder.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pylist(rows, schema=schema.GEOMETRY)
-        pq.write_table(table, folder / GEOMETRY, compression="zstd", write_page_checksum=True)
+        content = _parquet(table, **options)
+        self.written.setdefault(trial, {})[name] = hashlib.sha256(content).hexdigest()
+        replace(folder / name, content)
 
     def commit(self, trial: str, row: dict[str, Any]) -> None:
         """Write the trial's row: from now on the trial is complete."""
         folder = self.folder(trial)
         folder.mkdir(parents=True, exist_ok=True)
-        files = [{"name": name, "sha256": sum_} for name, sum_ in checksums(folder).items()]
+        sums = self.written.pop(trial, {})
+        files = [{"name": name, "sha256": sums[name]} for name in sorted(sums)]
         table = pa.Table.from_pylist([row | {"files": files}], schema=schema.TRIAL)
-        temporary = folder / f".{ROW}-{uuid.uuid4().hex}"
-        with temporary.open("wb") as file:
-            pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(folder / ROW)
+        replace(folder / ROW, _parquet(table), lasting=True)
 
     def row(self, trial: str) -> dict[str, Any] | None:
         """Return the trial's row, or None when it is not committed."""
@@ -164,45 +183,80 @@ class Store:
         begun = {path.name for path in self.root.glob("trials/*")}
         return sorted(begun - set(self.committed()))
 
+    def each_row(self) -> Iterator[tuple[str, dict[str, Any] | DamagedError | None]]:
+        """Yield every committed trial with its row, or with what is wrong with that."""
+
+        def read(path: Place) -> dict[str, Any] | DamagedError | None:
+            try:
+                return _read_row(path)
+            except DamagedError as error:
+                return error
+
+        trials = self.committed()
+        rows = each(read, (self.root / "trials" / trial / ROW for trial in trials))
+        yield from zip(trials, rows, strict=True)
+
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return every committed row by trial."""
-        found = (self.row(trial) for trial in self.committed())
+        found = each(_read_row, (self.folder(trial) / ROW for trial in self.committed()))
         return {row["trial"]: row for row in found if row is not None}
+
+    def present(self) -> dict[str, set[str]]:
+        """Return the names of every trial's Parquet files but its row."""
+        found: dict[str, set[str]] = {}
+        for path in self.root.glob("trials/*/*.parquet"):
+            found.setdefault(path.parent.name, set()).add(path.name)
+        return {trial: names - {ROW} for trial, names in found.items()}
 
     def discard(self, trial: str) -> None:
         """Remove a trial that is to be done again; its commit mark goes first."""
         folder = self.folder(trial)
         (folder / ROW).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(folder, ObjectPlace):
+            folder.rmtree()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def write_json(self, path: Path, value: Any) -> None:
+    def write_json(self, path: Place, value: Any) -> None:
         """Replace the JSON file at ``path`` in one step."""
-        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-        temporary.replace(path)
+        replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
-    def read_json(self, path: Path) -> Any:
+    def read_json(self, path: Place) -> Any:
         """Return the content of a JSON file, None when there is no such file."""
         try:
             value = json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            if self.remote:
+                raise
+            raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
+        except ValueError as error:
             raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
         if not isinstance(value, dict):
             raise StudyError(f"{path}: must be a JSON object, but is {value!r}; restore it")
         return value
 
 
-def checksums(folder: Path) -> dict[str, str]:
+def checksums(folder: Place) -> dict[str, str]:
     """Return the SHA-256 of each of a trial's files but its row, by name."""
     files = sorted(path for path in folder.glob("*.parquet") if path.name != ROW)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _read_row(path: Path) -> dict[str, Any] | None:
+def _parquet(table: pa.Table, **options: Any) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()
+
+
+def _read_row(path: Place) -> dict[str, Any] | None:
     try:
-        table = pq.read_table(path, partitioning=None)
+        content = source(path)
+    except FileNotFoundError:
+        return None
+    try:
+        table = pq.read_table(content, partitioning=None)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException) as error:
@@ -216,7 +270,7 @@ def _read_row(path: Path) -> dict[str, Any] | None:
     return row
 
 
-def _broken(path: Path, why: str) -> str:
+def _broken(path: Place, why: str) -> str:
     return (
         f"{path}: must be the one row of its trial, but {why}; "
         "remove the trial's folder to have it done again"

@@ -3,6 +3,7 @@
 import logging
 import math
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -202,6 +203,7 @@ def new_row(spec: TrialSpec, fingerprint: str, name: str | None) -> Row:
         "seconds": 0.0,
         "train_seconds": 0.0,
         "device": device_name(),
+        "host": socket.gethostname(),
         "versions": versions(),
         "commit": commit(),
         "data": fingerprint,

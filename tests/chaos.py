@@ -24,9 +24,10 @@ from typing import Any, Final
 
 import optuna
 import pyarrow.parquet as pq
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from study.integrity import examine
-from study.search import open_storage
 from study.store import GEOMETRY, ROW, Store
 
 ROOT = Path(__file__).parents[1]
@@ -195,7 +196,7 @@ def disturb(
 
 def history(out: Path) -> dict[str, list[tuple[int, str, str]]]:
     """Return number, state and parameters of each proposal, by method."""
-    storage = open_storage(Store(out))
+    storage = JournalStorage(JournalFileBackend(str(Store(out).journal)))
     return {
         name: [
             (t.number, t.state.name, repr(sorted(t.params.items())))

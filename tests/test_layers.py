@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = [
     ["study.schema"],
-    ["study.spec"],
+    ["study.spec", "study.place", "study.runtime"],
     ["study.plugins", "study.members", "study.heads", "study.pretrained", "study.packing", "study.allocator", "study.dropout", "study.first_layer", "study.quantisation", "study.fast_weights"],
     ["study.corruptions", "study.datasets", "study.backbones", "study.methods", "study.regularisers"],
     ["study.conformance"],
@@ -20,7 +20,8 @@ LAYERS = [
     ["study.batches", "study.cost", "study.predictions"],
     ["study.geometry", "study.landscape", "study.evidence"],
     ["study.train"],
-    ["study.store"],
+    ["study.lease"],
+    ["study.store", "study.journal"],
     ["study.integrity"],
     ["study.trial"],
     ["study.search", "study.selection"],
@@ -30,8 +31,10 @@ LAYERS = [
     ["study.remaining", "study.loggers"],
     ["study.progress"],
     ["study.agenda"],
-    ["study.scheduler"],
-    ["study.status", "study.replay", "study.dry_run"],
+    ["study.dry_run"],
+    ["study.nodes"],
+    ["study.scheduler", "study.submit"],
+    ["study.status", "study.replay"],
     ["study.run"],
 ]  # fmt: skip
 
@@ -76,13 +79,13 @@ def test_analysis_imports_neither_training_nor_scheduling(module, file):
     for name in imports(file):
         assert name.split(".")[0] not in ("torch", "torchvision", "ray", "optuna"), module
         if name.split(".")[0] == "study":
-            assert name.startswith(("study.schema",)) or name == "study", module
+            assert name.startswith(("study.schema", "study.place")) or name == "study", module
 
 
 def test_ray_and_optuna_stay_where_they_belong():
     for package, allowed in {
-        "ray": {"study.loggers", "study.scheduler"},
-        "optuna": {"study.search", "study.scheduler", "study.dry_run"},
+        "ray": {"study.loggers", "study.nodes", "study.scheduler", "study.submit"},
+        "optuna": {"study.journal", "study.search", "study.scheduler", "study.dry_run"},
     }.items():
         users = {m for m, f in modules("study") for n in imports(f) if n.split(".")[0] == package}
         assert users <= allowed

@@ -220,6 +220,7 @@ def trial_row(
         "infer_flops": 18_000 * arm.members,
         "peak_bytes": 300_000_000,
         "device": "cpu",
+        "host": "here",
         "versions": canonical({"torch": "2.11.0", "python": "3.12.0"}),
         "commit": "0" * 40,
         "data": "simulated",

@@ -95,9 +95,9 @@ def twice(folder: Path) -> None:
 
 TRIAL, TEST = "trials/*/trial.parquet", "trials/*/test.parquet"
 REFUSED: dict[str, tuple[Edit, str]] = {
-    "older trial": (first(TRIAL, version(b"2")), "schema version must be 3, but is 2; read it"),
-    "newer trial": (first(TRIAL, version(b"99")), "schema version must be 3, but is 99; read it"),
-    "newer predictions": (first(TEST, version(b"4")), r"test\.parquet: schema version must be 3"),
+    "older trial": (first(TRIAL, version(b"2")), "schema version must be 4, but is 2; read it"),
+    "newer trial": (first(TRIAL, version(b"99")), "schema version must be 4, but is 99; read it"),
+    "newer predictions": (first(TEST, version(b"5")), r"test\.parquet: schema version must be 4"),
     "no version": (first(TRIAL, version(None)), "no key 'schema_version'"),
     "half a trial": (first(TRIAL, cut(300)), "must be whole Parquet"),
     "empty trial": (first(TRIAL, cut(0)), "must be whole Parquet"),

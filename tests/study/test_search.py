@@ -33,7 +33,7 @@ def opened(study, folder, known=None):
     store = Store(folder)
     store.create()
     every = study.space("batch_ensemble")
-    return MethodSearch(study, every, open_storage(store), ANY if known is None else known)
+    return MethodSearch(study, every, open_storage(study, store), ANY if known is None else known)
 
 
 def row_of(job):
@@ -215,7 +215,7 @@ def opened_limited(study, folder):
     store = Store(folder)
     store.create()
     space = study.space("quantised_ensemble")
-    return MethodSearch(study, space, open_storage(store), ANY)
+    return MethodSearch(study, space, open_storage(study, store), ANY)
 
 
 def infeasible(study, folder, seeds, **how):

@@ -50,7 +50,7 @@ def test_another_schema_version_is_refused(store, make_spec):
     path = store.folder(row["trial"]) / ROW
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: b"99"}), path)
-    with pytest.raises(StudyError, match="schema version must be 3, but is 99"):
+    with pytest.raises(StudyError, match="schema version must be 4, but is 99"):
         store.rows()
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(StudyError, match="no key 'schema_version'"):

@@ -1,0 +1,359 @@
+"""The machines that trials run on: what fits on them, and whether they are as they must be.
+
+Nodes of a cluster come and go. Every node is looked at before the first trial, or when it joins;
+each check that fails is a line with the node, the rule, what was found and the remedy.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from study.datasets import Dataset
+from study.schema import StudyError
+from study.space import Study
+from study.store import Store
+from study.trial import versions
+
+Found = dict[str, Any]
+
+LOOK_EVERY: Final = 5.0
+"""Seconds between looks at which nodes there are."""
+ANSWER: Final = 180.0
+"""Seconds in which a node must answer; its first worker loads all packages."""
+START: Final = 1800.0
+"""Seconds in which a node that must be started first must be there."""
+SKEW: Final = 60.0
+"""Seconds by which clocks may differ: what was declared before what is told by them."""
+ROOM: Final = 5e8
+"""Bytes that must be free for Ray's own files on a node."""
+SLIVER: Final = 0.001
+"""Share of a GPU with which a look at it is allowed."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a node is asked about.
+
+    Attributes:
+        out: Address of the run.
+        mark: Name of what the driver wrote there.
+        weights: Files that trials read.
+    """
+
+    out: str
+    mark: str
+    weights: tuple[str, ...] = ()
+
+
+def look(asked: Asked, gpu: bool) -> Found:
+    """Return what a node, on which this runs, is like."""
+    import torch
+
+    return {
+        "host": socket.gethostname(),
+        "clock": time.time(),
+        "versions": json.loads(versions()),
+        "code": code(),
+        "free": shutil.disk_usage(tempfile.gettempdir()).free,
+        "gpu": torch.cuda.is_available() if gpu else None,
+        "weights": [path for path in asked.weights if not Path(path).is_file()],
+        "out": _marked(Store(asked.out), asked.mark),
+    }
+
+
+def _marked(store: Store, mark: str) -> str | None:
+    """Answer the driver's mark with one of this node; say why if that cannot be done."""
+    try:
+        if not (store.root / mark).exists():
+            return "is another folder"
+        (store.root / f"{mark}-{ray.get_runtime_context().get_node_id()}").write_text("")
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    return None
+
+
+def code() -> str:
+    """Return a digest of this package's code."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def problems(name: str, here: Found, there: Found, asked: Asked) -> list[str]:
+    """Return a line on each thing that is wrong with a node.
+
+    Args:
+        name: Of the node.
+        here: What the driver found where it runs, with ``began`` and ``ended`` of the question.
+        there: What the node found.
+        asked: What it was asked about.
+    """
+    lines = []
+    own, other = here["versions"], there["versions"]
+    wrong = [f"{p} {other.get(p)} instead of {v}" for p, v in own.items() if other.get(p) != v]
+    if wrong:
+        lines.append(
+            f"node {name}: packages must be those of the driver, but it has {', '.join(wrong)}; "
+            "install from clusters/constraints.txt on every node"
+        )
+    if there["code"] != here["code"]:
+        lines.append(
+            f"node {name}: this project's code must be that of the driver ({here['code']}), but is "
+            f"{there['code']}; copy it to every node (ray up does) and start Ray there again"
+        )
+    if there["out"] is not None:
+        lines.append(
+            f"--out {asked.out}: must be the same place on every node, but on node {name} it "
+            f"{there['out']}; give s3://BUCKET/NAME (or gs://), or a folder that all nodes share"
+        )
+    if there["gpu"] is False:
+        lines.append(
+            f"node {name}: Ray counts a GPU there, but torch sees none; install its driver, or "
+            "start Ray there with --num-gpus=0"
+        )
+    if there["weights"]:
+        lines.append(
+            f"node {name}: must have {', '.join(there['weights'])}, which backbone.weights names; "
+            "put it there under the same path"
+        )
+    if there["free"] < ROOM:
+        lines.append(
+            f"node {name}: {ROOM / 1e6:.0f} MB must be free for Ray's files, but "
+            f"{there['free'] / 1e6:.0f} are; free some, or start Ray with another --temp-dir"
+        )
+    late, early = there["clock"] - here["ended"], here["began"] - there["clock"]
+    if max(late, early) > SKEW:
+        lines.append(
+            f"node {name}: clocks must agree within {SKEW:.0f} s, but its is "
+            f"{max(late, early):.0f} s {'ahead' if late > early else 'behind'}; set it by NTP"
+        )
+    return lines
+
+
+def fitting(free: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """Return how many trials fit on one node, or on a cluster's resources together."""
+    fit = math.floor(free.get("CPU", 0) / cpus + 1e-9)
+    if gpus:
+        whole = free.get("GPU", 0)
+        # A trial of less than a GPU cannot have parts of two.
+        each = math.floor(1 / gpus + 1e-9) if gpus < 1 else 1 / gpus
+        fit = min(fit, math.floor(whole * each + 1e-9))
+    return fit
+
+
+class Nodes:
+    """The nodes of the runtime that this process has joined.
+
+    Args:
+        study: What is to be run.
+        store: Where it lies.
+        joined: Whether the runtime is a cluster, and not this process' own.
+
+    Attributes:
+        gpus: Share of a GPU that a trial takes.
+        slots: How many trials fit at once, on the nodes that are there or that may be started.
+    """
+
+    def __init__(self, study: Study, store: Store, joined: bool) -> None:
+        self.study, self.store, self.joined = study, store, joined
+        self.cpus = study.resources.cpus_per_trial
+        asked = study.resources.gpus_per_trial
+        self.gpus = 1.0 if asked == "auto" else float(asked)
+        self.known: dict[str, Any] = {}
+        self.looking: dict[Any, tuple[str, str, float]] = {}
+        self.looked_at = -math.inf
+        self.slots = 0
+        self.asked = Asked(str(store.root), f".mark-{uuid.uuid4().hex}", _weights(study))
+
+    def _count(self) -> None:
+        fit = sum(fitting(node["Resources"], self.cpus, self.gpus) for node in _alive().values())
+        if most := self._most():
+            fit = max(fit, fitting(most, self.cpus, self.gpus))
+        self.slots = min(fit, self.study.resources.concurrency or fit)
+
+    def _most(self) -> dict[str, int]:
+        """Return what an autoscaler may start; nothing where there is none."""
+        if not self.joined:
+            return {}
+        return ray._private.state.state.get_max_resources_from_cluster_config() or {}
+
+    def require(self, unchecked: bool = False) -> None:
+        """Wait for a node on which a trial fits, and look at all nodes, unless ``unchecked``.
+
+        Raises:
+            StudyError: With the last line; the others are printed.
+        """
+        self._count()
+        if self.slots < 1:
+            have = ray.cluster_resources()
+            raise StudyError(
+                f"resources: a trial needs {self.cpus:g} CPUs and {self.gpus:g} GPUs of one node, "
+                f"but no node has them (all together {have.get('CPU', 0):g} and "
+                f"{have.get('GPU', 0):g}); lower resources.*_per_trial or add nodes"
+            )
+        if not self.joined:
+            return
+        self._await_fit()
+        if unchecked:
+            self.known = _alive()
+            return
+        (self.store.root / self.asked.mark).write_text("")
+        lines = self._answers(wait=True)
+        for line in lines[:-1]:
+            print(f"error: {line}", file=sys.stderr)
+        if lines:
+            self.forget()
+            raise StudyError(lines[-1])
+        self._count()
+        nodes = len(self.known)
+        print(f"{nodes} node{'s' if nodes > 1 else ''} checked, {self.slots} slots")
+
+    def _await_fit(self) -> None:
+        """Have a node started if a trial fits on none that is there."""
+        if any(fitting(n["Resources"], self.cpus, self.gpus) for n in _alive().values()):
+            return
+        print(f"waiting for a node with {self.cpus:g} CPUs and {self.gpus:g} GPUs to start")
+        first = _nothing.options(num_cpus=self.cpus, num_gpus=self.gpus).remote()
+        if not ray.wait([first], timeout=START)[0]:
+            ray.cancel(first, force=True)
+            raise StudyError(
+                f"no node with {self.cpus:g} CPUs and {self.gpus:g} GPUs started in "
+                f"{START / 60:.0f} minutes; see quota and prices of the cloud, and "
+                "ray monitor clusters/gpu.yaml"
+            )
+
+    def renew(self) -> list[str]:
+        """Look at nodes that have joined, without waiting; return what is wrong with them."""
+        if not self.joined or time.monotonic() - self.looked_at < LOOK_EVERY:
+            return []
+        self.looked_at = time.monotonic()
+        self._count()
+        return self._answers(wait=False)
+
+    def _answers(self, wait: bool) -> list[str]:
+        here = look(self.asked, gpu=False) | {"out": None}
+        for node, info in _alive().items():
+            if node not in self.known:
+                self.known[node] = info
+                gpu = bool(self.gpus and info["Resources"].get("GPU", 0))
+                place = NodeAffinitySchedulingStrategy(node, soft=False)
+                question = _look.options(
+                    scheduling_strategy=place, num_cpus=0, num_gpus=SLIVER if gpu else 0
+                ).remote(self.asked, gpu)
+                name = f"{info['NodeManagerHostname']} ({info['NodeManagerAddress']})"
+                self.looking[question] = node, name, time.time()
+        open_ = list(self.looking)
+        if not open_:
+            return []
+        done, silent = ray.wait(open_, num_returns=len(open_), timeout=ANSWER if wait else 0)
+        lines = []
+        for question in done:
+            node, name, began = self.looking.pop(question)
+            lines += self._judged(question, node, name, here | {"began": began})
+        for question in silent if wait else ():
+            _, name, _ = self.looking.pop(question)
+            lines.append(
+                f"node {name}: must answer, but did not in {ANSWER:.0f} s; see ray status, and the "
+                "logs in Ray's folder there"
+            )
+        return lines
+
+    def _judged(self, question: Any, node: str, name: str, here: Found) -> list[str]:
+        try:
+            there = ray.get(question)
+        except ray.exceptions.RayError as error:
+            if node not in _alive():
+                return []  # It has gone again.
+            why = " ".join(str(error).split())[-200:]
+            return [
+                f"node {name}: must be able to run this project, but could not ({why}); install it "
+                "there as clusters/local.yaml does"
+            ]
+        if there["out"] is None:
+            there["out"] = self._heard(node)
+        return problems(name, here | {"ended": time.time()}, there, self.asked)
+
+    def _heard(self, node: str) -> str | None:
+        mark = self.store.root / f"{self.asked.mark}-{node}"
+        if not mark.exists():
+            return "is another folder"
+        mark.unlink(missing_ok=True)
+        return None
+
+    def forget(self) -> None:
+        """Remove the mark."""
+        (self.store.root / self.asked.mark).unlink(missing_ok=True)
+
+    def pack(self, data: Dataset) -> None:
+        """Measure how much of a GPU a trial takes, if that is asked for, on a GPU of its own.
+
+        Raises:
+            StudyError: When a trial does not fit.
+        """
+        if self.study.resources.gpus_per_trial != "auto":
+            return
+        measured = _need.options(num_cpus=self.cpus, num_gpus=1).remote(self.study, data)
+        need, total = ray.get(measured)
+        self.gpus = share(need, total)
+        self._count()
+        print(f"a trial takes {need / 1e9:.2f} of {total / 1e9:.1f} GB: {1 / self.gpus:g} on a GPU")
+
+
+def share(need: float, total: float, spare: float = 0.1) -> float:
+    """Return the share of a GPU for trials that need so many of its bytes; some are kept free.
+
+    Raises:
+        StudyError: When one does not fit.
+    """
+    fit = math.floor((1 - spare) * total / need)
+    if fit < 1:
+        raise StudyError(
+            f"resources.gpus_per_trial=auto: a trial needs {need / 1e9:.1f} GB, but a GPU has "
+            f"{total / 1e9:.1f}; lower training.batch_size, or set resources.low_memory"
+        )
+    return 1 / fit
+
+
+def _alive() -> dict[str, Any]:
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+
+
+def _weights(study: Study) -> tuple[str, ...]:
+    """Return every file of weights that a space names."""
+    found: set[str] = set()
+    for space in study.spaces:
+        fixed = space.fixed.get("backbone.weights")
+        chosen = [d.choice or () for d in space.search.get("backbone.weights", ())]
+        found |= {w for w in [fixed, *(w for each in chosen for w in each)] if isinstance(w, str)}
+    return tuple(sorted(found))
+
+
+@ray.remote  # type: ignore[untyped-decorator]
+def _look(asked: Asked, gpu: bool) -> Found:
+    return look(asked, gpu)
+
+
+@ray.remote  # type: ignore[untyped-decorator]
+def _nothing() -> None:
+    pass
+
+
+@ray.remote  # type: ignore[untyped-decorator]
+def _need(study: Study, data: Dataset) -> tuple[float, float]:
+    from study.dry_run import gpu_memory
+
+    return gpu_memory(study, data)

@@ -1,0 +1,100 @@
+"""What is said of nodes that are not as they must be, and how many trials fit on which."""
+
+from pathlib import Path
+
+import pytest
+
+from study.nodes import ROOM, Asked, fitting, problems, share
+from study.schema import StudyError
+from study.submit import inside, submit
+
+ASKED = Asked("s3://bucket/run", ".mark", ("weights.pth",))
+HERE = {"versions": {"torch": "2.14", "ray": "2.60"}, "code": "abc", "began": 100.0, "ended": 110.0}
+SOUND = {
+    "versions": {"torch": "2.14", "ray": "2.60"},
+    "code": "abc",
+    "clock": 105.0,
+    "free": 2 * ROOM,
+    "gpu": True,
+    "weights": [],
+    "out": None,
+}
+
+
+def test_nothing_is_said_of_a_sound_node():
+    assert problems("n", HERE, SOUND, ASKED) == []
+    assert problems("n", HERE, SOUND | {"gpu": None}, ASKED) == []
+
+
+@pytest.mark.parametrize(
+    ("odd", "line"),
+    [
+        (
+            {"versions": {"torch": "2.13", "ray": "2.60"}},
+            "it has torch 2.13 instead of 2.14; install",
+        ),
+        ({"versions": {"ray": "2.60"}}, "it has torch None instead of 2.14"),
+        ({"code": "abd"}, "must be that of the driver (abc), but is abd; copy it"),
+        ({"out": "is another folder"}, "but on node n it is another folder; give s3://BUCKET/NAME"),
+        ({"gpu": False}, "Ray counts a GPU there, but torch sees none; install its driver"),
+        ({"weights": ["w.pth"]}, "must have w.pth, which backbone.weights names; put it there"),
+        ({"free": 1e8}, "500 MB must be free for Ray's files, but 100 are; free some"),
+        ({"clock": 205.0}, "clocks must agree within 60 s, but its is 95 s ahead; set it by NTP"),
+        ({"clock": 5.0}, "clocks must agree within 60 s, but its is 95 s behind"),
+    ],
+)
+def test_each_thing_that_is_wrong_is_a_line(odd, line):
+    (found,) = problems("n", HERE, SOUND | odd, ASKED)
+    assert line in found
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("free", "cpus", "gpus", "fit"),
+    [
+        ({"CPU": 8}, 1, 0, 8),
+        ({"CPU": 8}, 3, 0, 2),
+        ({"CPU": 1}, 0.1, 0, 10),
+        ({"CPU": 8}, 1, 0.5, 0),
+        ({"CPU": 8, "GPU": 2}, 1, 0.5, 4),
+        ({"CPU": 8, "GPU": 2}, 1, 1 / 3, 6),
+        ({"CPU": 8, "GPU": 2}, 1, 0.6, 2),  # not three: none can have parts of both
+        ({"CPU": 2, "GPU": 2}, 1, 0.25, 2),
+        ({"CPU": 8, "GPU": 4}, 1, 2, 2),
+        ({}, 1, 0, 0),
+    ],
+)
+def test_how_many_trials_fit(free, cpus, gpus, fit):
+    assert fitting(free, cpus, gpus) == fit
+
+
+def test_trials_share_a_gpu_by_memory():
+    assert share(need=1e9, total=10e9) == pytest.approx(1 / 9)
+    assert share(need=8e9, total=10e9) == 1
+    with pytest.raises(StudyError, match=r"needs 9\.5 GB, but a GPU has 10\.0"):
+        share(need=9.5e9, total=10e9)
+
+
+def test_a_job_gets_the_same_command():
+    given = ["--space", "a b.yaml", "--address", "http://head:8265", "--out", "s3://b/r", "-v"]
+    assert inside(given) == (
+        "python -m study.run --space 'a b.yaml' --out s3://b/r -v --address auto"
+    )
+    assert inside(["--address=http://head:8265", "--set", "a=1"]) == (
+        "python -m study.run --set a=1 --address auto"
+    )
+
+
+@pytest.mark.parametrize(
+    ("out", "space", "line"),
+    [
+        (None, "a.yaml", r"--out \(not given\): a job of a cluster must be told a place"),
+        ("runs/be", "a.yaml", "--out runs/be: a job of a cluster must be told a place"),
+        ("s3://b/r", "/tmp/a.yaml", "--space /tmp/a.yaml: must lie in this folder"),
+        ("s3://b/r", "../a.yaml", r"--space \.\./a.yaml: must lie in this folder"),
+        ("s3://b/r", "a.yaml", "the head must take jobs, but"),
+    ],
+)
+def test_a_job_that_would_mean_something_else_is_refused(out, space, line):
+    with pytest.raises(StudyError, match=line):
+        submit("http://127.0.0.1:9", [], out, [Path(space)])
