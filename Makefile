@@ -8,7 +8,7 @@ PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
 
-.PHONY: study dashboard test test-peers bench chaos audit lint clean
+.PHONY: study dashboard test test-peers test-cluster bench chaos audit lint clean
 
 study: $(STATE)-study
 	$(BIN)/python -m study.run --space $(SPACE)
@@ -23,6 +23,10 @@ test: $(STATE)-test lint
 
 test-peers: $(STATE)-test
 	$(BIN)/python -m pytest -m peer
+
+# Clusters of hosts that are namespaces of this machine, with a log: needs root.
+test-cluster: $(STATE)-test
+	$(BIN)/python -m pytest -m cluster -s
 
 bench: $(STATE)-test
 	$(BIN)/python -m benchmarks.training

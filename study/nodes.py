@@ -4,6 +4,7 @@ Nodes of a cluster come and go. Every node is looked at before the first trial, 
 each check that fails is a line with the node, the rule, what was found and the remedy.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -173,7 +174,9 @@ class Nodes:
         self.cpus = study.resources.cpus_per_trial
         asked = study.resources.gpus_per_trial
         self.gpus = 1.0 if asked == "auto" else float(asked)
-        self.known: dict[str, Any] = {}
+        self.checked = joined
+        self.here: Found = {"versions": json.loads(versions()), "code": code()}
+        self.known: set[str] = set()
         self.looking: dict[Any, tuple[str, str, float]] = {}
         self.looked_at = -math.inf
         self.slots = 0
@@ -208,9 +211,11 @@ class Nodes:
         if not self.joined:
             return
         self._await_fit()
+        self.checked = not unchecked
         if unchecked:
-            self.known = _alive()
             return
+        for old in self.store.root.glob(".mark-*"):
+            old.unlink(missing_ok=True)
         (self.store.root / self.asked.mark).write_text("")
         lines = self._answers(wait=True)
         for line in lines[:-1]:
@@ -242,13 +247,12 @@ class Nodes:
             return []
         self.looked_at = time.monotonic()
         self._count()
-        return self._answers(wait=False)
+        return self._answers(wait=False) if self.checked else []
 
     def _answers(self, wait: bool) -> list[str]:
-        here = look(self.asked, gpu=False) | {"out": None}
         for node, info in _alive().items():
             if node not in self.known:
-                self.known[node] = info
+                self.known.add(node)
                 gpu = bool(self.gpus and info["Resources"].get("GPU", 0))
                 place = NodeAffinitySchedulingStrategy(node, soft=False)
                 question = _look.options(
@@ -263,7 +267,7 @@ class Nodes:
         lines = []
         for question in done:
             node, name, began = self.looking.pop(question)
-            lines += self._judged(question, node, name, here | {"began": began})
+            lines += self._judged(question, node, name, began)
         for question in silent if wait else ():
             _, name, _ = self.looking.pop(question)
             lines.append(
@@ -272,7 +276,7 @@ class Nodes:
             )
         return lines
 
-    def _judged(self, question: Any, node: str, name: str, here: Found) -> list[str]:
+    def _judged(self, question: Any, node: str, name: str, began: float) -> list[str]:
         try:
             there = ray.get(question)
         except ray.exceptions.RayError as error:
@@ -285,7 +289,8 @@ class Nodes:
             ]
         if there["out"] is None:
             there["out"] = self._heard(node)
-        return problems(name, here | {"ended": time.time()}, there, self.asked)
+        times = {"began": began, "ended": time.time()}
+        return problems(name, self.here | times, there, self.asked)
 
     def _heard(self, node: str) -> str | None:
         mark = self.store.root / f"{self.asked.mark}-{node}"
@@ -296,7 +301,8 @@ class Nodes:
 
     def forget(self) -> None:
         """Remove the mark."""
-        (self.store.root / self.asked.mark).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.store.root / self.asked.mark).unlink(missing_ok=True)
 
     def pack(self, data: Dataset) -> None:
         """Measure how much of a GPU a trial takes, if that is asked for, on a GPU of its own.

@@ -8,6 +8,7 @@ import faulthandler
 import logging
 import os
 import secrets
+import shutil
 import socket
 import sys
 import tempfile
@@ -81,6 +82,7 @@ def schedule(
         print("nothing is missing")
         return True
     nodes: Nodes | None = None
+    storage_path = ""
     try:
         start_ray(runtime.address, verbose)
         nodes = Nodes(study, store, joined=runtime.address is not None)
@@ -120,9 +122,10 @@ def schedule(
             with ending_with_ray(store, agenda):
                 tuner.fit()
         except Exception as error:
-            raise searcher.error or _stopped(store, error) from (error if verbose else None)
-        if searcher.error is not None:
-            raise searcher.error
+            searcher.error = searcher.error or error
+        if (why := searcher.error) is not None:
+            told = isinstance(why, StudyError | OSError)
+            raise why if told else _stopped(store, why) from (why if verbose else None)
         return agenda.finished
     except KeyboardInterrupt:
         return False
@@ -132,6 +135,8 @@ def schedule(
         if nodes is not None:
             nodes.forget()
         ray.shutdown()
+        if store.remote and storage_path:
+            shutil.rmtree(storage_path, ignore_errors=True)
 
 
 def _together(most: int | None, data: Dataset) -> Together:

@@ -139,10 +139,11 @@ class MethodSearch:
             directions=list(self.objectives.values()),
             load_if_exists=True,
         )
+        self.asked = len(self.optuna.get_trials(deepcopy=False))
         self.numbers: dict[str, int | None] = {}
         self.seen: set[str] = set()
         self.queue: deque[Job] = deque()
-        if self._asked() % study.budget.generation:
+        if self.asked % study.budget.generation:
             self._propose()  # An interrupted proposal is completed before any of it is run.
         for trial in self._running():
             self._add(trial)
@@ -158,12 +159,12 @@ class MethodSearch:
     @property
     def remaining(self) -> int:
         """How many trials are yet to be proposed or told."""
-        return len(self.numbers) + max(0, self.total - self._asked())
+        return len(self.numbers) + max(0, self.total - self.asked)
 
     def ahead(self) -> Iterator[Ahead]:
         """Yield the jobs that are proposed, then those that are yet to be."""
         yield from (Ahead(self.space.method, job) for job in self.queue)
-        yield from repeat(Ahead(self.space.method), max(0, self.total - self._asked()))
+        yield from repeat(Ahead(self.space.method), max(0, self.total - self.asked))
 
     def next(self) -> Job | None:
         """Return a job, None while the generation's other trials are still running."""
@@ -199,15 +200,12 @@ class MethodSearch:
     def _running(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
-    def _asked(self) -> int:
-        return len(self.optuna.get_trials(deepcopy=False))
-
     def _propose(self) -> None:
         """Propose the rest of the current generation, each trial in one write.
 
         The drawing is done on a copy, so that the storage never holds half a proposal.
         """
-        asked, size = self._asked(), self.study.budget.generation
+        asked, size = self.asked, self.study.budget.generation
         draft = optuna.create_study(directions=list(self.objectives.values()))
         draft.add_trials(self.optuna.get_trials(deepcopy=False))
         for entry in self.space.enqueue[asked:]:
@@ -218,7 +216,8 @@ class MethodSearch:
             draft.sampler = sampler(seed)
             trial = draft.ask()
             suggest(trial, self.space)
-            self.optuna.add_trial(draft.trials[trial.number])
+            self.optuna.add_trial(draft.get_trials(deepcopy=False)[trial.number])
+            self.asked = number + 1
         for running in self._running():
             self._add(running)
 

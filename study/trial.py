@@ -113,6 +113,8 @@ def _run(
     try:
         if run is None:
             run = _trained(spec, splits, count, execution)
+        if (done := store.row(spec.trial)) is not None:
+            return done  # By a node that was thought lost, and was only cut off.
         row |= run.row
         if "status" not in run.row:
             row |= _predicted(run, splits, store, execution.precision)
