@@ -35,7 +35,7 @@ LOOK_EVERY: Final = 5.0
 ANSWER: Final = 180.0
 """Seconds in which a node must answer; its first worker loads all packages."""
 START: Final = 1800.0
-"""Seconds in which a node that must be started first must be there."""
+"""Seconds in which a node that is started when it is asked for must be there."""
 SKEW: Final = 60.0
 """Seconds by which clocks may differ: what was declared before what is told by them."""
 ROOM: Final = 5e8
@@ -201,12 +201,13 @@ class Nodes:
             StudyError: With the last line; the others are printed.
         """
         self._count()
-        if self.slots < 1:
+        if self.slots < 1 and not (self.joined and self.study.resources.concurrency):
             have = ray.cluster_resources()
             raise StudyError(
                 f"resources: a trial needs {self.cpus:g} CPUs and {self.gpus:g} GPUs of one node, "
                 f"but no node has them (all together {have.get('CPU', 0):g} and "
-                f"{have.get('GPU', 0):g}); lower resources.*_per_trial or add nodes"
+                f"{have.get('GPU', 0):g}); lower resources.*_per_trial, add nodes, or "
+                "set resources.concurrency where nodes come by themselves"
             )
         if not self.joined:
             return

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -197,6 +198,9 @@ def start_ray(address: str | None, verbose: bool) -> None:
         ) from (error if verbose else None)
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler prints a trace; a cluster ends its jobs so.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _reach(address: str) -> None:

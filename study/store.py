@@ -114,10 +114,15 @@ class Store:
         with (self.root / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise StudyError(
                     f"--out {self.root}: another run is at work in this folder; wait for it to "
                     "end, or choose another --out"
+                ) from None
+            except OSError as error:
+                raise StudyError(
+                    f"--out {self.root}: the file system must have locks, but {error.strerror}; "
+                    "mount it with them (flock), or give s3://BUCKET/NAME"
                 ) from None
             yield
 

@@ -233,11 +233,12 @@ def test_a_killed_run_ends_like_one_that_was_not(whole, tmp_path):
             assert pq.read_table(file).equals(pq.read_table(out / "trials" / trial / file.name))
 
 
-def test_interrupt_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_says_how_to_go_on(tmp_path, number):
     out = tmp_path / "run"
     process = start(out)
     wait_for(lambda: len(committed(out)) >= 1, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     code, printed = finish(process, timeout=60)
     assert code == 130
     assert "to go on: python -m study.run --space" in printed

@@ -8,7 +8,6 @@ removes all of it when the process that made it ends, in whatever way. Only a fo
 
 import ctypes
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -67,7 +66,7 @@ while :; do wait || true; sleep 1; done
 """What the first process of a host does. It must stay a shell: that collects orphans that end."""
 
 SSHD = """HostKey /run/host/key
-AuthorizedKeysFile /run/host/key.pub
+AuthorizedKeysFile /run/host/key.pub .ssh/authorized_keys
 PermitRootLogin prohibit-password
 StrictModes no
 UsePAM no
@@ -145,12 +144,29 @@ class Host:
         subprocess.run([*enter, "\n".join(commands)], check=True, env={"PATH": PATH})
 
     def add_address(self, address: str) -> None:
-        """Give the host one more address, and let all others reach it."""
-        self.net(f"ip address add {address}/32 dev eth0")
+        """Give the host one more address, from which it speaks, and let all others reach it."""
+        self.net(
+            f"ip address add {address}/32 dev eth0",
+            f"ip route replace {PERSPECTIVE}/32 dev eth0 src {address}",
+        )
         self.addresses.append(address)
         for other in self.hosts.all:
             if other is not self:
                 other.net(f"ip route replace {address}/32 dev eth0")
+
+    def drop_addresses(self) -> None:
+        """Leave the host with the address it was made with."""
+        for address in self.addresses[1:]:
+            self.net(f"ip address del {address}/32 dev eth0")
+            for other in self.hosts.all:
+                if other is not self:
+                    other.net(f"ip route del {address}/32 dev eth0")
+        del self.addresses[1:]
+
+    def authorize(self, public: str) -> None:
+        """Let in who has the key of which this is the public half."""
+        (self.home / ".ssh").mkdir(exist_ok=True)
+        (self.home / ".ssh" / "authorized_keys").write_text(public)
 
     def command(self, command: Sequence[Any], env: Mapping[str, str]) -> dict[str, Any]:
         """Return the arguments for subprocess that run a command on the host, in its home."""
@@ -231,6 +247,10 @@ class Host:
             for pid, line in self.processes().items()
             if any(mark in line for mark in marks)
         }
+
+    def left(self) -> list[str]:
+        """Return what runs that did not when the host was made."""
+        return [line for line in self.processes().values() if not line.startswith("sshd: ")]
 
     def kill(self, word: str | None = None) -> int:
         """Kill, with SIGKILL, what has the word in its command line; without one all of Ray."""
@@ -375,19 +395,3 @@ class Hosts:
         # What was mounted there was so in the hosts alone; a doubt must not cost files.
         if str(self.folder) not in Path("/proc/self/mountinfo").read_text():
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    with Hosts(2) as hosts:
-        ssh = [
-            "ssh",
-            "-i",
-            "/run/host/key",
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "LogLevel=ERROR",
-        ]
-        for host in hosts:
-            print(hosts.laptop.run([*ssh, host.address, "hostname; id -u; ls -A; ls /tmp"]).stdout)
-        print(hosts[0].run(shlex.split("ping -c 1 -W 1 9.9.9.9"), check=False).stdout)

@@ -37,6 +37,19 @@ def test_a_worker_that_dies_too_often_is_a_failed_trial(smoke, tmp_path):
     assert (row["status"], row["reason"]) == ("failed", "worker died or could not start")
 
 
+def test_a_lost_node_is_no_fault_of_the_job(smoke, tmp_path):
+    agenda = make(smoke, tmp_path)
+    job = agenda.next()
+    for _ in range(5 * smoke.resources.max_failures):
+        agenda.end(job, died=True, lost=True)
+        assert agenda.next() is job
+    for _ in range(smoke.resources.max_failures):
+        agenda.end(job, died=True)
+        assert agenda.next() is job
+    agenda.end(job, died=True)
+    assert agenda.store.row(job.spec.trial)["status"] == "failed"
+
+
 def test_a_trial_that_was_committed_before_its_worker_died_is_not_run_again(smoke, tmp_path):
     agenda = make(smoke, tmp_path)
     job = agenda.next()

@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from study.nodes import ROOM, Asked, fitting, problems, share
+from study.dry_run import gpu_memory
+from study.nodes import ROOM, Asked, _weights, fitting, problems, share
 from study.schema import StudyError
+from study.space_file import load_study
 from study.submit import inside, submit
 
+SMOKE = Path(__file__).parents[2] / "search_spaces" / "smoke.yaml"
 ASKED = Asked("s3://bucket/run", ".mark", ("weights.pth",))
 HERE = {"versions": {"torch": "2.14", "ray": "2.60"}, "code": "abc", "began": 100.0, "ended": 110.0}
 SOUND = {
@@ -73,6 +77,37 @@ def test_trials_share_a_gpu_by_memory():
     assert share(need=8e9, total=10e9) == 1
     with pytest.raises(StudyError, match=r"needs 9\.5 GB, but a GPU has 10\.0"):
         share(need=9.5e9, total=10e9)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_memory_is_measured_on_a_gpu_alone(smoke, data):
+    with pytest.raises(StudyError, match="gpus_per_trial=auto: needs a GPU, but torch sees none"):
+        gpu_memory(smoke, data)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [("auto", "auto"), ("0.25", 0.25), ("1", 1.0), ("0", 0.0)]
+)
+def test_what_a_trial_may_take_of_a_gpu(value, kept):
+    study = load_study([SMOKE], [f"resources.gpus_per_trial={value}"])
+    assert study.resources.gpus_per_trial == kept
+    assert study.model_dump(mode="json")["resources"]["gpus_per_trial"] == kept
+
+
+@pytest.mark.parametrize("value", ["-1", "all", "[1]"])
+def test_what_it_may_not(value):
+    with pytest.raises(StudyError, match="gpus_per_trial"):
+        load_study([SMOKE], [f"resources.gpus_per_trial={value}"])
+
+
+def test_weights_of_every_space_are_looked_for(tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save({}, file)
+    study = load_study([SMOKE])
+    space = study.candidates[0]
+    fixed = space.fixed | {"backbone.weights": str(file)}
+    space = space.model_copy(update={"fixed": fixed})
+    assert _weights(study.model_copy(update={"candidates": (space,)})) == (str(file),)
 
 
 def test_a_job_gets_the_same_command():

@@ -1,0 +1,137 @@
+"""What the tests of clusters share: their YAML on hosts of a test, and a study that is sent there."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from study.integrity import examine
+from study.spec import TrialSpec
+from study.store import Store
+from tests.clusters.hosts import ROOT, Hosts
+
+SITE = Path(yaml.__file__).parents[1]
+VENV = "~/escape-venv"
+CONFIG = "cluster.yaml"
+LAUNCHER = re.compile(r"\d{4}-\d\d-\d\d |Error: Comm|  ssh |Warning: Perm| To ensure|Shared|$")
+OPTIONS = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def settings(file: str) -> dict[str, Any]:
+    """Return a cluster's YAML as Ray reads it."""
+    return yaml.safe_load((ROOT / "clusters" / file).read_text())
+
+
+def without_index(commands: list[str]) -> list[str]:
+    """Return setup commands that take packages from the Python at hand, not from an index."""
+    made = [
+        f"{sys.executable} -m venv --without-pip {VENV}",
+        f"printf '%s\\n' ~/escape-study {SITE} > {VENV}/lib/python3.11/site-packages/here.pth",
+        f'sed "1s|.*|#!$HOME/escape-venv/bin/python|" {sys.prefix}/bin/ray > {VENV}/bin/ray',
+        f"chmod +x {VENV}/bin/ray",
+    ]
+    kept = [command for command in commands if "/uv " not in command]
+    assert len(kept) == len(commands) - 3
+    return [" && ".join(made), *kept]
+
+
+class Cluster:
+    """A cluster whose YAML lies on the laptop, and what happens to it."""
+
+    def __init__(self, hosts: Hosts, config: dict[str, Any], **env: str) -> None:
+        self.hosts, self.env = hosts, OPTIONS | env
+        self.start = time.monotonic()
+        (hosts.laptop.home / CONFIG).write_text(yaml.safe_dump(config))
+        hosts.laptop.run(["ray", "get-auth-token", "--generate"])
+
+    def say(self, what: str) -> None:
+        """Print what happens, and when."""
+        print(f"{time.monotonic() - self.start:6.1f} s  {what}", flush=True)
+
+    def command(self, verb: str, *options: str) -> list[str]:
+        """Return a command of Ray's launcher, given in the project's folder."""
+        file = str(Path.home() / CONFIG)
+        return ["env", "-C", str(ROOT), "ray", verb, file, *options]
+
+    def ray(self, verb: str, *options: str, timeout: float = 180) -> str:
+        """Run a command of Ray's launcher on the laptop and return what it printed."""
+        printed = self.hosts.laptop.run(self.command(verb, *options), self.env, timeout).stdout
+        self.say(f"ray {verb} returned")
+        return printed
+
+    def study(self, out: str, *settings: str) -> "subprocess.Popen[str]":
+        """Send the smoke study through the head; its output is in ``study.log`` of the hosts."""
+        words = ["python", "-m", "study.run", "--space", "search_spaces/smoke.yaml"]
+        words += ["--address", "auto", "--out", out]
+        for setting in settings:
+            words += ["--set", setting]
+        command = self.command("exec", f"cd ~/escape-study && {shlex.join(words)}")
+        self.say("study sent")
+        with self.log.open("a") as log:
+            return self.hosts.laptop.begin(command, self.env, stdout=log)
+
+    @property
+    def log(self) -> Path:
+        """What the studies printed."""
+        return self.hosts.folder / "study.log"
+
+    def printed(self) -> str:
+        """Return what the studies printed, without what Ray's launcher did."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return "\n".join(line for line in lines if not LAUNCHER.match(line))
+
+    def wait(self, what: str, holds: Callable[[], Any], seconds: float = 90) -> Any:
+        """Wait until something holds, and print when it does.
+
+        Raises:
+            AssertionError: If it does not in time, with what the study printed last.
+        """
+        deadline = time.monotonic() + seconds
+        while not (value := holds()):
+            if time.monotonic() > deadline:
+                left = {h.name: [line[:80] for line in h.left()] for h in self.hosts}
+                said = self.printed()[-3000:]
+                raise AssertionError(f"not within {seconds} s: {what}\n{left}\n{said}")
+            time.sleep(0.5)
+        self.say(what)
+        return value
+
+
+def places(out: Path) -> dict[str, str]:
+    """Return the host of each trial that has ended, as far as Tune has noted it."""
+    found = {}
+    for file in out.glob("ray/tune/experiment_state-*.json"):
+        for _, trial in json.loads(file.read_text())["trial_data"]:
+            last = json.loads(trial).get("last_result", {})
+            for spec in last.get("config", {}).get("specs") or []:
+                found[TrialSpec.model_validate_json(spec).trial] = last["hostname"]
+    return found
+
+
+def check(out: Path, trials: int, seeds: int) -> None:
+    """Assert that a smoke study is complete: each trial once and sound, and a verdict."""
+    rows, damaged = examine(Store(out))
+    assert not damaged
+    assert not [row["reason"] for row in rows.values() if row["status"] == "failed"]
+    counts = Counter((row["stage"], row["method"]) for row in rows.values())
+    for method in ("single", "batch_ensemble", "mc_dropout"):
+        assert counts["search", method] == trials
+    arms = Counter(
+        (row["configuration"], row["role"]) for row in rows.values() if row["stage"] == "confirm"
+    )
+    assert set(arms.values()) == {seeds}
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    assert {row["commit"].removesuffix("+dirty") for row in rows.values()} == {commit}
+    keys = ("configuration", "role", "stage", "seed")
+    assert len({tuple(row[key] for key in keys) for row in rows.values()}) == len(rows)
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert verdict

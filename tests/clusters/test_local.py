@@ -1,0 +1,83 @@
+"""``clusters/local.yaml``: a study on machines of one's own, whatever becomes of them on the way."""
+
+import time
+from collections import Counter
+
+import pytest
+
+from study.store import Store
+from tests.clusters.hosts import Hosts, why_not
+from tests.clusters.launch import Cluster, check, places, settings, without_index
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+]
+TRIALS, SEEDS = 8, 2
+TRIAL = "ray::ImplicitFunc.train"
+"""How Ray calls a process that runs a trial."""
+STUDY = (
+    f"budget.trials={TRIALS}",
+    f"protocol.seeds={SEEDS}",
+    "fixed.training.epochs=600",
+    "resources.cpus_per_trial=2",
+    "resources.stack=1",
+)
+
+
+def on(hosts):
+    """Return the YAML with what a user changes: addresses, user, key and Python."""
+    config = settings("local.yaml")
+    head, *workers = (host.address for host in hosts)
+    config["provider"] |= {"head_ip": head, "worker_ips": workers}
+    config["auth"] |= {"ssh_user": "root", "ssh_private_key": "/run/host/key"}
+    config["setup_commands"] = without_index(config["setup_commands"])
+    return config
+
+
+def test_a_study_outlives_worker_link_and_head(tmp_path):
+    out = tmp_path / "run"
+    store = Store(out)
+
+    def committed():
+        return len(store.committed())
+
+    with Hosts(3, [tmp_path]) as hosts:
+        head, one, two = hosts
+        cluster = Cluster(hosts, on(hosts))
+        cluster.ray("up", "-y", "--no-config-cache")
+        cluster.wait("all hosts have joined", lambda: all(h.processes("raylet/") for h in hosts))
+        driver = cluster.study(str(out), *STUDY)
+        cluster.wait("all hosts are at work", lambda: all(h.processes(TRIAL) for h in hosts), 180)
+        cluster.wait("trials have ended", lambda: committed() >= 6, 180)
+
+        one.kill()
+        two.cut()
+        cluster.say(f"{one.name}: all of Ray killed; {two.name}: link cut; {committed()} trials")
+        after, least = committed() + 3, time.monotonic() + 15
+        cluster.wait("the study goes on", lambda: committed() >= after, 180)
+        time.sleep(max(0, least - time.monotonic()))
+        two.heal()
+        cluster.say("link healed")
+        cluster.wait("Ray is back on the killed host", lambda: one.processes("raylet/"))
+        assert driver.poll() is None
+
+        cluster.say(f"head: all killed; {committed()} trials")
+        head.kill()
+        cluster.wait("the command has ended", lambda: driver.poll() is not None)
+        before = {trial: store.row(trial)["finished"] for trial in store.committed()}
+        cluster.ray("up", "-y", "--no-config-cache")
+        cluster.wait("all hosts have joined", lambda: all(h.processes("raylet/") for h in hosts))
+        driver = cluster.study(str(out), *STUDY)
+        cluster.wait("the study has ended", lambda: driver.poll() is not None, 400)
+        print(cluster.printed())
+        assert driver.returncode == 0
+        check(out, TRIALS, SEEDS)
+        assert {trial: store.row(trial)["finished"] for trial in before} == before
+        noted = Counter(places(out).values())
+        cluster.say(f"{committed()} trials, noted on {dict(noted)}")
+        assert noted.keys() >= {one.name, two.name}
+
+        cluster.ray("down", "-y")
+        cluster.wait("nothing is left", lambda: not any(host.left() for host in hosts), 120)
