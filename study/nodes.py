@@ -68,11 +68,17 @@ def look(asked: Asked, gpu: bool) -> Found:
         "clock": time.time(),
         "versions": json.loads(versions()),
         "code": code(),
-        "free": shutil.disk_usage(tempfile.gettempdir()).free,
+        "free": shutil.disk_usage(_temporary()).free,
         "gpu": torch.cuda.is_available() if gpu else None,
         "weights": [path for path in asked.weights if not Path(path).is_file()],
         "out": _marked(Store(asked.out), asked.mark),
     }
+
+
+def _temporary() -> str:
+    """Return the folder that Ray writes to."""
+    node = ray._private.worker._global_node
+    return tempfile.gettempdir() if node is None else str(node.get_session_dir_path())
 
 
 def _marked(store: Store, mark: str) -> str | None:

@@ -243,11 +243,12 @@ def _answering(address: str | None) -> Iterator[None]:
 
 def _not_joined(address: str, why: str) -> str:
     """Say in one line why a cluster could not be joined, and what to do."""
-    remedy = "give the command on the cluster's head, or with --address http://HEAD:8265"
+    remedy = (
+        "put the cluster's token into ~/.ray/auth_token here, and give the command on one of its "
+        "nodes, or with --address http://HEAD:8265"
+    )
     if "ersion mismatch" in why:
         remedy = "use the cluster's versions of Ray and Python (clusters/constraints.txt)"
-    elif "uthentication" in why or "AuthToken" in why:
-        remedy = "put the cluster's token into ~/.ray/auth_token and set RAY_AUTH_MODE=token"
     elif address == "auto" and "ConnectionError" in why:
         remedy = "start a cluster first (ray up clusters/gpu.yaml)"
     return f"--address {address}: the cluster must let this process join, but {why}; {remedy}"
