@@ -173,6 +173,7 @@ class Nodes:
     Attributes:
         gpus: Share of a GPU that a trial takes.
         slots: How many trials fit at once, on the nodes that are there or that may be started.
+        present: How many fit on those that are there.
     """
 
     def __init__(self, study: Study, store: Store, joined: bool) -> None:
@@ -185,11 +186,13 @@ class Nodes:
         self.known: set[str] = set()
         self.looking: dict[Any, tuple[str, str, float]] = {}
         self.looked_at = -math.inf
-        self.slots = 0
+        self.slots = self.present = 0
         self.asked = Asked(str(store.root), f".mark-{uuid.uuid4().hex}", _weights(study))
 
     def _count(self) -> None:
-        fit = sum(fitting(node["Resources"], self.cpus, self.gpus) for node in _alive().values())
+        alive = _alive().values()
+        fit = sum(fitting(node["Resources"], self.cpus, self.gpus) for node in alive)
+        self.present = fit
         if most := self._most():
             fit = max(fit, fitting(most, self.cpus, self.gpus))
         self.slots = min(fit, self.study.resources.concurrency or fit)

@@ -1,7 +1,21 @@
-"""Where and how trials are run, which changes none of them."""
+"""Where and how trials are run, which changes none of them; keeps Ray quiet if imported before it."""
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
+
+QUIET: Final = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # AgendaSearcher.most is the limit.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+os.environ.update(QUIET)  # Ray reads these when it is imported.
 
 
 @dataclass(frozen=True)

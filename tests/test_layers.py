@@ -20,7 +20,7 @@ LAYERS = [
     ["study.batches", "study.cost", "study.predictions"],
     ["study.geometry", "study.landscape", "study.evidence"],
     ["study.train"],
-    ["study.lease"],
+    ["study.lease", "study.hang"],
     ["study.store", "study.journal"],
     ["study.integrity"],
     ["study.trial"],
@@ -33,7 +33,8 @@ LAYERS = [
     ["study.agenda"],
     ["study.dry_run"],
     ["study.nodes"],
-    ["study.scheduler", "study.submit"],
+    ["study.join", "study.handover", "study.submit"],
+    ["study.scheduler"],
     ["study.status", "study.replay"],
     ["study.run"],
 ]  # fmt: skip
@@ -84,7 +85,14 @@ def test_analysis_imports_neither_training_nor_scheduling(module, file):
 
 def test_ray_and_optuna_stay_where_they_belong():
     for package, allowed in {
-        "ray": {"study.loggers", "study.nodes", "study.scheduler", "study.submit"},
+        "ray": {
+            "study.join",
+            "study.handover",
+            "study.loggers",
+            "study.nodes",
+            "study.scheduler",
+            "study.submit",
+        },
         "optuna": {"study.journal", "study.search", "study.scheduler", "study.dry_run"},
     }.items():
         users = {m for m, f in modules("study") for n in imports(f) if n.split(".")[0] == package}

@@ -20,7 +20,7 @@ TRIAL = "ray::ImplicitFunc.train"
 STUDY = (
     f"budget.trials={TRIALS}",
     f"protocol.seeds={SEEDS}",
-    "fixed.training.epochs=600",
+    "fixed.training.epochs=400",
     "resources.cpus_per_trial=2",
     "resources.stack=1",
 )

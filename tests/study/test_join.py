@@ -11,7 +11,7 @@ STRANGER = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_
 HOST = """
 import os, subprocess, sys
 import ray
-from study.scheduler import start_ray
+from study.join import start_ray
 
 start_ray(None, verbose=False)
 address = ray.get_runtime_context().gcs_address

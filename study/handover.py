@@ -1,0 +1,163 @@
+"""Between Tune, which has the workers, and the agenda, which has the jobs."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from ray.tune import Callback
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from study.agenda import Agenda
+from study.nodes import Nodes
+from study.schema import StudyError
+from study.search import Job
+
+LOST: Final = "node has died"
+"""What Ray says of a worker that was lost with its node."""
+NAP, LONGEST_NAP = 0.1, 5.0
+"""Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap. Tune
+ends a worker for which no trial waits."""
+
+
+class AgendaSearcher(Searcher):  # type: ignore[misc]
+    """Hands on between Tune and the agenda; has no state of its own to save.
+
+    Attributes:
+        error: What went wrong in the agenda; nothing more is handed out then.
+        live: What has been handed out and has not ended, naps too.
+        started: Of these, Tune's trials of those that have begun.
+    """
+
+    def __init__(self, agenda: Agenda, nodes: Nodes) -> None:
+        super().__init__()
+        self.agenda, self.nodes = agenda, nodes
+        self.jobs: dict[str, Job] = {}
+        self.live: set[str] = set()
+        self.started: dict[str, Any] = {}
+        self.error: Exception | None = None
+        self.nap = NAP
+        agenda.progress.slots = nodes.slots
+
+    @property
+    def most(self) -> int:
+        """How many may be live: more than fit, as a worker is kept warm only by one that waits."""
+        return self.agenda.concurrency or 2 * self.nodes.slots
+
+    def look(self) -> None:
+        """Take notice of nodes that have come or gone."""
+        try:
+            lines = self.nodes.renew()
+        except Exception as error:
+            self.error = self.error or error
+            return
+        self.agenda.progress.slots = self.nodes.slots
+        if lines:
+            self.error = self.error or StudyError(lines[0])
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return a trial's configuration, a nap's while others must end first, or FINISHED.
+
+        None while as many are live as may be.
+        """
+        if self.error is None and len(self.live) >= self.most:
+            return None
+        job = None
+        if self.error is None:
+            try:
+                job = self.agenda.next()
+            except Exception as error:  # Tune would log it and go on.
+                self.error = error
+        if self.error is not None:
+            return Searcher.FINISHED
+        if job is None:
+            self.nap = min(LONGEST_NAP, 1.5 * self.nap)
+            if self.agenda.finished:
+                return Searcher.FINISHED
+            self.live.add(trial_id)
+            return {"specs": None, "name": None, "nap": self.nap}
+        self.nap = NAP
+        self.live.add(trial_id)
+        self.jobs[trial_id] = job
+        return {"specs": [spec.to_json() for spec in job.specs], "name": job.name, "nap": None}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Pass on that a trial has ended, or that its worker, or its node, was lost."""
+        self.live.discard(trial_id)
+        trial = self.started.pop(trial_id, None)
+        if trial_id in self.jobs and self.error is None:
+            lost = error and trial is not None and LOST in _why(trial)
+            try:
+                self.agenda.end(self.jobs.pop(trial_id), error, lost)
+            except Exception as failure:  # Tune would log it and go on.
+                self.error = failure
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing that matters: the committed rows are the state."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never used: each start makes a new Tuner."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Tune's own snapshot cannot and need not hold."""
+        return {}
+
+
+def _why(trial: Any) -> str:
+    """Return what Tune wrote on why a trial failed."""
+    try:
+        return Path(trial.error_file).read_text()
+    except (OSError, TypeError):
+        return ""
+
+
+class Watching(Callback):  # type: ignore[misc]
+    """Looks at what is under way, also while no trial ends."""
+
+    def __init__(self, searcher: "AgendaSearcher") -> None:
+        self.searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Keep the trial, which will know why it failed."""
+        self.searcher.started[trial.trial_id] = trial
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Show the live table, and look at nodes that have joined, where it is due."""
+        self.searcher.agenda.progress.show()
+        self.searcher.look()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Tune's own snapshot cannot and need not hold."""
+        return {}
+
+
+class OldestWithoutWorker(FIFOScheduler):  # type: ignore[misc]
+    """Gives a free worker to the trial that has waited longest and whose own is not being started.
+
+    Tune would give it to the one that has waited longest of all, for which a worker is just being
+    started, and end that: where trials are shorter than the start of a worker, a node that joins
+    would never get one. Which are being started is not known, but workers are started in order, on
+    slots where no trial runs.
+    """
+
+    def __init__(self, searcher: AgendaSearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return a pending trial; only those that are live are looked through."""
+        waiting = len(self.searcher.live) - len(self.searcher.started)
+        pending: list[Any] = []
+        for trial in reversed(tune_controller.get_trials()):
+            if len(pending) >= waiting:
+                break
+            if trial.status == trial.PENDING:
+                pending.append(trial)
+        # One slot is that of the free worker itself.
+        starting = self.searcher.nodes.present - len(self.searcher.started) - 1
+        oldest = pending[::-1]
+        return next(iter(oldest[max(0, starting) :] or oldest[-1:]), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Tune's own snapshot cannot and need not hold."""
+        return {}
