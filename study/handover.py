@@ -14,9 +14,9 @@ from study.search import Job
 
 LOST: Final = "node has died"
 """What Ray says of a worker that was lost with its node."""
-NAP, LONGEST_NAP = 0.1, 5.0
-"""Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap. Tune
-ends a worker for which no trial waits."""
+NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
+"""Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap, and how
+many of these may end in a second. Tune ends a worker for which no trial waits."""
 
 
 class AgendaSearcher(Searcher):  # type: ignore[misc]
@@ -70,7 +70,7 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         if self.error is not None:
             return Searcher.FINISHED
         if job is None:
-            self.nap = min(LONGEST_NAP, 1.5 * self.nap)
+            self.nap = min(max(LONGEST_NAP, self.nodes.slots / MOST_NAPS), 1.5 * self.nap)
             if self.agenda.finished:
                 return Searcher.FINISHED
             self.live.add(trial_id)

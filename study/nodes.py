@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
+import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.datasets import Dataset
@@ -30,10 +31,13 @@ from study.trial import versions
 
 Found = dict[str, Any]
 
+LAUNCHER: Final = Path("~/ray_bootstrap_config.yaml").expanduser()
 LOOK_EVERY: Final = 5.0
 """Seconds between looks at which nodes there are."""
 ANSWER: Final = 180.0
 """Seconds in which a node must answer; its first worker loads all packages."""
+SETTLE: Final = 30.0
+"""Seconds after the start of a cluster in which its first nodes join."""
 START: Final = 1800.0
 """Seconds in which a node that is started when it is asked for must be there."""
 SKEW: Final = 60.0
@@ -162,6 +166,27 @@ def fitting(free: Mapping[str, float], cpus: float, gpus: float) -> int:
     return fit
 
 
+def coming(launcher: Path, cpus: float, gpus: float) -> int:
+    """Return how many trials fit on what a cluster may grow to; 0 where it does not.
+
+    Args:
+        launcher: Where ``ray up`` leaves, on the head, what it made of the cluster's YAML.
+        cpus: Of a trial.
+        gpus: Of a trial.
+    """
+    try:
+        config = yaml.safe_load(launcher.read_text())
+        kinds = config.get("available_node_types", {}).values()
+        most = config.get("max_workers", 0)
+    except (OSError, yaml.YAMLError, AttributeError):
+        return 0
+    fit = sum(
+        min(kind.get("max_workers", 0), most) * fitting(kind.get("resources", {}), cpus, gpus)
+        for kind in kinds
+    )
+    return int(fit)
+
+
 class Nodes:
     """The nodes of the runtime that this process has joined.
 
@@ -193,15 +218,9 @@ class Nodes:
         alive = _alive().values()
         fit = sum(fitting(node["Resources"], self.cpus, self.gpus) for node in alive)
         self.present = fit
-        if most := self._most():
-            fit = max(fit, fitting(most, self.cpus, self.gpus))
+        if self.joined:
+            fit = max(fit, coming(LAUNCHER, self.cpus, self.gpus))
         self.slots = min(fit, self.study.resources.concurrency or fit)
-
-    def _most(self) -> dict[str, int]:
-        """Return what an autoscaler may start; nothing where there is none."""
-        if not self.joined:
-            return {}
-        return ray._private.state.state.get_max_resources_from_cluster_config() or {}
 
     def require(self, unchecked: bool = False) -> None:
         """Wait for a node on which a trial fits, and look at all nodes, unless ``unchecked``.
@@ -209,8 +228,13 @@ class Nodes:
         Raises:
             StudyError: With the last line; the others are printed.
         """
+        comes = self.joined and self.study.resources.concurrency is not None
+        end = time.monotonic() + (SETTLE if self.joined and not comes else 0)
         self._count()
-        if self.slots < 1 and not (self.joined and self.study.resources.concurrency):
+        while self.slots < 1 and time.monotonic() < end:
+            time.sleep(1)
+            self._count()
+        if self.slots < 1 and not comes:
             have = ray.cluster_resources()
             raise StudyError(
                 f"resources: a trial needs {self.cpus:g} CPUs and {self.gpus:g} GPUs of one node, "

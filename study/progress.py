@@ -17,6 +17,8 @@ from study.stages import Stage
 
 PLAIN_EVERY, LIVE_EVERY = 10.0, 0.5
 """Seconds between two lines, and between two states of the live table."""
+PART = 0.05
+"""Share of the time that drawing the live table may take: its cost grows with what is left."""
 OTHERS = ("pruned", "diverged", "failed")
 HEADINGS = (*OTHERS, "val NLL", "s each")
 
@@ -113,6 +115,7 @@ class Progress:
         self.running: dict[str, Job] = {}
         self.since: dict[str, float] = {}
         self.began = self.last_shown = time.monotonic()
+        self.drawing = 0.0
         self.trials_before, self.seconds_before = 0, 0.0
         self.live: Live | None = None
 
@@ -168,9 +171,11 @@ class Progress:
 
     def show(self) -> None:
         """Renew the live table, where there is one and it is due."""
-        if self.live is not None and time.monotonic() - self.last_shown > LIVE_EVERY:
+        start = time.monotonic()
+        if self.live is not None and start - self.last_shown > max(LIVE_EVERY, self.drawing / PART):
             self.live.update(self._table(), refresh=True)
             self.last_shown = time.monotonic()
+            self.drawing = self.last_shown - start
 
     def close(self) -> None:
         """Leave the terminal in order, with the stage's last figures."""

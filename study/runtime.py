@@ -1,4 +1,4 @@
-"""Where and how trials are run, which changes none of them; keeps Ray quiet if imported before it."""
+"""Where and how trials are run, which changes none of them; imported first, it keeps Ray quiet."""
 
 import os
 from collections.abc import Collection
@@ -12,6 +12,7 @@ QUIET: Final = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # AgendaSearcher.most is the limit.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's snapshots are never read, and grow.
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 

@@ -261,7 +261,8 @@ def _read_row(path: Place) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     try:
-        table = pq.read_table(content, partitioning=None)
+        with pq.ParquetFile(content) as parquet:
+            table = parquet.read(use_threads=False)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException) as error:

@@ -14,6 +14,8 @@ from tests.clusters.hosts import Host, Hosts
 
 PORT = 5555
 SERVER = Path(sys.executable).with_name("moto_server")
+EAST = {"AWS_DEFAULT_REGION": "us-east-1"}
+"""Where a bucket is made without saying where."""
 PROFILE = """
 import boto3, sys
 iam = boto3.client("iam")
@@ -21,6 +23,7 @@ iam.create_role(RoleName=sys.argv[1], AssumeRolePolicyDocument="{}")
 iam.create_instance_profile(InstanceProfileName=sys.argv[1])
 iam.add_role_to_instance_profile(InstanceProfileName=sys.argv[1], RoleName=sys.argv[1])
 """
+BUCKET = "import boto3, sys; boto3.client('s3').create_bucket(Bucket=sys.argv[1])"
 WATCH = """
 import boto3, json, time
 ec2, before = boto3.client("ec2"), None
@@ -83,6 +86,10 @@ class Cloud:
     def profile(self, name: str) -> None:
         """Make an instance profile, as the user must."""
         self.laptop.run([sys.executable, "-c", PROFILE, name], self.env)
+
+    def bucket(self, name: str) -> None:
+        """Make a bucket, as the user must."""
+        self.laptop.run([sys.executable, "-c", BUCKET, name], self.env | EAST)
 
     def _watch(self) -> None:
         assert self.watcher.stdout is not None

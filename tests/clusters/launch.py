@@ -7,14 +7,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from study.integrity import examine
-from study.spec import TrialSpec
 from study.store import Store
 from tests.clusters.hosts import ROOT, Hosts
 
@@ -67,10 +66,10 @@ class Cluster:
         self.say(f"ray {verb} returned")
         return printed
 
-    def study(self, out: str, *settings: str) -> "subprocess.Popen[str]":
+    def study(self, out: str, *settings: str, more: Sequence[str] = ()) -> "subprocess.Popen[str]":
         """Send the smoke study through the head; its output is in ``study.log`` of the hosts."""
         words = ["python", "-m", "study.run", "--space", "search_spaces/smoke.yaml"]
-        words += ["--address", "auto", "--out", out]
+        words += ["--address", "auto", "--out", out, *more]
         for setting in settings:
             words += ["--set", setting]
         command = self.command("exec", f"cd ~/escape-study && {shlex.join(words)}")
@@ -105,20 +104,14 @@ class Cluster:
         return value
 
 
-def places(out: Path) -> dict[str, str]:
-    """Return the host of each trial that has ended, as far as Tune has noted it."""
-    found = {}
-    for file in out.glob("ray/tune/experiment_state-*.json"):
-        for _, trial in json.loads(file.read_text())["trial_data"]:
-            last = json.loads(trial).get("last_result", {})
-            for spec in last.get("config", {}).get("specs") or []:
-                found[TrialSpec.model_validate_json(spec).trial] = last["hostname"]
-    return found
+def check(out: str, trials: int, seeds: int) -> Counter[str]:
+    """Assert that a smoke study is complete: each trial once and sound, and a verdict.
 
-
-def check(out: Path, trials: int, seeds: int) -> None:
-    """Assert that a smoke study is complete: each trial once and sound, and a verdict."""
-    rows, damaged = examine(Store(out))
+    Returns:
+        How many trials ran on which host.
+    """
+    store = Store(out)
+    rows, damaged = examine(store, thorough=True)
     assert not damaged
     assert not [row["reason"] for row in rows.values() if row["status"] == "failed"]
     counts = Counter((row["stage"], row["method"]) for row in rows.values())
@@ -133,5 +126,9 @@ def check(out: Path, trials: int, seeds: int) -> None:
     assert {row["commit"].removesuffix("+dirty") for row in rows.values()} == {commit}
     keys = ("configuration", "role", "stage", "seed")
     assert len({tuple(row[key] for key in keys) for row in rows.values()}) == len(rows)
-    verdict = json.loads((out / "verdict.json").read_text())
-    assert verdict
+    assert json.loads((store.root / "verdict.json").read_text())["sentence"]
+    return Counter(row["host"] for row in rows.values())
+
+
+if __name__ == "__main__":
+    print(json.dumps(check(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -54,7 +54,7 @@ DAMAGES = {
     ),
     "the row is empty": (lambda f: (f / ROW).write_bytes(b""), "must be the one row of its trial"),
     "the folder is renamed": (lambda f: f.rename(f.with_name("f" * 16)), "it is the row of trial"),
-    "the folder is a copy": (lambda f: f.rename(f.with_name("a copy")), "letters and digits only"),
+    "the folder is a copy": (lambda f: f.rename(f.with_name("a copy")), "it is the row of trial"),
 }
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from study.dry_run import gpu_memory
-from study.nodes import ROOM, Asked, _weights, fitting, problems, share
+from study.nodes import ROOM, Asked, _weights, coming, fitting, problems, share
 from study.schema import StudyError
 from study.space_file import load_study
 from study.submit import inside, submit
@@ -70,6 +71,21 @@ def test_each_thing_that_is_wrong_is_a_line(odd, line):
 )
 def test_how_many_trials_fit(free, cpus, gpus, fit):
     assert fitting(free, cpus, gpus) == fit
+
+
+def test_what_a_cluster_may_grow_to(tmp_path):
+    file = tmp_path / "config.yaml"
+    assert coming(file, 1, 0.5) == 0
+    head = {"max_workers": 0, "resources": {"CPU": 0}}
+    gpu = {"max_workers": 9, "resources": {"CPU": 4, "GPU": 1, "memory": 10**9}}
+    file.write_text(
+        yaml.safe_dump({"max_workers": 3, "available_node_types": {"a": head, "b": gpu}})
+    )
+    assert coming(file, 1, 0.5) == 6
+    assert coming(file, 1, 0) == 12
+    assert coming(file, 1, 2) == 0
+    file.write_text("[")
+    assert coming(file, 1, 0) == 0
 
 
 def test_trials_share_a_gpu_by_memory():

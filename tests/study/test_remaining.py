@@ -144,3 +144,26 @@ def test_the_time_left_is_about_right_after_a_tenth_of_a_stage(known_times, caps
     table = lines[lines.index(next(line for line in lines if line.startswith("stage "))) : -1]
     assert len(table) == 11
     assert max(map(len, table)) <= 80
+
+
+def test_a_slow_table_is_drawn_less_often(smoke, tmp_path, monkeypatch):
+    clock, drawn = [0.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    store = Store(tmp_path / "run")
+    store.create()
+    watched = progress.Progress()
+    Agenda(smoke, store, {}, "data", watched)
+
+    class Slow:
+        def update(self, table, refresh):
+            drawn.append(clock[0])
+            clock[0] += 1.0
+
+        def stop(self):
+            pass
+
+    watched.live = Slow()
+    while clock[0] < 100:
+        clock[0] += 0.1
+        watched.show()
+    assert len(drawn) == 5

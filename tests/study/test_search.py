@@ -103,6 +103,21 @@ def test_an_interruption_between_two_proposals_does_not_matter(study, tmp_path, 
     assert sorted([*told, *rest]) == sorted(whole)
 
 
+def test_all_trials_are_read_once_or_twice_a_generation_not_for_each_trial(
+    study, tmp_path, monkeypatch
+):
+    search = opened(study, tmp_path)
+    reads = []
+
+    def counted(*args, **options):
+        reads.append(options)
+        return type(search.optuna).get_trials(search.optuna, *args, **options)
+
+    monkeypatch.setattr(search.optuna, "get_trials", counted)
+    assert len(finish(search, random.Random(1))) == 30
+    assert len(reads) == 2 * 30 / study.budget.generation
+
+
 def test_known_configurations_go_first_with_their_names(study, tmp_path):
     search = opened(study, tmp_path)
     names = [search.next().name for _ in range(3)]
