@@ -134,7 +134,7 @@ class Kept:
                 file = place / name_of(task.trial)
                 _write(file, task, key, measured)
                 if self.beside:
-                    (self.beside / file.name).write_bytes(file.read_bytes(), patience=0)
+                    (self.beside / file.name).within(0).write_bytes(file.read_bytes())
                 return
 
 

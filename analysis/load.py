@@ -275,7 +275,9 @@ def _plan(file: Place) -> dict[str, Any] | None:
         plan = json.loads(file.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise StudyError(f"{file}: must be readable, but {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"{file}: must be JSON, but {error}; restore the file") from None
     if not isinstance(plan, dict):
         raise StudyError(f"{file}: must be a JSON object, but is {plan!r:.40}; restore the file")

@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        place_of = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place_of}{error.strerror or error}; mend that", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; what was measured is kept, and the same command goes on from there")
         return 130
@@ -139,7 +143,7 @@ def write_report(own: Judged, out: Path, now: datetime) -> None:
     verdict, folder = json.dumps(own.verdict, indent=1, allow_nan=False) + "\n", own.run.folder
     if isinstance(folder, ObjectPlace):
         try:
-            (folder / "verdict.json").write_bytes(verdict.encode(), patience=0)
+            (folder / "verdict.json").within(0).write_bytes(verdict.encode())
         except OSError:
             write(out.parent / "verdict.json", verdict)
         return

@@ -91,7 +91,7 @@ class Agenda:
         rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
         hung = died and self.store.hung(job.spec.trial)
         most = LOSSES if lost else self.restarts
-        may_restart = died and not hung and self.deaths[job.spec.trial, lost] < most
+        may_restart = not hung and self.deaths[job.spec.trial, lost] < most
         if None in rows.values() and may_restart:
             self.deaths[job.spec.trial, lost] += 1
             self.again.append(job)

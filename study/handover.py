@@ -1,5 +1,8 @@
 """Between Tune, which has the workers, and the agenda, which has the jobs."""
 
+import re
+import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +16,10 @@ from study.schema import StudyError
 from study.search import Job
 
 LOST: Final = "node has died"
-"""What Ray says of a worker that was lost with its node."""
+"""What Ray says of a worker that was lost with its node, if it knows."""
+DOUBT: Final = 20.0
+"""Seconds after which a node of which a worker was lost is known to be there, or not."""
+ADDRESS: Final = re.compile(r"\bip[:=]\s*([0-9a-fA-F.:]+[0-9a-fA-F])")
 NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
 """Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap, and how
 many of these may end in a second. Tune ends a worker for which no trial waits."""
@@ -26,6 +32,7 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         error: What went wrong in the agenda; nothing more is handed out then.
         live: What has been handed out and has not ended, naps too.
         started: Of these, Tune's trials of those that have begun.
+        doubtful: When, where and with which job a worker was lost, maybe with its node.
     """
 
     def __init__(self, agenda: Agenda, nodes: Nodes) -> None:
@@ -34,9 +41,10 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         self.jobs: dict[str, Job] = {}
         self.live: set[str] = set()
         self.started: dict[str, Any] = {}
+        self.doubtful: list[tuple[float, str, Job]] = []
         self.error: Exception | None = None
         self.nap = NAP
-        agenda.progress.slots = nodes.slots
+        agenda.progress.slots = max(1, nodes.present)
 
     @property
     def most(self) -> int:
@@ -50,9 +58,26 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         except Exception as error:
             self.error = self.error or error
             return
-        self.agenda.progress.slots = self.nodes.slots
+        self.agenda.progress.slots = max(1, self.nodes.present)
+        for line in lines[:-1]:
+            print(f"error: {line}", file=sys.stderr)
         if lines:
-            self.error = self.error or StudyError(lines[0])
+            self.error = self.error or StudyError(lines[-1])
+        self._decide()
+
+    def _decide(self) -> None:
+        """Hand the jobs back whose workers were lost a while ago."""
+        now, doubtful = time.monotonic(), self.doubtful
+        self.doubtful = [one for one in doubtful if now - one[0] < DOUBT]
+        for at, address, job in doubtful[: len(doubtful) - len(self.doubtful)]:
+            self._end(job, died=True, lost=self.nodes.was_lost(address, at))
+
+    def _end(self, job: Job, died: bool, lost: bool = False) -> None:
+        if self.error is None:
+            try:
+                self.agenda.end(job, died, lost)
+            except Exception as failure:  # Tune would log it and go on.
+                self.error = failure
 
     def suggest(self, trial_id: str) -> Any:
         """Return a trial's configuration, a nap's while others must end first, or FINISHED.
@@ -69,6 +94,8 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
                 self.error = error
         if self.error is not None:
             return Searcher.FINISHED
+        if job is None and self.nodes.grows and not self.agenda.finished:
+            return None  # A nap would hold a machine that may go.
         if job is None:
             self.nap = min(max(LONGEST_NAP, self.nodes.slots / MOST_NAPS), 1.5 * self.nap)
             if self.agenda.finished:
@@ -84,12 +111,15 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         """Pass on that a trial has ended, or that its worker, or its node, was lost."""
         self.live.discard(trial_id)
         trial = self.started.pop(trial_id, None)
-        if trial_id in self.jobs and self.error is None:
-            lost = error and trial is not None and LOST in _why(trial)
-            try:
-                self.agenda.end(self.jobs.pop(trial_id), error, lost)
-            except Exception as failure:  # Tune would log it and go on.
-                self.error = failure
+        job = self.jobs.pop(trial_id, None)
+        if job is None:
+            return
+        why = _why(trial) if error and trial is not None else ""
+        found = ADDRESS.search(why)
+        if found and self.nodes.joined and LOST not in why:
+            self.doubtful.append((time.monotonic(), found[1], job))
+        else:
+            self._end(job, error, LOST in why)
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing that matters: the committed rows are the state."""
@@ -143,6 +173,10 @@ class OldestWithoutWorker(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, searcher: AgendaSearcher) -> None:
         super().__init__()
         self.searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Keep a trial that failed before it began: the searcher is told of it next."""
+        self.searcher.started.setdefault(trial.trial_id, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Return a pending trial; only those that are live are looked through."""

@@ -18,7 +18,7 @@ LAST_WORD: Final = 60.0
 def ending_hangs(file: Place, seconds: float) -> Iterator[None]:
     """End the process when the block takes longer, and write to ``file`` where it was.
 
-    Where that is in an object store, a process that is stuck outside Python leaves no word.
+    Where that is in an object store, a process that is stuck outside Python leaves no trace.
     """
     if isinstance(file, ObjectPlace):
         with tempfile.TemporaryFile("w+") as own:

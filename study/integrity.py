@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from study.schema import StudyError
-from study.store import DamagedError, Store, checksums
+from study.store import ROW, DamagedError, Store, checksums
 
 Row = dict[str, Any]
 
@@ -55,9 +55,10 @@ def set_aside(store: Store, trial: str) -> str:
     if isinstance(folder, Path):
         shutil.move(folder, str(place))
     else:
-        for file in sorted(folder.glob("*"), reverse=True):  # The mark of the commit goes first.
+        for file in sorted(folder.glob("*"), key=lambda f: f.name != ROW):  # The commit mark first.
             (place / file.name).write_bytes(file.read_bytes())
             file.unlink()
+        folder.rmtree()
     return f"{place.parent.name}/{place.name}"
 
 

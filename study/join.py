@@ -58,6 +58,10 @@ def start_ray(address: str | None, verbose: bool) -> None:
 
 def _reach(address: str) -> None:
     """Refuse an address at which no machine answers: Ray would try for minutes."""
+    if "://" in address:
+        raise StudyError(
+            f"--address {address}: must be auto, HOST:PORT or http://HEAD:8265; give one of these"
+        )
     host, separator, port = address.rpartition(":")
     if not separator or not port.isdecimal():
         return

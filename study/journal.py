@@ -1,12 +1,12 @@
 """Optuna's journal in an object store, to which nothing can be appended: an object for each append.
 
-One run writes at a time (it holds the lease). When a run begins it puts what earlier ones wrote
-into one object, so that the next has few to read.
+One run writes at a time (it holds the lease). When there are many objects, or a run begins, they
+are put into one, so that the next has few to read.
 """
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from optuna.storages.journal import BaseJournalBackend
 
@@ -14,6 +14,8 @@ from study.place import ObjectPlace, each
 from study.schema import StudyError
 
 Log = dict[str, Any]
+MOST: Final = 1000
+"""Objects beside the first."""
 
 
 class ObjectJournal(BaseJournalBackend):
@@ -36,10 +38,8 @@ class ObjectJournal(BaseJournalBackend):
                     "and give the same command again"
                 )
             self.logs += logs[len(self.logs) - first :]
-        if len(parts) > 1:
-            self._write(0, self.logs)
-            for part in parts[1:]:
-                part.unlink(missing_ok=True)
+        self.parts = [part for part in parts if int(part.stem)]
+        self._join()
 
     def read_logs(self, log_number_from: int) -> Iterable[Log]:
         """Return the lines from a number on."""
@@ -47,12 +47,23 @@ class ObjectJournal(BaseJournalBackend):
 
     def append_logs(self, logs: list[Log]) -> None:
         """Write lines at the end."""
-        self._write(len(self.logs), logs)
+        self.parts.append(self._write(len(self.logs), logs))
         self.logs += json.loads(json.dumps(logs))
+        if len(self.parts) >= MOST:
+            self._join()
 
-    def _write(self, first: int, logs: list[Log]) -> None:
+    def _join(self) -> None:
+        if self.parts:
+            first = self._write(0, self.logs)
+            others = [part for part in self.parts if part != first]
+            list(each(lambda part: part.unlink(missing_ok=True), others))
+            self.parts = []
+
+    def _write(self, first: int, logs: list[Log]) -> ObjectPlace:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        (self.at / f"{first:010d}.jsonl").write_text(lines)
+        part = self.at / f"{first:010d}.jsonl"
+        part.write_text(lines)
+        return part
 
 
 def _read(part: Any) -> list[Log]:

@@ -2,7 +2,7 @@
 
 The lease is an object that names its holder and is written again every ``RENEW`` seconds. A run
 that dies stops writing, and ``LAPSE`` seconds later, by the store's own clock, another may take it
-over. Of two that begin in the same moment the one that wrote last has it.
+over; the holder gives up before. Of two that begin at once the one that wrote last has it.
 """
 
 import json
@@ -26,6 +26,9 @@ RENEW, LAPSE, SETTLE, LOOK_EVERY = 15.0, 60.0, 2.0, 2.0
 Holder = dict[str, Any]
 
 
+AGAIN: Final = "give the same command again: nothing that was finished is lost"
+
+
 @contextmanager
 def held(at: ObjectPlace, lost: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lease at a place while the block runs.
@@ -37,40 +40,51 @@ def held(at: ObjectPlace, lost: Callable[[str], None] | None = None) -> Iterator
     Raises:
         StudyError: When another run is at work there.
     """
+    at = at.within(RENEW)
     me = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "on": _here()}
     _await_end(at)
+    looked = time.monotonic()
     at.write_text(json.dumps(me))
-    time.sleep(SETTLE)
+    # Who took it meanwhile, since the write was slow, must have had the time to see that.
+    quick = time.monotonic() - looked < SETTLE / 2
+    time.sleep(SETTLE if quick else 2 * RENEW)
     if (other := _holder(at)) is None or other["id"] != me["id"]:
         raise _taken(at, other)
     done = threading.Event()
+    renewed = [time.monotonic()]
+
+    def end(line: str) -> None:
+        if not done.is_set():
+            done.set()
+            (lost or _end)(line)
 
     def renew() -> None:
-        renewed = time.monotonic()
         while not done.wait(RENEW):
-            try:
+            began = time.monotonic()
+            with suppress(OSError):
                 now = _holder(at)
                 if now is not None and now["id"] != me["id"]:
-                    (lost or _end)(str(_taken(at, now)))
-                    return
-                at.write_text(json.dumps(me))
-                renewed = time.monotonic()
-            except OSError as error:
-                if time.monotonic() - renewed > LAPSE:
-                    (lost or _end)(f"{at.parent}: {error.strerror}; {AGAIN}")
-                    return
+                    end(str(_taken(at, now)))
+                elif not done.is_set():
+                    at.write_text(json.dumps(me))
+                    renewed[0] = began
 
-    threading.Thread(target=renew, daemon=True).start()
+    def watch() -> None:  # A request may block: who asks nothing must know when it is too late.
+        while not done.wait(min(1.0, RENEW)):
+            if time.monotonic() - renewed[0] > LAPSE - RENEW:
+                end(f"{at.parent}: the store has not answered for {LAPSE - RENEW:.0f} s; {AGAIN}")
+
+    renewing = threading.Thread(target=renew, daemon=True)
+    renewing.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         done.set()
+        renewing.join(timeout=RENEW)
         with suppress(OSError):
             if (last := _holder(at)) is not None and last["id"] == me["id"]:
                 at.unlink(missing_ok=True)
-
-
-AGAIN: Final = "give the same command again: nothing that was finished is lost"
 
 
 def _await_end(at: ObjectPlace) -> None:
@@ -95,10 +109,7 @@ def _await_end(at: ObjectPlace) -> None:
 
 
 def _holder(at: ObjectPlace) -> Holder | None:
-    """Return what the lease says and when it was written; None where there is none that one reads.
-
-    Whoever writes something else there has no lease.
-    """
+    """Return what the lease says and when it was written; None if there is no readable lease."""
     try:
         holder = json.loads(at.read_text())
         written = at.stat().st_mtime
@@ -111,7 +122,15 @@ def _holder(at: ObjectPlace) -> Holder | None:
 def _is_gone(holder: Holder) -> bool:
     """Tell whether the holder was a process of this machine that has ended."""
     here = _here()
-    return here is not None and holder["on"] == here and not Path(f"/proc/{holder['pid']}").exists()
+    if here is None or holder["on"] != here or type(holder["pid"]) is not int or holder["pid"] < 1:
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _here() -> str | None:

@@ -8,8 +8,10 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,11 +43,12 @@ SETTLE: Final = 30.0
 START: Final = 1800.0
 """Seconds in which a node that is started when it is asked for must be there."""
 SKEW: Final = 60.0
-"""Seconds by which clocks may differ: what was declared before what is told by them."""
+"""Seconds by which clocks may differ: they tell what came before what."""
+ABOUT: Final = 60.0
+"""Seconds before the end of a worker in which its node may be seen to be lost."""
 ROOM: Final = 5e8
 """Bytes that must be free for Ray's own files on a node."""
-SLIVER: Final = 0.001
-"""Share of a GPU with which a look at it is allowed."""
+SEES_GPU: Final = "import sys, torch; sys.exit(not torch.cuda.is_available())"
 
 
 @dataclass(frozen=True)
@@ -65,18 +68,23 @@ class Asked:
 
 def look(asked: Asked, gpu: bool) -> Found:
     """Return what a node, on which this runs, is like."""
-    import torch
-
     return {
         "host": socket.gethostname(),
         "clock": time.time(),
         "versions": json.loads(versions()),
         "code": code(),
         "free": shutil.disk_usage(_temporary()).free,
-        "gpu": torch.cuda.is_available() if gpu else None,
+        "gpu": _sees_gpu() if gpu else None,
         "weights": [path for path in asked.weights if not Path(path).is_file()],
         "out": _marked(Store(asked.out), asked.mark),
     }
+
+
+def _sees_gpu() -> bool:
+    """Tell whether torch would see a GPU here; all may be taken, so none is asked for."""
+    variables = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    ended = subprocess.run([sys.executable, "-c", SEES_GPU], env=variables, check=False)
+    return ended.returncode == 0
 
 
 def _temporary() -> str:
@@ -180,11 +188,12 @@ def coming(launcher: Path, cpus: float, gpus: float) -> int:
         most = config.get("max_workers", 0)
     except (OSError, yaml.YAMLError, AttributeError):
         return 0
-    fit = sum(
-        min(kind.get("max_workers", 0), most) * fitting(kind.get("resources", {}), cpus, gpus)
-        for kind in kinds
-    )
-    return int(fit)
+    each = [(fitting(k.get("resources", {}), cpus, gpus), k.get("max_workers", 0)) for k in kinds]
+    total = 0
+    for fit, most_of_it in sorted(each, reverse=True):
+        count = min(most_of_it, most)
+        total, most = total + fit * count, most - count
+    return int(total)
 
 
 class Nodes:
@@ -199,6 +208,8 @@ class Nodes:
         gpus: Share of a GPU that a trial takes.
         slots: How many trials fit at once, on the nodes that are there or that may be started.
         present: How many fit on those that are there.
+        grows: Whether nodes are started when there is work and ended when there is none.
+        dead: When the nodes that were lost, by address, were first seen to be.
     """
 
     def __init__(self, study: Study, store: Store, joined: bool) -> None:
@@ -212,14 +223,17 @@ class Nodes:
         self.looking: dict[Any, tuple[str, str, float]] = {}
         self.looked_at = -math.inf
         self.slots = self.present = 0
+        self.grows = False
+        self.dead: dict[str, dict[str, float]] = {}
         self.asked = Asked(str(store.root), f".mark-{uuid.uuid4().hex}", _weights(study))
 
     def _count(self) -> None:
         alive = _alive().values()
         fit = sum(fitting(node["Resources"], self.cpus, self.gpus) for node in alive)
         self.present = fit
-        if self.joined:
-            fit = max(fit, coming(LAUNCHER, self.cpus, self.gpus))
+        most = coming(LAUNCHER, self.cpus, self.gpus) if self.joined else 0
+        self.grows = most > 0 or (self.joined and self.study.resources.concurrency is not None)
+        fit = max(fit, most)
         self.slots = min(fit, self.study.resources.concurrency or fit)
 
     def require(self, unchecked: bool = False) -> None:
@@ -275,11 +289,19 @@ class Nodes:
                 "ray monitor clusters/gpu.yaml"
             )
 
+    def was_lost(self, address: str, at: float) -> bool:
+        """Tell whether a node of this address was lost about when ``at``, or later."""
+        return any(seen > at - ABOUT for seen in self.dead.get(address, {}).values())
+
     def renew(self) -> list[str]:
         """Look at nodes that have joined, without waiting; return what is wrong with them."""
         if not self.joined or time.monotonic() - self.looked_at < LOOK_EVERY:
             return []
         self.looked_at = time.monotonic()
+        for node in ray.nodes():
+            if not node["Alive"]:
+                seen = self.dead.setdefault(node["NodeManagerAddress"], {})
+                seen.setdefault(node["NodeID"], self.looked_at)
         self._count()
         return self._answers(wait=False) if self.checked else []
 
@@ -288,10 +310,10 @@ class Nodes:
             if node not in self.known:
                 self.known.add(node)
                 gpu = bool(self.gpus and info["Resources"].get("GPU", 0))
-                place = NodeAffinitySchedulingStrategy(node, soft=False)
-                question = _look.options(
-                    scheduling_strategy=place, num_cpus=0, num_gpus=SLIVER if gpu else 0
-                ).remote(self.asked, gpu)
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                question = _look.options(scheduling_strategy=there, num_cpus=0).remote(
+                    self.asked, gpu
+                )
                 name = f"{info['NodeManagerHostname']} ({info['NodeManagerAddress']})"
                 self.looking[question] = node, name, time.time()
         open_ = list(self.looking)
@@ -347,10 +369,26 @@ class Nodes:
         if self.study.resources.gpus_per_trial != "auto":
             return
         measured = _need.options(num_cpus=self.cpus, num_gpus=1).remote(self.study, data)
-        need, total = ray.get(measured)
+        if not ray.wait([measured], timeout=START)[0]:
+            raise StudyError(
+                f"resources.gpus_per_trial=auto: must have a GPU to measure on, but none was "
+                f"free in {START / 60:.0f} minutes; wait for other studies, or give a number"
+            )
+        try:
+            need, total = ray.get(measured)
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            why = " ".join(str(cause or error).split())[-200:]
+            raise StudyError(
+                f"resources.gpus_per_trial=auto: a trial must fit on a GPU, but measuring ended "
+                f"with {why}; lower training.batch_size, or give a number"
+            ) from None
         self.gpus = share(need, total)
         self._count()
-        print(f"a trial takes {need / 1e9:.2f} of {total / 1e9:.1f} GB: {1 / self.gpus:g} on a GPU")
+        print(
+            f"a trial takes {need / 1e9:.2f} of {total / 1e9:.1f} GB, so that {1 / self.gpus:g} go "
+            f"on a GPU: {self.slots} slots with {self.cpus:g} CPUs each"
+        )
 
 
 def share(need: float, total: float, spare: float = 0.1) -> float:

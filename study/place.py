@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from study.schema import StudyError
 
-SCHEMES: Final = ("s3", "gs", "abfs", "abfss")
+SCHEMES: Final = ("s3", "gs")
 AT_ONCE: Final = 16
 """Requests to an object store at a time."""
 PATIENCE: Final = 60.0
@@ -35,12 +35,18 @@ REASONS: Final = {
     "SIGNATURE_DOES_NOT_MATCH": "the secret key is wrong; check the credentials",
     "ACCESS_DENIED": "access is denied; check the credentials and what they allow",
     "AccessDenied": "access is denied; check the credentials and what they allow",
+    "PERMISSION_DENIED": "access is denied; check the credentials and what they allow",
+    "UNAUTHENTICATED": "there are no credentials; give those of the cloud",
     "PermissionDenied": "access is denied; check the credentials and what they allow",
     "RequestTimeTooSkewed": "this machine's clock is wrong; set it by NTP",
     "REQUEST_TIME_TOO_SKEWED": "this machine's clock is wrong; set it by NTP",
 }
 """Part of an error of a store that asking again does not mend -> what it means."""
 Result = TypeVar("Result")
+
+
+class StoreError(OSError):
+    """An object store does not do what it is asked, which no trial is to blame for."""
 
 
 class Stat(NamedTuple):
@@ -62,12 +68,19 @@ class ObjectPlace:
         filesystem: Of pyarrow.
         key: Bucket and key.
         known: A listing from which to answer what is there, instead of asking the store.
+        patience: Seconds for which the store is asked again if it does not answer.
     """
 
     def __init__(
-        self, scheme: str, filesystem: fs.FileSystem, key: str, known: Known | None = None
+        self,
+        scheme: str,
+        filesystem: fs.FileSystem,
+        key: str,
+        known: Known | None = None,
+        patience: float = PATIENCE,
     ) -> None:
-        self.scheme, self.filesystem, self.key, self.known = scheme, filesystem, key, known
+        self.scheme, self.filesystem, self.key = scheme, filesystem, key
+        self.known, self.patience = known, patience
         pure = PurePosixPath(key)
         self.name, self.stem, self.suffix = pure.name, pure.stem, pure.suffix
 
@@ -98,7 +111,11 @@ class ObjectPlace:
         return self._at(self.key.rpartition("/")[0])
 
     def _at(self, key: str) -> "ObjectPlace":
-        return ObjectPlace(self.scheme, self.filesystem, key, self.known)
+        return ObjectPlace(self.scheme, self.filesystem, key, self.known, self.patience)
+
+    def within(self, seconds: float) -> "ObjectPlace":
+        """Return this place with another patience."""
+        return ObjectPlace(self.scheme, self.filesystem, self.key, self.known, seconds)
 
     def listed(self) -> "ObjectPlace":
         """Return this place as it is now: what is there is asked of the store once, for all."""
@@ -132,6 +149,8 @@ class ObjectPlace:
 
     def is_dir(self) -> bool:
         """Tell whether there are objects below."""
+        if self.known is not None:
+            return self.key in self.known and self.known[self.key] is None
         return any(True for _ in self.glob("*"))
 
     def read_bytes(self) -> bytes:
@@ -147,14 +166,14 @@ class ObjectPlace:
         """Return the whole content as text."""
         return self.read_bytes().decode(encoding)
 
-    def write_bytes(self, content: bytes | pa.Buffer, patience: float = PATIENCE) -> None:
+    def write_bytes(self, content: bytes | pa.Buffer) -> None:
         """Replace the object."""
 
         def write() -> None:
             with self.filesystem.open_output_stream(self.key) as stream:
                 stream.write(content)
 
-        self._asked(write, patience)
+        self._asked(write)
 
     def write_text(self, content: str) -> None:
         """Replace the object."""
@@ -180,7 +199,9 @@ class ObjectPlace:
         while rest and "*" not in fixed:
             at, (fixed, *rest) = at / fixed, rest
         depth = len(self.key.split("/")) + len(pattern.split("/"))
-        for key in self.known or at._list(at.key, bool(rest)):
+        # Google's answer has no folders: they are found by what lies in them.
+        deep = bool(rest) or self.scheme == "gs"
+        for key in at._list(at.key, deep) if self.known is None else self.known:
             if (
                 key.startswith(f"{at.key}/")
                 and len(key.split("/")) == depth
@@ -191,13 +212,20 @@ class ObjectPlace:
     def _list(self, key: str, recursive: bool) -> Known:
         selector = fs.FileSelector(key, allow_not_found=True, recursive=recursive)
         found = self._asked(lambda: self.filesystem.get_file_info(selector))
-        return {info.path: _stat_of(info) for info in found}
+        listed: Known = {}
+        for info in found:
+            above = info.path.rpartition("/")[0]
+            while len(above) > len(key) and above not in listed:
+                listed[above] = None
+                above = above.rpartition("/")[0]
+            listed[info.path] = _stat_of(info)
+        return listed
 
-    def _asked(self, request: Callable[[], Result], patience: float = PATIENCE) -> Result:
+    def _asked(self, request: Callable[[], Result]) -> Result:
         """Return the answer of the store, asked again for a while if it gives none.
 
         Raises:
-            OSError: With the address, and in ``strerror`` what it means and the remedy.
+            StoreError: With the address, and in ``strerror`` what it means and the remedy.
         """
         start, pause = time.monotonic(), 1.0
         while True:
@@ -208,12 +236,12 @@ class ObjectPlace:
             except (OSError, pa.ArrowException) as error:
                 text = " ".join(str(error).split())
                 why = next((means for part, means in REASONS.items() if part in text), None)
-                if why is None and time.monotonic() - start + pause < patience:
+                if why is None and time.monotonic() - start + pause < self.patience:
                     time.sleep(pause)
                     pause *= 2
                     continue
                 said = why or f"the store does not answer as it should ({text[:200]})"
-                raise OSError(errno.EIO, said, str(self)) from None
+                raise StoreError(errno.EIO, said, str(self)) from None
 
 
 def _stat_of(info: fs.FileInfo) -> Stat | None:
@@ -224,7 +252,7 @@ Place = Path | ObjectPlace
 
 
 def place(address: str | Path) -> Place:
-    """Return the place of an address: ``s3://``, ``gs://``, ``abfs://``, or a path.
+    """Return the place of an address: ``s3://``, ``gs://``, or a path.
 
     Raises:
         StudyError: When the address cannot be understood.
@@ -232,24 +260,31 @@ def place(address: str | Path) -> Place:
     scheme, separator, rest = str(address).partition("://")
     if not separator:
         return Path(address)
-    key = rest.partition("?")[0].strip("/")
+    key = rest.strip("/")
+    if {"?", "@"} & set(key):
+        raise StudyError(
+            f"{scheme}://…: an address must have neither options nor a user, as it is kept with "
+            "the run; give them in the environment (AWS_ENDPOINT_URL, AWS_PROFILE)"
+        )
     if scheme not in SCHEMES or not key or "//" in key:
         raise StudyError(
             f"{address}: an address must be a path, or {SCHEMES[0]}://BUCKET/NAME (or "
             f"{', '.join(SCHEMES[1:])}); mend it"
         )
     try:
-        return ObjectPlace(scheme, _filesystem(scheme, key.partition("/")[0], rest), key)
+        return ObjectPlace(scheme, _filesystem(scheme, key.partition("/")[0]), key)
     except (OSError, pa.ArrowException) as error:
-        raise StudyError(f"{address}: cannot be opened ({' '.join(str(error).split())})") from None
+        raise StudyError(
+            f"{address}: cannot be opened ({' '.join(str(error).split())}); check the network and "
+            "the credentials"
+        ) from None
 
 
 @cache
-def _filesystem(scheme: str, bucket: str, rest: str) -> fs.FileSystem:
-    options = rest.partition("?")[2]
-    if scheme == "s3":  # One request for a small object instead of three.
-        options = "&".join(filter(None, [options, "allow_delayed_open=true"]))
-    return fs.FileSystem.from_uri(f"{scheme}://{bucket}/?{options}".rstrip("?"))[0]
+def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
+    # One request for a small object instead of three.
+    options = "?allow_delayed_open=true" if scheme == "s3" else ""
+    return fs.FileSystem.from_uri(f"{scheme}://{bucket}/{options}")[0]
 
 
 def source(at: Place) -> Any:

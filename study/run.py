@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        where = f"{error.filename}: " if error.filename else ""
         print(
-            f"error: {place}{error.strerror}; mend that and run the same command again: "
+            f"error: {where}{error.strerror or error}; mend that and run the same command again: "
             "nothing that was finished is lost",
             file=sys.stderr,
         )
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--out",
         metavar="DIR",
-        help="run folder (default: runs/<study name>), or s3://BUCKET/NAME, gs://BUCKET/NAME",
+        help="run folder (default: runs/<study name>), s3://BUCKET/NAME or gs://BUCKET/NAME",
     )
     add(
         "--data-root",
@@ -94,6 +94,11 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
     from study.space_file import load_study
 
     study = load_study(arguments.space, arguments.set)
+    looks = arguments.status or arguments.verify or arguments.replay or arguments.dry_run
+    if is_dashboard(arguments.address) and not looks:
+        from study.submit import submit
+
+        return submit(arguments.address, argv, arguments.out, arguments.space)
     store = Store(arguments.out or f"runs/{study.name}")
     root = None if arguments.data_root is None else Path(arguments.data_root)
     if arguments.status:
@@ -112,10 +117,6 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
         from study.dry_run import dry_run
 
         return dry_run(study, store, root)
-    if is_dashboard(arguments.address):
-        from study.submit import submit
-
-        return submit(arguments.address, argv, arguments.out, arguments.space)
     runtime = Runtime(
         arguments.address, arguments.verbose, tuple(arguments.log), arguments.unchecked
     )

@@ -68,6 +68,7 @@ def schedule(
                 "out": str(store.root),
                 "fingerprint": fingerprint,
                 "hours": study.resources.trial_hours,
+                "gpus": nodes.gpus,
                 "execution": study.execution.model_dump(),
             },
             tune_config=tune.TuneConfig(
@@ -141,6 +142,8 @@ def _trainable(config: dict[str, Any], data: Dataset) -> None:
         time.sleep(config["nap"])
         tune.report({"status": "nap"})
         return
+    if not config["gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Newer releases of Ray leave them in sight.
     import torch
 
     from study.trial import run_trials

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -196,7 +196,8 @@ class Study(Strict):
             raise ValueError(
                 f"must be a database as postgresql+psycopg://USER@HOST/NAME, but is {storage!r}"
             )
-        if storage is not None and urlsplit(storage).password is not None:
+        url = urlsplit(storage or "")
+        if url.password is not None or "password" in parse_qs(url.query):
             raise ValueError(
                 "must not hold a password, as it is kept in study.json; "
                 "give that in PGPASSWORD or ~/.pgpass"

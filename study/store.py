@@ -67,8 +67,9 @@ class Store:
     @property
     def logs(self) -> Path:
         """Folder of the loggers' files, which append to them: never in an object store."""
-        here = self.root if isinstance(self.root, Path) else Path("runs", self.root.name).resolve()
-        return here / "logs"
+        if isinstance(self.root, Path):
+            return self.root / "logs"
+        return Path("runs", self.root.key.replace("/", "-"), "logs").resolve()
 
     @property
     def plan(self) -> Place:
@@ -90,7 +91,7 @@ class Store:
         try:
             probe = self.root / f".write-{uuid.uuid4().hex}"
             if isinstance(probe, ObjectPlace):
-                probe.write_bytes(b"", patience=0)
+                probe.within(0).write_bytes(b"")
             else:
                 (self.root / "trials").mkdir(parents=True, exist_ok=True)
                 probe.write_text("")

@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import uuid
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +50,7 @@ def submit(address: str, argv: list[str], out: str | None, files: list[Path]) ->
         ) from None
     try:
         asyncio.run(_follow(client, job))
+        return _status(client, job)
     except KeyboardInterrupt:
         print(
             f"\nno longer watched; the study goes on: the same command watches it again, "
@@ -60,7 +62,6 @@ def submit(address: str, argv: list[str], out: str | None, files: list[Path]) ->
             f"--address {address}: lost the head ({' '.join(str(error).split())[:200]}); the same "
             "command watches the study again, or goes on with it"
         ) from None
-    return _status(client, job)
 
 
 def inside(argv: list[str]) -> str:
@@ -102,7 +103,7 @@ def _job(client: Any, address: str, argv: list[str], out: str) -> str:
             return str(job)
     job = client.submit_job(
         entrypoint=inside(argv),
-        submission_id=f"{stem}-{len(mine)}",
+        submission_id=f"{stem}-{uuid.uuid4().hex[:8]}",
         runtime_env={"working_dir": ".", "excludes": list(EXCLUDED)},
     )
     print(f"job {job} of {address}; Ctrl-C stops watching, not the study")
@@ -116,6 +117,8 @@ async def _follow(client: Any, job: str) -> None:
 
 def _status(client: Any, job: str) -> int:
     info = client.get_job_info(job)
+    if info.status.value in UNDER_WAY:
+        raise ConnectionError("its output has ended, but the job goes on")
     if info.driver_exit_code is None:
         print(f"error: job {job} is {info.status.value}: {info.message}", file=sys.stderr)
         return 2

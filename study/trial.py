@@ -27,6 +27,7 @@ from study.geometry import Row, Trajectory, weight_cosine, when
 from study.landscape import Probe, mean_network, member_networks, network_rows
 from study.methods import Method, single
 from study.methods._stack import MOST, best_size, joined
+from study.place import StoreError
 from study.predictions import Precision, clean_table, ood_table, shift_table
 from study.spec import Execution, TrialSpec, canonical, derive_seed
 from study.store import Store
@@ -120,6 +121,8 @@ def _run(
             row |= _predicted(run, splits, store, execution.precision)
     except DivergenceError as error:
         row |= {"status": "diverged", "reason": str(error)}
+    except StoreError:
+        raise  # No fault of the trial: it is to be run again.
     except Exception as error:
         # Whatever a method of the user's own raises ends its trial, not the study.
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -74,7 +75,7 @@ class ObjectStore:
 
     def requests(self) -> list[str]:
         """Return method and path of every request so far."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        lines = re.sub(r"\x1b\[\d+m", "", self.log.read_text(errors="replace")).splitlines()
         return [line.split('"')[1].rsplit(" ", 1)[0] for line in lines if '"' in line]
 
 

@@ -94,6 +94,7 @@ def test_what_does_not_answer_is_said_in_a_line(database, tmp_path):
         "postgresql+psycopg://study@127.0.0.1:9/study": "refused",
         "nonsense://x": "the database must answer, but",
         "postgresql+psycopg://study:secret@127.0.0.1/study": "must not hold a password",
+        "postgresql+psycopg://127.0.0.1/study?password=secret": "must not hold a password",
         "study.db": "must be a database as postgresql",
     }.items():
         code, printed = finish(start(tmp_path / "run", "--set", f"storage={storage}"))

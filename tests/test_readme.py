@@ -118,7 +118,7 @@ def test_every_command_exists(monkeypatch):
         while "=" in words[0]:
             words = words[1:]
         if words[:2] == ["ray", "exec"]:
-            words = shlex.split(words[3].partition(" && ")[2])
+            words = shlex.split(words[3].rpartition(" && ")[2])
         if words[0] in ("ray", "sbatch", "kubectl"):
             files = [word for word in words if word.startswith("clusters/")]
             assert all((ROOT / file).exists() for file in files)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import tomllib
 
 import pytest
@@ -9,6 +10,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from study.nodes import fitting
+from study.run import parser
+from study.space_file import load_study
 from tests.clusters.cloud import SERVER, Cloud
 from tests.clusters.hosts import ROOT, Hosts, why_not
 from tests.clusters.launch import Cluster, settings, without_index
@@ -96,6 +100,28 @@ def test_gpu_machines_cost_nothing_while_they_are_not_needed():
     assert 0 < config["idle_timeout_minutes"] <= 10
 
 
+COMMANDS = {
+    "README.md": (ROOT / "README.md").read_text(),
+    "gpu.yaml": re.sub(r"\n#\s+", " ", (ROOT / "clusters" / "gpu.yaml").read_text()),
+}
+
+
+@pytest.mark.parametrize("file", COMMANDS)
+def test_the_commands_that_are_shown_find_their_data_and_fill_a_gpu(file):
+    found = re.findall(
+        r"ray exec clusters/gpu.yaml '[^']*(python -m study.run [^']*)'", COMMANDS[file]
+    )
+    assert found
+    for command in found:
+        asked = parser().parse_args(shlex.split(command)[3:])
+        study = load_study([ROOT / file for file in asked.space], asked.set)
+        assert asked.data_root is not None or study.dataset["name"] == "digits"
+        share = study.resources.gpus_per_trial
+        share = 0.25 if share == "auto" else share
+        machine = {"CPU": 4, "GPU": 1}  # A g5.xlarge.
+        assert fitting(machine, study.resources.cpus_per_trial, share) == 1 / share
+
+
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.skipif(why is not None, reason=why or "")
@@ -108,7 +134,7 @@ def test_spot_workers_come_for_trials_and_all_is_terminated():
         cloud.bucket("studies")
         cluster = Cluster(hosts, on(cloud), **cloud.env)
         cluster.ray("up", "-y", "--no-config-cache")
-        assert [i["type"] for i in cloud.instances.values()] == ["m5.large"]
+        assert [i["type"] for i in cloud.instances.values()] == ["m5.xlarge"]
 
         driver = cluster.study(out, *STUDY)
         cluster.wait("a GPU machine was asked for", lambda: len(cloud.at) == 2, 120)

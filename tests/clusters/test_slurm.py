@@ -122,7 +122,7 @@ def test_before_the_limit_the_study_is_stopped_and_the_job_queued_again(start, t
     assert process.returncode == 130, printed
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4999\n"
     assert (tmp_path / "study.log").read_text() == (
-        "-m study.run --space spaces/mine.yaml --out runs/mine "
+        "-m study.run --space spaces/mine.yaml --out runs/mine --data-root data "
         "--address 127.0.0.1:29998 --set budget.trials=90\n"
     )
     ray = (tmp_path / "ray.log").read_text()

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from study import schema
-from study.integrity import examine, sound_rows, verify
+from study.integrity import examine, set_aside, sound_rows, verify
 from study.schema import StudyError
 from study.store import ROW, Store
 from study.trial import run_trial
@@ -56,6 +56,17 @@ DAMAGES = {
     "the folder is renamed": (lambda f: f.rename(f.with_name("f" * 16)), "it is the row of trial"),
     "the folder is a copy": (lambda f: f.rename(f.with_name("a copy")), "it is the row of trial"),
 }
+
+
+def test_the_commit_mark_is_set_aside_first(object_store):
+    object_store.bucket("aside")
+    store = Store("s3://aside/run")
+    for name in ("val.parquet", ROW):
+        (store.folder("a1") / name).write_text(name)
+    before = len(object_store.requests())
+    assert set_aside(store, "a1") == "damaged/a1-1"
+    gone = [r for r in object_store.requests()[before:] if r.startswith("DELETE")]
+    assert [request.rpartition("/")[2] for request in gone] == [ROW, "val.parquet"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

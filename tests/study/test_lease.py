@@ -37,7 +37,9 @@ def test_a_second_run_is_refused_while_the_first_lasts(at):
 
 def other(at, **how):
     """Write a lease of a process elsewhere."""
-    at.write_text(json.dumps({"id": "1", "host": "far", "pid": 7, "on": "else"} | how))
+    lease.ObjectPlace.write_bytes(
+        at, json.dumps({"id": "1", "host": "far", "pid": 7, "on": "else"} | how).encode()
+    )
 
 
 def test_what_is_not_renewed_lapses(at, capsys):
@@ -74,6 +76,38 @@ def test_of_two_that_begin_at_once_one_goes_on(at):
     for thread in threads:
         thread.join()
     assert sorted(ends) == ["ran", "refused", "refused"]
+
+
+def blocked(*request):
+    time.sleep(6)
+    raise OSError("no answer")
+
+
+def test_the_holder_gives_up_before_others_may_take_over(at, monkeypatch):
+    lost = []
+    with held(at, lost.append):
+        monkeypatch.setattr(lease.ObjectPlace, "_asked", blocked)
+        start = time.monotonic()
+        while not lost and time.monotonic() - start < 2 * lease.LAPSE:
+            time.sleep(0.05)
+        assert time.monotonic() - start < lease.LAPSE
+        monkeypatch.undo()
+    assert "has not answered for" in lost[0]
+
+
+def test_after_a_slow_write_one_looks_again_for_longer(at, monkeypatch):
+    write = lease.ObjectPlace.write_text
+
+    def slow(place, content):
+        time.sleep(0.3)
+        other(at)
+        write(place, content)
+        monkeypatch.setattr(lease.ObjectPlace, "write_text", write)
+        threading.Timer(0.45, other, [at]).start()  # The other one renews.
+
+    monkeypatch.setattr(lease.ObjectPlace, "write_text", slow)
+    with pytest.raises(StudyError, match=r"process 7 on far\) is at work"), held(at):
+        pass
 
 
 def test_who_has_lost_it_is_told(at):
