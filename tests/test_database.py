@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import optuna
@@ -27,18 +28,15 @@ def programs() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
+def database():
     """A server on loopback with one database; its URL."""
     if (folder := programs()) is None:
         pytest.skip("PostgreSQL is not installed")
-    data = tmp_path_factory.mktemp("postgres") / "data"
-    data.mkdir()
+    data = Path(tempfile.mkdtemp(prefix="postgres-"))
     who = {}
     if os.geteuid() == 0:  # It refuses root.
         nobody = pwd.getpwnam("nobody")
         os.chown(data, nobody.pw_uid, nobody.pw_gid)
-        for above in list(data.parents)[:3]:
-            above.chmod(0o755)
         who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -61,6 +59,7 @@ def database(tmp_path_factory):
     yield f"postgresql+psycopg://study@127.0.0.1:{port}/study", server
     server.send_signal(signal.SIGINT)
     server.wait(60)
+    shutil.rmtree(data)
 
 
 def test_two_runs_share_it_and_survive_a_kill(database, tmp_path):

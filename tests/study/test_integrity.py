@@ -65,8 +65,9 @@ def test_the_commit_mark_is_set_aside_first(object_store):
         (store.folder("a1") / name).write_text(name)
     before = len(object_store.requests())
     assert set_aside(store, "a1") == "damaged/a1-1"
-    gone = [r for r in object_store.requests()[before:] if r.startswith("DELETE")]
-    assert [request.rpartition("/")[2] for request in gone] == [ROW, "val.parquet"]
+    asked = object_store.requests()[before:]
+    gone = [r.rpartition("/")[2] for r in asked if r.startswith("DELETE")]
+    assert [name for name in gone if name] == [ROW, "val.parquet"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
