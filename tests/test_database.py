@@ -81,7 +81,10 @@ def test_two_runs_share_it_and_survive_a_kill(database, tmp_path):
     assert code == 0, printed
     one, two, journal = (content(Store(out).rows()) for out in outs)
     assert one == two == journal
-    names = optuna.get_all_study_names(url)
+    storage = optuna.storages.RDBStorage(url)
+    names = optuna.get_all_study_names(storage)
+    storage.remove_session()
+    storage.engine.dispose()
     assert len(names) == 6
     assert len({name.rsplit("/", 1)[0] for name in names}) == 2
 
