@@ -85,7 +85,7 @@ def test_versions_are_exact_and_those_that_the_project_allows():
         assert pins[requirement.name.lower()] in requirement.specifier, requirement
     setup = " ".join(settings("local.yaml")["setup_commands"])
     assert "-c clusters/constraints.txt -e '.[cluster]'" in setup
-    (python,) = re.findall(r"--python (\d\.\d+)", setup)
+    (python,) = re.findall(r"--managed-python --python (\d\.\d+)\.\d+ ", setup)
     assert f"{python}.0" in SpecifierSet(project["requires-python"])
     assert f"Python {python}:" in lines[0]
 

@@ -1,0 +1,54 @@
+"""``--address http://HEAD:8265``: the same command from elsewhere, watched, left and watched again."""
+
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from study.store import Store
+from tests.clusters.hosts import ROOT, Hosts, why_not
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+]
+ENV = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+HEAD = "ray start --head --port=6379 --num-cpus=1 --dashboard-host=0.0.0.0 --disable-usage-stats"
+
+
+def test_a_study_goes_on_without_who_watches_it(tmp_path):
+    out = tmp_path / "run"
+    with Hosts(1, share=[tmp_path]) as hosts:
+        head, laptop = hosts[0], hosts.laptop
+        head.run(["bash", "-c", f"ray get-auth-token --generate; {HEAD}"], ENV, timeout=120)
+        words = ["--space", "search_spaces/smoke.yaml", "--out", out]
+        words += ["--set", "fixed.training.epochs=200", "--set", "resources.stack=1"]
+        words += ["--address", f"http://{head.address}:8265"]
+        command = ["env", "-C", ROOT, "python", "-m", "study.run", *words]
+
+        stranger = laptop.run(command, ENV, timeout=120, check=False)
+        assert stranger.returncode == 2
+        assert "its token is in ~/.ray/auth_token here" in stranger.stdout
+
+        (laptop.home / ".ray").mkdir(exist_ok=True)
+        shutil.copy(head.home / ".ray" / "auth_token", laptop.home / ".ray")
+        watching = laptop.begin(command, ENV, stdout=subprocess.PIPE)
+        end = time.monotonic() + 180
+        while len(Store(out).committed()) < 2:
+            assert time.monotonic() < end
+            assert watching.poll() is None, watching.communicate()[0]
+            time.sleep(0.2)
+        for pid, line in laptop.processes("study.run").items():
+            if line.startswith("python"):
+                subprocess.run(["kill", f"-{signal.SIGINT.value}", str(pid)], check=True)
+        printed, _ = watching.communicate(timeout=60)
+        assert watching.returncode == 130
+        assert "no longer watched; the study goes on" in printed
+
+        again = laptop.run(command, ENV, timeout=300)
+        assert "is at work on it already; watching" in again.stdout
+        assert f"report: {out}/report.html" in again.stdout
+        assert len(Store(out).committed()) == 39
