@@ -1,8 +1,8 @@
 """What is to be run next: walks through a study's stages and keeps the rows of what has ended.
 
 A job whose worker died is handed out again, ``resources.max_failures`` times at most; one whose
-node was lost, as preemptible ones are, always. Tune's own
-restarts are not used: they leave out a trial that was about to be given the dead worker.
+node was lost, as preemptible ones are, ``LOSSES`` times. Tune's own restarts are not used: they
+leave out a trial that was about to be given the dead worker.
 """
 
 from collections import Counter, deque
@@ -21,8 +21,6 @@ from study.trial import new_row
 
 FEW: Final = 20
 """Trials before which the share of failed ones says nothing."""
-
-
 LOSSES: Final = 100
 """Nodes that a job may lose; preemptible ones come and go."""
 

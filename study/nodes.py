@@ -134,7 +134,12 @@ def problems(name: str, here: Found, there: Found, asked: Asked) -> list[str]:
             f"node {name}: this project's code must be that of the driver ({here['code']}), but is "
             f"{there['code']}; copy it to every node (ray up does) and start Ray there again"
         )
-    if there["out"] is not None:
+    if there["out"] is not None and "://" in asked.out:
+        lines.append(
+            f"--out {asked.out}: must be written from every node, but on node {name} it "
+            f"{there['out']}; give that node credentials and a way to the store"
+        )
+    elif there["out"] is not None:
         lines.append(
             f"--out {asked.out}: must be the same place on every node, but on node {name} it "
             f"{there['out']}; give s3://BUCKET/NAME (or gs://), or a folder that all nodes share"

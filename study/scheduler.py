@@ -44,7 +44,12 @@ def schedule(
     if not verbose:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
     together = _together(study.execution.most, data)
-    agenda = Agenda(study, store, rows, fingerprint, Progress(), together)
+    try:
+        agenda = Agenda(study, store, rows, fingerprint, Progress(), together)
+    except (StudyError, OSError):
+        raise
+    except Exception as error:  # As of a database.
+        raise _stopped(store, error) from (error if verbose else None)
     if agenda.finished:
         print("nothing is missing")
         return True

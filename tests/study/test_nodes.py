@@ -40,7 +40,7 @@ def test_nothing_is_said_of_a_sound_node():
         ),
         ({"versions": {"ray": "2.60"}}, "it has torch None instead of 2.14"),
         ({"code": "abd"}, "must be that of the driver (abc), but is abd; copy it"),
-        ({"out": "is another folder"}, "but on node n it is another folder; give s3://BUCKET/NAME"),
+        ({"out": "cannot be written"}, "but on node n it cannot be written; give that node"),
         ({"gpu": False}, "Ray counts a GPU there, but torch sees none; install its driver"),
         ({"weights": ["w.pth"]}, "must have w.pth, which backbone.weights names; put it there"),
         ({"free": 1e8}, "500 MB must be free for Ray's files, but 100 are; free some"),
@@ -114,6 +114,12 @@ def test_what_a_trial_may_take_of_a_gpu(value, kept):
 def test_what_it_may_not(value):
     with pytest.raises(StudyError, match="gpus_per_trial"):
         load_study([SMOKE], [f"resources.gpus_per_trial={value}"])
+
+
+def test_a_folder_that_is_not_shared_is_a_line():
+    here = Asked("/runs/be", ".mark")
+    (found,) = problems("n", HERE, SOUND | {"out": "is another folder"}, here)
+    assert "but on node n it is another folder; give s3://BUCKET/NAME (or gs://)" in found
 
 
 def test_weights_of_every_space_are_looked_for(tmp_path):
