@@ -276,7 +276,9 @@ def _plan(file: Place) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StudyError(f"{file}: must be readable, but {error.strerror or error}") from None
+        raise StudyError(
+            f"{file}: must be readable, but {error.strerror or error}; restore the file"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise StudyError(f"{file}: must be JSON, but {error}; restore the file") from None
     if not isinstance(plan, dict):

@@ -12,6 +12,7 @@ feasible trials, those that violate it most last.
 
 import json
 import math
+import time
 import warnings
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -78,15 +79,7 @@ def open_storage(study: Study, store: Store) -> optuna.storages.BaseStorage:
         StudyError: When the database does not answer, or the journal is damaged.
     """
     if study.storage is not None:
-        try:
-            return optuna.storages.RDBStorage(
-                study.storage, engine_kwargs={"pool_pre_ping": True}, skip_compatibility_check=False
-            )
-        except Exception as error:
-            raise StudyError(
-                f"storage: {study.storage}: the database must answer, but "
-                f"{' '.join(str(error).split())[:300]}; mend that, or leave storage out"
-            ) from None
+        return _open_database(study.storage)
     if isinstance(store.journal, ObjectPlace):
         return optuna.storages.JournalStorage(ObjectJournal(store.journal))
     if store.journal.exists():
@@ -100,6 +93,22 @@ def open_storage(study: Study, store: Store) -> optuna.storages.BaseStorage:
                 ) from None
     backend = JournalFileBackend(str(store.journal))
     return optuna.storages.JournalStorage(backend)
+
+
+def _open_database(url: str) -> optuna.storages.BaseStorage:
+    """Return the storage in a database; its tables may just be made by another run."""
+    for last in (False, False, True):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except Exception as error:
+            why = " ".join(str(error).split())[:300]
+            if last or "already exists" not in why:
+                raise StudyError(
+                    f"storage: {url}: the database must answer, but {why}; mend that, or leave "
+                    "storage out"
+                ) from None
+        time.sleep(1)
+    raise AssertionError
 
 
 def optuna_name(study: Study, store: Store, method: str) -> str:
