@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from analysis import lenient
 from study import schema
-from study.place import ObjectPlace, Place, each, place, source
+from study.place import ObjectPlace, Place, StoreError, each, place, source
 from study.schema import StudyError
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -275,11 +275,9 @@ def _plan(file: Place) -> dict[str, Any] | None:
         plan = json.loads(file.read_text())
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise StudyError(
-            f"{file}: must be readable, but {error.strerror or error}; restore the file"
-        ) from None
-    except (ValueError, RecursionError) as error:
+    except StoreError as error:
+        raise StudyError(f"{file}: must be readable, but {error.strerror}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"{file}: must be JSON, but {error}; restore the file") from None
     if not isinstance(plan, dict):
         raise StudyError(f"{file}: must be a JSON object, but is {plan!r:.40}; restore the file")
