@@ -21,7 +21,6 @@ STUDY = (
     f"protocol.seeds={SEEDS}",
     "fixed.training.epochs=400",
     "resources.cpus_per_trial=2",
-    "resources.max_failures=0",  # Lost nodes are no fault of a trial.
     "resources.stack=1",
 )
 

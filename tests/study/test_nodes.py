@@ -1,5 +1,7 @@
 """What is said of nodes that are not as they must be, and how many trials fit on which."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from study.schema import StudyError
 from study.space_file import load_study
 from study.submit import inside, submit
 
-SMOKE = Path(__file__).parents[2] / "search_spaces" / "smoke.yaml"
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "search_spaces" / "smoke.yaml"
 ASKED = Asked("s3://bucket/run", ".mark", ("weights.pth",))
 HERE = {"versions": {"torch": "2.14", "ray": "2.60"}, "code": "abc", "began": 100.0, "ended": 110.0}
 SOUND = {
@@ -149,9 +152,17 @@ def test_a_job_gets_the_same_command():
         ("runs/be", "a.yaml", "--out runs/be: a job of a cluster must be told a place"),
         ("s3://b/r", "/tmp/a.yaml", "--space /tmp/a.yaml: must lie in this folder"),
         ("s3://b/r", "../a.yaml", r"--space \.\./a.yaml: must lie in this folder"),
-        ("s3://b/r", "a.yaml", "the head must take jobs, but"),
     ],
 )
 def test_a_job_that_would_mean_something_else_is_refused(out, space, line):
     with pytest.raises(StudyError, match=line):
         submit("http://127.0.0.1:9", [], out, [Path(space)])
+
+
+def test_a_head_that_does_not_answer_is_a_line():
+    command = [sys.executable, "-m", "study.run", "--space", str(SMOKE.relative_to(ROOT))]
+    command += ["--address", "http://127.0.0.1:9", "--out", "s3://b/r"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ended.returncode == 2
+    assert "the head must take jobs, but" in ended.stderr
+    assert "Traceback" not in ended.stderr
