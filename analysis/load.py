@@ -112,7 +112,7 @@ def load(address: str | Place) -> Run:
     if isinstance(folder, ObjectPlace):
         folder = _listed(folder)
     begun = [path for path in folder.glob("trials/*") if path.is_dir()]
-    files: list[Place] = sorted(folder.glob("trials/*/trial.parquet"))  # type: ignore[type-var]
+    files: list[Place] = sorted(folder.glob("trials/*/trial.parquet"), key=str)
     rows = [row for row in each(_committed, files) if row is not None]
     if not rows:
         started = (folder / "study.json").exists()

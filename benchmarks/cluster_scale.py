@@ -21,16 +21,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import optuna
 
 from benchmarks.long_run import _resident
 from study import search
 from study.agenda import Agenda
+from study.handover import AgendaSearcher, OldestWithoutWorker
 from study.integrity import examine
+from study.nodes import Nodes
 from study.progress import Progress
-from study.scheduler import AgendaSearcher
 from study.search import OBJECTIVES, Job, MethodSearch, Row
 from study.space import Study
 from study.space_file import load_study
@@ -198,8 +200,9 @@ def _memory() -> optuna.storages.BaseStorage:
 class Sleeping:
     """An agenda of trials that take no work; notes the driver's CPU seconds and memory."""
 
-    def __init__(self, job: Job, trials: int) -> None:
-        self.job, self.left = job, trials
+    def __init__(self, job: Job, trials: int, most: int | None) -> None:
+        self.job, self.left, self.concurrency = job, trials, most
+        self.progress = SimpleNamespace(slots=0)
         self.marks: list[tuple[float, float]] = []
 
     @property
@@ -212,7 +215,7 @@ class Sleeping:
         self.left -= 1
         return self.job if self.left >= 0 else None
 
-    def end(self, job: Job, died: bool) -> None:
+    def end(self, job: Job, died: bool, lost: bool) -> None:
         """Note what it took so far."""
         self.marks.append((time.process_time(), _resident(os.getpid())))
 
@@ -224,18 +227,20 @@ def tune(size: int, options: argparse.Namespace) -> Cells:
 
     job = MethodSearch(of_size("be", 60), of_size("be", 60).spaces[0], _memory()).next()
     assert job is not None
-    sleeping, slots = Sleeping(job, size), options.slots
+    sleeping, slots = Sleeping(job, size, options.out), options.slots
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     ray.init("local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as root:
+        nodes = SimpleNamespace(slots=slots, present=slots, grows=False, joined=False)
+        searcher = AgendaSearcher(cast(Agenda, sleeping), cast(Nodes, nodes))
         tuning.Tuner(
             tuning.with_resources(_sleep, {"cpu": 1}),
             param_space={"seconds": slots / options.rate},
             tune_config=tuning.TuneConfig(
-                search_alg=AgendaSearcher(sleeping),  # type: ignore[arg-type]
+                search_alg=searcher,
+                scheduler=OldestWithoutWorker(searcher),
                 num_samples=-1,
-                max_concurrent_trials=options.out or 2 * slots,
                 reuse_actors=True,
             ),
             run_config=tuning.RunConfig(name="tune", storage_path=root, verbose=0),

@@ -17,8 +17,8 @@ from study.search import Job
 
 LOST: Final = "node has died"
 """What Ray says of a worker that was lost with its node, if it knows."""
-DOUBT: Final = 20.0
-"""Seconds after which a node of which a worker was lost is known to be there, or not."""
+DOUBT: Final = 60.0
+"""Seconds in which Ray notices that a node was lost, which it may do later than that a worker was."""
 ADDRESS: Final = re.compile(r"\bip[:=]\s*([0-9a-fA-F.:]+[0-9a-fA-F])")
 NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
 """Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap, and how
@@ -66,11 +66,14 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         self._decide()
 
     def _decide(self) -> None:
-        """Hand the jobs back whose workers were lost a while ago."""
-        now, doubtful = time.monotonic(), self.doubtful
-        self.doubtful = [one for one in doubtful if now - one[0] < DOUBT]
-        for at, address, job in doubtful[: len(doubtful) - len(self.doubtful)]:
-            self._end(job, died=True, lost=self.nodes.was_lost(address, at))
+        """Hand the jobs back whose workers were lost with their nodes, or a while ago."""
+        doubtful, self.doubtful = self.doubtful, []
+        for at, address, job in doubtful:
+            lost = self.nodes.was_lost(address, at)
+            if lost or time.monotonic() - at >= DOUBT:
+                self._end(job, died=True, lost=lost)
+            else:
+                self.doubtful.append((at, address, job))
 
     def _end(self, job: Job, died: bool, lost: bool = False) -> None:
         if self.error is None:

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -69,7 +68,6 @@ class Asked:
 def look(asked: Asked, gpu: bool) -> Found:
     """Return what a node, on which this runs, is like."""
     return {
-        "host": socket.gethostname(),
         "clock": time.time(),
         "versions": json.loads(versions()),
         "code": code(),
