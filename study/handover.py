@@ -18,7 +18,7 @@ from study.search import Job
 LOST: Final = "node has died"
 """What Ray says of a worker that was lost with its node, if it knows."""
 DOUBT: Final = 60.0
-"""Seconds in which Ray notices that a node was lost, which it may do later than that a worker was."""
+"""Seconds in which Ray notices that a node was lost; that its worker was, it may notice before."""
 ADDRESS: Final = re.compile(r"\bip[:=]\s*([0-9a-fA-F.:]+[0-9a-fA-F])")
 NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
 """Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap, and how
