@@ -27,7 +27,7 @@ from typing import Any, cast
 import optuna
 
 from benchmarks.long_run import _resident
-from study import search
+from study import runtime, search  # noqa: F401  (the former keeps Ray quiet)
 from study.agenda import Agenda
 from study.handover import AgendaSearcher, OldestWithoutWorker
 from study.integrity import examine
