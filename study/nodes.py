@@ -1,22 +1,16 @@
-"""The machines that trials run on: what fits on them, and whether they are as they must be.
+"""The machines that trials run on, which come and go: what fits on them.
 
-Nodes of a cluster come and go. Every node is looked at before the first trial, or when it joins;
-each check that fails is a line with the node, the rule, what was found and the remedy.
+Every node of a cluster is looked at (see ``study.preflight``) before the first trial, or when it
+joins.
 """
 
 import contextlib
-import hashlib
 import json
 import math
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +19,11 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.datasets import Dataset
+from study.preflight import Asked, Found, code, look, problems, weights_of
 from study.schema import StudyError
 from study.space import Study
 from study.store import Store
 from study.trial import versions
-
-Found = dict[str, Any]
 
 LAUNCHER: Final = Path("~/ray_bootstrap_config.yaml").expanduser()
 LOOK_EVERY: Final = 5.0
@@ -41,129 +34,8 @@ SETTLE: Final = 30.0
 """Seconds after the start of a cluster in which its first nodes join."""
 START: Final = 1800.0
 """Seconds in which a node that is started when it is asked for must be there."""
-SKEW: Final = 60.0
-"""Seconds by which clocks may differ: they tell what came before what."""
 ABOUT: Final = 60.0
 """Seconds before the end of a worker in which its node may be seen to be lost."""
-ROOM: Final = 5e8
-"""Bytes that must be free for Ray's own files on a node."""
-SEES_GPU: Final = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a node is asked about.
-
-    Attributes:
-        out: Address of the run.
-        mark: Name of what the driver wrote there.
-        weights: Files that trials read.
-    """
-
-    out: str
-    mark: str
-    weights: tuple[str, ...] = ()
-
-
-def look(asked: Asked, gpu: bool) -> Found:
-    """Return what a node, on which this runs, is like."""
-    return {
-        "clock": time.time(),
-        "versions": json.loads(versions()),
-        "code": code(),
-        "free": shutil.disk_usage(_temporary()).free,
-        "gpu": _sees_gpu() if gpu else None,
-        "weights": [path for path in asked.weights if not Path(path).is_file()],
-        "out": _marked(Store(asked.out), asked.mark),
-    }
-
-
-def _sees_gpu() -> bool:
-    """Tell whether torch would see a GPU here; all may be taken, so none is asked for."""
-    variables = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    ended = subprocess.run([sys.executable, "-c", SEES_GPU], env=variables, check=False)
-    return ended.returncode == 0
-
-
-def _temporary() -> str:
-    """Return the folder that Ray writes to."""
-    node = ray._private.worker._global_node
-    return tempfile.gettempdir() if node is None else str(node.get_session_dir_path())
-
-
-def _marked(store: Store, mark: str) -> str | None:
-    """Answer the driver's mark with one of this node; say why if that cannot be done."""
-    try:
-        if not (store.root / mark).exists():
-            return "is another folder"
-        (store.root / f"{mark}-{ray.get_runtime_context().get_node_id()}").write_text("")
-    except OSError as error:
-        return f"cannot be written ({error.strerror})"
-    return None
-
-
-def code() -> str:
-    """Return a digest of this package's code."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def problems(name: str, here: Found, there: Found, asked: Asked) -> list[str]:
-    """Return a line on each thing that is wrong with a node.
-
-    Args:
-        name: Of the node.
-        here: What the driver found where it runs, with ``began`` and ``ended`` of the question.
-        there: What the node found.
-        asked: What it was asked about.
-    """
-    lines = []
-    own, other = here["versions"], there["versions"]
-    wrong = [f"{p} {other.get(p)} instead of {v}" for p, v in own.items() if other.get(p) != v]
-    if wrong:
-        lines.append(
-            f"node {name}: packages must be those of the driver, but it has {', '.join(wrong)}; "
-            "install from clusters/constraints.txt on every node"
-        )
-    if there["code"] != here["code"]:
-        lines.append(
-            f"node {name}: this project's code must be that of the driver ({here['code']}), but is "
-            f"{there['code']}; copy it to every node (ray up does) and start Ray there again"
-        )
-    if there["out"] is not None and "://" in asked.out:
-        lines.append(
-            f"--out {asked.out}: must be written from every node, but on node {name} it "
-            f"{there['out']}; give that node credentials and a way to the store"
-        )
-    elif there["out"] is not None:
-        lines.append(
-            f"--out {asked.out}: must be the same place on every node, but on node {name} it "
-            f"{there['out']}; give s3://BUCKET/NAME (or gs://), or a folder that all nodes share"
-        )
-    if there["gpu"] is False:
-        lines.append(
-            f"node {name}: Ray counts a GPU there, but torch sees none; install its driver, or "
-            "start Ray there with --num-gpus=0"
-        )
-    if there["weights"]:
-        lines.append(
-            f"node {name}: must have {', '.join(there['weights'])}, which backbone.weights names; "
-            "put it there under the same path"
-        )
-    if there["free"] < ROOM:
-        lines.append(
-            f"node {name}: {ROOM / 1e6:.0f} MB must be free for Ray's files, but "
-            f"{there['free'] / 1e6:.0f} are; free some, or start Ray with another --temp-dir"
-        )
-    late, early = there["clock"] - here["ended"], here["began"] - there["clock"]
-    if max(late, early) > SKEW:
-        lines.append(
-            f"node {name}: clocks must agree within {SKEW:.0f} s, but its is "
-            f"{max(late, early):.0f} s {'ahead' if late > early else 'behind'}; set it by NTP"
-        )
-    return lines
 
 
 def fitting(free: Mapping[str, float], cpus: float, gpus: float) -> int:
@@ -228,7 +100,7 @@ class Nodes:
         self.slots = self.present = 0
         self.grows = False
         self.dead: dict[str, dict[str, float]] = {}
-        self.asked = Asked(str(store.root), f".mark-{uuid.uuid4().hex}", _weights(study))
+        self.asked = Asked(str(store.root), f".mark-{uuid.uuid4().hex}", weights_of(study))
 
     def _count(self) -> None:
         alive = _alive().values()
@@ -314,8 +186,10 @@ class Nodes:
                 self.known.add(node)
                 gpu = bool(self.gpus and info["Resources"].get("GPU", 0))
                 there = NodeAffinitySchedulingStrategy(node, soft=False)
-                question = _look.options(scheduling_strategy=there, num_cpus=0).remote(
-                    self.asked, gpu
+                question = (
+                    ray.remote(look)
+                    .options(scheduling_strategy=there, num_cpus=0)
+                    .remote(self.asked, gpu)
                 )
                 name = f"{info['NodeManagerHostname']} ({info['NodeManagerAddress']})"
                 self.looking[question] = node, name, time.time()
@@ -411,21 +285,6 @@ def share(need: float, total: float, spare: float = 0.1) -> float:
 
 def _alive() -> dict[str, Any]:
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-
-
-def _weights(study: Study) -> tuple[str, ...]:
-    """Return every file of weights that a space names."""
-    found: set[str] = set()
-    for space in study.spaces:
-        fixed = space.fixed.get("backbone.weights")
-        chosen = [d.choice or () for d in space.search.get("backbone.weights", ())]
-        found |= {w for w in [fixed, *(w for each in chosen for w in each)] if isinstance(w, str)}
-    return tuple(sorted(found))
-
-
-@ray.remote  # type: ignore[untyped-decorator]
-def _look(asked: Asked, gpu: bool) -> Found:
-    return look(asked, gpu)
 
 
 @ray.remote  # type: ignore[untyped-decorator]

@@ -60,38 +60,10 @@ def schedule(
         nodes = Nodes(study, store, joined=runtime.address is not None)
         nodes.require(runtime.unchecked)
         nodes.pack(data)
-        trainable = tune.with_resources(
-            tune.with_parameters(_trainable, data=data),
-            {"cpu": nodes.cpus, "gpu": nodes.gpus},
-        )
         searcher = AgendaSearcher(agenda, nodes)
         # Tune's state is not needed again; an object store would only make it slow.
         storage_path = tempfile.mkdtemp(prefix="tune-") if store.remote else str(store.ray)
-        tuner = tune.Tuner(
-            trainable,
-            param_space={
-                "out": str(store.root),
-                "fingerprint": fingerprint,
-                "hours": study.resources.trial_hours,
-                "gpus": nodes.gpus,
-                "execution": study.execution.model_dump(),
-            },
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=OldestWithoutWorker(searcher),
-                num_samples=-1,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=storage_path,
-                verbose=1 if verbose else 0,
-                callbacks=[
-                    Watching(searcher),
-                    *callbacks(runtime.log, study.name, store, verbose),
-                ],
-            ),
-        )
+        tuner = _tuner(study, store, data, fingerprint, runtime, searcher, storage_path)
         try:
             with ending_with_ray(f"--out {store.root}", agenda.close):
                 tuner.fit()
@@ -111,6 +83,46 @@ def schedule(
         ray.shutdown()
         if store.remote and storage_path:
             shutil.rmtree(storage_path, ignore_errors=True)
+
+
+def _tuner(
+    study: Study,
+    store: Store,
+    data: Dataset,
+    fingerprint: str,
+    runtime: Runtime,
+    searcher: AgendaSearcher,
+    storage_path: str,
+) -> tune.Tuner:
+    """Return Tune, set up to run what the searcher says."""
+    nodes = searcher.nodes
+    return tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(_trainable, data=data), {"cpu": nodes.cpus, "gpu": nodes.gpus}
+        ),
+        param_space={
+            "out": str(store.root),
+            "fingerprint": fingerprint,
+            "hours": study.resources.trial_hours,
+            "gpus": nodes.gpus,
+            "execution": study.execution.model_dump(),
+        },
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=OldestWithoutWorker(searcher),
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=storage_path,
+            verbose=1 if runtime.verbose else 0,
+            callbacks=[
+                Watching(searcher),
+                *callbacks(runtime.log, study.name, store, runtime.verbose),
+            ],
+        ),
+    )
 
 
 def _together(most: int | None, data: Dataset) -> Together:

@@ -11,12 +11,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from study.integrity import examine
 from study.store import Store
-from tests.clusters.hosts import ROOT, Hosts
+from tests.clusters.hosts import ROOT, Hosts, why_not
 
+ON_HOSTS = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+]
+"""Marks of a test that makes hosts."""
+ENV = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+HEAD = "ray start --head --port=6379 --num-cpus=1 --disable-usage-stats"
 SITE = Path(yaml.__file__).parents[1]
 VENV = "~/escape-venv"
 CONFIG = "cluster.yaml"

@@ -5,25 +5,22 @@ import signal
 import subprocess
 import time
 
-import pytest
-
 from study.store import Store
-from tests.clusters.hosts import ROOT, Hosts, why_not
+from tests.clusters.hosts import ROOT, Hosts
+from tests.clusters.launch import ENV, HEAD, ON_HOSTS
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.slow,
-    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
-]
-ENV = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-HEAD = "ray start --head --port=6379 --num-cpus=1 --dashboard-host=0.0.0.0 --disable-usage-stats"
+pytestmark = ON_HOSTS
 
 
 def test_a_study_goes_on_without_who_watches_it(tmp_path):
     out = tmp_path / "run"
     with Hosts(1, share=[tmp_path]) as hosts:
         head, laptop = hosts[0], hosts.laptop
-        head.run(["bash", "-c", f"ray get-auth-token --generate; {HEAD}"], ENV, timeout=120)
+        head.run(
+            ["bash", "-c", f"ray get-auth-token --generate; {HEAD} --dashboard-host=0.0.0.0"],
+            ENV,
+            timeout=120,
+        )
         words = ["--space", "search_spaces/smoke.yaml", "--out", out]
         words += ["--set", "fixed.training.epochs=200", "--set", "resources.stack=1"]
         words += ["--address", f"http://{head.address}:8265"]

@@ -2,17 +2,11 @@
 
 import time
 
-import pytest
-
 from study.store import Store
-from tests.clusters.hosts import Hosts, why_not
-from tests.clusters.launch import Cluster, check, settings, without_index
+from tests.clusters.hosts import Hosts
+from tests.clusters.launch import ON_HOSTS, Cluster, check, settings, without_index
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.slow,
-    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
-]
+pytestmark = ON_HOSTS
 TRIALS, SEEDS = 8, 2
 TRIAL = "ray::ImplicitFunc.train"
 """How Ray calls a process that runs a trial."""
@@ -21,6 +15,7 @@ STUDY = (
     f"protocol.seeds={SEEDS}",
     "fixed.training.epochs=400",
     "resources.cpus_per_trial=2",
+    "resources.max_failures=0",  # Lost nodes are no fault of a trial.
     "resources.stack=1",
 )
 

@@ -6,15 +6,10 @@ import shutil
 import pytest
 import torch
 
-from tests.clusters.hosts import ROOT, Hosts, why_not
+from tests.clusters.hosts import ROOT, Hosts
+from tests.clusters.launch import ENV, HEAD, ON_HOSTS
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.slow,
-    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
-]
-ENV = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-HEAD = "ray start --head --port=6379 --num-cpus=1 --disable-usage-stats --include-dashboard=false"
+pytestmark = ON_HOSTS
 SMALL = 4e8
 """Bytes of the worker's disk for Ray."""
 
@@ -41,7 +36,11 @@ def pair(tmp_path):
     (old / "torch-1.13.dist-info" / "METADATA").write_text("Name: torch\nVersion: 1.13\n")
     with Hosts(2, share=[tmp_path]) as hosts:
         head, worker = hosts
-        head.run(["bash", "-c", f"ray get-auth-token --generate; {HEAD}"], ENV, timeout=120)
+        head.run(
+            ["bash", "-c", f"ray get-auth-token --generate; {HEAD} --include-dashboard=false"],
+            ENV,
+            timeout=120,
+        )
         (worker.home / ".ray").mkdir(exist_ok=True)
         shutil.copy(head.home / ".ray" / "auth_token", worker.home / ".ray")
         torch.save({}, head.folder / "tmp" / "weights.pth")

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from study.dry_run import gpu_memory
-from study.nodes import ROOM, Asked, _weights, coming, fitting, problems, share
+from study.nodes import coming, fitting, share
+from study.preflight import ROOM, Asked, problems, weights_of
 from study.schema import StudyError
 from study.space_file import load_study
 from study.submit import inside, submit
@@ -132,7 +133,7 @@ def test_weights_of_every_space_are_looked_for(tmp_path):
     space = study.candidates[0]
     fixed = space.fixed | {"backbone.weights": str(file)}
     space = space.model_copy(update={"fixed": fixed})
-    assert _weights(study.model_copy(update={"candidates": (space,)})) == (str(file),)
+    assert weights_of(study.model_copy(update={"candidates": (space,)})) == (str(file),)
 
 
 def test_a_job_gets_the_same_command():
