@@ -232,7 +232,7 @@ def tune(size: int, options: argparse.Namespace) -> Cells:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     ray.init("local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as root:
-        nodes = SimpleNamespace(slots=slots, present=slots, grows=False, joined=False)
+        nodes = SimpleNamespace(slots=slots, present=slots, grows=False)
         searcher = AgendaSearcher(cast(Agenda, sleeping), cast(Nodes, nodes))
         tuning.Tuner(
             tuning.with_resources(_sleep, {"cpu": 1}),

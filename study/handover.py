@@ -1,6 +1,5 @@
 """Between Tune, which has the workers, and the agenda, which has the jobs."""
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -15,11 +14,8 @@ from study.nodes import Nodes
 from study.schema import StudyError
 from study.search import Job
 
-LOST: Final = "node has died"
-"""What Ray says of a worker that was lost with its node, if it knows."""
 DOUBT: Final = 60.0
 """Seconds in which Ray notices that a node was lost; that its worker was, it may notice before."""
-ADDRESS: Final = re.compile(r"\bip[:=]\s*([0-9a-fA-F.:]+[0-9a-fA-F])")
 NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
 """Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap, and how
 many of these may end in a second. Tune ends a worker for which no trial waits."""
@@ -31,7 +27,7 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
     Attributes:
         error: What went wrong in the agenda; nothing more is handed out then.
         live: What has been handed out and has not ended, naps too.
-        started: Of these, Tune's trials of those that have begun.
+        started: Of these, those that have begun, and the node that each runs on.
         doubtful: When, where and with which job a worker was lost, maybe with its node.
     """
 
@@ -40,7 +36,7 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         self.agenda, self.nodes = agenda, nodes
         self.jobs: dict[str, Job] = {}
         self.live: set[str] = set()
-        self.started: dict[str, Any] = {}
+        self.started: dict[str, str | None] = {}
         self.doubtful: list[tuple[float, str, Job]] = []
         self.error: Exception | None = None
         self.nap = NAP
@@ -68,12 +64,12 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
     def _decide(self) -> None:
         """Hand the jobs back whose workers were lost with their nodes, or a while ago."""
         doubtful, self.doubtful = self.doubtful, []
-        for at, address, job in doubtful:
-            lost = self.nodes.was_lost(address, at)
+        for at, node, job in doubtful:
+            lost = node not in self.nodes.alive
             if lost or time.monotonic() - at >= DOUBT:
                 self._end(job, died=True, lost=lost)
             else:
-                self.doubtful.append((at, address, job))
+                self.doubtful.append((at, node, job))
 
     def _end(self, job: Job, died: bool, lost: bool = False) -> None:
         if self.error is None:
@@ -113,16 +109,14 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Pass on that a trial has ended, or that its worker, or its node, was lost."""
         self.live.discard(trial_id)
-        trial = self.started.pop(trial_id, None)
+        node = self.started.pop(trial_id, None)
         job = self.jobs.pop(trial_id, None)
         if job is None:
             return
-        why = _why(trial) if error and trial is not None else ""
-        found = ADDRESS.search(why)
-        if found and self.nodes.joined and LOST not in why:
-            self.doubtful.append((time.monotonic(), found[1], job))
+        if error and node is not None:
+            self.doubtful.append((time.monotonic(), node, job))
         else:
-            self._end(job, error, LOST in why)
+            self._end(job, error)
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing that matters: the committed rows are the state."""
@@ -136,14 +130,6 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         return {}
 
 
-def _why(trial: Any) -> str:
-    """Return what Tune wrote on why a trial failed."""
-    try:
-        return Path(trial.error_file).read_text()
-    except (OSError, TypeError):
-        return ""
-
-
 class Watching(Callback):  # type: ignore[misc]
     """Looks at what is under way, also while no trial ends."""
 
@@ -151,8 +137,9 @@ class Watching(Callback):  # type: ignore[misc]
         self.searcher = searcher
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Keep the trial, which will know why it failed."""
-        self.searcher.started[trial.trial_id] = trial
+        """Note where the trial runs."""
+        searcher = self.searcher
+        searcher.started[trial.trial_id] = searcher.nodes.node_of(trial.temporary_state.ray_actor)
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Show the live table, and look at nodes that have joined, where it is due."""
@@ -176,10 +163,6 @@ class OldestWithoutWorker(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, searcher: AgendaSearcher) -> None:
         super().__init__()
         self.searcher = searcher
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Keep a trial that failed before it began: the searcher is told of it next."""
-        self.searcher.started.setdefault(trial.trial_id, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Return a pending trial; only those that are live are looked through."""

@@ -34,8 +34,6 @@ SETTLE: Final = 30.0
 """Seconds after the start of a cluster in which its first nodes join."""
 START: Final = 1800.0
 """Seconds in which a node that is started when it is asked for must be there."""
-ABOUT: Final = 60.0
-"""Seconds before the end of a worker in which its node may be seen to be lost."""
 
 
 def fitting(free: Mapping[str, float], cpus: float, gpus: float) -> int:
@@ -84,7 +82,8 @@ class Nodes:
         slots: How many trials fit at once, on the nodes that are there or that may be started.
         present: How many fit on those that are there.
         grows: Whether nodes are started when there is work and ended when there is none.
-        dead: When the nodes that were lost, by address, were first seen to be.
+        alive: Nodes that were there at the last look.
+        workers: The node of each worker that was asked for.
     """
 
     def __init__(self, study: Study, store: Store, joined: bool) -> None:
@@ -99,12 +98,14 @@ class Nodes:
         self.looked_at = -math.inf
         self.slots = self.present = 0
         self.grows = False
-        self.dead: dict[str, dict[str, float]] = {}
+        self.alive: set[str] = set()
+        self.workers: dict[str, str] = {}
         self.asked = Asked(str(store.root), f".mark-{uuid.uuid4().hex}", weights_of(study))
 
     def _count(self) -> None:
-        alive = _alive().values()
-        fit = sum(fitting(node["Resources"], self.cpus, self.gpus) for node in alive)
+        alive = _alive()
+        self.alive = set(alive)
+        fit = sum(fitting(node["Resources"], self.cpus, self.gpus) for node in alive.values())
         self.present = fit
         most = coming(LAUNCHER, self.cpus, self.gpus) if self.joined else 0
         self.grows = most > 0 or (self.joined and self.study.resources.concurrency is not None)
@@ -164,19 +165,20 @@ class Nodes:
                 "ray monitor clusters/gpu.yaml"
             )
 
-    def was_lost(self, address: str, at: float) -> bool:
-        """Tell whether a node of this address was lost about when ``at``, or later."""
-        return any(seen > at - ABOUT for seen in self.dead.get(address, {}).values())
+    def node_of(self, actor: Any) -> str | None:
+        """Return the node that a worker runs on; None where there is but this machine."""
+        if not self.joined:
+            return None
+        name = actor._actor_id.hex()
+        if name not in self.workers:
+            self.workers[name] = ray._private.state.actors(name)["Address"]["NodeID"]
+        return self.workers[name]
 
     def renew(self) -> list[str]:
         """Look at nodes that have joined, without waiting; return what is wrong with them."""
         if not self.joined or time.monotonic() - self.looked_at < LOOK_EVERY:
             return []
         self.looked_at = time.monotonic()
-        for node in ray.nodes():
-            if not node["Alive"]:
-                seen = self.dead.setdefault(node["NodeManagerAddress"], {})
-                seen.setdefault(node["NodeID"], self.looked_at)
         self._count()
         return self._answers(wait=False) if self.checked else []
 

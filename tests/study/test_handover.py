@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from study.agenda import Agenda
-from study.handover import DOUBT, AgendaSearcher, OldestWithoutWorker
+from study.handover import DOUBT, AgendaSearcher, OldestWithoutWorker, Watching
 from study.progress import Progress
 from study.store import Store
 
@@ -13,7 +13,7 @@ from study.store import Store
 class Nodes:
     """As many slots as asked for, and nodes of which some were lost."""
 
-    joined, grows, lost = True, False, ()
+    grows, alive = False, ("here",)
 
     def __init__(self, slots):
         self.slots = self.present = slots
@@ -21,8 +21,8 @@ class Nodes:
     def renew(self):
         return []
 
-    def was_lost(self, address, at):
-        return address in self.lost
+    def node_of(self, actor):
+        return actor
 
 
 @pytest.fixture
@@ -87,42 +87,40 @@ def test_a_machine_that_may_go_gets_no_nap(make):
     assert searcher.suggest("20")["specs"] is None
 
 
-def lost(searcher, tmp_path, text):
-    """Have a worker be lost, with what Ray said of it; return the job's first trial."""
+def lost(searcher, node):
+    """Have a worker on a node be lost; return the job's first trial."""
     searcher.suggest("a")
     trial = searcher.jobs["a"].spec.trial
-    (tmp_path / "error.txt").write_text(text)
-    searcher.started["a"] = SimpleNamespace(error_file=str(tmp_path / "error.txt"))
+    begun = SimpleNamespace(trial_id="a", temporary_state=SimpleNamespace(ray_actor=node))
+    Watching(searcher).on_trial_start(1, [], begun)
     searcher.on_trial_complete("a", error=True)
     return trial
 
 
-KILLED = "The actor died unexpectedly.\n\tip: 10.0.0.7\nThe worker process has died."
-
-
-def test_a_worker_lost_with_its_node_is_no_fault_of_the_trial(make, tmp_path):
+def test_a_worker_lost_with_its_node_is_no_fault_of_the_trial(make):
     searcher = make(1)
-    trial = lost(searcher, tmp_path, "The actor died because its node has died.")
+    trial = lost(searcher, "there")
+    searcher.look()
     assert searcher.agenda.deaths == {(trial, True): 1}
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_whether_the_node_is_lost_too_is_seen_a_little_later(make, tmp_path, monkeypatch, gone):
+def test_whether_the_node_is_lost_too_is_seen_a_little_later(make, gone):
     searcher = make(1)
-    trial = lost(searcher, tmp_path, KILLED)
+    trial = lost(searcher, "here")
     searcher.look()
     assert searcher.agenda.deaths == {}
-    searcher.nodes.lost = ("10.0.0.7",) if gone else ()
-    ((at, address, job),) = searcher.doubtful
-    assert address == "10.0.0.7"
-    searcher.doubtful = [(at - DOUBT, address, job)]
+    ((at, node, job),) = searcher.doubtful
+    if gone:
+        searcher.nodes.alive = ()
+    else:
+        searcher.doubtful = [(at - DOUBT, node, job)]
     searcher.look()
     assert searcher.agenda.deaths == {(trial, gone): 1}
     assert searcher.agenda.next() is job
 
 
-def test_on_this_machine_alone_it_is_the_trials_fault(make, tmp_path):
+def test_on_this_machine_alone_it_is_the_trials_fault(make):
     searcher = make(1)
-    searcher.nodes.joined = False
-    trial = lost(searcher, tmp_path, KILLED)
+    trial = lost(searcher, None)
     assert searcher.agenda.deaths == {(trial, False): 1}
