@@ -136,7 +136,7 @@ def vanished(run: Run) -> bool:
 
 def _listed(folder: ObjectPlace) -> ObjectPlace:
     try:
-        return folder.listed()
+        return folder.within(0).listed()
     except OSError as error:
         raise StudyError(f"{folder}: must be readable, but {error.strerror}") from None
 

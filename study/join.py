@@ -58,13 +58,13 @@ def start_ray(address: str | None, verbose: bool) -> None:
 
 def _reach(address: str) -> None:
     """Refuse an address at which no machine answers: Ray would try for minutes."""
-    if "://" in address:
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
         raise StudyError(
             f"--address {address}: must be auto, HOST:PORT or http://HEAD:8265; give one of these"
         )
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdecimal():
-        return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:

@@ -268,8 +268,8 @@ def place(address: str | Path) -> Place:
         )
     if scheme not in SCHEMES or not key or "//" in key:
         raise StudyError(
-            f"{address}: an address must be a path, or {SCHEMES[0]}://BUCKET/NAME (or "
-            f"{', '.join(SCHEMES[1:])}); mend it"
+            f"{address}: an address must be a path, or "
+            f"{' or '.join(f'{known}://BUCKET/NAME' for known in SCHEMES)}; mend it"
         )
     try:
         return ObjectPlace(scheme, _filesystem(scheme, key.partition("/")[0]), key)
