@@ -7,8 +7,9 @@ RUN ?= runs/be
 PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: study dashboard test test-peers test-cluster bench chaos audit lint clean
+.PHONY: study dashboard test test-all test-peers test-cluster bench chaos audit lint clean
 
 study: $(STATE)-study
 	$(BIN)/python -m study.run --space $(SPACE)
@@ -19,7 +20,11 @@ dashboard: $(STATE)-dashboard
 	$(BIN)/optuna-dashboard --host 127.0.0.1 --port $(PORT) $(RUN)/optuna.journal
 
 test: $(STATE)-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# What `make test` leaves out as well: whole studies, clusters, other libraries, simulations.
+test-all: $(STATE)-test lint
+	$(BIN)/python -m pytest $(PARALLEL) -m ""
 
 test-peers: $(STATE)-test
 	$(BIN)/python -m pytest -m peer

@@ -1,15 +1,76 @@
 """What all tests share."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from tests import leftovers
 from tests.object_store import ObjectStore, serve
+from tests.running import Finished, finish, start
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 torch.set_num_threads(1)  # the networks here are too small to gain from more
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have what the tests start cleared up; once, where they run in several processes."""
+    if sys.platform == "linux" and not hasattr(config, "workerinput"):
+        watcher = leftovers.watch()
+        config.add_cleanup(lambda: leftovers.end(watcher))
+
+
+TOGETHER = (
+    "tests/test_run.py",
+    "tests/test_object_store.py",
+    "tests/test_database.py",
+    "tests/analysis/test_browser.py",
+    "tests/analysis/test_comparison.py",
+)
+"""Files whose tests share the finished study or the browser, which are dear to make."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest, so that no process is left alone with them."""
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in TOGETHER)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep each file's tests in one process, and the files of ``TOGETHER`` in the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "together" if file in TOGETHER else file
+
+    return ByFile(config, log)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A real study of the smoke space, logged to TensorBoard; for tests that only read it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    (out.parent / "analysis").mkdir()
+    code, printed = finish(start(out, "--log", "tensorboard"))
+    assert code == 0, printed
+    return Finished(out, printed)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator["Browser"]:
+    """A real browser, for tests of pages."""
+    from tests.analysis.browser import browser
+
+    with browser() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

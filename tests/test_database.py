@@ -13,8 +13,7 @@ import optuna
 import pytest
 
 from study.store import Store
-from tests.test_object_store import content
-from tests.test_run import finish, start, wait_for
+from tests.running import content, finish, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -62,13 +61,13 @@ def database():
     shutil.rmtree(data)
 
 
-def test_two_runs_share_it_and_survive_a_kill(database, tmp_path):
+def test_two_runs_share_it_and_survive_a_kill(database, finished_study, tmp_path):
     url, _ = database
     stored = ["--set", f"storage={url}", "--set", "resources.concurrency=1"]
-    outs = [tmp_path / name / "run" for name in ("a", "b", "journal")]
+    outs = [tmp_path / name / "run" for name in ("a", "b")]
     for out in outs:
         out.parent.mkdir()
-    first, second = (start(out, *stored) for out in outs[:2])
+    first, second = (start(out, *stored) for out in outs)
     wait_for(lambda: len(Store(outs[0]).committed()) >= 3, first)
     first.kill()
     first.communicate()
@@ -77,9 +76,8 @@ def test_two_runs_share_it_and_survive_a_kill(database, tmp_path):
     code, printed = finish(start(outs[0], *stored))
     assert code == 0, printed
     assert not (outs[0] / "optuna.journal").exists()
-    code, printed = finish(start(outs[2]))
-    assert code == 0, printed
-    one, two, journal = (content(Store(out).rows()) for out in outs)
+    runs = (*outs, finished_study.out)
+    one, two, journal = (content(Store(out).rows()) for out in runs)
     assert one == two == journal
     storage = optuna.storages.RDBStorage(url)
     names = optuna.get_all_study_names(storage)

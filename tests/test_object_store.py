@@ -13,10 +13,7 @@ from analysis.report import main as report
 from study.integrity import examine
 from study.place import place
 from study.store import Store
-from tests.test_run import finish, start, wait_for
-
-ROOT = Path(__file__).parents[1]
-SMOKE = ROOT / "search_spaces" / "smoke.yaml"
+from tests.running import ROOT, SMOKE, content, finish, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +28,9 @@ class Out:
         return self.address
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    code, printed = finish(start(out))
-    assert code == 0, printed
-    return Store(out).rows()
+@pytest.fixture
+def undisturbed(finished_study):
+    return Store(finished_study.out).rows()
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +51,6 @@ def out(object_store, tmp_path_factory):
     kept = {name: (trials / name / "trial.parquet").stat() for name in done}
     assert kept == done
     return out
-
-
-def content(rows):
-    """Return what a trial's row says of its results."""
-    keys = ("status", "spec", "val_nll", "val_gain", "stage", "role", "name")
-    return {trial: [row[key] for key in keys] for trial, row in rows.items()}
 
 
 def test_killed_and_resumed_it_has_the_trials_of_a_local_run(out, undisturbed):

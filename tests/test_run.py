@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
@@ -22,59 +21,11 @@ from tensorboardX.proto.event_pb2 import Event
 from study.loggers import PACKAGES
 from study.run import main
 from study.store import Store
-
-ROOT = Path(__file__).parents[1]
-SMOKE = ROOT / "search_spaces" / "smoke.yaml"
-
-pytestmark = pytest.mark.slow
+from tests.running import SMOKE, committed, finish, start, wait_for
 
 
-def start(out, *more, space=SMOKE):
-    spaces = [] if space is None else ["--space", str(space)]
-    command = [sys.executable, "-m", "study.run", *spaces, "--out", str(out), *more]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(out.parent)])}
-    return subprocess.Popen(
-        command,
-        cwd=out.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process, timeout=240):
-    out, _ = process.communicate(timeout=timeout)
-    return process.returncode, out
-
-
-def wait_for(condition, process, timeout=180):
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    raise AssertionError("what was waited for did not come")
-
-
-def committed(out, stage=None):
-    rows = Store(out).rows().values() if (out / "trials").exists() else []
-    return {r["trial"] for r in rows if stage is None or r["stage"] == stage}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing disturbed, logged to TensorBoard, with what it printed."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    (out.parent / "analysis").mkdir()
-    code, printed = finish(start(out, "--log", "tensorboard"))
-    assert code == 0, printed
-    return out, printed
-
-
-def test_one_command_ends_with_a_verdict(whole):
-    out, printed = whole
+def test_one_command_ends_with_a_verdict(finished_study):
+    out, printed = finished_study
     verdict = json.loads((out / "verdict.json").read_text())
     assert verdict["sentence"] in printed
     assert (out / "report.html").stat().st_size > 100_000
@@ -86,8 +37,8 @@ def test_one_command_ends_with_a_verdict(whole):
     assert sorted(r["method"] for r in searched) == methods
 
 
-def test_the_terminal_shows_the_study_and_nothing_else(whole):
-    _, printed = whole
+def test_the_terminal_shows_the_study_and_nothing_else(finished_study):
+    _, printed = finished_study
     noise = [
         line for line in printed.splitlines() if re.search(r"warn|\bray\b|\[I |Trial ", line, re.I)
     ]
@@ -96,8 +47,8 @@ def test_the_terminal_shows_the_study_and_nothing_else(whole):
         assert stage in printed
 
 
-def test_the_run_ends_with_a_line_for_each_stage_and_method(whole):
-    _, printed = whole
+def test_the_run_ends_with_a_line_for_each_stage_and_method(finished_study):
+    _, printed = finished_study
     lines = [line.split() for line in printed.splitlines()]
     table = {tuple(line[:2]): int(line[2]) for line in lines if len(line) == 8 and line != lines[0]
              and line[2].isdigit()}  # fmt: skip
@@ -118,8 +69,8 @@ def events(file):
         content = content[16 + length :]
 
 
-def test_every_job_is_in_tensorboard_and_no_nap(whole):
-    out, _ = whole
+def test_every_job_is_in_tensorboard_and_no_nap(finished_study):
+    out, _ = finished_study
     rows = Store(out).rows()
     found = {
         file.parent.name: dict(events(file))
@@ -136,10 +87,10 @@ def test_every_job_is_in_tensorboard_and_no_nap(whole):
                 assert figures[name] == pytest.approx(row[name], rel=1e-6, abs=1e-6)
 
 
-def test_the_dashboard_has_every_search(whole):
+def test_the_dashboard_has_every_search(finished_study):
     if find_spec("optuna_dashboard") is None:
         pytest.skip("the extra `dashboard` is not installed")
-    out, _ = whole
+    out, _ = finished_study
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -181,8 +132,8 @@ def test_a_logger_that_is_not_installed_is_one_line(tmp_path, capsys, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
-def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(whole):
-    out, _ = whole
+def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(finished_study):
+    out, _ = finished_study
     plan = json.loads((out / "plan.json").read_text())
     rows = list(Store(out).rows().values())
     confirm = [r for r in rows if r["stage"] == "confirm"]
@@ -197,8 +148,8 @@ def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(whole):
     assert (out / "plan.json").stat().st_mtime <= opened
 
 
-def test_run_again_does_nothing(whole):
-    out, _ = whole
+def test_run_again_does_nothing(finished_study):
+    out, _ = finished_study
     before = {t: r["finished"] for t, r in Store(out).rows().items()}
     code, printed = finish(start(out))
     assert code == 0, printed
@@ -206,8 +157,8 @@ def test_run_again_does_nothing(whole):
     assert "nothing is missing" in printed
 
 
-def test_status_and_replay(whole, capsys):
-    out, _ = whole
+def test_status_and_replay(finished_study, capsys):
+    out, _ = finished_study
     assert main(["--space", str(SMOKE), "--out", str(out), "--status"]) == 0
     assert "search 12/12" in capsys.readouterr().out
     trial = min(committed(out, "confirm"))
@@ -215,64 +166,65 @@ def test_status_and_replay(whole, capsys):
     assert "same predictions, bit for bit" in capsys.readouterr().out
 
 
-def test_a_killed_run_ends_like_one_that_was_not(whole, tmp_path):
-    undisturbed, _ = whole
-    out = tmp_path / "run"
-    for stage, at_least in (("search", 3), ("confirm", 4)):
-        process = start(out)
-        wait_for(lambda s=stage, n=at_least: len(committed(out, s)) >= n, process)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert len(committed(out, stage)) < len(committed(undisturbed, stage))
+def workers_of(driver):
+    """Return the processes in which the driver's Ray runs trials."""
+    raylet = subprocess.run(
+        ["pgrep", "-f", "raylet/raylet", "-P", str(driver)],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()[0]  # fmt: skip
+    found = subprocess.run(
+        ["pgrep", "-f", "ray::.*(Trainable|_trainable|ImplicitFunc)", "-P", raylet],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def test_killed_and_interrupted_a_study_ends_as_if_nothing_had_been(finished_study, tmp_path):
+    whole, out = finished_study.out, tmp_path / "run"
+    process = start(out)
+    wait_for(lambda: len(committed(out)) >= 2, process)
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    before = len(committed(out))
+    wait_for(lambda: len(committed(out)) > before, process)
+    process.send_signal(signal.SIGINT)
+    code, printed = finish(process, timeout=60)
+    assert code == 130, printed
+    assert "to go on: python -m study.run --space" in printed
+    assert "Traceback" not in printed
+
+    process = start(out)
+    wait_for(lambda: committed(out, "confirm"), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = {t: r["finished"] for t, r in Store(out).rows().items()}
+    assert len(kept) < len(committed(whole))
+
     code, printed = finish(start(out))
     assert code == 0, printed
-    assert committed(out) == committed(undisturbed)
-    for trial in committed(undisturbed, "confirm"):
-        folder = undisturbed / "trials" / trial
+    rows = Store(out).rows()
+    assert rows.keys() == committed(whole)
+    assert {trial: rows[trial]["finished"] for trial in kept} == kept
+    assert {row["status"] for row in rows.values()} == {"complete"}
+    for trial in committed(whole, "confirm"):
+        folder = whole / "trials" / trial
         for file in (*folder.glob("*test.parquet"), *folder.glob("geometry.parquet")):
             assert pq.read_table(file).equals(pq.read_table(out / "trials" / trial / file.name))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_says_how_to_go_on(tmp_path, number):
+@pytest.mark.slow
+def test_a_scheduler_that_ends_the_study_is_told_how_to_go_on(tmp_path):
     out = tmp_path / "run"
     process = start(out)
-    wait_for(lambda: len(committed(out)) >= 1, process)
-    process.send_signal(number)
+    wait_for(lambda: committed(out), process)
+    process.send_signal(signal.SIGTERM)
     code, printed = finish(process, timeout=60)
     assert code == 130
     assert "to go on: python -m study.run --space" in printed
     assert "Traceback" not in printed
 
 
-def test_a_dead_worker_costs_no_trial(tmp_path):
-    out = tmp_path / "run"
-    process = start(out)
-    wait_for(lambda: len(committed(out)) >= 2, process)
-    workers = subprocess.run(
-        ["pgrep", "-f", "ray::.*(Trainable|_trainable|ImplicitFunc)", "-P", _raylet(process.pid)],
-        capture_output=True, text=True, check=False,
-    ).stdout.split()  # fmt: skip
-    assert workers
-    os.kill(int(workers[0]), signal.SIGKILL)
-    code, printed = finish(process)
-    assert code == 0, printed
-    statuses = [r["status"] for r in Store(out).rows().values()]
-    assert set(statuses) == {"complete"}
-
-
-def _raylet(driver):
-    found = subprocess.run(
-        ["pgrep", "-f", "raylet/raylet", "-P", str(driver)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return found.stdout.split()[0]
-
-
-def test_another_studys_folder_is_refused(whole, capsys):
-    out, _ = whole
+def test_another_studys_folder_is_refused(finished_study, capsys):
+    out, _ = finished_study
     code = main(["--space", str(SMOKE), "--out", str(out), "--set", "fixed.training.epochs=3"])
     assert code == 2
     error = capsys.readouterr().err
@@ -300,6 +252,7 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, monkeypatch, argumen
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_method_that_never_completes_stops_the_study_with_its_reason(tmp_path):
     code, printed = finish(
         start(
@@ -347,6 +300,7 @@ class Ensemble(single.Ensemble):
 """
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended_and_the_study_goes_on(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "stuck.py").write_text(STUCK)
@@ -385,7 +339,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_disk_that_is_full_on_the_way(whole, small_disk):
+@pytest.mark.slow
+def test_a_disk_that_is_full_on_the_way(finished_study, small_disk):
     out, hog = small_disk / "run", small_disk / "hog"
     process = start(out)
     wait_for(lambda: committed(out), process)
@@ -400,9 +355,10 @@ def test_a_disk_that_is_full_on_the_way(whole, small_disk):
     hog.unlink()
     code, printed = finish(start(out))
     assert code == 0, printed
-    assert committed(out) == committed(whole[0])
+    assert committed(out) == committed(finished_study.out)
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes(tmp_path):
     out = tmp_path / "run"
     process = start(out)

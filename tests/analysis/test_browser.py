@@ -4,9 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +12,16 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from analysis.report import main
-from tests.analysis.browser import Opened, browser, opened
+from tests.analysis.browser import Opened, opened
 from tests.analysis.make_predictions import ARMS, make_predictions
 from tests.analysis.make_run import DEEP_ENSEMBLE, SINGLE, Arm, Data, default_arms, make_run
+from tests.running import Finished
 
-ROOT = Path(__file__).parents[2]
 SMALL = Data(test=60, shift=12, ood=20, classes=4, severities=2)
 MARKUP = "<img src=x onerror=alert(1)><b>be</b> & 'co' \"x\" </script>"
 LONG = "a configuration whose name goes on and on " * 4 + "without_any_space_" * 8
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 PHONE = {"viewport": NARROW, "is_mobile": True, "has_touch": True}
-
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as found:
-        yield found
 
 
 def written(run: Path, *more: str) -> Path:
@@ -41,15 +30,9 @@ def written(run: Path, *more: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real(finished_study: Finished) -> Path:
     """The report of a real, small study."""
-    out = tmp_path_factory.mktemp("real") / "run"
-    command = [sys.executable, "-m", "study.run", "--space", "search_spaces/be.yaml"]
-    settings = ["budget.trials=15", "budget.rescore=4", "protocol.seeds=6", "protocol.shortlist=4"]
-    settings.append("fixed.training.epochs=25")
-    command += [part for setting in settings for part in ("--set", setting)]
-    subprocess.run([*command, "--out", str(out)], cwd=ROOT, check=True, capture_output=True)
-    return out / "report.html"
+    return finished_study.out / "report.html"
 
 
 def hard_runs(folder: Path) -> dict[str, Path]:
@@ -264,20 +247,13 @@ def test_the_table_sorts_and_filters(chromium: Browser, real: Path) -> None:
         assert found.page.locator("#found").inner_text() == f"1 of {every}"
 
 
-def test_choices_and_slider_redraw(chromium: Browser, real: Path) -> None:
+def test_a_choice_redraws(chromium: Browser, real: Path) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
         figure = found.page.locator("[data-figure=severity]")
         assert figure.locator("svg", has_text="NLL − single").count() == 1
         figure.locator("button", has_text=re.compile("^Accuracy$")).click()
         found.page.wait_for_timeout(300)
         assert figure.locator("svg", has_text="NLL − single").count() == 0
-        lines = "document.querySelectorAll('[data-chart=parallel] .mark-line path').length"
-        before = found.look(lines)
-        slider = found.page.locator("[data-figure=parallel] input")
-        slider.focus()
-        slider.press("End")
-        found.page.wait_for_timeout(300)
-        assert found.look(lines) > before
         assert found.said == []
 
 
@@ -354,7 +330,7 @@ def test_an_address_is_followed_on_the_open_page_and_outlives_a_section(
         assert f"sel={arm}" in found.look("window.copied")
 
 
-def test_a_choice_and_a_slider_outlive_another_theme(chromium: Browser, real: Path) -> None:
+def test_a_choice_outlives_another_theme(chromium: Browser, real: Path) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
         figure = found.page.locator("[data-figure=severity]")
         figure.locator("button", has_text=re.compile("^Accuracy$")).click()

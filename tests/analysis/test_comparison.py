@@ -3,16 +3,16 @@
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from analysis import comparison
 from analysis.report import main
 from study.schema import StudyError
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
-from tests.analysis.test_report import CHROMIUM, Page, payload
+from tests.analysis.test_report import Page, payload
 
 SMALL = Data(test=60, shift=20, ood=20, severities=2)
 OTHER = Data(test=80, shift=20, ood=20, severities=2, seed=1)
@@ -131,15 +131,9 @@ def test_pages_have_safe_names_of_their_own() -> None:
     assert all(re.fullmatch(r"all_[A-Za-z0-9._-]{1,90}\.html", name) for name in found.values())
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
-@pytest.mark.slow
-def test_browser_draws_the_comparison(out: Path, tmp_path: Path) -> None:
-    assert CHROMIUM
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"]
-    done = subprocess.run(
-        [*command, out.as_uri()], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert 'data-charts="drawn"' in done.stdout
-    assert done.stdout.count('role="img"') == 2
+def test_browser_draws_the_comparison(chromium: Browser, out: Path) -> None:
+    page = chromium.new_page()
+    page.goto(out.as_uri())
+    page.locator('[data-charts="drawn"]').wait_for()
+    assert page.locator('[role="img"]').count() == 2
+    page.close()

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -20,7 +19,6 @@ from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, A
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EVIL = '</script><script>alert(1)</script>"&'
 SMALL = Data(test=60, shift=20, ood=20, severities=2)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -244,17 +242,3 @@ def test_embedding_refuses_nan() -> None:
 
 def test_finite_reaches_every_depth() -> None:
     assert finite({"a": [float("inf"), (1.0, float("nan"))]}) == {"a": [None, [1.0, None]]}
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
-@pytest.mark.slow
-def test_browser_draws_every_chart(folder: Path, html: str, tmp_path: Path) -> None:
-    assert CHROMIUM
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"]
-    page = (folder.parent / "report.html").as_uri()
-    done = subprocess.run([*command, page], capture_output=True, text=True, timeout=60, check=True)
-
-    assert 'data-charts="drawn"' in done.stdout
-    assert done.stdout.count('role="img"') == len(payload(html)["figures"])

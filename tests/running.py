@@ -1,0 +1,70 @@
+"""The command as its users run it: in a process of its own, with a real Ray."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from study.store import Store
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "search_spaces" / "smoke.yaml"
+
+
+class Finished(NamedTuple):
+    """A study that nothing disturbed: its run folder, and what the command printed."""
+
+    out: Path
+    printed: str
+
+
+def start(out: Any, *more: str, space: Path | None = SMOKE) -> "subprocess.Popen[str]":
+    """Start a study in the folder above ``out``."""
+    spaces = [] if space is None else ["--space", str(space)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "study.run", *spaces, "--out", str(out), *more],
+        cwd=out.parent,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(out.parent)])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int, str]:
+    """Wait for a study; return its exit status and what it printed."""
+    try:
+        printed, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired as expired:
+        process.kill()
+        said = (expired.stdout or b"").decode(errors="replace")
+        raise AssertionError(f"not at its end after {timeout} s:\n{said}") from None
+    return process.returncode, printed
+
+
+def wait_for(
+    condition: Callable[[], Any], process: "subprocess.Popen[str]", timeout: float = 180
+) -> None:
+    """Wait until something holds while a process runs."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("what was waited for did not come")
+
+
+def committed(out: Path, stage: str | None = None) -> set[str]:
+    """Return the trials that are committed, of one stage or of all."""
+    rows = Store(out).rows().values() if (out / "trials").exists() else []
+    return {r["trial"] for r in rows if stage is None or r["stage"] == stage}
+
+
+def content(rows: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return what each trial's row says of its results, without when and where it ran."""
+    keys = ("status", "spec", "val_nll", "val_gain", "stage", "role", "name")
+    return {trial: [row[key] for key in keys] for trial, row in rows.items()}
