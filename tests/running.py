@@ -34,7 +34,7 @@ def start(out: Any, *more: str, space: Path | None = SMOKE) -> "subprocess.Popen
     )
 
 
-def finish(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int, str]:
+def finish(process: "subprocess.Popen[str]", timeout: float = 600) -> tuple[int, str]:
     """Wait for a study; return its exit status and what it printed."""
     try:
         printed, _ = process.communicate(timeout=timeout)
@@ -46,15 +46,16 @@ def finish(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int,
 
 
 def wait_for(
-    condition: Callable[[], Any], process: "subprocess.Popen[str]", timeout: float = 180
+    condition: Callable[[], Any], process: "subprocess.Popen[str]", timeout: float = 600
 ) -> None:
-    """Wait until something holds while a process runs."""
+    """Wait until something holds while a process runs, for what takes seconds at rest."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         if condition():
             return
         assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
+        time.sleep(0.1)
+    process.kill()
     raise AssertionError("what was waited for did not come")
 
 

@@ -187,7 +187,7 @@ def test_killed_and_interrupted_a_study_ends_as_if_nothing_had_been(finished_stu
     before = len(committed(out))
     wait_for(lambda: len(committed(out)) > before, process)
     process.send_signal(signal.SIGINT)
-    code, printed = finish(process, timeout=60)
+    code, printed = finish(process)
     assert code == 130, printed
     assert "to go on: python -m study.run --space" in printed
     assert "Traceback" not in printed
@@ -217,7 +217,7 @@ def test_a_scheduler_that_ends_the_study_is_told_how_to_go_on(tmp_path):
     process = start(out)
     wait_for(lambda: committed(out), process)
     process.send_signal(signal.SIGTERM)
-    code, printed = finish(process, timeout=60)
+    code, printed = finish(process)
     assert code == 130
     assert "to go on: python -m study.run --space" in printed
     assert "Traceback" not in printed
