@@ -26,6 +26,9 @@ def watch() -> subprocess.Popen[bytes]:
     folder = tempfile.mkdtemp(
         prefix="tests-"
     )  # Short: a socket of Ray's has 107 bytes for its path.
+    Path(folder).chmod(
+        0o755
+    )  # PostgreSQL, which refuses root, has its files there as another user.
     watcher = subprocess.Popen(
         [sys.executable, __file__, folder, str(os.getpid())],
         stdin=subprocess.PIPE,
