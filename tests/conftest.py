@@ -32,8 +32,11 @@ TOGETHER = (
     "tests/test_database.py",
     "tests/analysis/test_browser.py",
     "tests/analysis/test_comparison.py",
+    "tests/test_chaos.py",
+    *(f"tests/clusters/test_{name}.py" for name in ("gpu", "jobs", "local", "nodes", "slurm")),
 )
-"""Files whose tests share the finished study or the browser, which are dear to make."""
+"""Files that share the finished study or the browser, which are dear to make, or that start Ray
+themselves: two of those at once would only wait for each other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

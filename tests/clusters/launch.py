@@ -96,7 +96,7 @@ class Cluster:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return "\n".join(line for line in lines if not LAUNCHER.match(line))
 
-    def wait(self, what: str, holds: Callable[[], Any], seconds: float = 90) -> Any:
+    def wait(self, what: str, holds: Callable[[], Any], seconds: float = 300) -> Any:
         """Wait until something holds, and print when it does.
 
         Raises:

@@ -137,13 +137,13 @@ def test_spot_workers_come_for_trials_and_all_is_terminated():
         assert [i["type"] for i in cloud.instances.values()] == ["m5.xlarge"]
 
         driver = cluster.study(out, *STUDY)
-        cluster.wait("a GPU machine was asked for", lambda: len(cloud.at) == 2, 120)
-        cluster.wait("it was looked at", lambda: driver.poll() is not None, 180)
+        cluster.wait("a GPU machine was asked for", lambda: len(cloud.at) == 2, 600)
+        cluster.wait("it was looked at", lambda: driver.poll() is not None, 600)
         assert driver.returncode != 0
         assert "Ray counts a GPU there, but torch sees none" in cluster.printed()
 
         driver = cluster.study(out, *STUDY, more=["--unchecked"])
-        cluster.wait("the study has ended", lambda: driver.poll() is not None, 300)
+        cluster.wait("the study has ended", lambda: driver.poll() is not None, 600)
         print(cluster.printed())
         assert driver.returncode == 0
         (worker,) = [i for i in cloud.instances.values() if i["type"] == "g5.xlarge"]

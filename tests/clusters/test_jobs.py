@@ -33,7 +33,7 @@ def test_a_study_goes_on_without_who_watches_it(tmp_path):
         (laptop.home / ".ray").mkdir(exist_ok=True)
         shutil.copy(head.home / ".ray" / "auth_token", laptop.home / ".ray")
         watching = laptop.begin(command, ENV, stdout=subprocess.PIPE)
-        end = time.monotonic() + 180
+        end = time.monotonic() + 600
         while len(Store(out).committed()) < 2:
             assert time.monotonic() < end
             assert watching.poll() is None, watching.communicate()[0]

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "clusters" / "slurm.sbatch"
 TRIALS = 39
 """Of a smoke study, as tests/test_run.py counts them."""
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds, for what takes ten on a machine at rest."""
 
 
