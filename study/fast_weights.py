@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.convolution import Convolution, conv2d
 from study.first_layer import applies, first_product
 from study.members import unfold
 from study.schema import StudyError
@@ -124,7 +125,7 @@ class MemberLayer(nn.Module):
             layer = nn.Linear(into, out, bias, device="meta")
         else:
             stride, padding, dilation, groups = self.convolution
-            layer = nn.Conv2d(
+            layer = Convolution(
                 into * groups, out, (kernel[0], kernel[1]), stride, padding, dilation, groups, bias,
                 device="meta",
             )  # fmt: skip
@@ -140,7 +141,7 @@ class MemberLayer(nn.Module):
             return torch.bmm(rows, weight).view(*x.shape[:-1], -1)
         if self.convolution is None:
             return F.linear(x, weight)
-        return F.conv2d(x, weight, None, *self.convolution)
+        return conv2d(x, weight, None, *self.convolution)
 
     def _bias(self, y: Tensor) -> Tensor | None:
         """Return the bias in a shape to be added to y, (M, B, ...)."""

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["study.schema"],
     ["study.spec", "study.place", "study.runtime"],
-    ["study.plugins", "study.members", "study.heads", "study.pretrained", "study.packing", "study.allocator", "study.dropout", "study.first_layer", "study.quantisation", "study.fast_weights"],
+    ["study.plugins", "study.members", "study.convolution", "study.heads", "study.pretrained", "study.packing", "study.allocator", "study.dropout", "study.first_layer", "study.quantisation", "study.fast_weights"],
     ["study.corruptions", "study.datasets", "study.backbones", "study.methods", "study.regularisers"],
     ["study.conformance"],
     ["study.space"],

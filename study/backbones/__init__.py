@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from study import heads, pretrained
+from study.convolution import make_safe
 from study.dropout import Dropout
 from study.members import replace_modules
 from study.plugins import load_plugin
@@ -74,6 +75,7 @@ def build(options: dict[str, Any] | Strict, shape: tuple[int, int, int], classes
     module = load_plugin("study.backbones", str(dict(options)["name"]))
     network: nn.Module = module.Network(options, shape, classes)
     replace_modules(network, nn.Dropout, lambda dropout: Dropout(dropout.p))
+    make_safe(network)
     if getattr(network, "channels_last", False):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not isinstance(options, BackboneParams):

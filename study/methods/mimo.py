@@ -23,6 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from study.convolution import Convolution
 from study.fast_weights import OwnLayer, Weighted
 from study.members import fold, replace_modules, unfold, weighted_layers
 from study.methods import MakeNetwork, Method
@@ -136,7 +137,7 @@ def _widened(layer: Weighted, members: int) -> Weighted:
     bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
         return nn.Linear(members * layer.in_features, layer.out_features, bias)
-    return nn.Conv2d(
+    return Convolution(
         members * layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,  # type: ignore[arg-type]
         layer.padding, layer.dilation, layer.groups, bias,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -25,6 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from study.convolution import Convolution
 from study.fast_weights import OwnLayer, Weighted
 from study.members import replace_modules, unfold, weighted_layers
 from study.methods import MakeNetwork, Method
@@ -187,7 +188,7 @@ def _packed_layer(
     bias = layer.bias is not None
     if isinstance(layer, nn.Conv2d):
         inputs = into if previous is None else members * params.width(into)
-        return nn.Conv2d(
+        return Convolution(
             inputs, members * params.width(out), layer.kernel_size, layer.stride,  # type: ignore[arg-type]
             layer.padding, layer.dilation, 1 if previous is None else groups, bias,  # type: ignore[arg-type]
         )  # fmt: skip
@@ -226,7 +227,7 @@ def _empty(packed: nn.Module, shape: torch.Size, members: int) -> nn.Module:
     with torch.device("meta"):
         if isinstance(packed, nn.Conv2d):
             groups = max(1, packed.groups // members)
-            return nn.Conv2d(
+            return Convolution(
                 groups * shape[1], shape[0], packed.kernel_size, packed.stride, packed.padding,  # type: ignore[arg-type]
                 packed.dilation, groups, packed.bias is not None,  # type: ignore[arg-type]
             )  # fmt: skip
