@@ -5,12 +5,12 @@ validation data; the test set stays closed. These runs are used for nothing else
 """
 
 from statistics import fmean, stdev
-from typing import Final
+from typing import Any, Final
 
 from study.schema import StudyError
 from study.search import Job, Row
 from study.space import Study
-from study.spec import Json, TrialSpec, derive_seed
+from study.spec import TrialSpec, derive_seed
 
 LEAST, MOST = 10, 60
 """Bounds of the number of seeds: fewer are fragile, more are seldom paid for."""
@@ -25,7 +25,7 @@ SEEN_AS: Final = {
 """Column of a trial's row that stands for an endpoint before the test set is opened."""
 
 
-def pilot_jobs(study: Study, arms: list[dict[str, Json]]) -> list[Job]:
+def pilot_jobs(study: Study, arms: list[dict[str, Any]]) -> list[Job]:
     """Return the runs of the single model and of the Deep Ensemble of the candidates' common size.
 
     Args:

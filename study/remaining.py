@@ -70,7 +70,7 @@ class Pace:
     ) -> Iterator[float | None]:
         kinds: list[Kind] = [(method,)]
         if spec is not None:
-            kinds.insert(0, (method, spec.params.get("members", 1)))
+            kinds.insert(0, (method, spec.members))
             yield self._of(stage, method, (spec.configuration,))
             yield self._before(stage, method, (spec.configuration,), self._scale(stage, method))
         for kind in kinds:
@@ -78,7 +78,7 @@ class Pace:
         if spec is not None and method == "deep_ensemble":
             single = spec.model_copy(update={"method": "single", "params": {}})
             member = self.seconds(stage, "single", single)
-            yield None if member is None else spec.params["members"] * member
+            yield None if member is None else spec.members * member
         for kind in kinds:
             yield self._before(stage, method, kind, self._scale(stage, method))
         yield self._of(stage, method, ())

@@ -26,9 +26,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.journal import ObjectJournal
 from study.place import ObjectPlace
-from study.schema import StudyError
+from study.schema import Role, StudyError
 from study.space import ENTRY_KEYS, Domain, MethodSpace, Point, Study, configuration
-from study.spec import Regularisation, Training, TrialSpec, derive_seed, digest
+from study.spec import TrialSpec, derive_seed, digest
 from study.store import Store
 
 Row = dict[str, Any]
@@ -240,19 +240,9 @@ class MethodSearch:
     def spec(self, trial: FrozenTrial) -> TrialSpec:
         """Return what the Optuna trial stands for."""
         seed = derive_seed(self.study.seed, "search", self.space.method, trial.number)
-        sections = configuration(self.space, point_of(trial, self.space))
-        return TrialSpec(
-            method=self.space.method,
-            params=sections["params"],
-            backbone=sections["backbone"],
-            dataset=self.study.dataset,
-            training=Training(**sections["training"]),
-            regulariser=Regularisation(**sections["regulariser"]),
-            role="single" if self.space.method == "single" else "candidate",
-            stage="search",
-            replicate=0,
-            seed=seed,
-        )
+        found = configuration(self.space, point_of(trial, self.space), self.study.dataset)
+        role: Role = "single" if self.space.method == "single" else "candidate"
+        return found.trial_of(role, "search", 0, seed)
 
     def enqueued(self) -> list[tuple[str, str | None, TrialSpec]]:
         """Return name, control and spec of every enqueued configuration."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import Protocol
+from typing import Any, Protocol
 
 from study import schema
 from study.pilot import pilot_jobs, seeds_for
@@ -18,7 +18,7 @@ from study.schema import StudyError
 from study.search import Ahead, Job, MethodSearch, Row, open_storage, optuna_name
 from study.selection import order, shortlist
 from study.space import Study
-from study.spec import Json, TrialSpec, derive_seed, digest
+from study.spec import TrialSpec, derive_seed, digest
 from study.store import Store
 
 Rows = dict[str, Row]
@@ -211,18 +211,18 @@ def _rescore_jobs(study: Study, finalists: list[str], rows: Rows) -> list[Job]:
 
 def declare(
     study: Study,
-    arms: list[dict[str, Json]],
-    tuning: dict[str, Json],
+    arms: list[dict[str, Any]],
+    tuning: dict[str, Any],
     seeds: tuple[int, str],
     store: Store,
-) -> dict[str, Json]:
+) -> dict[str, Any]:
     """Write down what will be judged and how, before any test prediction exists, and return it.
 
     A declaration that differs from an earlier one in the same folder is kept beside it, under
     ``revisions``: what it decides was chosen after the test set had been opened.
     """
     protocol = study.protocol.model_dump()
-    content: dict[str, Json] = {"study": study.name, "protocol": protocol, "arms": arms}
+    content: dict[str, Any] = {"study": study.name, "protocol": protocol, "arms": arms}
     if protocol["seeds"] == "auto":
         content["seeds"] = seeds[0]
     plan = content | {
@@ -245,7 +245,7 @@ def declare(
 
 def _arms(
     study: Study, searches: dict[str, MethodSearch], finalists: dict[str, list[str]], rows: Rows
-) -> list[dict[str, Json]]:
+) -> list[dict[str, Any]]:
     best = {
         method: order(_judged(study, rows, chosen), _is_candidate(study, method))
         for method, chosen in finalists.items()
@@ -312,7 +312,7 @@ def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:
     return single.model_copy(update={"method": "deep_ensemble", "params": {"members": members}})
 
 
-def _negative_arm(single: TrialSpec, control: tuple[str, TrialSpec] | None) -> dict[str, Json]:
+def _negative_arm(single: TrialSpec, control: tuple[str, TrialSpec] | None) -> dict[str, Any]:
     """Return the control that must track: as declared, trained as the tuned single is."""
     if control is None:
         return _arm(single, "negative_control", "control", "fresh single")
@@ -327,13 +327,13 @@ def _arm(
     reason: str,
     name: str | None = None,
     stratum: str | None = None,
-) -> dict[str, Json]:
+) -> dict[str, Any]:
     return {
         "configuration": spec.configuration,
         "role": role,
         "method": spec.method,
         "name": name,
-        "members": spec.params.get("members", 1),
+        "members": spec.members,
         "reason": reason,
         "stratum": stratum,
         "spec": spec.model_dump(exclude={"role", "stage", "replicate", "seed"}),
@@ -349,7 +349,7 @@ def _stratum(spec: TrialSpec, keys: tuple[str, ...]) -> str:
     return ", ".join(values)
 
 
-def confirm_jobs(study: Study, plan: dict[str, Json]) -> list[Job]:
+def confirm_jobs(study: Study, plan: dict[str, Any]) -> list[Job]:
     """Return every arm's replicates on fresh seeds, replicate by replicate, long ones first."""
     arms = sorted(plan["arms"], key=lambda arm: (arm["method"] != "deep_ensemble", -arm["members"]))
     jobs = []

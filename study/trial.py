@@ -201,7 +201,7 @@ def new_row(spec: TrialSpec, fingerprint: str, name: str | None) -> Row:
         "stage": spec.stage,
         "replicate": spec.replicate,
         "seed": spec.seed,
-        "members": spec.params.get("members", 1),
+        "members": spec.members,
         "spec": spec.to_json(),
         "status": "complete",
         "epochs": 0,
