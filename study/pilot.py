@@ -7,8 +7,8 @@ validation data; the test set stays closed. These runs are used for nothing else
 from statistics import fmean, stdev
 from typing import Any, Final
 
-from study.schema import StudyError
-from study.search import Job, Row
+from study.schema import StudyError, TrialRow
+from study.search import Job
 from study.space import Study
 from study.spec import TrialSpec, derive_seed
 
@@ -42,7 +42,7 @@ def pilot_jobs(study: Study, arms: list[dict[str, Any]]) -> list[Job]:
     return jobs
 
 
-def seeds_for(study: Study, rows: list[Row]) -> tuple[int, str]:
+def seeds_for(study: Study, rows: list[TrialRow]) -> tuple[int, str]:
     """Return the number of seeds per arm and the reason for it, in a sentence.
 
     An arm's spread is not known beforehand; the larger of the anchors' is taken for it.
@@ -85,11 +85,11 @@ def seeds_for(study: Study, rows: list[Row]) -> tuple[int, str]:
     return min(MOST, max(LEAST, needed or MOST)), f"{said} (bounded by {LEAST} and {MOST})"
 
 
-def _values(rows: list[Row], role: str, endpoint: str) -> list[float]:
+def _values(rows: list[TrialRow], role: str, endpoint: str) -> list[float]:
     """Return an anchor's losses, lower is better."""
-    own = sorted((r for r in rows if r["role"] == role), key=lambda row: row["replicate"])
+    own = sorted((r for r in rows if r.role == role), key=lambda row: row.replicate)
     sign = -1 if endpoint == "gain" else 1
-    found = [sign * r[SEEN_AS[endpoint]] for r in own if r["status"] == "complete"]
+    found = [sign * getattr(r, SEEN_AS[endpoint]) for r in own if r.status == "complete"]
     if len(found) < 2:
         raise StudyError(
             f"protocol.seeds=auto needs at least 2 complete pilot runs of {role}, but "

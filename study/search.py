@@ -26,12 +26,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.journal import ObjectJournal
 from study.place import ObjectPlace
-from study.schema import Role, StudyError
+from study.schema import Role, StudyError, TrialRow
 from study.space import ENTRY_KEYS, Domain, MethodSpace, Point, Study, configuration
 from study.spec import TrialSpec, derive_seed, digest
 from study.store import Store
 
-Row = dict[str, Any]
 OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
     "val_nll": "minimize",
     "val_shift_nll": "minimize",
@@ -181,20 +180,20 @@ class MethodSearch:
             self._propose()
         return self.queue.popleft() if self.queue else None
 
-    def tell(self, row: Row) -> None:
+    def tell(self, row: TrialRow) -> None:
         """Take the row of one of this search's trials; one that failed stays open for a retry.
 
         Optuna is told once: a trial that it knows but whose row has gone is only run again.
         """
-        values = [row[name] for name in self.objectives]
-        number = self.numbers.pop(row["trial"])
-        if number is None or row["status"] == "failed":
+        values = [getattr(row, name) for name in self.objectives]
+        number = self.numbers.pop(row.trial)
+        if number is None or row.status == "failed":
             return
-        if row.get("excess") is not None:
-            self._constrain(number, row["excess"])
-        if row["status"] == "complete" and all(v is not None and math.isfinite(v) for v in values):
+        if row.excess is not None:
+            self._constrain(number, row.excess)
+        if row.status == "complete" and all(v is not None and math.isfinite(v) for v in values):
             self.optuna.tell(number, values)
-        elif row["status"] == "pruned":
+        elif row.status == "pruned":
             self.optuna.tell(number, state=TrialState.PRUNED)
         else:
             self.optuna.tell(number, state=TrialState.FAIL)

@@ -14,16 +14,15 @@ from typing import Any, Protocol
 
 from study import schema
 from study.pilot import pilot_jobs, seeds_for
-from study.schema import StudyError
-from study.search import Ahead, Job, MethodSearch, Row, open_storage, optuna_name
+from study.schema import StudyError, TrialRow
+from study.search import Ahead, Job, MethodSearch, open_storage, optuna_name
 from study.selection import order, shortlist
 from study.space import Study
 from study.spec import TrialSpec, derive_seed, digest
 from study.store import Store
 
-Rows = dict[str, Row]
+Rows = dict[str, TrialRow]
 Together = Callable[[TrialSpec], int]
-FINAL = ("complete", "pruned", "diverged", "failed")
 
 
 class Stage(Protocol):
@@ -39,7 +38,7 @@ class Stage(Protocol):
     def next(self) -> Job | None:
         """Return a job that is yet to be run, None when there is none at the moment."""
 
-    def end(self, row: Row) -> None:
+    def end(self, row: TrialRow) -> None:
         """Take the row of a job that has ended."""
 
     def ahead(self) -> Iterator[Ahead]:
@@ -80,9 +79,9 @@ class Fixed:
         """Return the next job in order."""
         return self.queue.popleft() if self.queue else None
 
-    def end(self, row: Row) -> None:
+    def end(self, row: TrialRow) -> None:
         """Take the row of a job that has ended."""
-        self.open.discard(row["trial"])
+        self.open.discard(row.trial)
 
     def ahead(self) -> Iterator[Ahead]:
         """Yield the jobs in order."""
@@ -117,9 +116,9 @@ class Search:
                 return job
         return None
 
-    def end(self, row: Row) -> None:
+    def end(self, row: TrialRow) -> None:
         """Tell Optuna."""
-        self.owner.pop(row["trial"]).tell(row)
+        self.owner.pop(row.trial).tell(row)
 
     def ahead(self) -> Iterator[Ahead]:
         """Yield a job of each method in turn."""
@@ -175,10 +174,10 @@ def stages(
     yield Fixed("confirm", confirm_jobs(study, plan), rows, together)
 
 
-def _rows_of(method: str, rows: Rows) -> list[Row]:
+def _rows_of(method: str, rows: Rows) -> list[TrialRow]:
     """Return the method's search rows, in an order that does not depend on when they ended."""
-    found = (r for r in rows.values() if r["method"] == method and r["stage"] == "search")
-    return sorted(found, key=lambda row: row["trial"])
+    found = (r for r in rows.values() if r.method == method and r.stage == "search")
+    return sorted(found, key=lambda row: row.trial)
 
 
 def _finalists(study: Study, method: str, rows: Rows) -> list[str]:
@@ -191,9 +190,9 @@ def _is_candidate(study: Study, method: str) -> bool:
 
 def _spec_of(configuration: str, rows: Rows) -> TrialSpec:
     """Return the spec of the search trial; that of a later stage has another role."""
-    searched = (r for r in rows.values() if r["stage"] == "search")
-    row = next(r for r in searched if r["configuration"] == configuration)
-    return TrialSpec.model_validate_json(row["spec"])
+    searched = (r for r in rows.values() if r.stage == "search")
+    row = next(r for r in searched if r.configuration == configuration)
+    return TrialSpec.model_validate_json(row.spec)
 
 
 def _rescore_jobs(study: Study, finalists: list[str], rows: Rows) -> list[Job]:
@@ -260,7 +259,7 @@ def _arms(
         known = [
             (name, spec)
             for name, control, spec in search.enqueued()
-            if control is None and rows[spec.trial]["status"] != "pruned"
+            if control is None and rows[spec.trial].status != "pruned"
         ]
         labels = {spec.configuration: name for name, spec in known}
         controls = [(n, s) for n, c, s in search.enqueued() if c == "negative"]
@@ -292,8 +291,8 @@ def _arms(
     ]
 
 
-def _none_complete(method: str, rows: list[Row]) -> str:
-    reasons = Counter(f"{row['status']}: {row['reason']}" for row in rows)
+def _none_complete(method: str, rows: list[TrialRow]) -> str:
+    reasons = Counter(f"{row.status}: {row.reason}" for row in rows)
     worst = reasons.most_common(1)[0][0]
     return (
         f"{method}: none of the {len(rows)} search trials is complete (most often {worst}); "
@@ -301,11 +300,11 @@ def _none_complete(method: str, rows: list[Row]) -> str:
     )
 
 
-def _judged(study: Study, rows: Rows, finalists: list[str]) -> list[Row]:
+def _judged(study: Study, rows: Rows, finalists: list[str]) -> list[TrialRow]:
     """Return the finalists' rows on fresh search seeds: the one that chose them was a lucky one."""
     stage = "rescore" if study.budget.rescore_seeds else "search"
-    found = (r for r in rows.values() if r["stage"] == stage and r["configuration"] in finalists)
-    return sorted(found, key=lambda row: row["trial"])
+    found = (r for r in rows.values() if r.stage == stage and r.configuration in finalists)
+    return sorted(found, key=lambda row: row.trial)
 
 
 def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:

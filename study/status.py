@@ -18,7 +18,9 @@ def status(study: Study, store: Store) -> int:
     if not rows and store.read_json(store.study) is None:
         raise StudyError(f"--out {store.root}: there is no study yet; run without --status first")
     console = Console()
-    counts = Counter((r["stage"], r["role"], r["method"], r["status"]) for r in rows)
+    counts: Counter[tuple[str, str, str, str]] = Counter(
+        (r.stage, r.role, r.method, r.status) for r in rows
+    )
     table = Table(title=str(store.root), title_justify="left")
     for heading in ("stage", "role", "method", "status", "trials"):
         table.add_column(heading, justify="right" if heading == "trials" else "left")
@@ -26,8 +28,8 @@ def status(study: Study, store: Store) -> int:
         table.add_row(*key, str(count))
     console.print(table)
     for row in rows:
-        if row["status"] != "complete":
-            console.print(f"{row['trial']}: {row['status']}: {row['reason']}", highlight=False)
+        if row.status != "complete":
+            console.print(f"{row.trial}: {row.status}: {row.reason}", highlight=False)
     for trial, why in damaged.items():
         console.print(f"{trial}: damaged: {why}", highlight=False)
     console.print(_summary(study, store, counts), highlight=False)

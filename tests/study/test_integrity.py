@@ -115,6 +115,6 @@ def test_a_trial_that_was_begun_is_no_damage(run, capsys):
 def test_the_row_names_every_file(run):
     store, trials = run
     for trial in trials:
-        files = {file["name"] for file in store.row(trial)["files"]}
+        files = {file.name for file in store.row(trial).files}
         assert files == {p.name for p in store.folder(trial).glob("*.parquet")} - {ROW}
         assert pq.read_table(store.folder(trial) / "val.parquet").num_rows > 0

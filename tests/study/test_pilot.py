@@ -13,6 +13,7 @@ from study.pilot import LEAST, MOST, pilot_jobs, seeds_for
 from study.schema import TRIAL, StudyError
 from study.space import Endpoint
 from study.space_file import load_study
+from tests.study.conftest import some_row
 
 SMOKE = Path(__file__).parents[2] / "search_spaces" / "smoke.yaml"
 
@@ -25,10 +26,8 @@ def rows(single_sd, deep_sd, gap=1.0, n=40, status="complete"):
         z = z / z.std(ddof=1) * sd + mean
         for replicate, value in enumerate(z.tolist()):
             gain = 0.0 if role == "single" else gap - value
-            made.append(
-                {"role": role, "replicate": replicate, "status": status}
-                | {"val_nll": value, "val_shift_nll": value, "val_gain": gain}
-            )
+            values = {"val_nll": value, "val_shift_nll": value, "val_gain": gain}
+            made.append(some_row(role=role, replicate=replicate, status=status, **values))
     return made
 
 
