@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from study.geometry import Row, row
+from study.geometry import row
 from study.members import watched
+from study.schema import GeometryRow
 
 SHARE: Final = 0.1
 """Share of the pixels that a member's evidence is said to be."""
@@ -164,7 +165,7 @@ def _features(network: nn.Module, x: Tensor) -> Tensor:
 
 def evidence_rows(
     networks: Sequence[nn.Module], x: Tensor, generator: torch.Generator, epoch: int
-) -> list[Row]:
+) -> list[GeometryRow]:
     """Return rows of ``study.schema.GEOMETRY``: agreement in units and in pixels, and its bounds.
 
     Args:

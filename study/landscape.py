@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.batches import evenly
-from study.geometry import Row, mean_cosine, row
+from study.geometry import mean_cosine, row
 from study.heads import EquiangularHead, MemberHead
 from study.members import CHUNK, renormalise, unfold
 from study.methods import Method
+from study.schema import GeometryRow
 
 STEPS: Final = 10
 """Parts into which the line between two members is cut."""
@@ -150,7 +151,7 @@ def _penultimate(network: nn.Module, x: Tensor) -> Tensor:
 
 def network_rows(
     method: Method, networks: Sequence[nn.Module], probe: Probe, epoch: int
-) -> list[Row]:
+) -> list[GeometryRow]:
     """Return rows of ``study.schema.GEOMETRY``: barriers by pair and in the mean, and CKA."""
     if method.members < 2:
         return []

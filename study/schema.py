@@ -203,6 +203,18 @@ QUANTITIES: Final = {
 }
 """What a geometry file may hold, by ``quantity``."""
 
+
+class GeometryRow(NamedTuple):
+    """A row of :data:`GEOMETRY`."""
+
+    quantity: str
+    epoch: int | None
+    layer: str | None
+    i: int | None
+    j: int | None
+    value: float | None
+
+
 GEOMETRY: Final = pa.schema(
     [
         _field("quantity", pa.string(), "what was measured: see QUANTITIES"),

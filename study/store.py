@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from study import schema
 from study.lease import held
 from study.place import ObjectPlace, Place, each, place, replace, source
-from study.schema import File, StudyError, TrialRow
+from study.schema import File, GeometryRow, StudyError, TrialRow
 
 ROW = "trial.parquet"
 GEOMETRY = "geometry.parquet"
@@ -155,9 +155,9 @@ class Store:
             write_page_checksum=True,
         )
 
-    def write_geometry(self, trial: str, rows: list[dict[str, Any]]) -> None:
+    def write_geometry(self, trial: str, rows: list[GeometryRow]) -> None:
         """Write where the members lie; visible to readers once the row is committed."""
-        table = pa.Table.from_pylist(rows, schema=schema.GEOMETRY)
+        table = pa.Table.from_pylist([r._asdict() for r in rows], schema=schema.GEOMETRY)
         self._write(trial, GEOMETRY, table, compression="zstd", write_page_checksum=True)
 
     def _write(self, trial: str, name: str, table: pa.Table, **options: Any) -> None:

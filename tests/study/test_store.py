@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from study import schema
-from study.schema import File, StudyError, TrialRow
+from study.schema import File, GeometryRow, StudyError, TrialRow
 from study.store import ROW, Store
 from tests.study.conftest import row_of
 
@@ -48,6 +48,7 @@ def test_a_row_has_the_columns_of_the_published_schema():
         else:
             kind = type(get_args(kind)[0]) if get_origin(kind) is Literal else kind
             assert str(column.type).startswith(ARROW[kind]), column.name
+    assert list(GeometryRow._fields) == schema.GEOMETRY.names
     assert list(get_type_hints(File)) == [schema.FILE.field(i).name for i in range(2)]
 
 
