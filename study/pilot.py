@@ -5,12 +5,13 @@ validation data; the test set stays closed. These runs are used for nothing else
 """
 
 from statistics import fmean, stdev
-from typing import Any, Final
+from typing import Final
 
-from study.schema import StudyError, TrialRow
+from study.plan import Arm
+from study.schema import Role, StudyError, TrialRow
 from study.search import Job
 from study.space import Study
-from study.spec import TrialSpec, derive_seed
+from study.spec import derive_seed
 
 LEAST, MOST = 10, 60
 """Bounds of the number of seeds: fewer are fragile, more are seldom paid for."""
@@ -25,7 +26,7 @@ SEEN_AS: Final = {
 """Column of a trial's row that stands for an endpoint before the test set is opened."""
 
 
-def pilot_jobs(study: Study, arms: list[dict[str, Any]]) -> list[Job]:
+def pilot_jobs(study: Study, arms: list[Arm]) -> list[Job]:
     """Return the runs of the single model and of the Deep Ensemble of the candidates' common size.
 
     Args:
@@ -33,12 +34,15 @@ def pilot_jobs(study: Study, arms: list[dict[str, Any]]) -> list[Job]:
         arms: Those of the plan; the positive control is such a Deep Ensemble. Long runs come first.
     """
     jobs = []
-    for role, source in (("deep_ensemble", "positive_control"), ("single", "single")):
-        arm = next(arm for arm in arms if arm["role"] == source)
+    anchors: tuple[tuple[Role, Role], ...] = (
+        ("deep_ensemble", "positive_control"),
+        ("single", "single"),
+    )
+    for role, source in anchors:
+        arm = next(arm for arm in arms if arm.role == source)
         for replicate in range(study.budget.pilot_seeds):
-            seed = derive_seed(study.seed, "pilot", role, arm["configuration"], replicate)
-            own = {"role": role, "stage": "pilot", "replicate": replicate, "seed": seed}
-            jobs.append(Job(TrialSpec.model_validate({**arm["spec"], **own})))
+            seed = derive_seed(study.seed, "pilot", role, arm.configuration, replicate)
+            jobs.append(Job(arm.spec.trial_of(role, "pilot", replicate, seed)))
     return jobs
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
@@ -56,6 +56,14 @@ class Job:
     def specs(self) -> tuple[TrialSpec, ...]:
         """Every trial."""
         return (self.spec, *self.beside)
+
+
+class Enqueued(NamedTuple):
+    """A configuration that a space names itself; ``control`` is "negative" or None."""
+
+    name: str
+    control: str | None
+    spec: TrialSpec
 
 
 @dataclass(frozen=True)
@@ -243,10 +251,13 @@ class MethodSearch:
         role: Role = "single" if self.space.method == "single" else "candidate"
         return found.trial_of(role, "search", 0, seed)
 
-    def enqueued(self) -> list[tuple[str, str | None, TrialSpec]]:
-        """Return name, control and spec of every enqueued configuration."""
+    def enqueued(self) -> list[Enqueued]:
+        """Return every enqueued configuration."""
         trials = [t for t in self.optuna.get_trials(deepcopy=False) if "name" in t.user_attrs]
-        return [(t.user_attrs["name"], t.user_attrs.get("control"), self.spec(t)) for t in trials]
+        return [
+            Enqueued(t.user_attrs["name"], t.user_attrs.get("control"), self.spec(t))
+            for t in trials
+        ]
 
 
 def sampler(seed: int) -> optuna.samplers.BaseSampler:

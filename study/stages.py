@@ -8,17 +8,17 @@ on where it was.
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Protocol
 
 from study import schema
 from study.pilot import pilot_jobs, seeds_for
+from study.plan import Arm, Plan, declare
 from study.schema import StudyError, TrialRow
 from study.search import Ahead, Job, MethodSearch, open_storage, optuna_name
 from study.selection import order, shortlist
 from study.space import Study
-from study.spec import TrialSpec, derive_seed, digest
+from study.spec import TrialSpec, derive_seed
 from study.store import Store
 
 Rows = dict[str, TrialRow]
@@ -163,14 +163,14 @@ def stages(
     finalists = {method: _finalists(study, method, rows) for method in searches}
     rescore = [job for method in searches for job in _rescore_jobs(study, finalists[method], rows)]
     yield Fixed("rescore", rescore, rows, together)
-    arms = _arms(study, searches, finalists, rows)
-    seeds, why = study.protocol.seeds, "as asked for"
+    arms = choose_arms(study, list(searches.values()), finalists, rows)
+    seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
         pilot = pilot_jobs(study, arms)
         yield Fixed("pilot", pilot, rows, together)
-        seeds, why = seeds_for(study, [rows[job.spec.trial] for job in pilot])
-    tuning = {method: {"trials": search.total} for method, search in searches.items()}
-    plan = declare(study, arms, tuning, (seeds, why), store)
+        seeds, because = seeds_for(study, [rows[job.spec.trial] for job in pilot])
+    tuning = {method: search.total for method, search in searches.items()}
+    plan = declare(study, arms, tuning, seeds, because, store)
     yield Fixed("confirm", confirm_jobs(study, plan), rows, together)
 
 
@@ -201,94 +201,117 @@ def _rescore_jobs(study: Study, finalists: list[str], rows: Rows) -> list[Job]:
         spec = _spec_of(configuration, rows)
         for replicate in range(1, study.budget.rescore_seeds + 1):
             seed = derive_seed(study.seed, "rescore", configuration, replicate)
-            again = spec.model_copy(
-                update={"stage": "rescore", "replicate": replicate, "seed": seed}
-            )
-            jobs.append(Job(again))
+            jobs.append(Job(spec.trial_of(spec.role, "rescore", replicate, seed)))
     return jobs
 
 
-def declare(
-    study: Study,
-    arms: list[dict[str, Any]],
-    tuning: dict[str, Any],
-    seeds: tuple[int, str],
-    store: Store,
-) -> dict[str, Any]:
-    """Write down what will be judged and how, before any test prediction exists, and return it.
+def choose_arms(
+    study: Study, searches: list[MethodSearch], finalists: dict[str, list[str]], rows: Rows
+) -> list[Arm]:
+    """Return the arms of the plan, in its order: anchors, controls, candidates, comparisons.
 
-    A declaration that differs from an earlier one in the same folder is kept beside it, under
-    ``revisions``: what it decides was chosen after the test set had been opened.
+    Args:
+        study: Its protocol says how many of each there are.
+        searches: Of every tuned method.
+        finalists: Configurations of each method that were run again.
+        rows: Of the search, and of the runs again.
+
+    Raises:
+        StudyError: When no trial of a method is complete.
     """
-    protocol = study.protocol.model_dump()
-    content: dict[str, Any] = {"study": study.name, "protocol": protocol, "arms": arms}
-    if protocol["seeds"] == "auto":
-        content["seeds"] = seeds[0]
-    plan = content | {
-        "hash": digest(content),
-        "declared": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seeds": seeds[0],
-        "seeds_because": seeds[1],
-        "tuning": tuning,
-        "revisions": [],
-    }
-    earlier = store.read_json(store.plan)
-    if earlier is not None:
-        if earlier["hash"] == plan["hash"]:
-            return earlier  # type: ignore[no-any-return]
-        kept = {key: earlier[key] for key in ("hash", "declared", "protocol", "arms")}
-        plan["revisions"] = [*earlier["revisions"], kept]
-    store.write_json(store.plan, plan)
-    return plan
-
-
-def _arms(
-    study: Study, searches: dict[str, MethodSearch], finalists: dict[str, list[str]], rows: Rows
-) -> list[dict[str, Any]]:
-    best = {
-        method: order(_judged(study, rows, chosen), _is_candidate(study, method))
-        for method, chosen in finalists.items()
-    }
-    for method, ordered in best.items():
-        if not ordered:
-            raise StudyError(_none_complete(method, _rows_of(method, rows)))
+    best = {method: _ranked(study, method, chosen, rows) for method, chosen in finalists.items()}
     single = _spec_of(best["single"][0], rows)
-    arms, negative = [], None
-    for space in study.candidates:
-        search = searches[space.method]
-        known = [
-            (name, spec)
-            for name, control, spec in search.enqueued()
-            if control is None and rows[spec.trial].status != "pruned"
-        ]
-        labels = {spec.configuration: name for name, spec in known}
-        controls = [(n, s) for n, c, s in search.enqueued() if c == "negative"]
-        negative = negative or (controls[0] if controls else None)
-        excluded = {spec.configuration for _, spec in controls}
-        ordered = [c for c in best[space.method] if c not in excluded]
-        strata = {c: _stratum(_spec_of(c, rows), space.strata) for c in ordered}
-        for configuration in shortlist(
-            ordered, strata, list(labels), study.protocol.shortlist, study.protocol.per_stratum
-        ):
-            spec = _spec_of(configuration, rows)
-            name = labels.get(configuration)
-            reason = "enqueued" if name else "validation"
-            arms.append(_arm(spec, "candidate", reason, name, strata.get(configuration)))
-    for space in study.others:
-        if space.method not in ("single", "deep_ensemble"):
-            for configuration in best[space.method][: study.protocol.comparisons]:
-                arms.append(_arm(_spec_of(configuration, rows), "comparison", "comparison"))
-    sizes = Counter(arm["members"] for arm in arms if arm["role"] == "candidate") or Counter([4])
-    size = sizes.most_common(1)[0][0]
-    control = _negative_arm(single, negative)
-    pool = max(arm["members"] for arm in [*arms, control, {"members": size}])
-    return [
-        _arm(single, "single", "anchor", "single"),
-        _arm(_deep_ensemble(single, pool), "deep_ensemble", "anchor", "deep ensemble"),
-        _arm(_deep_ensemble(single, size), "positive_control", "control", "fresh deep ensemble"),
-        control,
-        *arms,
+    own = [search for search in searches if _is_candidate(study, search.space.method)]
+    candidates = [
+        arm for search in own for arm in _candidates(study, search, best[search.space.method], rows)
     ]
+    negative = _negative_control(single, own)
+    comparisons = _comparisons(study, best, rows)
+    # The positive control is what a candidate would be if its members were networks of their own:
+    # it has the size that most candidates have.
+    sizes = Counter(arm.members for arm in candidates) or Counter([4])
+    common = sizes.most_common(1)[0][0]
+    # Every arm is held against as many of the anchor's networks as it has members itself, so the
+    # anchor has as many as the largest.
+    most = max(common, *(arm.members for arm in (negative, *candidates, *comparisons)))
+    return [
+        Arm.of(single, "single", "anchor", "single"),
+        Arm.of(_deep_ensemble(single, most), "deep_ensemble", "anchor", "deep ensemble"),
+        Arm.of(
+            _deep_ensemble(single, common), "positive_control", "control", "fresh deep ensemble"
+        ),
+        negative,
+        *candidates,
+        *comparisons,
+    ]
+
+
+def _ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list[str]:
+    """Return the finalists from best to worst, by their runs on fresh search seeds.
+
+    The one run by which each became a finalist was a lucky one; by it the luckiest would win.
+    """
+    stage = "rescore" if study.budget.rescore_seeds else "search"
+    found = (r for r in rows.values() if r.stage == stage and r.configuration in finalists)
+    judged = sorted(found, key=lambda row: row.trial)
+    ordered = order(judged, _is_candidate(study, method))
+    if not ordered:
+        raise StudyError(_none_complete(method, _rows_of(method, rows)))
+    return ordered
+
+
+def _candidates(study: Study, search: MethodSearch, ordered: list[str], rows: Rows) -> list[Arm]:
+    """Return a method's candidates: what was enqueued by name, then the best of each stratum.
+
+    The enqueued ones are confirmed whatever their rank, since they are what is asked about. Only
+    those that exceed the method's own limit are not: they were never trained. A negative control
+    has an arm of its own and would be judged twice.
+    """
+    enqueued, protocol = search.enqueued(), study.protocol
+    controls = {e.spec.configuration for e in enqueued if e.control == "negative"}
+    names = {
+        e.spec.configuration: e.name
+        for e in enqueued
+        if e.control is None and rows[e.spec.trial].status != "pruned"
+    }
+    ordered = [configuration for configuration in ordered if configuration not in controls]
+    specs = {configuration: _spec_of(configuration, rows) for configuration in [*names, *ordered]}
+    strata = {c: _stratum(specs[c], search.space.strata) for c in ordered}
+    chosen = shortlist(ordered, strata, list(names), protocol.shortlist, protocol.per_stratum)
+    return [
+        Arm.of(
+            specs[c],
+            "candidate",
+            "enqueued" if c in names else "validation",
+            names.get(c),
+            strata.get(c),
+        )
+        for c in chosen
+    ]
+
+
+def _comparisons(study: Study, best: dict[str, list[str]], rows: Rows) -> list[Arm]:
+    """Return the best configurations of each method that is there to compare with."""
+    return [
+        Arm.of(_spec_of(configuration, rows), "comparison", "comparison")
+        for space in study.others
+        if space.method not in ("single", "deep_ensemble")
+        for configuration in best[space.method][: study.protocol.comparisons]
+    ]
+
+
+def _negative_control(single: TrialSpec, searches: list[MethodSearch]) -> Arm:
+    """Return the control that must track a single model: the first that is declared as such.
+
+    It is trained as the tuned single network is, so that nothing but its members' identity tells
+    it from that; where none is declared, it is that network on fresh seeds.
+    """
+    for search in searches:
+        for name, control, spec in search.enqueued():
+            if control == "negative":
+                own = single.model_copy(update={"method": spec.method, "params": spec.params})
+                return Arm.of(own, "negative_control", "control", name)
+    return Arm.of(single, "negative_control", "control", "fresh single")
 
 
 def _none_complete(method: str, rows: list[TrialRow]) -> str:
@@ -300,43 +323,8 @@ def _none_complete(method: str, rows: list[TrialRow]) -> str:
     )
 
 
-def _judged(study: Study, rows: Rows, finalists: list[str]) -> list[TrialRow]:
-    """Return the finalists' rows on fresh search seeds: the one that chose them was a lucky one."""
-    stage = "rescore" if study.budget.rescore_seeds else "search"
-    found = (r for r in rows.values() if r.stage == stage and r.configuration in finalists)
-    return sorted(found, key=lambda row: row.trial)
-
-
 def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:
     return single.model_copy(update={"method": "deep_ensemble", "params": {"members": members}})
-
-
-def _negative_arm(single: TrialSpec, control: tuple[str, TrialSpec] | None) -> dict[str, Any]:
-    """Return the control that must track: as declared, trained as the tuned single is."""
-    if control is None:
-        return _arm(single, "negative_control", "control", "fresh single")
-    name, spec = control
-    update = {"method": spec.method, "params": spec.params}
-    return _arm(single.model_copy(update=update), "negative_control", "control", name)
-
-
-def _arm(
-    spec: TrialSpec,
-    role: schema.Role,
-    reason: str,
-    name: str | None = None,
-    stratum: str | None = None,
-) -> dict[str, Any]:
-    return {
-        "configuration": spec.configuration,
-        "role": role,
-        "method": spec.method,
-        "name": name,
-        "members": spec.members,
-        "reason": reason,
-        "stratum": stratum,
-        "spec": spec.model_dump(exclude={"role", "stage", "replicate", "seed"}),
-    }
 
 
 def _stratum(spec: TrialSpec, keys: tuple[str, ...]) -> str:
@@ -348,19 +336,12 @@ def _stratum(spec: TrialSpec, keys: tuple[str, ...]) -> str:
     return ", ".join(values)
 
 
-def confirm_jobs(study: Study, plan: dict[str, Any]) -> list[Job]:
+def confirm_jobs(study: Study, plan: Plan) -> list[Job]:
     """Return every arm's replicates on fresh seeds, replicate by replicate, long ones first."""
-    arms = sorted(plan["arms"], key=lambda arm: (arm["method"] != "deep_ensemble", -arm["members"]))
+    arms = sorted(plan.arms, key=lambda arm: (arm.method != "deep_ensemble", -arm.members))
     jobs = []
-    for replicate in range(plan["seeds"]):
+    for replicate in range(plan.seeds):
         for arm in arms:
-            parts = ("confirm", arm["role"], arm["configuration"], replicate)
-            spec = {
-                **arm["spec"],
-                "role": arm["role"],
-                "stage": "confirm",
-                "replicate": replicate,
-                "seed": derive_seed(study.seed, *parts),
-            }
-            jobs.append(Job(TrialSpec.model_validate(spec), arm["name"]))
+            seed = derive_seed(study.seed, "confirm", arm.role, arm.configuration, replicate)
+            jobs.append(Job(arm.spec.trial_of(arm.role, "confirm", replicate, seed), arm.name))
     return jobs

@@ -5,6 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from study import plan
 from study.integrity import examine
 from study.schema import StudyError
 from study.space import Study
@@ -41,10 +42,10 @@ def _summary(study: Study, store: Store, counts: Counter[tuple[str, str, str, st
     for (stage, *_), count in counts.items():
         done[stage] += count
     searched = sum(study.budget.trials if space.search else 1 for space in study.spaces)
-    plan = store.read_json(store.plan)
-    confirm = len(plan.get("arms") or ()) * plan.get("seeds", 0) if plan else None
+    declared = plan.read(store)
+    confirm = "not declared yet" if declared is None else len(declared.arms) * declared.seeds
     return (
         f"search {done['search']}/{searched}, rescore {done['rescore']}, pilot {done['pilot']}, "
-        f"confirm {done['confirm']}/{confirm if plan else 'not declared yet'}; "
+        f"confirm {done['confirm']}/{confirm}; "
         f"report {'written' if store.report.exists() else 'not written'}"
     )

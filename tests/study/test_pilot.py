@@ -10,6 +10,7 @@ import yaml
 from analysis.power import Spread, power_all, seeds_needed
 from study import pilot
 from study.pilot import LEAST, MOST, pilot_jobs, seeds_for
+from study.plan import Arm
 from study.schema import TRIAL, StudyError
 from study.space import Endpoint
 from study.space_file import load_study
@@ -72,13 +73,9 @@ def test_failed_runs_do_not_pass_for_a_spread(study):
 
 
 def test_jobs_have_seeds_of_their_own(study, make_spec):
-    left_out = {"role", "stage", "replicate", "seed"}
     arms = [
-        {"role": role, "configuration": role, "spec": spec.model_dump(exclude=left_out)}
-        for role, spec in {
-            "single": make_spec(),
-            "positive_control": make_spec("deep_ensemble", {"members": 2}),
-        }.items()
+        Arm.of(make_spec(), "single", "anchor"),
+        Arm.of(make_spec("deep_ensemble", {"members": 2}), "positive_control", "control"),
     ]
 
     jobs = pilot_jobs(study, arms)
