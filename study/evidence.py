@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from study.geometry import row
+from study.geometry import finite
 from study.members import watched
 from study.schema import GeometryRow
 
@@ -191,7 +191,8 @@ def evidence_rows(
         "units": (sets, again, chance),
         "pixels": (of_pixels(sets), of_pixels(again), of_pixels(chance)),
     }
-    rows = [row("evidence_size", torch.cat(sets).sum(1).float().mean().item(), epoch)]
+    size = torch.cat(sets).sum(1).float().mean().item()
+    rows = [GeometryRow("evidence_size", finite(size), epoch)]
     for kind, (own, other, by_chance) in kinds.items():
         found = {
             f"evidence_{kind}": _agreement(own, own, classes),
@@ -200,7 +201,7 @@ def evidence_rows(
                 [jaccard(a, b) for a, b in zip(own, other, strict=True)]
             ).nanmean(),
         }
-        rows += [row(name, value.item(), epoch) for name, value in found.items()]
+        rows += [GeometryRow(n, finite(value.item()), epoch) for n, value in found.items()]
     return rows
 
 

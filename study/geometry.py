@@ -113,23 +113,15 @@ def weight_rows(method: Method, epoch: int) -> list[GeometryRow]:
         return []
     whole: dict[str | None, Products] = {None: reduce(Products.__add__, layers.values())}
     return [
-        row(quantity, measured(inner), epoch, layer=layer)
+        GeometryRow(quantity, finite(measured(inner)), epoch, layer)
         for layer, inner in (whole | layers).items()
         for quantity, measured in WEIGHTS.items()
     ]
 
 
-def row(
-    quantity: str,
-    value: float | None,
-    epoch: int,
-    layer: str | None = None,
-    i: int | None = None,
-    j: int | None = None,
-) -> GeometryRow:
-    """Return a row; without ``i`` and ``j`` of the mean. A value that is not finite is null."""
-    finite = value if value is not None and abs(value) < float("inf") else None
-    return GeometryRow(quantity, epoch, layer, i, j, finite)
+def finite(value: float | None) -> float | None:
+    """Return the value, None where it is not finite."""
+    return value if value is not None and abs(value) < float("inf") else None
 
 
 def when(epochs: int) -> set[int]:

@@ -34,11 +34,8 @@ def pilot_jobs(study: Study, arms: list[Arm]) -> list[Job]:
         arms: Those of the plan; the positive control is such a Deep Ensemble. Long runs come first.
     """
     jobs = []
-    anchors: tuple[tuple[Role, Role], ...] = (
-        ("deep_ensemble", "positive_control"),
-        ("single", "single"),
-    )
-    for role, source in anchors:
+    sources: dict[Role, Role] = {"deep_ensemble": "positive_control", "single": "single"}
+    for role, source in sources.items():
         arm = next(arm for arm in arms if arm.role == source)
         for replicate in range(study.budget.pilot_seeds):
             seed = derive_seed(study.seed, "pilot", role, arm.configuration, replicate)

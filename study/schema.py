@@ -87,11 +87,7 @@ TRIAL: Final = pa.schema(
         _field("status", pa.string(), "complete, pruned, diverged or failed"),
         _field("reason", pa.string(), "why it is not complete", True),
         _field("epochs", pa.int32(), "epochs done"),
-        _field(
-            "seconds",
-            pa.float64(),
-            "wall time, s, with a share of a stack's training",
-        ),
+        _field("seconds", pa.float64(), "wall time, s, with a share of a stack's training"),
         _field(
             "train_seconds", pa.float64(), "wall time of training alone, s; in a stack, its share"
         ),
@@ -208,11 +204,11 @@ class GeometryRow(NamedTuple):
     """A row of :data:`GEOMETRY`."""
 
     quantity: str
-    epoch: int | None
-    layer: str | None
-    i: int | None
-    j: int | None
     value: float | None
+    epoch: int | None
+    layer: str | None = None
+    i: int | None = None
+    j: int | None = None
 
 
 GEOMETRY: Final = pa.schema(

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
@@ -56,14 +56,6 @@ class Job:
     def specs(self) -> tuple[TrialSpec, ...]:
         """Every trial."""
         return (self.spec, *self.beside)
-
-
-class Enqueued(NamedTuple):
-    """A configuration that a space names itself; ``control`` is "negative" or None."""
-
-    name: str
-    control: str | None
-    spec: TrialSpec
 
 
 @dataclass(frozen=True)
@@ -251,13 +243,11 @@ class MethodSearch:
         role: Role = "single" if self.space.method == "single" else "candidate"
         return found.trial_of(role, "search", 0, seed)
 
-    def enqueued(self) -> list[Enqueued]:
-        """Return every enqueued configuration."""
+    def enqueued(self, control: str | None = None) -> list[Job]:
+        """Return the enqueued configurations by name: those of a kind of control, or all others."""
         trials = [t for t in self.optuna.get_trials(deepcopy=False) if "name" in t.user_attrs]
-        return [
-            Enqueued(t.user_attrs["name"], t.user_attrs.get("control"), self.spec(t))
-            for t in trials
-        ]
+        own = (t for t in trials if t.user_attrs.get("control") == control)
+        return [Job(self.spec(t), t.user_attrs["name"]) for t in own]
 
 
 def sampler(seed: int) -> optuna.samplers.BaseSampler:

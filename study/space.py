@@ -255,10 +255,7 @@ def configuration(
 ) -> Configuration:
     """Return the complete, checked configuration at ``point`` of ``space``.
 
-    Args:
-        space: The method's.
-        point: Values of what is searched.
-        dataset: The study's; left out where it is the values alone that matter.
+    The study's ``dataset`` may be left out where nothing is run.
 
     Raises:
         StudyError: When the values do not go together.
@@ -270,12 +267,8 @@ def configuration(
     backbone = sections["backbone"].setdefault("name", "mlp")
     regularisers.find(sections["regulariser"].get("name", "none"))
     where = f"{space.file} at {canonical(point)}"
-    own = models(space.method, backbone)
-    return Configuration(
-        method=space.method,
-        params=checked(own["params"], sections["params"], where, "params").model_dump(),
-        backbone=checked(own["backbone"], sections["backbone"], where, "backbone").model_dump(),
-        dataset=dataset or {},
-        training=checked(Training, sections["training"], where, "training"),
-        regulariser=checked(Regularisation, sections["regulariser"], where, "regulariser"),
-    )
+    own: dict[str, Any] = {
+        section: checked(model, sections[section], where, section).model_dump()
+        for section, model in models(space.method, backbone).items()
+    }
+    return Configuration(method=space.method, dataset=dataset or {}, **own)

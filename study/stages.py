@@ -9,11 +9,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import zip_longest
-from typing import Protocol
 
 from study import schema
 from study.pilot import pilot_jobs, seeds_for
-from study.plan import Arm, Plan, declare
+from study.plan import Arm, Plan, Reason, declare
 from study.schema import StudyError, TrialRow
 from study.search import Ahead, Job, MethodSearch, open_storage, optuna_name
 from study.selection import order, shortlist
@@ -23,26 +22,6 @@ from study.store import Store
 
 Rows = dict[str, TrialRow]
 Together = Callable[[TrialSpec], int]
-
-
-class Stage(Protocol):
-    """Jobs that may run side by side, of one trial or several each."""
-
-    name: schema.Stage
-    total: int
-
-    @property
-    def remaining(self) -> int:
-        """How many trials have not ended."""
-
-    def next(self) -> Job | None:
-        """Return a job that is yet to be run, None when there is none at the moment."""
-
-    def end(self, row: TrialRow) -> None:
-        """Take the row of a job that has ended."""
-
-    def ahead(self) -> Iterator[Ahead]:
-        """Yield what is yet to be handed out, in about this order."""
 
 
 def one_by_one(spec: TrialSpec) -> int:
@@ -124,6 +103,9 @@ class Search:
         """Yield a job of each method in turn."""
         for turn in zip_longest(*(search.ahead() for search in self.searches)):
             yield from (ahead for ahead in turn if ahead is not None)
+
+
+Stage = Search | Fixed
 
 
 def _joined(jobs: list[Job], together: Together) -> list[Job]:
@@ -255,9 +237,13 @@ def _ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list
     found = (r for r in rows.values() if r.stage == stage and r.configuration in finalists)
     judged = sorted(found, key=lambda row: row.trial)
     ordered = order(judged, _is_candidate(study, method))
-    if not ordered:
-        raise StudyError(_none_complete(method, _rows_of(method, rows)))
-    return ordered
+    if ordered:
+        return ordered
+    reasons = Counter(f"{row.status}: {row.reason}" for row in _rows_of(method, rows))
+    raise StudyError(
+        f"{method}: none of the {reasons.total()} search trials is complete (most often "
+        f"{reasons.most_common(1)[0][0]}); mend the method or its space and choose another --out"
+    )
 
 
 def _candidates(study: Study, search: MethodSearch, ordered: list[str], rows: Rows) -> list[Arm]:
@@ -267,27 +253,18 @@ def _candidates(study: Study, search: MethodSearch, ordered: list[str], rows: Ro
     those that exceed the method's own limit are not: they were never trained. A negative control
     has an arm of its own and would be judged twice.
     """
-    enqueued, protocol = search.enqueued(), study.protocol
-    controls = {e.spec.configuration for e in enqueued if e.control == "negative"}
-    names = {
-        e.spec.configuration: e.name
-        for e in enqueued
-        if e.control is None and rows[e.spec.trial].status != "pruned"
-    }
+    protocol = study.protocol
+    trained = (job for job in search.enqueued() if rows[job.spec.trial].status != "pruned")
+    names = {job.spec.configuration: job.name for job in trained}
+    controls = {job.spec.configuration for job in search.enqueued("negative")}
     ordered = [configuration for configuration in ordered if configuration not in controls]
     specs = {configuration: _spec_of(configuration, rows) for configuration in [*names, *ordered]}
     strata = {c: _stratum(specs[c], search.space.strata) for c in ordered}
-    chosen = shortlist(ordered, strata, list(names), protocol.shortlist, protocol.per_stratum)
-    return [
-        Arm.of(
-            specs[c],
-            "candidate",
-            "enqueued" if c in names else "validation",
-            names.get(c),
-            strata.get(c),
-        )
-        for c in chosen
-    ]
+    arms = []
+    for c in shortlist(ordered, strata, list(names), protocol.shortlist, protocol.per_stratum):
+        reason: Reason = "enqueued" if c in names else "validation"
+        arms.append(Arm.of(specs[c], "candidate", reason, names.get(c), strata.get(c)))
+    return arms
 
 
 def _comparisons(study: Study, best: dict[str, list[str]], rows: Rows) -> list[Arm]:
@@ -306,21 +283,11 @@ def _negative_control(single: TrialSpec, searches: list[MethodSearch]) -> Arm:
     It is trained as the tuned single network is, so that nothing but its members' identity tells
     it from that; where none is declared, it is that network on fresh seeds.
     """
-    for search in searches:
-        for name, control, spec in search.enqueued():
-            if control == "negative":
-                own = single.model_copy(update={"method": spec.method, "params": spec.params})
-                return Arm.of(own, "negative_control", "control", name)
-    return Arm.of(single, "negative_control", "control", "fresh single")
-
-
-def _none_complete(method: str, rows: list[TrialRow]) -> str:
-    reasons = Counter(f"{row.status}: {row.reason}" for row in rows)
-    worst = reasons.most_common(1)[0][0]
-    return (
-        f"{method}: none of the {len(rows)} search trials is complete (most often {worst}); "
-        "mend the method or its space and choose another --out"
-    )
+    declared = [job for search in searches for job in search.enqueued("negative")]
+    control = declared[0] if declared else Job(single, "fresh single")
+    update = {"method": control.spec.method, "params": control.spec.params}
+    own = single.model_copy(update=update)
+    return Arm.of(own, "negative_control", "control", control.name)
 
 
 def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:
@@ -328,12 +295,8 @@ def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:
 
 
 def _stratum(spec: TrialSpec, keys: tuple[str, ...]) -> str:
-    flat = spec.model_dump()
-    values = []
-    for key in keys:
-        section, _, name = key.partition(".")
-        values.append(f"{name}={flat[section][name]}")
-    return ", ".join(values)
+    flat, parts = spec.model_dump(), (key.partition(".") for key in keys)
+    return ", ".join(f"{name}={flat[section][name]}" for section, _, name in parts)
 
 
 def confirm_jobs(study: Study, plan: Plan) -> list[Job]:

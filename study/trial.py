@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -39,16 +39,7 @@ DEFAULT = Execution()
 
 @dataclass(frozen=True)
 class Setup:
-    """What the trials of one call have in common.
-
-    Attributes:
-        splits: The data, on the device.
-        fingerprint: Of the data.
-        name: The configuration's name for readers.
-        store: Where predictions and rows go.
-        execution: How to train and to store.
-        on_epoch: Called with the number of epochs done (of each separately trained part).
-    """
+    """What the trials of one call have in common: see :func:`run_trials`."""
 
     splits: Splits
     fingerprint: str
@@ -247,12 +238,8 @@ def new_row(spec: TrialSpec, fingerprint: str, name: str | None, outcome: Outcom
 
 def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
     """Build the spec's method around its backbone, initialised from the spec's seed."""
-    return methods.build(
-        spec.method,
-        spec.params,
-        lambda: backbones.build(spec.backbone, shape, classes),
-        spec.seed,
-    )
+    network = partial(backbones.build, spec.backbone, shape, classes)
+    return methods.build(spec.method, spec.params, network, spec.seed)
 
 
 def replicates_as_one(

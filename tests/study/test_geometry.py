@@ -11,9 +11,9 @@ from study.geometry import (
     POINTS,
     WEIGHTS,
     Trajectory,
+    finite,
     mean_cosine,
     products,
-    row,
     sign_disagreement,
     spread,
     weight_cosine,
@@ -109,7 +109,7 @@ def test_what_is_not_defined_is_not_there():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_a_value_that_is_not_finite_is_null(value):
-    assert row("barrier", value, 1, i=0, j=1).value is None
+    assert finite(value) is None
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(1, {0, 1}), (2, {0, 1, 2})])

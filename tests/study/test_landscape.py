@@ -211,7 +211,7 @@ def test_dead_features_have_no_cka(probe):
     method = be(mlp, init="ones", bias="shared")
     method.network[1].weight.data.zero_()
     rows = network_rows(method, member_networks(method), probe, 1)
-    assert rows[-1] == GeometryRow("cka", 1, layer=None, i=None, j=None, value=None)
+    assert rows[-1] == GeometryRow("cka", None, 1)
 
 
 @pytest.mark.parametrize(("total", "most"), [(5, 9), (100, 10), (1001, 1000), (1, 4)])
