@@ -91,7 +91,7 @@ def flops(
     return Flops(round(train), round(infer))
 
 
-def _once_and_each(run: Callable[[int], Any], examples: int) -> tuple[float, float]:
+def _once_and_each(run: Callable[[int], object], examples: int) -> tuple[float, float]:
     """Return the FLOPs of a batch of no example, and those of each example more."""
     found = []
     for count in (examples, 2 * examples):

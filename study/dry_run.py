@@ -243,13 +243,13 @@ def _recording(model: Strict, section: str, read: set[str]) -> Strict:
     """Return a copy of ``model`` that notes in ``read`` which fields are used."""
     kind = type(model)
 
-    class Recording(kind):  # type: ignore[misc, valid-type]
-        def __getattribute__(self, name: str) -> Any:
-            if name in kind.model_fields:
-                read.add(f"{section}.{name}")
-            return super().__getattribute__(name)
+    def noting(self: Strict, name: str) -> Any:
+        if name in kind.model_fields:
+            read.add(f"{section}.{name}")
+        return kind.__getattribute__(self, name)
 
-    return Recording.model_construct(**dict(model))
+    recording: type[Strict] = type(kind.__name__, (kind,), {"__getattribute__": noting})
+    return recording.model_construct(**dict(model))
 
 
 def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:

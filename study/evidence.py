@@ -14,6 +14,7 @@ upsamples maps of channels: gradients exist for every backbone.
 """
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Final
 
@@ -82,21 +83,21 @@ def side_by_side(
     found: dict[int, Masks] = {}
     asking: dict[int, Masks] = {}
 
-    def go_on(number: int, answer: Masks | None) -> None:
+    def go_on(number: int, search: Callable[[], Masks]) -> None:
         try:
-            asking[number] = searches[number].send(answer)  # type: ignore[arg-type]
+            asking[number] = search()
         except StopIteration as end:
             found[number] = end.value
 
-    for number in range(len(searches)):
-        go_on(number, None)
+    for number, search in enumerate(searches):
+        go_on(number, partial(next, search))
     while asking:
         sizes = [len(masks) for masks in asking.values()]
         owners = np.array(list(asking)).repeat(sizes)
         answers = suffice(np.concatenate(list(asking.values())), owners)
         for number, own in zip(list(asking), np.split(answers, np.cumsum(sizes)[:-1]), strict=True):
             del asking[number]
-            go_on(number, own)
+            go_on(number, partial(searches[number].send, own))
     return np.stack([found[number] for number in range(len(searches))])
 
 

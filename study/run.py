@@ -9,11 +9,14 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from study.runtime import Runtime, is_dashboard
 from study.schema import StudyError, TrialRow
 from study.store import Store
+
+if TYPE_CHECKING:
+    from study.space import Study
 
 DATA_ROOT = "STUDY_DATA_ROOT"
 
@@ -124,7 +127,7 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
 
 
 def run(
-    study: Any,
+    study: "Study",
     store: Store,
     root: Path | None,
     *,
@@ -162,7 +165,7 @@ def run(
         return judge(store)
 
 
-def check_same_study(study: Any, store: Store) -> None:
+def check_same_study(study: "Study", store: Store) -> None:
     """Refuse a run folder of another study; more trials or seeds are no difference."""
     earlier = store.read_json(store.study)
     if earlier is None:

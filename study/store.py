@@ -224,11 +224,11 @@ class Store:
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def write_json(self, path: Place, value: Any) -> None:
+    def write_json(self, path: Place, value: object) -> None:
         """Replace the JSON file at ``path`` in one step."""
         replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
-    def read_json(self, path: Place) -> Any:
+    def read_json(self, path: Place) -> dict[str, Any] | None:
         """Return the content of a JSON file, None when there is no such file."""
         try:
             value = json.loads(path.read_text())

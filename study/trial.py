@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,11 +80,6 @@ class Attempt:
 
 IN_TURN: Final = Attempt(most=1, one_by_one=True)
 IN_HALVES: Final = Attempt(most=1, one_by_one=True, pieces=2)
-
-
-def run_trial(spec: TrialSpec, dataset: Dataset, store: Store, **options: Any) -> TrialRow:
-    """Run one trial and commit it: see :func:`run_trials`."""
-    return run_trials([spec], dataset, store, **options)[0]
 
 
 def run_trials(

@@ -19,7 +19,6 @@ from study.trial import (
     log_ensemble,
     nll,
     objectives,
-    run_trial,
     run_trials,
     weight_cosine,
 )
@@ -35,7 +34,7 @@ def store(tmp_path):
 
 
 def run(spec, data, store, **options):
-    return run_trial(spec, data, store, fingerprint=data.fingerprint, **options)
+    return run_trials([spec], data, store, fingerprint=data.fingerprint, **options)[0]
 
 
 def test_a_confirm_trial_leaves_test_shift_and_ood(make_spec, data, store):
@@ -234,7 +233,7 @@ def test_replicates_together_are_what_they_are_alone(make_spec, data, store, tmp
     alone = Store(tmp_path / "alone")
     for spec, row in zip(specs, rows, strict=True):
         assert row.stack == tuple(s.trial for s in specs)
-        expected = run_trial(spec, data, alone, **options)
+        (expected,) = run_trials([spec], data, alone, **options)
         assert expected.stack is None
         for key in ("val_nll", "val_shift_nll", "val_gain", "cosine", "cosine_init"):
             assert getattr(row, key) == pytest.approx(getattr(expected, key), rel=1e-3)
