@@ -38,7 +38,7 @@ def pilot_jobs(study: Study, arms: list[Arm]) -> list[Job]:
     for role, source in sources.items():
         arm = next(arm for arm in arms if arm.role == source)
         for replicate in range(study.budget.pilot_seeds):
-            seed = derive_seed(study.seed, "pilot", role, arm.configuration, replicate)
+            seed = derive_seed(study.seed, "pilot", role, arm.spec.configuration, replicate)
             jobs.append(Job(arm.spec.trial_of(role, "pilot", replicate, seed)))
     return jobs
 

@@ -14,38 +14,27 @@ from study.store import Store
 Reason = Literal["anchor", "control", "enqueued", "validation", "comparison"]
 
 
-class Arm(Strict):
+class Arm(Strict, extra="ignore"):
     """Replicates of one configuration in one role, and why they are judged."""
 
-    configuration: str
-    role: Role
-    method: str
-    name: str | None
-    members: int
-    reason: Reason
-    stratum: str | None
     spec: Configuration
+    role: Role
+    reason: Reason
+    name: str | None = None
+    stratum: str | None = None
 
-    @classmethod
-    def of(
-        cls,
-        spec: Configuration,
-        role: Role,
-        reason: Reason,
-        name: str | None = None,
-        stratum: str | None = None,
-    ) -> "Arm":
-        """Return the arm of a configuration."""
-        return cls(
-            configuration=spec.configuration,
-            role=role,
-            method=spec.method,
-            name=name,
-            members=spec.members,
-            reason=reason,
-            stratum=stratum,
-            spec=spec.alone(),
-        )
+    def to_json(self) -> dict[str, Any]:
+        """Return the arm with what follows from its configuration, for whoever judges."""
+        return {
+            "configuration": self.spec.configuration,
+            "role": self.role,
+            "method": self.spec.method,
+            "name": self.name,
+            "members": self.spec.members,
+            "reason": self.reason,
+            "stratum": self.stratum,
+            "spec": self.spec.model_dump(),
+        }
 
 
 class Revision(Strict, extra="ignore"):
@@ -85,8 +74,9 @@ class Plan(Strict, extra="ignore"):
     @property
     def content(self) -> dict[str, Any]:
         """What is declared; a number of seeds that was asked for is in the protocol already."""
-        found = self.model_dump(include={"study", "protocol", "arms"})
-        return found | {"seeds": self.seeds} if self.protocol.seeds == "auto" else found
+        arms = [arm.to_json() for arm in self.arms]
+        seeds = {"seeds": self.seeds} if self.protocol.seeds == "auto" else {}
+        return {"study": self.study, "protocol": self.protocol.model_dump(), "arms": arms} | seeds
 
     @property
     def hash(self) -> str:

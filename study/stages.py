@@ -17,7 +17,7 @@ from study.schema import StudyError, TrialRow
 from study.search import Ahead, Job, MethodSearch, open_storage, optuna_name
 from study.selection import order, shortlist
 from study.space import Study
-from study.spec import TrialSpec, derive_seed
+from study.spec import Configuration, TrialSpec, derive_seed
 from study.store import Store
 
 Rows = dict[str, TrialRow]
@@ -202,7 +202,7 @@ def choose_arms(
         StudyError: When no trial of a method is complete.
     """
     best = {method: _ranked(study, method, chosen, rows) for method, chosen in finalists.items()}
-    single = _spec_of(best["single"][0], rows)
+    single = _spec_of(best["single"][0], rows).alone()
     own = [search for search in searches if _is_candidate(study, search.space.method)]
     candidates = [
         arm for search in own for arm in _candidates(study, search, best[search.space.method], rows)
@@ -211,17 +211,16 @@ def choose_arms(
     comparisons = _comparisons(study, best, rows)
     # The positive control is what a candidate would be if its members were networks of their own:
     # it has the size that most candidates have.
-    sizes = Counter(arm.members for arm in candidates) or Counter([4])
+    sizes = Counter(arm.spec.members for arm in candidates) or Counter([4])
     common = sizes.most_common(1)[0][0]
     # Every arm is held against as many of the anchor's networks as it has members itself, so the
     # anchor has as many as the largest.
-    most = max(common, *(arm.members for arm in (negative, *candidates, *comparisons)))
+    most = max(common, *(arm.spec.members for arm in (negative, *candidates, *comparisons)))
+    deep, fresh = _deep_ensemble(single, most), _deep_ensemble(single, common)
     return [
-        Arm.of(single, "single", "anchor", "single"),
-        Arm.of(_deep_ensemble(single, most), "deep_ensemble", "anchor", "deep ensemble"),
-        Arm.of(
-            _deep_ensemble(single, common), "positive_control", "control", "fresh deep ensemble"
-        ),
+        Arm(spec=single, role="single", reason="anchor", name="single"),
+        Arm(spec=deep, role="deep_ensemble", reason="anchor", name="deep ensemble"),
+        Arm(spec=fresh, role="positive_control", reason="control", name="fresh deep ensemble"),
         negative,
         *candidates,
         *comparisons,
@@ -258,53 +257,57 @@ def _candidates(study: Study, search: MethodSearch, ordered: list[str], rows: Ro
     names = {job.spec.configuration: job.name for job in trained}
     controls = {job.spec.configuration for job in search.enqueued("negative")}
     ordered = [configuration for configuration in ordered if configuration not in controls]
-    specs = {configuration: _spec_of(configuration, rows) for configuration in [*names, *ordered]}
+    specs = {chosen: _spec_of(chosen, rows).alone() for chosen in [*names, *ordered]}
     strata = {c: _stratum(specs[c], search.space.strata) for c in ordered}
     arms = []
     for c in shortlist(ordered, strata, list(names), protocol.shortlist, protocol.per_stratum):
         reason: Reason = "enqueued" if c in names else "validation"
-        arms.append(Arm.of(specs[c], "candidate", reason, names.get(c), strata.get(c)))
+        said = {"name": names.get(c), "stratum": strata.get(c)}
+        arms.append(Arm(spec=specs[c], role="candidate", reason=reason, **said))
     return arms
 
 
 def _comparisons(study: Study, best: dict[str, list[str]], rows: Rows) -> list[Arm]:
     """Return the best configurations of each method that is there to compare with."""
     return [
-        Arm.of(_spec_of(configuration, rows), "comparison", "comparison")
+        Arm(spec=_spec_of(chosen, rows).alone(), role="comparison", reason="comparison")
         for space in study.others
         if space.method not in ("single", "deep_ensemble")
-        for configuration in best[space.method][: study.protocol.comparisons]
+        for chosen in best[space.method][: study.protocol.comparisons]
     ]
 
 
-def _negative_control(single: TrialSpec, searches: list[MethodSearch]) -> Arm:
+def _negative_control(single: Configuration, searches: list[MethodSearch]) -> Arm:
     """Return the control that must track a single model: the first that is declared as such.
 
     It is trained as the tuned single network is, so that nothing but its members' identity tells
     it from that; where none is declared, it is that network on fresh seeds.
     """
     declared = [job for search in searches for job in search.enqueued("negative")]
-    control = declared[0] if declared else Job(single, "fresh single")
-    update = {"method": control.spec.method, "params": control.spec.params}
-    own = single.model_copy(update=update)
-    return Arm.of(own, "negative_control", "control", control.name)
+    if not declared:
+        return Arm(spec=single, role="negative_control", reason="control", name="fresh single")
+    spec, name = declared[0].spec, declared[0].name
+    own = single.model_copy(update={"method": spec.method, "params": spec.params})
+    return Arm(spec=own, role="negative_control", reason="control", name=name)
 
 
-def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:
+def _deep_ensemble(single: Configuration, members: int) -> Configuration:
     return single.model_copy(update={"method": "deep_ensemble", "params": {"members": members}})
 
 
-def _stratum(spec: TrialSpec, keys: tuple[str, ...]) -> str:
+def _stratum(spec: Configuration, keys: tuple[str, ...]) -> str:
     flat, parts = spec.model_dump(), (key.partition(".") for key in keys)
     return ", ".join(f"{name}={flat[section][name]}" for section, _, name in parts)
 
 
 def confirm_jobs(study: Study, plan: Plan) -> list[Job]:
     """Return every arm's replicates on fresh seeds, replicate by replicate, long ones first."""
-    arms = sorted(plan.arms, key=lambda arm: (arm.method != "deep_ensemble", -arm.members))
+    arms = sorted(
+        plan.arms, key=lambda arm: (arm.spec.method != "deep_ensemble", -arm.spec.members)
+    )
     jobs = []
     for replicate in range(plan.seeds):
         for arm in arms:
-            seed = derive_seed(study.seed, "confirm", arm.role, arm.configuration, replicate)
+            seed = derive_seed(study.seed, "confirm", arm.role, arm.spec.configuration, replicate)
             jobs.append(Job(arm.spec.trial_of(arm.role, "confirm", replicate, seed), arm.name))
     return jobs

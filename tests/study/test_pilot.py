@@ -74,8 +74,12 @@ def test_failed_runs_do_not_pass_for_a_spread(study):
 
 def test_jobs_have_seeds_of_their_own(study, make_spec):
     arms = [
-        Arm.of(make_spec(), "single", "anchor"),
-        Arm.of(make_spec("deep_ensemble", {"members": 2}), "positive_control", "control"),
+        Arm(spec=make_spec().alone(), role="single", reason="anchor"),
+        Arm(
+            spec=make_spec("deep_ensemble", {"members": 2}).alone(),
+            role="positive_control",
+            reason="control",
+        ),
     ]
 
     jobs = pilot_jobs(study, arms)

@@ -20,8 +20,13 @@ def store(tmp_path):
 @pytest.fixture
 def arms(make_spec):
     return [
-        Arm.of(make_spec(), "single", "anchor", "single"),
-        Arm.of(make_spec("batch_ensemble", {"members": 3}), "candidate", "validation", None, "x=1"),
+        Arm(spec=make_spec().alone(), role="single", reason="anchor", name="single"),
+        Arm(
+            spec=make_spec("batch_ensemble", {"members": 3}).alone(),
+            role="candidate",
+            reason="validation",
+            stratum="x=1",
+        ),
     ]
 
 
@@ -30,9 +35,11 @@ def declared(study, arms, store, seeds=5):
 
 
 def test_an_arm_says_what_is_trained_and_nothing_of_a_trial(arms, make_spec):
-    assert (arms[1].members, arms[1].method) == (3, "batch_ensemble")
-    assert arms[1].configuration == make_spec("batch_ensemble", {"members": 3}).configuration
-    assert set(arms[1].spec.model_dump()) == set(make_spec().model_dump()) - {
+    spec = make_spec("batch_ensemble", {"members": 3})
+    content = arms[1].to_json()
+    assert (content["members"], content["method"]) == (3, "batch_ensemble")
+    assert content["configuration"] == spec.configuration
+    assert set(content["spec"]) == set(make_spec().model_dump()) - {
         "role", "stage", "replicate", "seed",
     }  # fmt: skip
 
