@@ -33,7 +33,8 @@ from study.handover import AgendaSearcher, OldestWithoutWorker
 from study.integrity import examine
 from study.nodes import Nodes
 from study.progress import Progress
-from study.search import OBJECTIVES, Job, MethodSearch, Row
+from study.schema import Outcome, TrialRow
+from study.search import OBJECTIVES, Job, MethodSearch
 from study.space import Study
 from study.space_file import load_study
 from study.spec import TrialSpec
@@ -66,10 +67,11 @@ def at_random(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed % 2**32)
 
 
-def result(spec: TrialSpec, rng: random.Random) -> Row:
+def result(spec: TrialSpec, rng: random.Random) -> TrialRow:
     """Return a made-up row."""
     values = {name: rng.random() for name in OBJECTIVES}
-    return new_row(spec, "data", None) | values | {"seconds": 1.0, "train_seconds": 0.9}
+    outcome = Outcome(members=spec.members, seconds=1.0, train_seconds=0.9, **values)
+    return new_row(spec, "data", None, outcome)
 
 
 def asked(study: Study, method: str, trials: int) -> optuna.Study:
@@ -103,9 +105,9 @@ class Kept(Store):
     def __init__(self, root: str) -> None:
         super().__init__(root)
         self.create()
-        self.kept: dict[str, Row] = {}
+        self.kept: dict[str, TrialRow] = {}
 
-    def row(self, trial: str) -> Row | None:
+    def row(self, trial: str) -> TrialRow | None:
         """Return the row that was put there."""
         return self.kept.get(trial)
 
@@ -182,7 +184,7 @@ def folder(size: int, options: argparse.Namespace) -> Cells:
                 own = spec.spec.model_copy(update={"seed": seed})
                 store.folder(own.trial).mkdir()
                 (store.folder(own.trial) / "val.parquet").write_bytes(content)
-                store.commit(own.trial, result(own, rng))
+                store.commit(result(own, rng))
 
         return {
             "commit, wall ms": 1e3 * took(commit, size, wall=True),

@@ -69,10 +69,10 @@ def run(varied: str, size: int, folder: Path) -> Point:
     command = ["-m", "study.run", "--space", str(space), "--out", str(out), "--set", concurrency]
     subprocess.run([sys.executable, *command], check=True, capture_output=True)
     rows = list(Store(out).rows().values())
-    seconds = [row["seconds"] for row in rows]
-    began = min(row["finished"].timestamp() - row["seconds"] for row in rows)
-    ended = max(row["finished"].timestamp() for row in rows)
-    training = sum(row["train_seconds"] for row in rows)
+    seconds = [row.seconds for row in rows]
+    began = min(row.finished.timestamp() - row.seconds for row in rows)
+    ended = max(row.finished.timestamp() for row in rows)
+    training = sum(row.train_seconds for row in rows)
     return Point(varied, size, len(rows), ended - began, sum(seconds), training)
 
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from study.disk import refuse_full
 from study.progress import Progress
-from study.schema import StudyError
-from study.search import Job, Row
+from study.schema import Outcome, StudyError, TrialRow
+from study.search import Job
 from study.space import Study
 from study.spec import TrialSpec
 from study.stages import Rows, Stage, Together, one_by_one, stages
@@ -47,7 +47,7 @@ class Agenda:
         self.concurrency = study.resources.concurrency
         self.most_failed = study.resources.failed_share
         self.deaths: Counter[tuple[str, bool]] = Counter()
-        self.reasons: Counter[str] = Counter()
+        self.reasons: Counter[str | None] = Counter()
         self.ended = 0
         self.again: deque[Job] = deque()
         progress.know(rows.values())
@@ -107,19 +107,20 @@ class Agenda:
         if self.waiting is None and not self.stage.remaining:
             self._advance()
 
-    def _failed(self, spec: TrialSpec, name: str | None, reason: str) -> Row:
-        row = new_row(spec, self.fingerprint, name) | {"status": "failed", "reason": reason}
-        self.store.commit(spec.trial, row)
+    def _failed(self, spec: TrialSpec, name: str | None, reason: str) -> TrialRow:
+        outcome = Outcome(members=spec.members, status="failed", reason=reason)
+        row = new_row(spec, self.fingerprint, name, outcome)
+        self.store.commit(row)
         return row
 
-    def _end(self, row: Row) -> None:
-        self.rows[row["trial"]] = row
+    def _end(self, row: TrialRow) -> None:
+        self.rows[row.trial] = row
         assert self.stage is not None
         self.stage.end(row)
         self.progress.ended(row)
         self.ended += 1
-        if row["status"] == "failed":
-            self.reasons[row["reason"]] += 1
+        if row.status == "failed":
+            self.reasons[row.reason] += 1
         failed = self.reasons.total()
         if self.ended >= FEW and failed > self.most_failed * self.ended:
             raise StudyError(

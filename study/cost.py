@@ -3,13 +3,28 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from study.fast_weights import BATCH
 from study.methods import Method
+
+
+class Flops(NamedTuple):
+    """Floating-point operations per example, of all members; named as the columns of a row."""
+
+    train_flops: int
+    infer_flops: int
+
+
+class Size(NamedTuple):
+    """What a trained method takes; named as the columns of a row."""
+
+    parameters: int
+    trainable: int
+    stored_bytes: int
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -44,7 +59,7 @@ def counter() -> FlopCounterMode:
 
 def flops(
     method: Method, shape: tuple[int, int, int], device: torch.device, batch_size: int
-) -> dict[str, int]:
+) -> Flops:
     """Count the FLOPs of matrix products and convolutions per example.
 
     What a batch costs however many examples it has, as composing the members' weights, is shared by
@@ -73,10 +88,10 @@ def flops(
     method.eval()
     with torch.no_grad():
         _, infer = _once_and_each(lambda n: method(torch.zeros(n, *shape, device=device)), 2)
-    return {"infer_flops": round(infer), "train_flops": round(train)}
+    return Flops(round(train), round(infer))
 
 
-def _once_and_each(run: Callable[[int], Any], examples: int) -> tuple[float, float]:
+def _once_and_each(run: Callable[[int], object], examples: int) -> tuple[float, float]:
     """Return the FLOPs of a batch of no example, and those of each example more."""
     found = []
     for count in (examples, 2 * examples):
@@ -87,11 +102,11 @@ def _once_and_each(run: Callable[[int], Any], examples: int) -> tuple[float, flo
     return found[0] - each * examples, each
 
 
-def size(method: Method) -> dict[str, int]:
+def size(method: Method) -> Size:
     """Count the parameters of a trained method, those that it trained last, and its bytes."""
     stored = method.checkpoint().values()
-    return {
-        "parameters": sum(p.numel() for p in method.parameters()),
-        "trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
-        "stored_bytes": sum(t.numel() * t.element_size() for t in stored),
-    }
+    return Size(
+        parameters=sum(p.numel() for p in method.parameters()),
+        trainable=sum(p.numel() for p in method.parameters() if p.requires_grad),
+        stored_bytes=sum(t.numel() * t.element_size() for t in stored),
+    )

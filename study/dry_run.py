@@ -19,8 +19,8 @@ from study.datasets import Dataset
 from study.progress import duration
 from study.schema import StudyError
 from study.search import point_of, suggest
-from study.space import ENTRY_KEYS, MethodSpace, Study, configuration, models
-from study.spec import Json, Strict, Training, canonical
+from study.space import ENTRY_KEYS, MethodSpace, Point, Study, configuration, models
+from study.spec import Strict, canonical
 from study.store import Store
 from study.train import DivergenceError, epochs_of, fit
 
@@ -81,7 +81,7 @@ def _space_table(space: MethodSpace) -> Table:
     return table
 
 
-def _sampled(space: MethodSpace, count: int) -> Iterable[dict[str, Json]]:
+def _sampled(space: MethodSpace, count: int) -> Iterable[Point]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(count):
         trial = study.ask()
@@ -89,12 +89,12 @@ def _sampled(space: MethodSpace, count: int) -> Iterable[dict[str, Json]]:
         yield point_of(study.trials[trial.number], space)
 
 
-def _enqueued(space: MethodSpace) -> Iterable[dict[str, Json]]:
+def _enqueued(space: MethodSpace) -> Iterable[Point]:
     for entry in space.enqueue:
         yield {k: v for k, v in entry.items() if k not in ENTRY_KEYS and v is not None}
 
 
-def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: Dataset) -> float:
+def _check_consumption(space: MethodSpace, points: list[Point], data: Dataset) -> float:
     """Train the first points for a step, and more until every parameter was read.
 
     Points beyond a limit of the method's own are built, but neither trained nor timed.
@@ -148,9 +148,9 @@ def _check_consumption(space: MethodSpace, points: list[dict[str, Json]], data: 
     return float(np.median(seconds))
 
 
-def _seconds_per_trial(space: MethodSpace, point: dict[str, Json], data: Dataset) -> float:
+def _seconds_per_trial(space: MethodSpace, point: Point, data: Dataset) -> float:
     """Time a step, at full batch size unless that is slow, and multiply it out."""
-    training = Training(**configuration(space, point)["training"])
+    training = configuration(space, point).training
     size = min(training.batch_size, len(data.train[1]))
     few = min(FEW, size)
     step = one_step(space, point, data, few)[2] * size / few
@@ -160,7 +160,7 @@ def _seconds_per_trial(space: MethodSpace, point: dict[str, Json], data: Dataset
 
 
 def one_step(
-    space: MethodSpace, point: dict[str, Json], data: Dataset, size: int
+    space: MethodSpace, point: Point, data: Dataset, size: int
 ) -> tuple[set[str], float, float]:
     """Train on a few batches with parameters that note being read.
 
@@ -168,11 +168,12 @@ def one_step(
         The parameters read, by how much the method exceeds its own limit (then it is not trained),
         and seconds per step.
     """
-    sections = configuration(space, point)
+    own = configuration(space, point)
+    sections = own.model_dump()
     read = {"training.epochs", "training.batch_size"}
     parsed: dict[str, Any] = {
         name: _recording(model(**sections[name]), name, read)
-        for name, model in models(space.method, sections["backbone"]["name"]).items()
+        for name, model in models(space.method, own.backbone["name"]).items()
     }
     method = methods.build(
         space.method,
@@ -183,14 +184,13 @@ def one_step(
     excess = method.excess() or 0.0
     if excess > 0:
         return read, excess, 0.0
-    training = sections["training"]
-    size = min(max(size, method.members), training["batch_size"], len(data.train[1]))
+    size = min(max(size, method.members), own.training.batch_size, len(data.train[1]))
     _check_logits(method, data)
     images, labels = (np.resize(array, (STEPS * size, *array.shape[1:])) for array in data.train)
     pixels = Pixels(images, *channel_statistics(images), device)
     start, steps = time.perf_counter(), 0
     for part, _ in method.parts():
-        epochs_of(part.phases(), training["epochs"])
+        epochs_of(part.phases(), own.training.epochs)
         epochs = sum(phase.at_least for phase in part.phases())
         short = parsed["training"].model_copy(update={"epochs": epochs, "batch_size": size})
         fit(part, pixels, torch.tensor(labels, device=device), short, parsed["regulariser"], seed=0)
@@ -213,7 +213,7 @@ def gpu_memory(study: Study, data: Dataset) -> tuple[float, float]:
     for space in study.spaces:
         if space.method != "deep_ensemble":
             for point in [*_enqueued(space), *_sampled(space, SAMPLES)]:
-                size = configuration(space, point)["training"]["batch_size"]
+                size = configuration(space, point).training.batch_size
                 with contextlib.suppress(DivergenceError):
                     one_step(space, point, data, size)
     free, total = torch.cuda.mem_get_info()
@@ -243,13 +243,13 @@ def _recording(model: Strict, section: str, read: set[str]) -> Strict:
     """Return a copy of ``model`` that notes in ``read`` which fields are used."""
     kind = type(model)
 
-    class Recording(kind):  # type: ignore[misc, valid-type]
-        def __getattribute__(self, name: str) -> Any:
-            if name in kind.model_fields:
-                read.add(f"{section}.{name}")
-            return super().__getattribute__(name)
+    def noting(self: Strict, name: str) -> Any:
+        if name in kind.model_fields:
+            read.add(f"{section}.{name}")
+        return kind.__getattribute__(self, name)
 
-    return Recording.model_construct(**dict(model))
+    recording: type[Strict] = type(kind.__name__, (kind,), {"__getattribute__": noting})
+    return recording.model_construct(**dict(model))
 
 
 def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:

@@ -14,6 +14,7 @@ upsamples maps of channels: gradients exist for every backbone.
 """
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Final
 
@@ -22,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from study.geometry import Row, row
+from study.geometry import finite
 from study.members import watched
+from study.schema import GeometryRow
 
 SHARE: Final = 0.1
 """Share of the pixels that a member's evidence is said to be."""
@@ -81,21 +83,21 @@ def side_by_side(
     found: dict[int, Masks] = {}
     asking: dict[int, Masks] = {}
 
-    def go_on(number: int, answer: Masks | None) -> None:
+    def go_on(number: int, search: Callable[[], Masks]) -> None:
         try:
-            asking[number] = searches[number].send(answer)  # type: ignore[arg-type]
+            asking[number] = search()
         except StopIteration as end:
             found[number] = end.value
 
-    for number in range(len(searches)):
-        go_on(number, None)
+    for number, search in enumerate(searches):
+        go_on(number, partial(next, search))
     while asking:
         sizes = [len(masks) for masks in asking.values()]
         owners = np.array(list(asking)).repeat(sizes)
         answers = suffice(np.concatenate(list(asking.values())), owners)
         for number, own in zip(list(asking), np.split(answers, np.cumsum(sizes)[:-1]), strict=True):
             del asking[number]
-            go_on(number, own)
+            go_on(number, partial(searches[number].send, own))
     return np.stack([found[number] for number in range(len(searches))])
 
 
@@ -164,7 +166,7 @@ def _features(network: nn.Module, x: Tensor) -> Tensor:
 
 def evidence_rows(
     networks: Sequence[nn.Module], x: Tensor, generator: torch.Generator, epoch: int
-) -> list[Row]:
+) -> list[GeometryRow]:
     """Return rows of ``study.schema.GEOMETRY``: agreement in units and in pixels, and its bounds.
 
     Args:
@@ -190,7 +192,8 @@ def evidence_rows(
         "units": (sets, again, chance),
         "pixels": (of_pixels(sets), of_pixels(again), of_pixels(chance)),
     }
-    rows = [row("evidence_size", torch.cat(sets).sum(1).float().mean().item(), epoch)]
+    size = torch.cat(sets).sum(1).float().mean().item()
+    rows = [GeometryRow("evidence_size", finite(size), epoch)]
     for kind, (own, other, by_chance) in kinds.items():
         found = {
             f"evidence_{kind}": _agreement(own, own, classes),
@@ -199,7 +202,7 @@ def evidence_rows(
                 [jaccard(a, b) for a, b in zip(own, other, strict=True)]
             ).nanmean(),
         }
-        rows += [row(name, value.item(), epoch) for name, value in found.items()]
+        rows += [GeometryRow(n, finite(value.item()), epoch) for n, value in found.items()]
     return rows
 
 

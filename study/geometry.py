@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from study.methods import Method
+from study.schema import GeometryRow
 
-Row = dict[str, Any]
 POINTS: Final = 8
 """Epochs, beside the start, at which a trial's weights are looked at."""
 
@@ -104,7 +104,7 @@ def weight_cosine(method: Method) -> float | None:
     return mean_cosine(sum(grams[1:], grams[0])) if grams else None
 
 
-def weight_rows(method: Method, epoch: int) -> list[Row]:
+def weight_rows(method: Method, epoch: int) -> list[GeometryRow]:
     """Return rows of ``study.schema.GEOMETRY``: every quantity, for all weights and each layer."""
     if method.members < 2:
         return []
@@ -113,19 +113,15 @@ def weight_rows(method: Method, epoch: int) -> list[Row]:
         return []
     whole: dict[str | None, Products] = {None: reduce(Products.__add__, layers.values())}
     return [
-        row(quantity, measured(inner), epoch, layer=layer)
+        GeometryRow(quantity, finite(measured(inner)), epoch, layer)
         for layer, inner in (whole | layers).items()
         for quantity, measured in WEIGHTS.items()
     ]
 
 
-def row(
-    quantity: str, value: float | None, epoch: int, layer: str | None = None, **pair: int
-) -> Row:
-    """Return a row of ``study.schema.GEOMETRY``; ``pair`` is i and j, or nothing for their mean."""
-    finite = value if value is not None and abs(value) < float("inf") else None
-    rest = {"epoch": epoch, "layer": layer, "i": pair.get("i"), "j": pair.get("j")}
-    return {"quantity": quantity, "value": finite, **rest}
+def finite(value: float | None) -> float | None:
+    """Return the value, None where it is not finite."""
+    return value if value is not None and abs(value) < float("inf") else None
 
 
 def when(epochs: int) -> set[int]:
@@ -148,7 +144,7 @@ class Trajectory:
     def __init__(self, method: Method, epochs: Collection[int]) -> None:
         self.method = method
         self.due = set(epochs)
-        self.rows: list[Row] = []
+        self.rows: list[GeometryRow] = []
         self.seconds = 0.0
 
     def record(self, epoch: int) -> None:

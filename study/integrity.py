@@ -2,15 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-from study.schema import StudyError
+from study.schema import StudyError, TrialRow
 from study.store import ROW, DamagedError, Store, checksums
 
-Row = dict[str, Any]
 
-
-def examine(store: Store, thorough: bool = False) -> tuple[dict[str, Row], dict[str, str]]:
+def examine(store: Store, thorough: bool = False) -> tuple[dict[str, TrialRow], dict[str, str]]:
     """Return every sound trial's row, and what is wrong with each of the others, by trial.
 
     Of an object store, which keeps checksums itself, the content is read only if ``thorough``.
@@ -29,13 +26,13 @@ def examine(store: Store, thorough: bool = False) -> tuple[dict[str, Row], dict[
     return rows, damaged
 
 
-def _wrong_files(store: Store, row: Row, present: dict[str, set[str]] | None) -> str | None:
+def _wrong_files(store: Store, row: TrialRow, present: dict[str, set[str]] | None) -> str | None:
     """Say which of a trial's files differ from what was committed, or are not ``present``."""
-    then = {file["name"]: file["sha256"] for file in row["files"] or ()}
+    then = dict(row.files or ())
     if present is not None:
-        now = {name: then.get(name) for name in present.get(row["trial"], ())}
+        now = {name: then.get(name) for name in present.get(row.trial, ())}
     else:
-        now = dict(checksums(store.folder(row["trial"])))
+        now = dict(checksums(store.folder(row.trial)))
     missing = [name for name in then if name not in now]
     other = [name for name in then if name in now and now[name] != then[name]]
     said = [
@@ -62,7 +59,7 @@ def set_aside(store: Store, trial: str) -> str:
     return f"{place.parent.name}/{place.name}"
 
 
-def sound_rows(store: Store) -> dict[str, Row]:
+def sound_rows(store: Store) -> dict[str, TrialRow]:
     """Return every sound trial's row; set the damaged ones aside, saying so."""
     rows, damaged = examine(store)
     for trial, why in damaged.items():
@@ -79,7 +76,7 @@ def verify(store: Store) -> int:
     for trial, why in damaged.items():
         print(f"trial {trial}: {why}")
     unfinished = len(store.unfinished())
-    files = sum(len(row["files"] or ()) for row in rows.values())
+    files = sum(len(row.files or ()) for row in rows.values())
     print(
         f"{len(rows)} trials with {files} files of predictions are as they were committed, "
         f"{len(damaged)} are damaged, {unfinished} were begun and not ended"

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.batches import evenly
-from study.geometry import Row, mean_cosine, row
+from study.geometry import finite, mean_cosine
 from study.heads import EquiangularHead, MemberHead
 from study.members import CHUNK, renormalise, unfold
 from study.methods import Method
+from study.schema import GeometryRow
 
 STEPS: Final = 10
 """Parts into which the line between two members is cut."""
@@ -150,17 +151,20 @@ def _penultimate(network: nn.Module, x: Tensor) -> Tensor:
 
 def network_rows(
     method: Method, networks: Sequence[nn.Module], probe: Probe, epoch: int
-) -> list[Row]:
+) -> list[GeometryRow]:
     """Return rows of ``study.schema.GEOMETRY``: barriers by pair and in the mean, and CKA."""
     if method.members < 2:
         return []
     pairs = list(combinations(range(min(len(networks), COMPARED)), 2))
     barriers = [barrier(line(networks[i], networks[j], probe)) for i, j in pairs]
-    rows = [row("barrier", b, epoch, i=i, j=j) for (i, j), b in zip(pairs, barriers, strict=True)]
+    rows = [
+        GeometryRow("barrier", finite(b), epoch, i=i, j=j)
+        for (i, j), b in zip(pairs, barriers, strict=True)
+    ]
     if barriers:
-        rows.append(row("barrier", sum(barriers) / len(barriers), epoch))
+        rows.append(GeometryRow("barrier", finite(sum(barriers) / len(barriers)), epoch))
     few = torch.as_tensor(evenly(len(probe.val), FEATURES), device=probe.val.device)
     found = features(method, networks, probe.val[few])
     if found is not None and len(few) > 3:
-        rows.append(row("cka", mean_cosine(cka(found)), epoch))
+        rows.append(GeometryRow("cka", finite(mean_cosine(cka(found))), epoch))
     return rows

@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from study.schema import StudyError
-from study.search import Row
+from study.schema import StudyError, TrialRow
 from study.spec import TrialSpec
 from study.store import Store
 
@@ -33,14 +32,14 @@ def refuse_missing(names: Collection[str]) -> None:
             )
 
 
-def figures(rows: Sequence[Row]) -> dict[str, float]:
+def figures(rows: Sequence[TrialRow]) -> dict[str, float]:
     """Return a job's figures: counts of its trials and means over them, in nats and seconds."""
     found: dict[str, float] = {"trials": len(rows)}
-    whole = [row for row in rows if row["status"] == "complete"]
+    whole = [row for row in rows if row.status == "complete"]
     found["complete"] = len(whole)
     for names, of in ((RESULTS, whole), (COSTS, rows)):
         for name in names:
-            values = [row[name] for row in of if row[name] is not None]
+            values = [v for row in of if (v := getattr(row, name)) is not None]
             if values:
                 found[name] = fmean(values)
     return found

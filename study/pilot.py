@@ -7,10 +7,11 @@ validation data; the test set stays closed. These runs are used for nothing else
 from statistics import fmean, stdev
 from typing import Final
 
-from study.schema import StudyError
-from study.search import Job, Row
+from study.plan import Arm
+from study.schema import Role, StudyError, TrialRow
+from study.search import Job
 from study.space import Study
-from study.spec import Json, TrialSpec, derive_seed
+from study.spec import derive_seed
 
 LEAST, MOST = 10, 60
 """Bounds of the number of seeds: fewer are fragile, more are seldom paid for."""
@@ -25,7 +26,7 @@ SEEN_AS: Final = {
 """Column of a trial's row that stands for an endpoint before the test set is opened."""
 
 
-def pilot_jobs(study: Study, arms: list[dict[str, Json]]) -> list[Job]:
+def pilot_jobs(study: Study, arms: list[Arm]) -> list[Job]:
     """Return the runs of the single model and of the Deep Ensemble of the candidates' common size.
 
     Args:
@@ -33,16 +34,16 @@ def pilot_jobs(study: Study, arms: list[dict[str, Json]]) -> list[Job]:
         arms: Those of the plan; the positive control is such a Deep Ensemble. Long runs come first.
     """
     jobs = []
-    for role, source in (("deep_ensemble", "positive_control"), ("single", "single")):
-        arm = next(arm for arm in arms if arm["role"] == source)
+    sources: dict[Role, Role] = {"deep_ensemble": "positive_control", "single": "single"}
+    for role, source in sources.items():
+        arm = next(arm for arm in arms if arm.role == source)
         for replicate in range(study.budget.pilot_seeds):
-            seed = derive_seed(study.seed, "pilot", role, arm["configuration"], replicate)
-            own = {"role": role, "stage": "pilot", "replicate": replicate, "seed": seed}
-            jobs.append(Job(TrialSpec.model_validate({**arm["spec"], **own})))
+            seed = derive_seed(study.seed, "pilot", role, arm.spec.configuration, replicate)
+            jobs.append(Job(arm.spec.trial_of(role, "pilot", replicate, seed)))
     return jobs
 
 
-def seeds_for(study: Study, rows: list[Row]) -> tuple[int, str]:
+def seeds_for(study: Study, rows: list[TrialRow]) -> tuple[int, str]:
     """Return the number of seeds per arm and the reason for it, in a sentence.
 
     An arm's spread is not known beforehand; the larger of the anchors' is taken for it.
@@ -85,11 +86,11 @@ def seeds_for(study: Study, rows: list[Row]) -> tuple[int, str]:
     return min(MOST, max(LEAST, needed or MOST)), f"{said} (bounded by {LEAST} and {MOST})"
 
 
-def _values(rows: list[Row], role: str, endpoint: str) -> list[float]:
+def _values(rows: list[TrialRow], role: str, endpoint: str) -> list[float]:
     """Return an anchor's losses, lower is better."""
-    own = sorted((r for r in rows if r["role"] == role), key=lambda row: row["replicate"])
+    own = sorted((r for r in rows if r.role == role), key=lambda row: row.replicate)
     sign = -1 if endpoint == "gain" else 1
-    found = [sign * r[SEEN_AS[endpoint]] for r in own if r["status"] == "complete"]
+    found = [sign * getattr(r, SEEN_AS[endpoint]) for r in own if r.status == "complete"]
     if len(found) < 2:
         raise StudyError(
             f"protocol.seeds=auto needs at least 2 complete pilot runs of {role}, but "

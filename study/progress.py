@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from study.remaining import STAGES, Pace, last_end, lengths
-from study.search import Ahead, Job, Row
+from study.schema import TrialRow
+from study.search import Ahead, Job
 from study.stages import Stage
 
 PLAIN_EVERY, LIVE_EVERY = 10.0, 0.5
@@ -43,14 +44,14 @@ class Use:
     began: float = math.inf
     ended: float = 0.0
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[TrialRow]) -> None:
         """Add the rows of a job that has just ended."""
         rows = list(rows)
-        seconds = sum(row["seconds"] for row in rows)
+        seconds = sum(row.seconds for row in rows)
         self.trials += len(rows)
         self.jobs += 1
         self.seconds += seconds
-        self.train_seconds += sum(row["train_seconds"] for row in rows)
+        self.train_seconds += sum(row.train_seconds for row in rows)
         self.ended = time.monotonic()
         self.began = min(self.began, self.ended - seconds)
 
@@ -78,12 +79,12 @@ class Tally:
     best: float = math.inf
     seconds: float = 0.0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: TrialRow) -> None:
         """Take a trial's row."""
-        self.statuses[row["status"]] += 1
-        self.seconds += row["seconds"]
-        if row["status"] == "complete" and row["val_nll"] is not None:
-            self.best = min(self.best, row["val_nll"])
+        self.statuses[row.status] += 1
+        self.seconds += row.seconds
+        if row.status == "complete" and row.val_nll is not None:
+            self.best = min(self.best, row.val_nll)
 
     def cells(self) -> list[str]:
         """Return the numbers as the cells of a table."""
@@ -119,9 +120,9 @@ class Progress:
         self.trials_before, self.seconds_before = 0, 0.0
         self.live: Live | None = None
 
-    def know(self, rows: Iterable[Row]) -> None:
+    def know(self, rows: Iterable[TrialRow]) -> None:
         """Take the rows that were there before this run."""
-        for row in sorted(rows, key=lambda row: STAGES.index(row["stage"])):
+        for row in sorted(rows, key=lambda row: STAGES.index(row.stage)):
             self._add(row)
 
     def enter(self, stage: Stage, first: Job | None) -> None:
@@ -150,7 +151,7 @@ class Progress:
         self.since.pop(job.spec.trial, None)
         self._note_begun()
 
-    def took(self, rows: list[Row]) -> None:
+    def took(self, rows: list[TrialRow]) -> None:
         """Note what a job took, with the rows of its trials."""
         cold = self.use.jobs == 0
         self.use.add(rows)
@@ -160,7 +161,7 @@ class Progress:
         if self.warm is None and self.use.jobs >= self.slots:
             self.warm = (time.monotonic(), self._busy(), self.use.jobs)
 
-    def ended(self, row: Row) -> None:
+    def ended(self, row: TrialRow) -> None:
         """Note that a trial has ended, with its row."""
         self._add(row)
         assert self.stage is not None
@@ -236,9 +237,9 @@ class Progress:
         for trial in islice(self.running, self.slots):
             self.since.setdefault(trial, time.monotonic())
 
-    def _add(self, row: Row) -> None:
+    def _add(self, row: TrialRow) -> None:
         self.pace.add(row)
-        self.tallies[row["stage"], row["method"]].add(row)
+        self.tallies[row.stage, row.method].add(row)
 
     def _say(self, line: str) -> None:
         self.console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from statistics import median_low
 from typing import get_args
 
 from study import schema
-from study.search import Ahead, Row
+from study.search import Ahead
 from study.spec import TrialSpec
 
 STAGES = get_args(schema.Stage)
@@ -45,20 +45,21 @@ class Pace:
         self.expected: dict[Kind, _Mean] = defaultdict(_Mean)
         self.taken: dict[Kind, _Mean] = defaultdict(_Mean)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: schema.TrialRow) -> None:
         """Take a trial's row; those of a stage come after those of the stages before it."""
-        stage, method, configuration = row["stage"], row["method"], row["configuration"]
-        whole = row["status"] == "complete"
-        training = row["train_seconds"] if whole else row["seconds"]
-        for kind in ((configuration,), (method, row["members"]), (method,), ()):
+        stage, method, configuration = row.stage, row.method, row.configuration
+        whole = row.status == "complete"
+        training = row.train_seconds if whole else row.seconds
+        kind: Kind
+        for kind in ((configuration,), (method, row.members), (method,), ()):
             self.training[stage, *kind].add(training)
         if whole:
             for kind in ((stage, method), (stage,)):
-                insort(self.besides[kind], row["seconds"] - training)
+                insort(self.besides[kind], row.seconds - training)
         before = self._before(stage, method, (configuration,))
         if before is not None:
             self.expected[stage, method].add(before)
-            self.taken[stage, method].add(row["seconds"])
+            self.taken[stage, method].add(row.seconds)
 
     def seconds(self, stage: str, method: str, spec: TrialSpec | None = None) -> float | None:
         """Return what a trial of the stage will take, None where nothing like it has ended."""
@@ -70,7 +71,7 @@ class Pace:
     ) -> Iterator[float | None]:
         kinds: list[Kind] = [(method,)]
         if spec is not None:
-            kinds.insert(0, (method, spec.params.get("members", 1)))
+            kinds.insert(0, (method, spec.members))
             yield self._of(stage, method, (spec.configuration,))
             yield self._before(stage, method, (spec.configuration,), self._scale(stage, method))
         for kind in kinds:
@@ -78,7 +79,7 @@ class Pace:
         if spec is not None and method == "deep_ensemble":
             single = spec.model_copy(update={"method": "single", "params": {}})
             member = self.seconds(stage, "single", single)
-            yield None if member is None else spec.params["members"] * member
+            yield None if member is None else spec.members * member
         for kind in kinds:
             yield self._before(stage, method, kind, self._scale(stage, method))
         yield self._of(stage, method, ())

@@ -8,12 +8,11 @@ import pyarrow.parquet as pq
 import torch
 
 from study import datasets
-from study.geometry import Row
 from study.place import Place, source
-from study.schema import StudyError
+from study.schema import StudyError, TrialRow
 from study.spec import Execution, TrialSpec
 from study.store import GEOMETRY, ROW, Store
-from study.trial import run_trials, versions
+from study.trial import run_trials
 
 
 def replay(store: Store, trial: str, root: Path | None) -> int:
@@ -23,7 +22,7 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
         known = len(store.rows())
         raise StudyError(f"--replay {trial}: no such trial among the {known} in {store.root}")
     torch.set_num_threads(1)
-    specs = [_spec(store, own) for own in row["stack"] or [trial]]
+    specs = [_spec(store, own) for own in row.stack or [trial]]
     data = datasets.load(specs[0].dataset, root)
     with tempfile.TemporaryDirectory() as folder:
         again = Store(folder)
@@ -36,9 +35,9 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
         different = _differences(store.folder(trial), again.folder(trial))
     for line in (*_provenance(row, new), *different):
         print(line)
-    same = "same predictions, bit for bit" if new["status"] == "complete" else new["reason"]
+    same = "same predictions, bit for bit" if new.status == "complete" else new.reason
     verdict = "differs" if different else same
-    print(f"trial {trial} ({row['method']}, {row['stage']}, {new['status']}): {verdict}")
+    print(f"trial {trial} ({row.method}, {row.stage}, {new.status}): {verdict}")
     return 1 if different else 0
 
 
@@ -49,14 +48,14 @@ def _spec(store: Store, trial: str) -> TrialSpec:
             f"--replay: trial {trial} was trained with it as one, but has no row in {store.root}; "
             "give the command that made the run again, which completes it"
         )
-    return TrialSpec.model_validate_json(row["spec"])
+    return TrialSpec.model_validate_json(row.spec)
 
 
-def _provenance(old: Row, new: Row) -> list[str]:
+def _provenance(old: TrialRow, new: TrialRow) -> list[str]:
     """Say what differs in data, code, versions and device."""
-    now = {**new, "versions": versions()}
-    keys = ("data", "commit", "versions", "device", "pieces", "status")
-    return [f"{k}: {old[k]} then, {now[k]} now" for k in keys if old[k] != now[k]]
+    names = ("data", "commit", "versions", "device", "pieces", "status")
+    pairs = ((name, getattr(old, name), getattr(new, name)) for name in names)
+    return [f"{name}: {then} then, {now} now" for name, then, now in pairs if then != now]
 
 
 def _differences(old: Place, new: Place) -> list[str]:

@@ -9,11 +9,14 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from study.runtime import Runtime, is_dashboard
-from study.schema import StudyError
+from study.schema import StudyError, TrialRow
 from study.store import Store
+
+if TYPE_CHECKING:
+    from study.space import Study
 
 DATA_ROOT = "STUDY_DATA_ROOT"
 
@@ -124,7 +127,7 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
 
 
 def run(
-    study: Any,
+    study: "Study",
     store: Store,
     root: Path | None,
     *,
@@ -162,7 +165,7 @@ def run(
         return judge(store)
 
 
-def check_same_study(study: Any, store: Store) -> None:
+def check_same_study(study: "Study", store: Store) -> None:
     """Refuse a run folder of another study; more trials or seeds are no difference."""
     earlier = store.read_json(store.study)
     if earlier is None:
@@ -190,13 +193,13 @@ def _difference(path: str, old: Any, new: Any) -> str:
     return f"{path} is {old!r} there and {new!r} here"
 
 
-def check_same_data(rows: dict[str, Any], fingerprint: str) -> None:
+def check_same_data(rows: dict[str, TrialRow], fingerprint: str) -> None:
     """Refuse to mix trials of different data."""
     for row in rows.values():
-        if row["data"] != fingerprint:
+        if row.data != fingerprint:
             raise StudyError(
-                f"the data's fingerprint is {fingerprint}, but trial {row['trial']} was run on "
-                f"{row['data']}; restore the data or choose another --out"
+                f"the data's fingerprint is {fingerprint}, but trial {row.trial} was run on "
+                f"{row.data}; restore the data or choose another --out"
             )
 
 
@@ -204,29 +207,29 @@ DECIDING: Final = ("torch", "numpy", "optuna")
 """Packages whose version may change a trial's numbers or what is proposed."""
 
 
-def check_same_versions(rows: dict[str, Any]) -> None:
+def check_same_versions(rows: dict[str, TrialRow]) -> None:
     """Refuse to mix trials of different versions of what decides their numbers."""
     from study.trial import versions
 
     now = json.loads(versions())
     for row in rows.values():
-        then = json.loads(row["versions"])
+        then = json.loads(row.versions)
         other = [f"{p} {then.get(p)}, now {now[p]}" for p in DECIDING if then.get(p) != now[p]]
         if other:
             raise StudyError(
-                f"trial {row['trial']} was run with {'; '.join(other)}: restore that environment "
+                f"trial {row.trial} was run with {'; '.join(other)}: restore that environment "
                 "or choose another --out, or allow the mixture with --mixed (the report lists both)"
             )
 
 
-def _is_to_be_retried(store: Store, row: dict[str, Any]) -> bool:
+def _is_to_be_retried(store: Store, row: TrialRow) -> bool:
     """Discard the trial and return True if it failed in an earlier run.
 
     Once the plan is declared, what it was chosen from stays as it is.
     """
-    if row["status"] != "failed" or (row["stage"] != "confirm" and store.plan.exists()):
+    if row.status != "failed" or (row.stage != "confirm" and store.plan.exists()):
         return False
-    store.discard(row["trial"])
+    store.discard(row.trial)
     return True
 
 

@@ -10,7 +10,9 @@ Three kinds of file, all with the schema version in their key-value metadata:
 Any program may write this format; nothing in it needs torch or this project.
 """
 
-from typing import Final, Literal
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -85,11 +87,7 @@ TRIAL: Final = pa.schema(
         _field("status", pa.string(), "complete, pruned, diverged or failed"),
         _field("reason", pa.string(), "why it is not complete", True),
         _field("epochs", pa.int32(), "epochs done"),
-        _field(
-            "seconds",
-            pa.float64(),
-            "wall time, s, with a share of a stack's training",
-        ),
+        _field("seconds", pa.float64(), "wall time, s, with a share of a stack's training"),
         _field(
             "train_seconds", pa.float64(), "wall time of training alone, s; in a stack, its share"
         ),
@@ -126,6 +124,63 @@ TRIAL: Final = pa.schema(
 )
 
 
+class File(NamedTuple):
+    """A file of a committed trial, as in :data:`FILE`."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a trial found out, None where it did not come to that; columns of :data:`TRIAL`."""
+
+    status: Status = "complete"
+    reason: str | None = None
+    members: int
+    epochs: int = 0
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    stack: tuple[str, ...] | None = None
+    pieces: int | None = None
+    comparable: bool | None = None
+    excess: float | None = None
+    parameters: int | None = None
+    trainable: int | None = None
+    stored_bytes: int | None = None
+    train_flops: int | None = None
+    infer_flops: int | None = None
+    peak_bytes: int | None = None
+    val_nll: float | None = None
+    val_shift_nll: float | None = None
+    val_gain: float | None = None
+    val_accuracy: float | None = None
+    cosine_init: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow(Outcome):
+    """A row of :data:`TRIAL`: what a trial was, what it found out, and where that comes from."""
+
+    trial: str
+    configuration: str
+    name: str | None
+    method: str
+    role: Role
+    stage: Stage
+    replicate: int
+    seed: int
+    spec: str
+    files: tuple[File, ...] | None = None
+    device: str
+    host: str | None
+    versions: str
+    commit: str | None
+    data: str
+    finished: datetime
+
+
 QUANTITIES: Final = {
     "cosine": "mean over pairs of members of cos(W_i, W_j), W_m the effective weights",
     "cosine_deviation": "the same of W_m - W̄; -1/(M-1) where all deviate as much",
@@ -143,6 +198,18 @@ QUANTITIES: Final = {
     "evidence_pixels_chance": "the same of random sets of as many active units",
 }
 """What a geometry file may hold, by ``quantity``."""
+
+
+class GeometryRow(NamedTuple):
+    """A row of :data:`GEOMETRY`."""
+
+    quantity: str
+    value: float | None
+    epoch: int | None
+    layer: str | None = None
+    i: int | None = None
+    j: int | None = None
+
 
 GEOMETRY: Final = pa.schema(
     [

@@ -26,12 +26,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.journal import ObjectJournal
 from study.place import ObjectPlace
-from study.schema import StudyError
+from study.schema import Role, StudyError, TrialRow
 from study.space import ENTRY_KEYS, Domain, MethodSpace, Point, Study, configuration
-from study.spec import Regularisation, Training, TrialSpec, derive_seed, digest
+from study.spec import TrialSpec, derive_seed, digest
 from study.store import Store
 
-Row = dict[str, Any]
 OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
     "val_nll": "minimize",
     "val_shift_nll": "minimize",
@@ -181,20 +180,20 @@ class MethodSearch:
             self._propose()
         return self.queue.popleft() if self.queue else None
 
-    def tell(self, row: Row) -> None:
+    def tell(self, row: TrialRow) -> None:
         """Take the row of one of this search's trials; one that failed stays open for a retry.
 
         Optuna is told once: a trial that it knows but whose row has gone is only run again.
         """
-        values = [row[name] for name in self.objectives]
-        number = self.numbers.pop(row["trial"])
-        if number is None or row["status"] == "failed":
+        values = [getattr(row, name) for name in self.objectives]
+        number = self.numbers.pop(row.trial)
+        if number is None or row.status == "failed":
             return
-        if row.get("excess") is not None:
-            self._constrain(number, row["excess"])
-        if row["status"] == "complete" and all(v is not None and math.isfinite(v) for v in values):
+        if row.excess is not None:
+            self._constrain(number, row.excess)
+        if row.status == "complete" and all(v is not None and math.isfinite(v) for v in values):
             self.optuna.tell(number, values)
-        elif row["status"] == "pruned":
+        elif row.status == "pruned":
             self.optuna.tell(number, state=TrialState.PRUNED)
         else:
             self.optuna.tell(number, state=TrialState.FAIL)
@@ -240,24 +239,15 @@ class MethodSearch:
     def spec(self, trial: FrozenTrial) -> TrialSpec:
         """Return what the Optuna trial stands for."""
         seed = derive_seed(self.study.seed, "search", self.space.method, trial.number)
-        sections = configuration(self.space, point_of(trial, self.space))
-        return TrialSpec(
-            method=self.space.method,
-            params=sections["params"],
-            backbone=sections["backbone"],
-            dataset=self.study.dataset,
-            training=Training(**sections["training"]),
-            regulariser=Regularisation(**sections["regulariser"]),
-            role="single" if self.space.method == "single" else "candidate",
-            stage="search",
-            replicate=0,
-            seed=seed,
-        )
+        found = configuration(self.space, point_of(trial, self.space), self.study.dataset)
+        role: Role = "single" if self.space.method == "single" else "candidate"
+        return found.trial_of(role, "search", 0, seed)
 
-    def enqueued(self) -> list[tuple[str, str | None, TrialSpec]]:
-        """Return name, control and spec of every enqueued configuration."""
+    def enqueued(self, control: str | None = None) -> list[Job]:
+        """Return the enqueued configurations by name: those of a kind of control, or all others."""
         trials = [t for t in self.optuna.get_trials(deepcopy=False) if "name" in t.user_attrs]
-        return [(t.user_attrs["name"], t.user_attrs.get("control"), self.spec(t)) for t in trials]
+        own = (t for t in trials if t.user_attrs.get("control") == control)
+        return [Job(self.spec(t), t.user_attrs["name"]) for t in own]
 
 
 def sampler(seed: int) -> optuna.samplers.BaseSampler:

@@ -2,19 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
-Row = Mapping[str, Any]
-
+from study.schema import TrialRow
 
 DULL = 0.25
 """Share of the configurations, those with the least gain, that are ranked behind all others."""
 
 
-def order(rows: Iterable[Row], diverse: bool = False) -> list[str]:
+def order(rows: Iterable[TrialRow], diverse: bool = False) -> list[str]:
     """Return configurations from best to worst by validation NLL, averaged over their rows.
 
     Clean data alone rank, as where no shifted data are at hand: on small sets a rank by shifted
@@ -26,13 +24,13 @@ def order(rows: Iterable[Row], diverse: bool = False) -> list[str]:
         rows: Trial rows; incomplete ones do not count.
         diverse: Rank the quarter with the least ensemble gain behind all others.
     """
-    by_configuration: dict[str, list[Row]] = defaultdict(list)
+    by_configuration: dict[str, list[TrialRow]] = defaultdict(list)
     for row in rows:
-        if row["status"] == "complete":
-            by_configuration[row["configuration"]].append(row)
+        if row.status == "complete":
+            by_configuration[row.configuration].append(row)
     by_size: dict[int, list[str]] = defaultdict(list)
     for configuration, own in by_configuration.items():
-        by_size[own[0]["members"]].append(configuration)
+        by_size[own[0].members].append(configuration)
     scores: dict[str, tuple[bool, float, str]] = {}
     for group in by_size.values():
         means = np.array([_means(by_configuration[c]) for c in group])
@@ -42,9 +40,11 @@ def order(rows: Iterable[Row], diverse: bool = False) -> list[str]:
     return sorted(scores, key=scores.__getitem__)
 
 
-def _means(rows: list[Row]) -> list[float]:
+def _means(rows: list[TrialRow]) -> list[float]:
     """Return mean val NLL and ensemble gain."""
-    return [float(np.mean([row[name] for row in rows])) for name in ("val_nll", "val_gain")]
+    return [
+        float(np.mean([getattr(row, name) for row in rows])) for name in ("val_nll", "val_gain")
+    ]
 
 
 def shortlist(

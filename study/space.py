@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -10,9 +10,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from study import regularisers
 from study.plugins import load_plugin, suggest
 from study.schema import StudyError
-from study.spec import Execution, Json, Regularisation, Strict, Training, canonical
+from study.spec import Configuration, Execution, Regularisation, Strict, Training, canonical
 
-Point = dict[str, Json]
+Model = TypeVar("Model", bound=Strict)
+Point = dict[str, Any]
 """Values by flat key, as ``params.init_std``."""
 
 ENTRY_KEYS: Final = ("name", "control")
@@ -62,7 +63,7 @@ class Domain(Strict):
         """Lowest and highest value, both included; None for a choice."""
         return self.real or self.whole
 
-    def contains(self, value: Json) -> bool:
+    def contains(self, value: Any) -> bool:
         """Tell whether ``value`` lies in the domain."""
         if self.choice is not None:
             return any(value == v and type(value) is type(v) for v in self.choice)
@@ -136,9 +137,9 @@ class MethodSpace(Strict):
 
     file: str = Field(exclude=True)
     method: str
-    fixed: dict[str, Json] = {}
+    fixed: dict[str, Any] = {}
     search: dict[str, tuple[Domain, ...]] = {}
-    enqueue: tuple[dict[str, Json], ...] = ()
+    enqueue: tuple[dict[str, Any], ...] = ()
     strata: tuple[str, ...] = ()
 
     def conditional(self) -> Iterator[tuple[str, str, Domain]]:
@@ -153,7 +154,7 @@ class Study(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
     seed: int = Field(0, ge=0)
-    dataset: dict[str, Json]
+    dataset: dict[str, Any]
     budget: Budget = Budget()
     protocol: Protocol = Protocol()
     resources: Resources = Resources()
@@ -213,7 +214,7 @@ class Study(Strict):
         return self
 
 
-def checked(model: Any, data: Any, file: Path | str, prefix: str = "") -> Any:
+def checked(model: type[Model], data: object, file: Path | str, prefix: str = "") -> Model:
     """Validate ``data``; a failure becomes one line naming file, key, rule and value."""
     try:
         return model.model_validate(data)
@@ -249,21 +250,25 @@ def models(method: str, backbone: str) -> dict[str, type[Strict]]:
     }
 
 
-def configuration(space: MethodSpace, point: Point) -> dict[str, Json]:
-    """Return the complete, checked sections of a TrialSpec at ``point`` of ``space``.
+def configuration(
+    space: MethodSpace, point: Point, dataset: dict[str, Any] | None = None
+) -> Configuration:
+    """Return the complete, checked configuration at ``point`` of ``space``.
+
+    The study's ``dataset`` may be left out where nothing is run.
 
     Raises:
         StudyError: When the values do not go together.
     """
-    values = space.fixed | point
-    sections: dict[str, dict[str, Json]] = {section: {} for section in SECTIONS}
-    for key, value in values.items():
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for key, value in (space.fixed | point).items():
         section, _, name = key.partition(".")
         sections[section][name] = value
     backbone = sections["backbone"].setdefault("name", "mlp")
-    where = f"{space.file} at {canonical(point)}"
     regularisers.find(sections["regulariser"].get("name", "none"))
-    return {
+    where = f"{space.file} at {canonical(point)}"
+    own: dict[str, Any] = {
         section: checked(model, sections[section], where, section).model_dump()
         for section, model in models(space.method, backbone).items()
     }
+    return Configuration(method=space.method, dataset=dataset or {}, **own)

@@ -24,7 +24,7 @@ from study.space import (
     configuration,
     models,
 )
-from study.spec import Json, Strict
+from study.spec import Strict
 
 STUDY_KEYS: Final = (
     *("name", "seed", "dataset", "budget", "protocol", "resources", "precision", "storage"),
@@ -83,8 +83,7 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     settings.setdefault("name", first_file.stem)
     settings["dataset"] = _complete_dataset(settings.get("dataset"), first_file)
     settings |= {"candidates": tuple(candidates), "others": (single[0], *compared)}
-    study: Study = checked(Study, settings, first_file)
-    return study
+    return checked(Study, settings, first_file)
 
 
 def _included(document: dict[str, Any], file: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -206,7 +205,7 @@ def _override(document: dict[str, Any], override: str, file: Path) -> None:
         raise StudyError(f"--set {override}: the value must be YAML, but is {text!r}") from None
 
 
-def _complete_dataset(options: Any, file: Path) -> dict[str, Json]:
+def _complete_dataset(options: Any, file: Path) -> dict[str, Any]:
     options = {"name": "digits"} if options is None else options
     if not isinstance(options, dict) or not isinstance(options.get("name"), str):
         raise StudyError(f"{file}: dataset: must be a mapping with a name, but is {options!r}")
@@ -214,7 +213,7 @@ def _complete_dataset(options: Any, file: Path) -> dict[str, Json]:
         module = load_plugin("study.datasets", options["name"])
     except StudyError as error:
         raise StudyError(f"{file}: dataset.name: {error}") from None
-    complete: dict[str, Json] = checked(module.Options, options, file, "dataset").model_dump()
+    complete: dict[str, Any] = checked(module.Options, options, file, "dataset").model_dump()
     return complete
 
 
@@ -251,7 +250,7 @@ def _method_space(file: Path, document: dict[str, Any]) -> MethodSpace:
     _check_keys(space)
     _check_values(space)
     _check_enqueued(space)
-    return space  # type: ignore[no-any-return]
+    return space
 
 
 def _listed(document: dict[str, Any], key: str, file: Path) -> list[Any]:
@@ -313,7 +312,7 @@ def _check_keys(space: MethodSpace) -> None:
             )
 
 
-def _check_condition(space: MethodSpace, key: str, other: str, values: tuple[Json, ...]) -> None:
+def _check_condition(space: MethodSpace, key: str, other: str, values: tuple[Any, ...]) -> None:
     """Check that the searched parameter ``other`` can have the values of a condition."""
     for value in values:
         domains = space.search.get(other, ())
@@ -350,7 +349,7 @@ def _check_values(space: MethodSpace) -> None:
                 ) from None
 
 
-def _values(space: MethodSpace) -> Iterator[tuple[str, tuple[Json, ...]]]:
+def _values(space: MethodSpace) -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield from ((key, (value,)) for key, value in space.fixed.items())
     for key, _, domain in space.conditional():
         yield key, tuple(domain.choice or domain.bounds or ())
@@ -394,7 +393,7 @@ def _check_enqueued(space: MethodSpace) -> None:
         _check_complete(space, entry, where)
 
 
-def _check_complete(space: MethodSpace, entry: dict[str, Json], where: str) -> None:
+def _check_complete(space: MethodSpace, entry: dict[str, Any], where: str) -> None:
     """Check that an entry gives exactly the parameters that are active in it."""
     values = {k: v for k, v in entry.items() if k not in ENTRY_KEYS and v is not None}
     known = space.fixed | values

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from study.schema import Role, Stage
 
-Json = Any
 Schedule = Literal["constant", "cosine", "step"]
 
 
@@ -55,19 +54,46 @@ class Regularisation(Strict):
         return self
 
 
-class TrialSpec(Strict):
-    """One trial.
+class Configuration(Strict):
+    """What is studied: a method with everything that it is trained with.
 
-    ``params``, ``backbone`` and ``dataset`` are complete: every default is filled in before the
-    spec is made, so that the identity does not depend on the defaults of a later release.
+    ``params``, ``backbone`` and ``dataset`` are complete: every default is filled in beforehand,
+    so that the identity does not depend on the defaults of a later release.
     """
 
     method: str
-    params: dict[str, Json]
-    backbone: dict[str, Json]
-    dataset: dict[str, Json]
+    params: dict[str, Any]
+    backbone: dict[str, Any]
+    dataset: dict[str, Any]
     training: Training
     regulariser: Regularisation
+
+    @property
+    def configuration(self) -> str:
+        """Identity (ten digits), whatever the seed, stage and role of a trial."""
+        return digest(self.model_dump(include=SETTINGS), 10)
+
+    @property
+    def members(self) -> int:
+        """Ensemble size, as far as the parameters have it."""
+        return self.params.get("members", 1)
+
+    def alone(self) -> "Configuration":
+        """Return the configuration of a trial without its role, stage, replicate and seed."""
+        return Configuration(**{name: getattr(self, name) for name in SETTINGS})
+
+    def trial_of(self, role: Role, stage: Stage, replicate: int, seed: int) -> "TrialSpec":
+        """Return one of its trials."""
+        sections = {name: getattr(self, name) for name in SETTINGS}
+        return TrialSpec(**sections, role=role, stage=stage, replicate=replicate, seed=seed)
+
+
+SETTINGS: Final = set(Configuration.model_fields)
+
+
+class TrialSpec(Configuration):
+    """One trial: a configuration, and what the trial is to the study. Serialised flat."""
+
     role: Role
     stage: Stage
     replicate: int = Field(ge=0)
@@ -77,11 +103,6 @@ class TrialSpec(Strict):
     def trial(self) -> str:
         """Identity: same content, same identity."""
         return digest(self.model_dump())
-
-    @property
-    def configuration(self) -> str:
-        """Identity of what is being studied, whatever the seed, stage and role."""
-        return configuration_id(self.model_dump())
 
     def to_json(self) -> str:
         """Return the canonical JSON: sorted keys, no spaces."""
@@ -107,20 +128,14 @@ class Execution(Strict):
         return 1 if self.low_memory else self.stack
 
 
-def canonical(value: Json) -> str:
+def canonical(value: object) -> str:
     """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def digest(value: Json, length: int = 16) -> str:
+def digest(value: object, length: int = 16) -> str:
     """Return the first ``length`` hexadecimal digits of the SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
-
-
-def configuration_id(spec: dict[str, Json]) -> str:
-    """Return the identity (ten digits) of a spec's configuration."""
-    keys = ("method", "params", "backbone", "dataset", "training", "regulariser")
-    return digest({key: spec[key] for key in keys}, 10)
 
 
 def derive_seed(*parts: str | int) -> int:

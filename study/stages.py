@@ -8,42 +8,20 @@ on where it was.
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import Protocol
 
 from study import schema
 from study.pilot import pilot_jobs, seeds_for
-from study.schema import StudyError
-from study.search import Ahead, Job, MethodSearch, Row, open_storage, optuna_name
+from study.plan import Arm, Plan, Reason, declare
+from study.schema import StudyError, TrialRow
+from study.search import Ahead, Job, MethodSearch, open_storage, optuna_name
 from study.selection import order, shortlist
 from study.space import Study
-from study.spec import Json, TrialSpec, derive_seed, digest
+from study.spec import Configuration, TrialSpec, derive_seed
 from study.store import Store
 
-Rows = dict[str, Row]
+Rows = dict[str, TrialRow]
 Together = Callable[[TrialSpec], int]
-FINAL = ("complete", "pruned", "diverged", "failed")
-
-
-class Stage(Protocol):
-    """Jobs that may run side by side, of one trial or several each."""
-
-    name: schema.Stage
-    total: int
-
-    @property
-    def remaining(self) -> int:
-        """How many trials have not ended."""
-
-    def next(self) -> Job | None:
-        """Return a job that is yet to be run, None when there is none at the moment."""
-
-    def end(self, row: Row) -> None:
-        """Take the row of a job that has ended."""
-
-    def ahead(self) -> Iterator[Ahead]:
-        """Yield what is yet to be handed out, in about this order."""
 
 
 def one_by_one(spec: TrialSpec) -> int:
@@ -80,9 +58,9 @@ class Fixed:
         """Return the next job in order."""
         return self.queue.popleft() if self.queue else None
 
-    def end(self, row: Row) -> None:
+    def end(self, row: TrialRow) -> None:
         """Take the row of a job that has ended."""
-        self.open.discard(row["trial"])
+        self.open.discard(row.trial)
 
     def ahead(self) -> Iterator[Ahead]:
         """Yield the jobs in order."""
@@ -117,14 +95,17 @@ class Search:
                 return job
         return None
 
-    def end(self, row: Row) -> None:
+    def end(self, row: TrialRow) -> None:
         """Tell Optuna."""
-        self.owner.pop(row["trial"]).tell(row)
+        self.owner.pop(row.trial).tell(row)
 
     def ahead(self) -> Iterator[Ahead]:
         """Yield a job of each method in turn."""
         for turn in zip_longest(*(search.ahead() for search in self.searches)):
             yield from (ahead for ahead in turn if ahead is not None)
+
+
+Stage = Search | Fixed
 
 
 def _joined(jobs: list[Job], together: Together) -> list[Job]:
@@ -164,21 +145,21 @@ def stages(
     finalists = {method: _finalists(study, method, rows) for method in searches}
     rescore = [job for method in searches for job in _rescore_jobs(study, finalists[method], rows)]
     yield Fixed("rescore", rescore, rows, together)
-    arms = _arms(study, searches, finalists, rows)
-    seeds, why = study.protocol.seeds, "as asked for"
+    arms = choose_arms(study, list(searches.values()), finalists, rows)
+    seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
         pilot = pilot_jobs(study, arms)
         yield Fixed("pilot", pilot, rows, together)
-        seeds, why = seeds_for(study, [rows[job.spec.trial] for job in pilot])
-    tuning = {method: {"trials": search.total} for method, search in searches.items()}
-    plan = declare(study, arms, tuning, (seeds, why), store)
+        seeds, because = seeds_for(study, [rows[job.spec.trial] for job in pilot])
+    tuning = {method: search.total for method, search in searches.items()}
+    plan = declare(study, arms, tuning, seeds, because, store)
     yield Fixed("confirm", confirm_jobs(study, plan), rows, together)
 
 
-def _rows_of(method: str, rows: Rows) -> list[Row]:
+def _rows_of(method: str, rows: Rows) -> list[TrialRow]:
     """Return the method's search rows, in an order that does not depend on when they ended."""
-    found = (r for r in rows.values() if r["method"] == method and r["stage"] == "search")
-    return sorted(found, key=lambda row: row["trial"])
+    found = (r for r in rows.values() if r.method == method and r.stage == "search")
+    return sorted(found, key=lambda row: row.trial)
 
 
 def _finalists(study: Study, method: str, rows: Rows) -> list[str]:
@@ -191,9 +172,9 @@ def _is_candidate(study: Study, method: str) -> bool:
 
 def _spec_of(configuration: str, rows: Rows) -> TrialSpec:
     """Return the spec of the search trial; that of a later stage has another role."""
-    searched = (r for r in rows.values() if r["stage"] == "search")
-    row = next(r for r in searched if r["configuration"] == configuration)
-    return TrialSpec.model_validate_json(row["spec"])
+    searched = (r for r in rows.values() if r.stage == "search")
+    row = next(r for r in searched if r.configuration == configuration)
+    return TrialSpec.model_validate_json(row.spec)
 
 
 def _rescore_jobs(study: Study, finalists: list[str], rows: Rows) -> list[Job]:
@@ -202,166 +183,131 @@ def _rescore_jobs(study: Study, finalists: list[str], rows: Rows) -> list[Job]:
         spec = _spec_of(configuration, rows)
         for replicate in range(1, study.budget.rescore_seeds + 1):
             seed = derive_seed(study.seed, "rescore", configuration, replicate)
-            again = spec.model_copy(
-                update={"stage": "rescore", "replicate": replicate, "seed": seed}
-            )
-            jobs.append(Job(again))
+            jobs.append(Job(spec.trial_of(spec.role, "rescore", replicate, seed)))
     return jobs
 
 
-def declare(
-    study: Study,
-    arms: list[dict[str, Json]],
-    tuning: dict[str, Json],
-    seeds: tuple[int, str],
-    store: Store,
-) -> dict[str, Json]:
-    """Write down what will be judged and how, before any test prediction exists, and return it.
+def choose_arms(
+    study: Study, searches: list[MethodSearch], finalists: dict[str, list[str]], rows: Rows
+) -> list[Arm]:
+    """Return the arms of the plan, in its order: anchors, controls, candidates, comparisons.
 
-    A declaration that differs from an earlier one in the same folder is kept beside it, under
-    ``revisions``: what it decides was chosen after the test set had been opened.
+    Args:
+        study: Its protocol says how many of each there are.
+        searches: Of every tuned method.
+        finalists: Configurations of each method that were run again.
+        rows: Of the search, and of the runs again.
+
+    Raises:
+        StudyError: When no trial of a method is complete.
     """
-    protocol = study.protocol.model_dump()
-    content: dict[str, Json] = {"study": study.name, "protocol": protocol, "arms": arms}
-    if protocol["seeds"] == "auto":
-        content["seeds"] = seeds[0]
-    plan = content | {
-        "hash": digest(content),
-        "declared": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seeds": seeds[0],
-        "seeds_because": seeds[1],
-        "tuning": tuning,
-        "revisions": [],
-    }
-    earlier = store.read_json(store.plan)
-    if earlier is not None:
-        if earlier["hash"] == plan["hash"]:
-            return earlier  # type: ignore[no-any-return]
-        kept = {key: earlier[key] for key in ("hash", "declared", "protocol", "arms")}
-        plan["revisions"] = [*earlier["revisions"], kept]
-    store.write_json(store.plan, plan)
-    return plan
-
-
-def _arms(
-    study: Study, searches: dict[str, MethodSearch], finalists: dict[str, list[str]], rows: Rows
-) -> list[dict[str, Json]]:
-    best = {
-        method: order(_judged(study, rows, chosen), _is_candidate(study, method))
-        for method, chosen in finalists.items()
-    }
-    for method, ordered in best.items():
-        if not ordered:
-            raise StudyError(_none_complete(method, _rows_of(method, rows)))
-    single = _spec_of(best["single"][0], rows)
-    arms, negative = [], None
-    for space in study.candidates:
-        search = searches[space.method]
-        known = [
-            (name, spec)
-            for name, control, spec in search.enqueued()
-            if control is None and rows[spec.trial]["status"] != "pruned"
-        ]
-        labels = {spec.configuration: name for name, spec in known}
-        controls = [(n, s) for n, c, s in search.enqueued() if c == "negative"]
-        negative = negative or (controls[0] if controls else None)
-        excluded = {spec.configuration for _, spec in controls}
-        ordered = [c for c in best[space.method] if c not in excluded]
-        strata = {c: _stratum(_spec_of(c, rows), space.strata) for c in ordered}
-        for configuration in shortlist(
-            ordered, strata, list(labels), study.protocol.shortlist, study.protocol.per_stratum
-        ):
-            spec = _spec_of(configuration, rows)
-            name = labels.get(configuration)
-            reason = "enqueued" if name else "validation"
-            arms.append(_arm(spec, "candidate", reason, name, strata.get(configuration)))
-    for space in study.others:
-        if space.method not in ("single", "deep_ensemble"):
-            for configuration in best[space.method][: study.protocol.comparisons]:
-                arms.append(_arm(_spec_of(configuration, rows), "comparison", "comparison"))
-    sizes = Counter(arm["members"] for arm in arms if arm["role"] == "candidate") or Counter([4])
-    size = sizes.most_common(1)[0][0]
-    control = _negative_arm(single, negative)
-    pool = max(arm["members"] for arm in [*arms, control, {"members": size}])
+    best = {method: _ranked(study, method, chosen, rows) for method, chosen in finalists.items()}
+    single = _spec_of(best["single"][0], rows).alone()
+    own = [search for search in searches if _is_candidate(study, search.space.method)]
+    candidates = [
+        arm for search in own for arm in _candidates(study, search, best[search.space.method], rows)
+    ]
+    negative = _negative_control(single, own)
+    comparisons = _comparisons(study, best, rows)
+    # The positive control is what a candidate would be if its members were networks of their own:
+    # it has the size that most candidates have.
+    sizes = Counter(arm.spec.members for arm in candidates) or Counter([4])
+    common = sizes.most_common(1)[0][0]
+    # Every arm is held against as many of the anchor's networks as it has members itself, so the
+    # anchor has as many as the largest.
+    most = max(common, *(arm.spec.members for arm in (negative, *candidates, *comparisons)))
+    deep, fresh = _deep_ensemble(single, most), _deep_ensemble(single, common)
     return [
-        _arm(single, "single", "anchor", "single"),
-        _arm(_deep_ensemble(single, pool), "deep_ensemble", "anchor", "deep ensemble"),
-        _arm(_deep_ensemble(single, size), "positive_control", "control", "fresh deep ensemble"),
-        control,
-        *arms,
+        Arm(spec=single, role="single", reason="anchor", name="single"),
+        Arm(spec=deep, role="deep_ensemble", reason="anchor", name="deep ensemble"),
+        Arm(spec=fresh, role="positive_control", reason="control", name="fresh deep ensemble"),
+        negative,
+        *candidates,
+        *comparisons,
     ]
 
 
-def _none_complete(method: str, rows: list[Row]) -> str:
-    reasons = Counter(f"{row['status']}: {row['reason']}" for row in rows)
-    worst = reasons.most_common(1)[0][0]
-    return (
-        f"{method}: none of the {len(rows)} search trials is complete (most often {worst}); "
-        "mend the method or its space and choose another --out"
+def _ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list[str]:
+    """Return the finalists from best to worst, by their runs on fresh search seeds.
+
+    The one run by which each became a finalist was a lucky one; by it the luckiest would win.
+    """
+    stage = "rescore" if study.budget.rescore_seeds else "search"
+    found = (r for r in rows.values() if r.stage == stage and r.configuration in finalists)
+    judged = sorted(found, key=lambda row: row.trial)
+    ordered = order(judged, _is_candidate(study, method))
+    if ordered:
+        return ordered
+    reasons = Counter(f"{row.status}: {row.reason}" for row in _rows_of(method, rows))
+    raise StudyError(
+        f"{method}: none of the {reasons.total()} search trials is complete (most often "
+        f"{reasons.most_common(1)[0][0]}); mend the method or its space and choose another --out"
     )
 
 
-def _judged(study: Study, rows: Rows, finalists: list[str]) -> list[Row]:
-    """Return the finalists' rows on fresh search seeds: the one that chose them was a lucky one."""
-    stage = "rescore" if study.budget.rescore_seeds else "search"
-    found = (r for r in rows.values() if r["stage"] == stage and r["configuration"] in finalists)
-    return sorted(found, key=lambda row: row["trial"])
+def _candidates(study: Study, search: MethodSearch, ordered: list[str], rows: Rows) -> list[Arm]:
+    """Return a method's candidates: what was enqueued by name, then the best of each stratum.
+
+    The enqueued ones are confirmed whatever their rank, since they are what is asked about. Only
+    those that exceed the method's own limit are not: they were never trained. A negative control
+    has an arm of its own and would be judged twice.
+    """
+    protocol = study.protocol
+    trained = (job for job in search.enqueued() if rows[job.spec.trial].status != "pruned")
+    names = {job.spec.configuration: job.name for job in trained}
+    controls = {job.spec.configuration for job in search.enqueued("negative")}
+    ordered = [configuration for configuration in ordered if configuration not in controls]
+    specs = {chosen: _spec_of(chosen, rows).alone() for chosen in [*names, *ordered]}
+    strata = {c: _stratum(specs[c], search.space.strata) for c in ordered}
+    arms = []
+    for c in shortlist(ordered, strata, list(names), protocol.shortlist, protocol.per_stratum):
+        reason: Reason = "enqueued" if c in names else "validation"
+        said = {"name": names.get(c), "stratum": strata.get(c)}
+        arms.append(Arm(spec=specs[c], role="candidate", reason=reason, **said))
+    return arms
 
 
-def _deep_ensemble(single: TrialSpec, members: int) -> TrialSpec:
+def _comparisons(study: Study, best: dict[str, list[str]], rows: Rows) -> list[Arm]:
+    """Return the best configurations of each method that is there to compare with."""
+    return [
+        Arm(spec=_spec_of(chosen, rows).alone(), role="comparison", reason="comparison")
+        for space in study.others
+        if space.method not in ("single", "deep_ensemble")
+        for chosen in best[space.method][: study.protocol.comparisons]
+    ]
+
+
+def _negative_control(single: Configuration, searches: list[MethodSearch]) -> Arm:
+    """Return the control that must track a single model: the first that is declared as such.
+
+    It is trained as the tuned single network is, so that nothing but its members' identity tells
+    it from that; where none is declared, it is that network on fresh seeds.
+    """
+    declared = [job for search in searches for job in search.enqueued("negative")]
+    if not declared:
+        return Arm(spec=single, role="negative_control", reason="control", name="fresh single")
+    spec, name = declared[0].spec, declared[0].name
+    own = single.model_copy(update={"method": spec.method, "params": spec.params})
+    return Arm(spec=own, role="negative_control", reason="control", name=name)
+
+
+def _deep_ensemble(single: Configuration, members: int) -> Configuration:
     return single.model_copy(update={"method": "deep_ensemble", "params": {"members": members}})
 
 
-def _negative_arm(single: TrialSpec, control: tuple[str, TrialSpec] | None) -> dict[str, Json]:
-    """Return the control that must track: as declared, trained as the tuned single is."""
-    if control is None:
-        return _arm(single, "negative_control", "control", "fresh single")
-    name, spec = control
-    update = {"method": spec.method, "params": spec.params}
-    return _arm(single.model_copy(update=update), "negative_control", "control", name)
+def _stratum(spec: Configuration, keys: tuple[str, ...]) -> str:
+    flat, parts = spec.model_dump(), (key.partition(".") for key in keys)
+    return ", ".join(f"{name}={flat[section][name]}" for section, _, name in parts)
 
 
-def _arm(
-    spec: TrialSpec,
-    role: schema.Role,
-    reason: str,
-    name: str | None = None,
-    stratum: str | None = None,
-) -> dict[str, Json]:
-    return {
-        "configuration": spec.configuration,
-        "role": role,
-        "method": spec.method,
-        "name": name,
-        "members": spec.params.get("members", 1),
-        "reason": reason,
-        "stratum": stratum,
-        "spec": spec.model_dump(exclude={"role", "stage", "replicate", "seed"}),
-    }
-
-
-def _stratum(spec: TrialSpec, keys: tuple[str, ...]) -> str:
-    flat = spec.model_dump()
-    values = []
-    for key in keys:
-        section, _, name = key.partition(".")
-        values.append(f"{name}={flat[section][name]}")
-    return ", ".join(values)
-
-
-def confirm_jobs(study: Study, plan: dict[str, Json]) -> list[Job]:
+def confirm_jobs(study: Study, plan: Plan) -> list[Job]:
     """Return every arm's replicates on fresh seeds, replicate by replicate, long ones first."""
-    arms = sorted(plan["arms"], key=lambda arm: (arm["method"] != "deep_ensemble", -arm["members"]))
+    arms = sorted(
+        plan.arms, key=lambda arm: (arm.spec.method != "deep_ensemble", -arm.spec.members)
+    )
     jobs = []
-    for replicate in range(plan["seeds"]):
+    for replicate in range(plan.seeds):
         for arm in arms:
-            parts = ("confirm", arm["role"], arm["configuration"], replicate)
-            spec = {
-                **arm["spec"],
-                "role": arm["role"],
-                "stage": "confirm",
-                "replicate": replicate,
-                "seed": derive_seed(study.seed, *parts),
-            }
-            jobs.append(Job(TrialSpec.model_validate(spec), arm["name"]))
+            seed = derive_seed(study.seed, "confirm", arm.role, arm.spec.configuration, replicate)
+            jobs.append(Job(arm.spec.trial_of(arm.role, "confirm", replicate, seed), arm.name))
     return jobs

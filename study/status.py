@@ -5,6 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from study import plan
 from study.integrity import examine
 from study.schema import StudyError
 from study.space import Study
@@ -18,7 +19,9 @@ def status(study: Study, store: Store) -> int:
     if not rows and store.read_json(store.study) is None:
         raise StudyError(f"--out {store.root}: there is no study yet; run without --status first")
     console = Console()
-    counts = Counter((r["stage"], r["role"], r["method"], r["status"]) for r in rows)
+    counts: Counter[tuple[str, str, str, str]] = Counter(
+        (r.stage, r.role, r.method, r.status) for r in rows
+    )
     table = Table(title=str(store.root), title_justify="left")
     for heading in ("stage", "role", "method", "status", "trials"):
         table.add_column(heading, justify="right" if heading == "trials" else "left")
@@ -26,8 +29,8 @@ def status(study: Study, store: Store) -> int:
         table.add_row(*key, str(count))
     console.print(table)
     for row in rows:
-        if row["status"] != "complete":
-            console.print(f"{row['trial']}: {row['status']}: {row['reason']}", highlight=False)
+        if row.status != "complete":
+            console.print(f"{row.trial}: {row.status}: {row.reason}", highlight=False)
     for trial, why in damaged.items():
         console.print(f"{trial}: damaged: {why}", highlight=False)
     console.print(_summary(study, store, counts), highlight=False)
@@ -39,10 +42,10 @@ def _summary(study: Study, store: Store, counts: Counter[tuple[str, str, str, st
     for (stage, *_), count in counts.items():
         done[stage] += count
     searched = sum(study.budget.trials if space.search else 1 for space in study.spaces)
-    plan = store.read_json(store.plan)
-    confirm = len(plan.get("arms") or ()) * plan.get("seeds", 0) if plan else None
+    declared = plan.read(store)
+    confirm = "not declared yet" if declared is None else len(declared.arms) * declared.seeds
     return (
         f"search {done['search']}/{searched}, rescore {done['rescore']}, pilot {done['pilot']}, "
-        f"confirm {done['confirm']}/{confirm if plan else 'not declared yet'}; "
+        f"confirm {done['confirm']}/{confirm}; "
         f"report {'written' if store.report.exists() else 'not written'}"
     )

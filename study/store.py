@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from study import schema
 from study.lease import held
 from study.place import ObjectPlace, Place, each, place, replace, source
-from study.schema import StudyError
+from study.schema import File, GeometryRow, StudyError, TrialRow
 
 ROW = "trial.parquet"
 GEOMETRY = "geometry.parquet"
@@ -155,9 +155,9 @@ class Store:
             write_page_checksum=True,
         )
 
-    def write_geometry(self, trial: str, rows: list[dict[str, Any]]) -> None:
+    def write_geometry(self, trial: str, rows: list[GeometryRow]) -> None:
         """Write where the members lie; visible to readers once the row is committed."""
-        table = pa.Table.from_pylist(rows, schema=schema.GEOMETRY)
+        table = pa.Table.from_pylist([r._asdict() for r in rows], schema=schema.GEOMETRY)
         self._write(trial, GEOMETRY, table, compression="zstd", write_page_checksum=True)
 
     def _write(self, trial: str, name: str, table: pa.Table, **options: Any) -> None:
@@ -167,16 +167,17 @@ class Store:
         self.written.setdefault(trial, {})[name] = hashlib.sha256(content).hexdigest()
         replace(folder / name, content)
 
-    def commit(self, trial: str, row: dict[str, Any]) -> None:
-        """Write the trial's row: from now on the trial is complete."""
-        folder = self.folder(trial)
+    def commit(self, row: TrialRow) -> None:
+        """Write a trial's row: from now on the trial is complete."""
+        folder = self.folder(row.trial)
         folder.mkdir(parents=True, exist_ok=True)
-        sums = self.written.pop(trial, {})
-        files = [{"name": name, "sha256": sums[name]} for name in sorted(sums)]
-        table = pa.Table.from_pylist([row | {"files": files}], schema=schema.TRIAL)
+        sums = self.written.pop(row.trial, {})
+        columns = {name: getattr(row, name) for name in schema.TRIAL.names}
+        columns["files"] = [{"name": name, "sha256": sums[name]} for name in sorted(sums)]
+        table = pa.Table.from_pylist([columns], schema=schema.TRIAL)
         replace(folder / ROW, _parquet(table), lasting=True)
 
-    def row(self, trial: str) -> dict[str, Any] | None:
+    def row(self, trial: str) -> TrialRow | None:
         """Return the trial's row, or None when it is not committed."""
         return _read_row(self.folder(trial) / ROW)
 
@@ -189,10 +190,10 @@ class Store:
         begun = {path.name for path in self.root.glob("trials/*")}
         return sorted(begun - set(self.committed()))
 
-    def each_row(self) -> Iterator[tuple[str, dict[str, Any] | DamagedError | None]]:
+    def each_row(self) -> Iterator[tuple[str, TrialRow | DamagedError | None]]:
         """Yield every committed trial with its row, or with what is wrong with that."""
 
-        def read(path: Place) -> dict[str, Any] | DamagedError | None:
+        def read(path: Place) -> TrialRow | DamagedError | None:
             try:
                 return _read_row(path)
             except DamagedError as error:
@@ -202,10 +203,10 @@ class Store:
         rows = each(read, (self.root / "trials" / trial / ROW for trial in trials))
         yield from zip(trials, rows, strict=True)
 
-    def rows(self) -> dict[str, dict[str, Any]]:
+    def rows(self) -> dict[str, TrialRow]:
         """Return every committed row by trial."""
         found = each(_read_row, (self.folder(trial) / ROW for trial in self.committed()))
-        return {row["trial"]: row for row in found if row is not None}
+        return {row.trial: row for row in found if row is not None}
 
     def present(self) -> dict[str, set[str]]:
         """Return the names of every trial's Parquet files but its row."""
@@ -223,11 +224,11 @@ class Store:
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def write_json(self, path: Place, value: Any) -> None:
+    def write_json(self, path: Place, value: object) -> None:
         """Replace the JSON file at ``path`` in one step."""
         replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
-    def read_json(self, path: Place) -> Any:
+    def read_json(self, path: Place) -> dict[str, Any] | None:
         """Return the content of a JSON file, None when there is no such file."""
         try:
             value = json.loads(path.read_text())
@@ -256,7 +257,7 @@ def _parquet(table: pa.Table, **options: Any) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _read_row(path: Place) -> dict[str, Any] | None:
+def _read_row(path: Place) -> TrialRow | None:
     try:
         content = source(path)
     except FileNotFoundError:
@@ -271,9 +272,14 @@ def _read_row(path: Place) -> dict[str, Any] | None:
     schema.check_version(table.schema, str(path))
     if len(table) != 1 or not table.schema.equals(schema.TRIAL):
         raise DamagedError(_broken(path, f"it has {len(table)} rows or other columns"))
-    row: dict[str, Any] = table.to_pylist()[0]
-    if row["trial"] != path.parent.name:
-        raise DamagedError(_broken(path, f"it is the row of trial {row['trial']}"))
+    columns: dict[str, Any] = table.to_pylist()[0]
+    if columns["stack"] is not None:
+        columns["stack"] = tuple(columns["stack"])
+    if columns["files"] is not None:
+        columns["files"] = tuple(File(**file) for file in columns["files"])
+    row = TrialRow(**columns)
+    if row.trial != path.parent.name:
+        raise DamagedError(_broken(path, f"it is the row of trial {row.trial}"))
     return row
 
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,13 @@ from study.batches import Splits, default_device, evenly
 from study.cost import flops, size
 from study.datasets import Dataset
 from study.evidence import IMAGES, evidence_rows
-from study.geometry import Row, Trajectory, weight_cosine, when
+from study.geometry import Trajectory, weight_cosine, when
 from study.landscape import Probe, mean_network, member_networks, network_rows
 from study.methods import Method, single
 from study.methods._stack import MOST, best_size, joined
 from study.place import StoreError
-from study.predictions import Precision, clean_table, ood_table, shift_table
+from study.predictions import clean_table, ood_table, shift_table
+from study.schema import Outcome, TrialRow
 from study.spec import Execution, TrialSpec, canonical, derive_seed
 from study.store import Store
 from study.train import DivergenceError, OnEpoch, fit, is_out_of_memory, passes_of, predict
@@ -36,19 +37,49 @@ from study.train import DivergenceError, OnEpoch, fit, is_out_of_memory, passes_
 DEFAULT = Execution()
 
 
-@dataclass
+@dataclass(frozen=True)
+class Setup:
+    """What the trials of one call have in common: see :func:`run_trials`."""
+
+    splits: Splits
+    fingerprint: str
+    name: str | None
+    store: Store
+    execution: Execution
+    on_epoch: OnEpoch
+
+
+@dataclass(frozen=True)
 class Run:
-    """A trial under way, and what is known of it so far."""
+    """A trial under way: its method, the path of its weights, and what is known of it so far."""
 
     spec: TrialSpec
     method: Method
-    row: Row
     path: Trajectory
+    outcome: Outcome
 
 
-def run_trial(spec: TrialSpec, dataset: Dataset, store: Store, **options: Any) -> Row:
-    """Run one trial and commit it: see :func:`run_trials`."""
-    return run_trials([spec], dataset, store, **options)[0]
+@dataclass(frozen=True)
+class Attempt:
+    """How much of a training step is in memory at a time.
+
+    Attributes:
+        most: Networks that are trained as one, at most; None for as many as repay.
+        one_by_one: Whether members are passed through one after another, where they can be.
+        pieces: Parts of a batch, passed through one after another.
+    """
+
+    most: int | None
+    one_by_one: bool = False
+    pieces: int = 1
+
+    def passes(self, run: Run) -> int:
+        """Return in how many passes the members are computed."""
+        return len(passes_of(run.method, run.spec.regulariser)) if self.one_by_one else 1
+
+
+IN_TURN: Final = Attempt(most=1, one_by_one=True)
+IN_HALVES: Final = Attempt(most=1, one_by_one=True, pieces=2)
 
 
 def run_trials(
@@ -60,7 +91,7 @@ def run_trials(
     name: str | None = None,
     on_epoch: OnEpoch = lambda epoch: None,
     execution: Execution = DEFAULT,
-) -> list[Row]:
+) -> list[TrialRow]:
     """Run replicates of one configuration and commit each; committed ones are only read.
 
     Several are trained as one where their method can be, and one by one where it cannot or where
@@ -79,151 +110,131 @@ def run_trials(
         The committed rows. Divergence and exceptions are a status with a reason, not raised.
     """
     rows = [store.row(spec.trial) for spec in specs]
-    if None not in rows:
-        return rows  # type: ignore[return-value]
+    done = [row for row in rows if row is not None]
+    if len(done) == len(specs):
+        return done
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     splits = _splits(dataset, fingerprint)
-    runs = _trained_as_one(specs, splits, on_epoch, execution) if len(specs) > 1 else {}
-    for number, (spec, row) in enumerate(zip(specs, rows, strict=True)):
-        if row is None:
-            known = new_row(spec, fingerprint, name)
-            rows[number] = _run(
-                spec, known, runs.get(spec.trial), splits, store, on_epoch, execution
-            )
-    return rows  # type: ignore[return-value]
+    setup = Setup(splits, fingerprint, name, store, execution, on_epoch)
+    runs = _trained_as_one(specs, setup) if len(specs) > 1 else {}
+    return [
+        row or _run(spec, setup, runs.get(spec.trial))
+        for spec, row in zip(specs, rows, strict=True)
+    ]
 
 
-def _run(
-    spec: TrialSpec,
-    row: Row,
-    run: Run | None,
-    splits: Splits,
-    store: Store,
-    on_epoch: OnEpoch,
-    execution: Execution,
-) -> Row:
+def _run(spec: TrialSpec, setup: Setup, run: Run | None) -> TrialRow:
     """Train one trial, unless that is done, predict, and commit it."""
-    start, epochs = time.perf_counter(), 0
+    start, epochs, store = time.perf_counter(), 0, setup.store
 
     def count(epoch: int) -> None:
         nonlocal epochs
         epochs = epoch
-        on_epoch(epoch)
+        setup.on_epoch(epoch)
 
+    outcome = Outcome(members=spec.members)
     try:
         if run is None:
-            run = _trained(spec, splits, count, execution)
+            run = _trained(spec, replace(setup, on_epoch=count))
         if (done := store.row(spec.trial)) is not None:
             return done  # By a node that was thought lost, and was only cut off.
-        row |= run.row
-        if "status" not in run.row:
-            row |= _predicted(run, splits, store, execution.precision)
+        outcome = run.outcome
+        if outcome.status == "complete":
+            outcome = _predicted(run, setup)
     except DivergenceError as error:
-        row |= {"status": "diverged", "reason": str(error)}
+        outcome = replace(outcome, status="diverged", reason=str(error))
     except StoreError:
         raise  # No fault of the trial: it is to be run again.
     except Exception as error:
         # Whatever a method of the user's own raises ends its trial, not the study.
-        row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-    row |= {
-        "epochs": epochs or row["epochs"],
-        "seconds": row["seconds"] + time.perf_counter() - start,
-        "peak_bytes": _peak_bytes(),
-        "finished": datetime.now(UTC),
-    }
-    store.commit(spec.trial, row)
+        outcome = replace(outcome, status="failed", reason=f"{type(error).__name__}: {error}")
+    outcome = replace(
+        outcome,
+        epochs=epochs or outcome.epochs,
+        seconds=outcome.seconds + time.perf_counter() - start,
+        peak_bytes=_peak_bytes(),
+    )
+    row = new_row(spec, setup.fingerprint, setup.name, outcome)
+    store.commit(row)
     return row
 
 
-def _trained(spec: TrialSpec, splits: Splits, on_epoch: OnEpoch, execution: Execution) -> Run:
-    """Return the trained run; out of memory it is begun again, with less at a time.
-
-    That is one member after another, or else each batch in two halves.
-    """
-    tries = [(execution.low_memory, 1), (True, 1), (True, 2)]
-    for number, (one_by_one, pieces) in enumerate(tries):
-        run = _prepared(spec, splits)
-        if "status" in run.row:
-            break
-        passes = len(passes_of(run.method, spec.regulariser)) if one_by_one else 1
-        if (number, passes) == (1, 1):
+def _trained(spec: TrialSpec, setup: Setup) -> Run:
+    """Return the trained run; out of memory it is begun again, with less at a time."""
+    as_asked = Attempt(setup.execution.most, setup.execution.low_memory)
+    for attempt in (as_asked, IN_TURN, IN_HALVES):
+        run = _prepared(spec, setup.splits)
+        if run.outcome.status != "complete":
+            return run
+        if attempt is IN_TURN and attempt.passes(run) == 1:
             continue  # Its members are not to be had one by one.
         try:
-            parts = joined(_parts([run]), execution.most if number == 0 else 1)
-            _train([run], parts, splits, on_epoch, pieces, one_by_one)
+            return _train([run], joined(_parts([run]), attempt.most), setup, attempt)[0]
         except Exception as error:
-            if pieces == 2 or not is_out_of_memory(error):
+            if attempt is IN_HALVES or not is_out_of_memory(error):
                 raise
-            del run, error
-            torch.cuda.empty_cache()
-        else:
-            run.row["pieces"] = pieces * passes
-            break
-    return run
+        del run  # With the error gone, so is all that its frames held.
+        torch.cuda.empty_cache()
+    raise AssertionError
 
 
-def _trained_as_one(
-    specs: Sequence[TrialSpec], splits: Splits, on_epoch: OnEpoch, execution: Execution
-) -> dict[str, Run]:
+def _trained_as_one(specs: Sequence[TrialSpec], setup: Setup) -> dict[str, Run]:
     """Return the trained runs by trial; none where they cannot be trained as one, or that fails.
 
     A failure is not theirs all: each is then to be found out alone.
     """
-    start = time.perf_counter()
+    start, stack = time.perf_counter(), tuple(spec.trial for spec in specs)
     try:
-        runs = [_prepared(spec, splits) for spec in specs]
-        if any("status" in run.row for run in runs):
+        runs = [_prepared(spec, setup.splits) for spec in specs]
+        together = Attempt(setup.execution.most)
+        if any(run.outcome.status != "complete" for run in runs):
             return {}
-        parts = joined(_parts(runs), execution.most)
+        parts = joined(_parts(runs), together.most)
         if len(parts) > 1:
             return {}
-        _train(runs, parts, splits, on_epoch)
+        runs = _train(runs, parts, setup, together)
     except Exception:
         logging.getLogger(__name__).warning("not trained as one", exc_info=True)
         return {}
     seconds = (time.perf_counter() - start) / len(runs)
-    together = {"stack": [spec.trial for spec in specs], "seconds": seconds, "pieces": 1}
-    for run in runs:
-        run.row |= together | {"epochs": run.spec.training.epochs}
-    return {run.spec.trial: run for run in runs}
-
-
-def new_row(spec: TrialSpec, fingerprint: str, name: str | None) -> Row:
-    """Return a row with what is known before the trial runs; all else is null or zero."""
-    row: Row = dict.fromkeys(schema.TRIAL.names)
-    return row | {
-        "trial": spec.trial,
-        "configuration": spec.configuration,
-        "name": name,
-        "method": spec.method,
-        "role": spec.role,
-        "stage": spec.stage,
-        "replicate": spec.replicate,
-        "seed": spec.seed,
-        "members": spec.params.get("members", 1),
-        "spec": spec.to_json(),
-        "status": "complete",
-        "epochs": 0,
-        "seconds": 0.0,
-        "train_seconds": 0.0,
-        "device": device_name(),
-        "host": socket.gethostname(),
-        "versions": versions(),
-        "commit": commit(),
-        "data": fingerprint,
-        "finished": datetime.now(UTC),
+    return {
+        run.spec.trial: replace(
+            run,
+            outcome=replace(
+                run.outcome, stack=stack, seconds=seconds, epochs=run.spec.training.epochs
+            ),
+        )
+        for run in runs
     }
+
+
+def new_row(spec: TrialSpec, fingerprint: str, name: str | None, outcome: Outcome) -> TrialRow:
+    """Return the row of a trial that ended just now, here."""
+    return TrialRow(
+        trial=spec.trial,
+        configuration=spec.configuration,
+        name=name,
+        method=spec.method,
+        role=spec.role,
+        stage=spec.stage,
+        replicate=spec.replicate,
+        seed=spec.seed,
+        spec=spec.to_json(),
+        device=device_name(),
+        host=socket.gethostname(),
+        versions=versions(),
+        commit=commit(),
+        data=fingerprint,
+        finished=datetime.now(UTC),
+        **{field.name: getattr(outcome, field.name) for field in fields(Outcome)},
+    )
 
 
 def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
     """Build the spec's method around its backbone, initialised from the spec's seed."""
-    return methods.build(
-        spec.method,
-        spec.params,
-        lambda: backbones.build(spec.backbone, shape, classes),
-        spec.seed,
-    )
+    network = partial(backbones.build, spec.backbone, shape, classes)
+    return methods.build(spec.method, spec.params, network, spec.seed)
 
 
 def replicates_as_one(
@@ -238,17 +249,18 @@ def _prepared(spec: TrialSpec, splits: Splits) -> Run:
     """Build the method; what exceeds a limit of its own already has a status."""
     dataset = splits.dataset
     method = build(spec, dataset.shape, dataset.classes).to(splits.device)
-    row: Row = {
-        "members": method.members,
-        "comparable": method.comparable,
-        "excess": method.excess(),
-        "cosine_init": weight_cosine(method),
-    }
-    if (row["excess"] or 0) > 0:
-        reason = f"exceeds the method's own limit by {100 * row['excess']:.3g} %"
-        row |= {"status": "pruned", "reason": reason}
+    excess = method.excess()
+    outcome = Outcome(
+        members=method.members,
+        comparable=method.comparable,
+        excess=excess,
+        cosine_init=weight_cosine(method),
+    )
+    if excess is not None and excess > 0:
+        reason = f"exceeds the method's own limit by {100 * excess:.3g} %"
+        outcome = replace(outcome, status="pruned", reason=reason)
     path = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
-    return Run(spec, method, row, path)
+    return Run(spec, method, path, outcome)
 
 
 def _parts(runs: list[Run]) -> list[tuple[Method, int]]:
@@ -261,19 +273,15 @@ def _parts(runs: list[Run]) -> list[tuple[Method, int]]:
 
 
 def _train(
-    runs: list[Run],
-    parts: list[tuple[Method, int]],
-    splits: Splits,
-    on_epoch: OnEpoch,
-    pieces: int = 1,
-    one_by_one: bool = False,
-) -> None:
-    """Train the runs' parts, or stacks of them; note what it cost, in equal shares."""
-    first = runs[0].spec
-    cost = flops(runs[0].method, splits.dataset.shape, splits.device, first.training.batch_size)
+    runs: list[Run], parts: list[tuple[Method, int]], setup: Setup, how: Attempt
+) -> list[Run]:
+    """Train the runs' parts, or stacks of them; add what it cost, in equal shares."""
+    first, splits = runs[0].spec, setup.splits
+    training, regulariser = first.training, first.regulariser
+    cost = flops(runs[0].method, splits.dataset.shape, splits.device, training.batch_size)
 
     def after(epoch: int) -> None:
-        on_epoch(epoch)
+        setup.on_epoch(epoch)
         if len(parts) == 1:  # Parts that are trained apart are at the same epoch at the ends alone.
             for run in runs:
                 run.path.record(epoch)
@@ -284,26 +292,38 @@ def _train(
     start = time.perf_counter()
     for part, seed in parts:
         train, labels = splits.train
-        fit(part, train, labels, first.training, first.regulariser, seed, after, pieces, one_by_one)
+        fit(part, train, labels, training, regulariser, seed, after, how.pieces, how.one_by_one)
     seconds = time.perf_counter() - start - sum(run.path.seconds for run in runs) + looking
-    for run in runs:
-        run.path.record(first.training.epochs)
-        cosine = {"cosine": weight_cosine(run.method)}
-        run.row |= cost | {"train_seconds": seconds / len(runs)} | cosine | size(run.method)
+
+    def trained(run: Run) -> Run:
+        run.path.record(training.epochs)
+        outcome = replace(
+            run.outcome,
+            train_seconds=seconds / len(runs),
+            pieces=how.pieces * how.passes(run),
+            cosine=weight_cosine(run.method),
+            **cost._asdict(),
+            **size(run.method)._asdict(),
+        )
+        return replace(run, outcome=outcome)
+
+    return [trained(run) for run in runs]
 
 
-def _predicted(run: Run, splits: Splits, store: Store, precision: Precision) -> Row:
-    """Predict with a trained method, write the predictions and return the row's results."""
-    spec, method, dataset = run.spec, run.method, splits.dataset
+def _predicted(run: Run, setup: Setup) -> Outcome:
+    """Predict with a trained method, write the predictions and return all that was found out."""
+    spec, method, splits, store = run.spec, run.method, setup.splits, setup.store
+    dataset, precision = splits.dataset, setup.execution.precision
     logits = predict(method, splits.pixels(dataset.val[0]))
-    row = objectives(logits, torch.tensor(dataset.val[1]))
+    clean = objectives(logits, torch.tensor(dataset.val[1]))
     shifted = predict(method, splits.pixels(dataset.val_shift.images))
-    row["val_shift_nll"] = nll(shifted, torch.tensor(dataset.val_shift.labels))
-    if not all(map(math.isfinite, (row["val_nll"], row["val_shift_nll"]))):
+    shift_nll = nll(shifted, torch.tensor(dataset.val_shift.labels))
+    if not (math.isfinite(clean.val_nll) and math.isfinite(shift_nll)):
         raise DivergenceError("predictions on val are not finite")
+    outcome = replace(run.outcome, val_shift_nll=shift_nll, **clean._asdict())
     if spec.stage != "confirm":
         store.write_predictions(spec.trial, "val", clean_table(logits, dataset.val[1], precision))
-        return row
+        return outcome
     networks = member_networks(method)
     probe = _probe(splits)
     path = run.path
@@ -313,9 +333,8 @@ def _predicted(run: Run, splits: Splits, store: Store, precision: Precision) -> 
     path.rows += evidence_rows(networks, seen, chance, spec.training.epochs)
     if path.rows:
         store.write_geometry(spec.trial, path.rows)
-    models = {"": method} | _controls(method, networks, probe)
-    _predict_test(spec, models, splits, store, precision)
-    return row
+    _predict_test(spec.trial, {"": method} | _controls(method, networks, probe), setup)
+    return outcome
 
 
 def _probe(splits: Splits) -> Probe:
@@ -333,24 +352,20 @@ def _controls(method: Method, networks: list[nn.Module], probe: Probe) -> dict[s
     return {prefix: control for prefix, control in controls.items() if control is not None}
 
 
-def _predict_test(
-    spec: TrialSpec,
-    models: dict[str, Method],
-    splits: Splits,
-    store: Store,
-    precision: Precision,
-) -> None:
-    dataset, pixels = splits.dataset, splits.pixels
+def _predict_test(trial: str, models: dict[str, Method], setup: Setup) -> None:
+    """Write the predictions of a method and its controls, by the prefix of their files."""
+    dataset, pixels = setup.splits.dataset, setup.splits.pixels
+    store, precision = setup.store, setup.execution.precision
     for prefix, model in models.items():
         test = predict(model, pixels(dataset.test[0]))
         table = clean_table(test, dataset.test[1], precision)
-        store.write_predictions(spec.trial, f"{prefix}test", table)
+        store.write_predictions(trial, f"{prefix}test", table)
         shift = predict(model, pixels(dataset.shift.images))
         table = shift_table(shift, dataset.shift, precision)
-        store.write_predictions(spec.trial, f"{prefix}shift", table)
+        store.write_predictions(trial, f"{prefix}shift", table)
     if dataset.ood:
         ood = {name: predict(models[""], pixels(images)) for name, images in dataset.ood.items()}
-        store.write_predictions(spec.trial, "ood", ood_table(ood, precision))
+        store.write_predictions(trial, "ood", ood_table(ood, precision))
 
 
 def log_ensemble(logits_MNC: Tensor) -> Tensor:
@@ -363,16 +378,20 @@ def nll(logits_MNC: Tensor, y_N: Tensor) -> float:
     return torch.nn.functional.nll_loss(log_ensemble(logits_MNC), y_N).item()
 
 
-def objectives(logits_MNC: Tensor, y_N: Tensor) -> Row:
-    """Return what the search looks at on clean validation data."""
+class Objectives(NamedTuple):
+    """What the search looks at on clean validation data; named as the columns of a row."""
+
+    val_nll: float
+    val_gain: float
+    val_accuracy: float
+
+
+def objectives(logits_MNC: Tensor, y_N: Tensor) -> Objectives:
+    """Return an ensemble's objectives, its NLL and gain in nats."""
     ensemble = nll(logits_MNC, y_N)
     members = sum(nll(own.unsqueeze(0), y_N) for own in logits_MNC) / len(logits_MNC)
     right = log_ensemble(logits_MNC).argmax(-1) == y_N
-    return {
-        "val_nll": ensemble,
-        "val_gain": members - ensemble,
-        "val_accuracy": right.double().mean().item(),
-    }
+    return Objectives(ensemble, members - ensemble, right.double().mean().item())
 
 
 def _peak_bytes() -> int:

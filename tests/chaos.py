@@ -138,13 +138,13 @@ def _is(target: str, command: str) -> bool:
 
 def seen(out: Path) -> dict[str, Any]:
     """Return when each committed trial was committed."""
-    return {trial: row["finished"] for trial, row in examine(Store(out))[0].items()}
+    return {trial: row.finished for trial, row in examine(Store(out))[0].items()}
 
 
 def stage_of(out: Path) -> str:
     """Return the stage of which the newest trial is."""
     rows = examine(Store(out))[0].values()
-    return max(rows, key=lambda row: row["finished"])["stage"] if rows else "start"
+    return max(rows, key=lambda row: row.finished).stage if rows else "start"
 
 
 def disturb(
@@ -211,11 +211,11 @@ def compare(out: Path, undisturbed: Path, campaign: Campaign) -> None:
     one, other = (examine(Store(folder))[0] for folder in (out, undisturbed))
     campaign.check(one.keys() == other.keys(), f"{out.name}: other trials than undisturbed")
     for trial in one.keys() & other.keys():
-        own, expected = one[trial]["status"], other[trial]["status"]
+        own, expected = one[trial].status, other[trial].status
         campaign.check(own == expected, f"{out.name}: {trial} is {own} and was {expected}")
     campaign.check(history(out) == history(undisturbed), f"{out.name}: other proposals")
     for trial, row in other.items():
-        if row["stage"] != "confirm" or trial not in one:
+        if row.stage != "confirm" or trial not in one:
             continue
         for file in undisturbed.glob(f"trials/{trial}/*.parquet"):
             if file.name in (ROW, GEOMETRY):

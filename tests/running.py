@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from study.schema import TrialRow
 from study.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -62,10 +63,10 @@ def wait_for(
 def committed(out: Path, stage: str | None = None) -> set[str]:
     """Return the trials that are committed, of one stage or of all."""
     rows = Store(out).rows().values() if (out / "trials").exists() else []
-    return {r["trial"] for r in rows if stage is None or r["stage"] == stage}
+    return {r.trial for r in rows if stage is None or r.stage == stage}
 
 
-def content(rows: dict[str, Any]) -> dict[str, list[Any]]:
+def content(rows: dict[str, TrialRow]) -> dict[str, list[Any]]:
     """Return what each trial's row says of its results, without when and where it ran."""
     keys = ("status", "spec", "val_nll", "val_gain", "stage", "role", "name")
-    return {trial: [row[key] for key in keys] for trial, row in rows.items()}
+    return {trial: [getattr(row, key) for key in keys] for trial, row in rows.items()}

@@ -25,6 +25,7 @@ LAYERS = [
     ["study.integrity"],
     ["study.trial"],
     ["study.search", "study.selection"],
+    ["study.plan"],
     ["study.pilot"],
     ["study.disk"],
     ["study.stages"],

@@ -91,7 +91,7 @@ def test_it_is_judged_from_afar_without_its_predictions(out, object_store, tmp_p
 
 
 def test_a_damaged_trial_is_set_aside_and_done_again(out, undisturbed):
-    trial = next(row["trial"] for row in undisturbed.values() if row["stage"] == "search")
+    trial = next(row.trial for row in undisturbed.values() if row.stage == "search")
     file = place(str(out)) / "trials" / trial / "val.parquet"
     whole = file.read_bytes()
     file.unlink()
@@ -186,4 +186,4 @@ def test_credentials_that_end_on_the_way(checked, tmp_path):
     rows, damaged = examine(Store("s3://guarded/on"))
     assert rows
     assert damaged == {}
-    assert {row["status"] for row in rows.values()} <= {"complete", "pruned"}
+    assert {row.status for row in rows.values()} <= {"complete", "pruned"}

@@ -31,10 +31,10 @@ def test_one_command_ends_with_a_verdict(finished_study):
     assert (out / "report.html").stat().st_size > 100_000
     assert (out.parent / "analysis" / "report.html").exists()
     rows = Store(out).rows().values()
-    assert {r["status"] for r in rows} == {"complete"}
-    searched = [r for r in rows if r["stage"] == "search"]
+    assert {r.status for r in rows} == {"complete"}
+    searched = [r for r in rows if r.stage == "search"]
     methods = ["batch_ensemble"] * 4 + ["mc_dropout"] * 4 + ["single"] * 4
-    assert sorted(r["method"] for r in searched) == methods
+    assert sorted(r.method for r in searched) == methods
 
 
 def test_the_terminal_shows_the_study_and_nothing_else(finished_study):
@@ -76,15 +76,15 @@ def test_every_job_is_in_tensorboard_and_no_nap(finished_study):
         file.parent.name: dict(events(file))
         for file in (out / "logs" / "tensorboard").glob("*/events*")
     }
-    together = [set(row["stack"] or [trial]) for trial, row in rows.items()]
+    together = [set(row.stack or [trial]) for trial, row in rows.items()]
     firsts = {name.rpartition("-")[2] for name in found}
     assert all(len(firsts & jobs) == 1 for jobs in together)
     assert sum(figures["trials"] for figures in found.values()) == len(rows)
     for trial, row in rows.items():
-        if row["stage"] == "search":
-            figures = found[f"search-{row['method']}-{trial}"]
+        if row.stage == "search":
+            figures = found[f"search-{row.method}-{trial}"]
             for name in ("val_nll", "val_accuracy", "val_gain", "seconds", "train_seconds"):
-                assert figures[name] == pytest.approx(row[name], rel=1e-6, abs=1e-6)
+                assert figures[name] == pytest.approx(getattr(row, name), rel=1e-6, abs=1e-6)
 
 
 def test_the_dashboard_has_every_search(finished_study):
@@ -136,24 +136,24 @@ def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(finished_study):
     out, _ = finished_study
     plan = json.loads((out / "plan.json").read_text())
     rows = list(Store(out).rows().values())
-    confirm = [r for r in rows if r["stage"] == "confirm"]
+    confirm = [r for r in rows if r.stage == "confirm"]
     assert len(confirm) == 3 * len(plan["arms"])
-    assert len({r["seed"] for r in rows}) == len(rows)
+    assert len({r.seed for r in rows}) == len(rows)
     roles = {arm["role"] for arm in plan["arms"]}
     assert roles == {
         "single", "deep_ensemble", "positive_control", "negative_control", "candidate",
         "comparison",
     }  # fmt: skip
-    opened = min(r["finished"].timestamp() for r in confirm)
+    opened = min(r.finished.timestamp() for r in confirm)
     assert (out / "plan.json").stat().st_mtime <= opened
 
 
 def test_run_again_does_nothing(finished_study):
     out, _ = finished_study
-    before = {t: r["finished"] for t, r in Store(out).rows().items()}
+    before = {t: r.finished for t, r in Store(out).rows().items()}
     code, printed = finish(start(out))
     assert code == 0, printed
-    assert {t: r["finished"] for t, r in Store(out).rows().items()} == before
+    assert {t: r.finished for t, r in Store(out).rows().items()} == before
     assert "nothing is missing" in printed
 
 
@@ -196,15 +196,15 @@ def test_killed_and_interrupted_a_study_ends_as_if_nothing_had_been(finished_stu
     wait_for(lambda: committed(out, "confirm"), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    kept = {t: r["finished"] for t, r in Store(out).rows().items()}
+    kept = {t: r.finished for t, r in Store(out).rows().items()}
     assert len(kept) < len(committed(whole))
 
     code, printed = finish(start(out))
     assert code == 0, printed
     rows = Store(out).rows()
     assert rows.keys() == committed(whole)
-    assert {trial: rows[trial]["finished"] for trial in kept} == kept
-    assert {row["status"] for row in rows.values()} == {"complete"}
+    assert {trial: rows[trial].finished for trial in kept} == kept
+    assert {row.status for row in rows.values()} == {"complete"}
     for trial in committed(whole, "confirm"):
         folder = whole / "trials" / trial
         for file in (*folder.glob("*test.parquet"), *folder.glob("geometry.parquet")):
@@ -318,13 +318,13 @@ def test_a_hang_is_ended_and_the_study_goes_on(tmp_path):
     code, printed = finish(start(out, "--space", str(file), space=None))
     assert code == 0, printed
     rows = Store(out).rows().values()
-    hung = [row for row in rows if json.loads(row["spec"])["params"].get("hang")]
+    hung = [row for row in rows if json.loads(row.spec)["params"].get("hang")]
     assert hung
-    assert {row["status"] for row in hung} == {"failed"}
+    assert {row.status for row in hung} == {"failed"}
     for row in hung:
-        assert "took more than resources.trial_hours=0.004" in row["reason"]
-        assert "training_forward" in Store(out).hang(row["trial"]).read_text()
-    assert {row["status"] for row in rows if row not in hung} == {"complete"}
+        assert "took more than resources.trial_hours=0.004" in row.reason
+        assert "training_forward" in Store(out).hang(row.trial).read_text()
+    assert {row.status for row in rows if row not in hung} == {"complete"}
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study import schema
-from study.spec import canonical, configuration_id, derive_seed, digest
+from study.spec import SETTINGS, canonical, derive_seed, digest
 
 PROTOCOL: dict[str, Any] = {
     "delta": 0.25,
@@ -83,7 +83,7 @@ class Arm:
         return {
             "content": content,
             "trial": digest(content),
-            "configuration": configuration_id(content),
+            "configuration": digest({key: content[key] for key in SETTINGS}, 10),
         }
 
 

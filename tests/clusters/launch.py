@@ -122,21 +122,19 @@ def check(out: str, trials: int, seeds: int) -> Counter[str]:
     store = Store(out)
     rows, damaged = examine(store, thorough=True)
     assert not damaged
-    assert not [row["reason"] for row in rows.values() if row["status"] == "failed"]
-    counts = Counter((row["stage"], row["method"]) for row in rows.values())
+    assert not [row.reason for row in rows.values() if row.status == "failed"]
+    counts = Counter((row.stage, row.method) for row in rows.values())
     for method in ("single", "batch_ensemble", "mc_dropout"):
         assert counts["search", method] == trials
-    arms = Counter(
-        (row["configuration"], row["role"]) for row in rows.values() if row["stage"] == "confirm"
-    )
+    arms = Counter((row.configuration, row.role) for row in rows.values() if row.stage == "confirm")
     assert set(arms.values()) == {seeds}
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    assert {row["commit"].removesuffix("+dirty") for row in rows.values()} == {commit}
+    assert {row.commit.removesuffix("+dirty") for row in rows.values()} == {commit}
     keys = ("configuration", "role", "stage", "seed")
-    assert len({tuple(row[key] for key in keys) for row in rows.values()}) == len(rows)
+    assert len({tuple(getattr(row, key) for key in keys) for row in rows.values()}) == len(rows)
     assert json.loads((store.root / "verdict.json").read_text())["sentence"]
-    return Counter(row["host"] for row in rows.values())
+    return Counter(row.host for row in rows.values())
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_a_study_outlives_worker_link_and_head(tmp_path):
         cluster.say(f"head: all killed; {committed()} trials")
         head.kill()
         cluster.wait("the command has ended", lambda: driver.poll() is not None)
-        before = {trial: store.row(trial)["finished"] for trial in store.committed()}
+        before = {trial: store.row(trial).finished for trial in store.committed()}
         cluster.ray("up", "-y", "--no-config-cache")
         cluster.wait("all hosts have joined", lambda: all(h.processes("raylet/") for h in hosts))
         driver = cluster.study(str(out), *STUDY)
@@ -68,7 +68,7 @@ def test_a_study_outlives_worker_link_and_head(tmp_path):
         print(cluster.printed())
         assert driver.returncode == 0
         at = check(str(out), TRIALS, SEEDS)
-        assert {trial: store.row(trial)["finished"] for trial in before} == before
+        assert {trial: store.row(trial).finished for trial in before} == before
         cluster.say(f"{committed()} trials: {dict(at)}")
         assert at.keys() == {host.name for host in hosts}
 

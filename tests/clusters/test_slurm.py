@@ -263,7 +263,7 @@ def test_a_study_is_stopped_before_the_limit_and_goes_on_when_its_turn_comes(slu
 
     wait_for(lambda: all(host.processes("ray::ImplicitFunc") for host in hosts), PATIENCE)
     wait_for(lambda: len(Store(out).committed()) >= 3, PATIENCE)
-    first = {trial: row["finished"] for trial, row in Store(out).rows().items()}
+    first = {trial: row.finished for trial, row in Store(out).rows().items()}
     (study,) = [pid for pid, line in hosts[0].processes("study.run").items()]
     variables = Path(f"/proc/{study}/environ").read_text().split("\0")
     (token,) = [v.split("=")[1] for v in variables if v.startswith("RAY_AUTH_TOKEN=")]
@@ -276,7 +276,7 @@ def test_a_study_is_stopped_before_the_limit_and_goes_on_when_its_turn_comes(slu
     assert log.count("nothing that was finished is lost; to go on") == 1, log
     rows = Store(out).rows()
     assert len(rows) == TRIALS
-    assert {trial: rows[trial]["finished"] for trial in first} == first
+    assert {trial: rows[trial].finished for trial in first} == first
     assert (out / "verdict.json").exists()
     assert not any(host.ray() for host in hosts)
     assert all(not list((host.folder / "tmp").glob("ray*")) for host in hosts)

@@ -1,16 +1,34 @@
 """A small real study of the digits."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from study import backbones, datasets
 from study.datasets import digits
+from study.schema import Outcome, TrialRow
 from study.space import Study
 from study.space_file import load_study
 from study.spec import Regularisation, Training, TrialSpec
+from study.trial import new_row
 
 SMOKE = Path(__file__).parents[2] / "search_spaces" / "smoke.yaml"
+
+
+def row_of(spec, name=None, **found) -> TrialRow:
+    """Return the row of a trial that found out this."""
+    return replace(new_row(spec, "data", name, Outcome(members=spec.members)), **found)
+
+
+def some_row(**values) -> TrialRow:
+    """Return the row of some trial; what is not given does not matter."""
+    words = ("trial", "configuration", "name", "method", "spec", "device", "host", "versions")
+    other = dict.fromkeys((*words, "commit", "data"), "any")
+    numbers = {"members": 1, "replicate": 0, "seed": 0}
+    kinds = {"role": "candidate", "stage": "search", "finished": datetime.now(UTC)}
+    return TrialRow(**(other | numbers | kinds | values))
 
 
 @pytest.fixture(scope="session")

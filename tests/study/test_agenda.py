@@ -7,7 +7,7 @@ from study.progress import Progress, Use
 from study.schema import StudyError
 from study.search import Job
 from study.store import Store
-from study.trial import new_row
+from tests.study.conftest import row_of, some_row
 
 
 def make(study, tmp_path):
@@ -34,7 +34,7 @@ def test_a_worker_that_dies_too_often_is_a_failed_trial(smoke, tmp_path):
     agenda.end(job, died=True)
     assert agenda.next() is not job
     row = agenda.store.row(job.spec.trial)
-    assert (row["status"], row["reason"]) == ("failed", "worker died or could not start")
+    assert (row.status, row.reason) == ("failed", "worker died or could not start")
 
 
 def test_a_lost_node_is_no_fault_of_the_job(smoke, tmp_path):
@@ -47,16 +47,16 @@ def test_a_lost_node_is_no_fault_of_the_job(smoke, tmp_path):
         agenda.end(job, died=True)
         assert agenda.next() is job
     agenda.end(job, died=True)
-    assert agenda.store.row(job.spec.trial)["status"] == "failed"
+    assert agenda.store.row(job.spec.trial).status == "failed"
 
 
 def test_a_trial_that_was_committed_before_its_worker_died_is_not_run_again(smoke, tmp_path):
     agenda = make(smoke, tmp_path)
     job = agenda.next()
     results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
-    agenda.store.commit(job.spec.trial, new_row(job.spec, "data", job.name) | results)
+    agenda.store.commit(row_of(job.spec, job.name, **results))
     agenda.end(job, died=True)
-    assert agenda.rows[job.spec.trial]["status"] == "complete"
+    assert agenda.rows[job.spec.trial].status == "complete"
     assert agenda.next() is not job
 
 
@@ -67,8 +67,8 @@ def test_a_trial_that_hung_is_not_run_again(smoke, tmp_path):
     agenda.store.hang(job.spec.trial).write_text("File ..., line 7")
     agenda.end(job, died=True)
     row = agenda.rows[job.spec.trial]
-    assert row["status"] == "failed"
-    assert row["reason"] == "took more than resources.trial_hours=24; hang.txt says where"
+    assert row.status == "failed"
+    assert row.reason == "took more than resources.trial_hours=24; hang.txt says where"
 
 
 def test_an_empty_note_of_a_hang_is_a_dead_worker(smoke, tmp_path):
@@ -85,11 +85,9 @@ def test_too_many_failures_stop_the_run(smoke, tmp_path, monkeypatch):
     agenda = make(smoke, tmp_path)
     jobs = [agenda.next() for _ in range(4)]
     for job in jobs[:3]:
-        row = new_row(job.spec, "data", job.name) | {"status": "failed", "reason": "no luck"}
-        agenda.store.commit(job.spec.trial, row)
+        agenda.store.commit(row_of(job.spec, job.name, status="failed", reason="no luck"))
         agenda.end(job, died=False)
-    row = new_row(jobs[3].spec, "data", None) | {"val_nll": 1.0, "val_shift_nll": 1.0}
-    agenda.store.commit(jobs[3].spec.trial, row | {"val_gain": 0.0})
+    agenda.store.commit(row_of(jobs[3].spec, val_nll=1.0, val_shift_nll=1.0, val_gain=0.0))
     with pytest.raises(StudyError, match=r"3 of 4 trials of this run failed.*most often: no luck"):
         agenda.end(jobs[3], died=False)
 
@@ -106,12 +104,12 @@ def test_of_a_job_that_died_only_what_is_missing_fails(smoke, tmp_path):
     first, second = agenda.next(), agenda.next()
     job = Job(first.spec, first.name, (second.spec,))
     results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
-    agenda.store.commit(first.spec.trial, new_row(first.spec, "data", None) | results)
+    agenda.store.commit(row_of(first.spec, **results))
     for _ in range(smoke.resources.max_failures):
         agenda.end(job, died=True)
         assert agenda.next() is job
     agenda.end(job, died=True)
-    statuses = [agenda.rows[spec.trial]["status"] for spec in job.specs]
+    statuses = [agenda.rows[spec.trial].status for spec in job.specs]
     assert statuses == ["complete", "failed"]
     assert agenda.progress.use.trials == 2
 
@@ -119,7 +117,7 @@ def test_of_a_job_that_died_only_what_is_missing_fails(smoke, tmp_path):
 def test_how_well_slots_were_used():
     use = Use()
     assert "on 2 slots" in Use(trials=1).line(2)
-    use.add([{"seconds": 3.0, "train_seconds": 1.5}, {"seconds": 1.0, "train_seconds": 0.5}])
+    use.add([some_row(seconds=3.0, train_seconds=1.5), some_row(seconds=1.0, train_seconds=0.5)])
     assert use.line(1) == (
         "2 trials in 4 s on 1 slots: 100% of their time in trials, 50% in training"
     )

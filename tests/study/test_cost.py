@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from study import methods
-from study.cost import counter, flops, size
+from study.cost import Flops, Size, counter, flops, size
 from study.methods.quantised_ensemble import GIVEN
 from study.trial import build
 
@@ -17,16 +17,16 @@ def test_matrix_products_are_counted(make_spec, data):
     device = torch.device("cpu")
     network = build(make_spec(), data.shape, data.classes)
     counted = 64 * 16 + 16 + 16 * 10 + 10
-    expected = {"parameters": counted, "trainable": counted, "stored_bytes": 4 * counted}
+    expected = Size(parameters=counted, trainable=counted, stored_bytes=4 * counted)
     assert size(network) == expected
     single = flops(network, data.shape, device, 8)
     forward = 2 * (64 * 16 + 16 * 10)
-    assert single["infer_flops"] == forward
+    assert single.infer_flops == forward
     # Backward: the gradient of every weight, and of every input but the first layer's.
-    assert single["train_flops"] == 2 * forward + 2 * 16 * 10
+    assert single.train_flops == 2 * forward + 2 * 16 * 10
     deep = build(make_spec("deep_ensemble", {"members": 3}), data.shape, data.classes)
-    assert flops(deep, data.shape, device, 8) == {k: 3 * v for k, v in single.items()}
-    assert size(deep) == {k: 3 * v for k, v in expected.items()}
+    assert flops(deep, data.shape, device, 8) == Flops(*(3 * n for n in single))
+    assert size(deep) == Size(*(3 * n for n in expected))
 
 
 def test_composed_weights_are_shared_by_the_batch_in_training_and_free_in_prediction(
@@ -39,9 +39,9 @@ def test_composed_weights_are_shared_by_the_batch_in_training_and_free_in_predic
     products = 2 * 2 * (64 * 16 + 16 * 10)
     backward = products + 2 * 2 * 16 * 10
     for n, found in by_batch.items():
-        assert found["infer_flops"] == products
+        assert found.infer_flops == products
         # Composing has two gradients: of A and of B.
-        assert found["train_flops"] == round(products + backward + 3 * composing / n)
+        assert found.train_flops == round(products + backward + 3 * composing / n)
 
 
 def test_grouped_convolutions_cost_a_share_of_dense_ones():
@@ -68,7 +68,7 @@ def test_grouped_convolutions_cost_a_share_of_dense_ones():
 def test_what_phases_add_is_on_the_methods_device(make_spec, data, method, params):
     device = torch.device("meta")
     ensemble = build(make_spec(method, params), data.shape, data.classes).to(device)
-    assert flops(ensemble, data.shape, device, 8)["infer_flops"] > 0
+    assert flops(ensemble, data.shape, device, 8).infer_flops > 0
 
 
 @pytest.mark.parametrize("method", ["snapshot_ensemble", "swag"])
@@ -82,7 +82,7 @@ def test_members_from_one_training_cost_as_many_networks(make_spec, data, method
             phase.after_epoch()
         phase.end()
     found = size(ensemble)
-    assert found == {k: v if k == "trainable" else 3 * v for k, v in single.items()}
+    assert found == Size(3 * single.parameters, single.trainable, 3 * single.stored_bytes)
 
 
 def test_split_batches_cost_a_share_of_repeated_ones(make_spec, data):
@@ -95,8 +95,8 @@ def test_split_batches_cost_a_share_of_repeated_ones(make_spec, data):
         )
         for batch in ("repeat", "split")
     }
-    assert costs["repeat"]["train_flops"] == 3 * costs["split"]["train_flops"]
-    assert costs["repeat"]["infer_flops"] == costs["split"]["infer_flops"]
+    assert costs["repeat"].train_flops == 3 * costs["split"].train_flops
+    assert costs["repeat"].infer_flops == costs["split"].infer_flops
 
 
 def test_attention_is_counted_forwards_and_backwards():
@@ -123,4 +123,4 @@ def test_a_convolution_is_counted_in_the_form_that_the_batch_gives_it(batch):
         logits, labels = method.training_forward(x, y)
         method.loss(logits, labels, 0.0).backward()
     found = flops(method, (3, 2, 2), torch.device("cpu"), batch)
-    assert found["train_flops"] == counted.get_total_flops() // batch
+    assert found.train_flops == counted.get_total_flops() // batch

@@ -110,7 +110,7 @@ def test_identical_members_agree_as_far_as_order_lets_them():
     network.head.bias.data.zero_()
     x = torch.randn(60, 3, 16, 16)
     rows = evidence_rows([network, network], x, generator(), 1)
-    found = {r["quantity"]: r["value"] for r in rows}
+    found = {r.quantity: r.value for r in rows}
     for kind in ("units", "pixels"):
         own, same = found[f"evidence_{kind}"], found[f"evidence_{kind}_same"]
         assert own == pytest.approx(same, abs=0.15)

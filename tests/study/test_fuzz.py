@@ -13,7 +13,7 @@ from study.schema import StudyError
 from study.space import Study
 from study.space_file import load_study
 from study.store import ROW, Store
-from study.trial import run_trial
+from study.trial import run_trials
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 EXTREME = st.sampled_from([0, -1, 2**70, 1e308, float("nan"), float("inf"), "", " ", "../..", "~"])
@@ -94,7 +94,7 @@ def test_a_damaged_trial_is_never_taken_for_sound(tmp_path_factory, make_spec, d
     store = Store(tmp_path_factory.mktemp("run") / "run")
     store.create()
     spec = make_spec("single", stage="search")
-    run_trial(spec, data, store, fingerprint=data.fingerprint)
+    run_trials([spec], data, store, fingerprint=data.fingerprint)
     path = store.folder(spec.trial) / draw.draw(st.sampled_from([ROW, "val.parquet"]), "file")
     whole = path.read_bytes()
     start = draw.draw(st.integers(0, len(whole) - 1), "start")

@@ -11,9 +11,9 @@ from study.geometry import (
     POINTS,
     WEIGHTS,
     Trajectory,
+    finite,
     mean_cosine,
     products,
-    row,
     sign_disagreement,
     spread,
     weight_cosine,
@@ -36,7 +36,7 @@ def be(network=two_layers, **params):
 
 
 def whole(method):
-    return {r["quantity"]: r["value"] for r in weight_rows(method, 0) if r["layer"] is None}
+    return {r.quantity: r.value for r in weight_rows(method, 0) if r.layer is None}
 
 
 @pytest.mark.parametrize("std", [0.1, 0.5])
@@ -92,10 +92,10 @@ def test_layers_add_up_to_the_vector_of_all_weights():
 
 def test_layers_are_numbered_in_order():
     method = be(members=2, init="normal", init_std=0.5, layers="last")
-    rows = [r for r in weight_rows(method, 3) if r["quantity"] == "spread"]
-    assert [r["layer"] for r in rows] == [None, "0", "1"]
-    assert rows[1]["value"] == 0 < rows[0]["value"] < rows[2]["value"]
-    assert {r["epoch"] for r in rows} == {3}
+    rows = [r for r in weight_rows(method, 3) if r.quantity == "spread"]
+    assert [r.layer for r in rows] == [None, "0", "1"]
+    assert rows[1].value == 0 < rows[0].value < rows[2].value
+    assert {r.epoch for r in rows} == {3}
 
 
 def test_what_is_not_defined_is_not_there():
@@ -109,7 +109,7 @@ def test_what_is_not_defined_is_not_there():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_a_value_that_is_not_finite_is_null(value):
-    assert row("barrier", value, 1, i=0, j=1)["value"] is None
+    assert finite(value) is None
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(1, {0, 1}), (2, {0, 1, 2})])
@@ -127,6 +127,6 @@ def test_a_trajectory_records_what_is_due_once():
     path = Trajectory(be(members=2, init="normal", init_std=0.5), {0, 2})
     for epoch in (0, 1, 2, 2):
         path.record(epoch)
-    cosines = [r["epoch"] for r in path.rows if r["quantity"] == "cosine" and r["layer"] is None]
+    cosines = [r.epoch for r in path.rows if r.quantity == "cosine" and r.layer is None]
     assert cosines == [0, 2]
     assert path.seconds > 0

@@ -7,7 +7,7 @@ from study import schema
 from study.integrity import examine, set_aside, sound_rows, verify
 from study.schema import StudyError
 from study.store import ROW, Store
-from study.trial import run_trial
+from study.trial import run_trials
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def run(make_spec, data, tmp_path):
     store.create()
     specs = [make_spec("single", stage="search", seed=seed) for seed in range(3)]
     for spec in specs:
-        run_trial(spec, data, store, fingerprint=data.fingerprint)
+        run_trials([spec], data, store, fingerprint=data.fingerprint)
     return store, [spec.trial for spec in specs]
 
 
@@ -99,7 +99,7 @@ def test_one_trial_may_be_damaged_twice(run, data, make_spec):
         flip(store.folder(trials[0]) / "val.parquet", 100)
         sound_rows(store)
         spec = make_spec("single", stage="search", seed=0)
-        run_trial(spec, data, store, fingerprint=data.fingerprint)
+        run_trials([spec], data, store, fingerprint=data.fingerprint)
     assert sorted(examine(store)[0]) == sorted(trials)
     assert len(list((store.root / "damaged").iterdir())) == 2
 
@@ -115,6 +115,6 @@ def test_a_trial_that_was_begun_is_no_damage(run, capsys):
 def test_the_row_names_every_file(run):
     store, trials = run
     for trial in trials:
-        files = {file["name"] for file in store.row(trial)["files"]}
+        files = {file.name for file in store.row(trial).files}
         assert files == {p.name for p in store.folder(trial).glob("*.parquet")} - {ROW}
         assert pq.read_table(store.folder(trial) / "val.parquet").num_rows > 0

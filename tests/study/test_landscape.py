@@ -23,6 +23,7 @@ from study.landscape import (
 )
 from study.members import fold
 from study.methods import build
+from study.schema import GeometryRow
 
 
 def mlp():
@@ -183,41 +184,34 @@ def test_features_need_a_linear_layer(probe):
     method = be(flat, **NORMAL)
     assert features(method, member_networks(method), probe.val) is None
     assert features(method, [], probe.val) is None
-    assert {r["quantity"] for r in network_rows(method, [], probe, 1)} == set()
+    assert {r.quantity for r in network_rows(method, [], probe, 1)} == set()
 
 
 def test_at_most_three_pairs_are_joined(probe):
     method = be(mlp, members=5, **NORMAL)
     rows = network_rows(method, member_networks(method), probe, 7)
-    assert [(r["quantity"], r["i"], r["j"]) for r in rows] == [
+    assert [(r.quantity, r.i, r.j) for r in rows] == [
         ("barrier", 0, 1),
         ("barrier", 0, 2),
         ("barrier", 1, 2),
         ("barrier", None, None),
         ("cka", None, None),
     ]
-    assert {r["epoch"] for r in rows} == {7}
+    assert {r.epoch for r in rows} == {7}
 
 
 def test_copies_have_no_barrier_and_equal_features(probe):
     method = be(mlp, init="ones", bias="shared")
     rows = network_rows(method, member_networks(method), probe, 1)
-    assert [r["value"] for r in rows[:4]] == [0, 0, 0, 0]
-    assert rows[4]["value"] == pytest.approx(1)
+    assert [r.value for r in rows[:4]] == [0, 0, 0, 0]
+    assert rows[4].value == pytest.approx(1)
 
 
 def test_dead_features_have_no_cka(probe):
     method = be(mlp, init="ones", bias="shared")
     method.network[1].weight.data.zero_()
     rows = network_rows(method, member_networks(method), probe, 1)
-    assert rows[-1] == {
-        "quantity": "cka",
-        "value": None,
-        "epoch": 1,
-        "layer": None,
-        "i": None,
-        "j": None,
-    }
+    assert rows[-1] == GeometryRow("cka", None, 1)
 
 
 @pytest.mark.parametrize(("total", "most"), [(5, 9), (100, 10), (1001, 1000), (1, 4)])

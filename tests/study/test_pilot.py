@@ -10,9 +10,11 @@ import yaml
 from analysis.power import Spread, power_all, seeds_needed
 from study import pilot
 from study.pilot import LEAST, MOST, pilot_jobs, seeds_for
+from study.plan import Arm
 from study.schema import TRIAL, StudyError
 from study.space import Endpoint
 from study.space_file import load_study
+from tests.study.conftest import some_row
 
 SMOKE = Path(__file__).parents[2] / "search_spaces" / "smoke.yaml"
 
@@ -25,10 +27,8 @@ def rows(single_sd, deep_sd, gap=1.0, n=40, status="complete"):
         z = z / z.std(ddof=1) * sd + mean
         for replicate, value in enumerate(z.tolist()):
             gain = 0.0 if role == "single" else gap - value
-            made.append(
-                {"role": role, "replicate": replicate, "status": status}
-                | {"val_nll": value, "val_shift_nll": value, "val_gain": gain}
-            )
+            values = {"val_nll": value, "val_shift_nll": value, "val_gain": gain}
+            made.append(some_row(role=role, replicate=replicate, status=status, **values))
     return made
 
 
@@ -73,13 +73,13 @@ def test_failed_runs_do_not_pass_for_a_spread(study):
 
 
 def test_jobs_have_seeds_of_their_own(study, make_spec):
-    left_out = {"role", "stage", "replicate", "seed"}
     arms = [
-        {"role": role, "configuration": role, "spec": spec.model_dump(exclude=left_out)}
-        for role, spec in {
-            "single": make_spec(),
-            "positive_control": make_spec("deep_ensemble", {"members": 2}),
-        }.items()
+        Arm(spec=make_spec().alone(), role="single", reason="anchor"),
+        Arm(
+            spec=make_spec("deep_ensemble", {"members": 2}).alone(),
+            role="positive_control",
+            reason="control",
+        ),
     ]
 
     jobs = pilot_jobs(study, arms)

@@ -55,9 +55,9 @@ def test_a_space_searches_them_by_name(tmp_path):
     (space,) = load_study([file]).candidates
     point = {"backbone.head": "rotated", "backbone.head_scale": 8.0, "training.lr": 0.1}
     point |= {"regulariser.name": "adp", "regulariser.weight": 0.1}
-    sections = configuration(space, point)
-    assert sections["backbone"]["head"] == "rotated"
-    assert sections["regulariser"]["name"] == "adp"
+    found = configuration(space, point)
+    assert found.backbone["head"] == "rotated"
+    assert found.regulariser.name == "adp"
     with pytest.raises(StudyError, match="head"):
         configuration(space, point | {"backbone.head": "curved"})
 

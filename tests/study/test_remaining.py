@@ -10,15 +10,14 @@ from study.remaining import Pace, last_end, lengths
 from study.search import Ahead, Job
 from study.space_file import load_study
 from study.store import Store
-from study.trial import new_row
-from tests.study.conftest import SMOKE
+from tests.study.conftest import SMOKE, row_of
 
 BE = SMOKE.with_name("be.yaml")
 
 
 def row(spec, seconds, train_seconds, **more):
     known = {"seconds": seconds, "train_seconds": train_seconds, "val_nll": 1.0}
-    return new_row(spec, "data", None) | known | more
+    return row_of(spec, **(known | more))
 
 
 def test_nothing_is_known_at_first(make_spec):
@@ -114,7 +113,7 @@ def known_times(tmp_path, clock, capsys):
             training, besides = true_seconds(spec)
             result = {"val_nll": 1 + number / 10, "val_shift_nll": 1.0, "val_gain": 0.1}
             taken = training + besides + (late if number == 0 else 0.0)
-            store.commit(spec.trial, row(spec, taken, training, **result))
+            store.commit(row(spec, taken, training, **result))
         stage = agenda.stage
         agenda.end(job, died=False)
         if agenda.stage is stage and stage is not None:

@@ -2,15 +2,17 @@
 
 import contextlib
 import random
+from dataclasses import replace
 
 import optuna
 import pytest
 
 from study.schema import StudyError
-from study.search import MethodSearch, open_storage
+from study.search import OBJECTIVES, MethodSearch, open_storage
 from study.space import Domain, MethodSpace
 from study.space_file import load_study
 from study.store import Store
+from tests.study.conftest import some_row
 
 
 @pytest.fixture
@@ -39,13 +41,10 @@ def opened(study, folder, known=None):
 def row_of(job):
     """A made-up but repeatable result of a job."""
     value = random.Random(job.spec.configuration)
-    return {
-        "trial": job.spec.trial,
-        "status": "diverged" if value.random() < 0.1 else "complete",
-        "val_nll": value.random(),
-        "val_shift_nll": value.random(),
-        "val_gain": value.random(),
-    }
+    status = "diverged" if value.random() < 0.1 else "complete"
+    return some_row(
+        trial=job.spec.trial, status=status, **{name: value.random() for name in OBJECTIVES}
+    )
 
 
 def finish(search, order, row_of=row_of):
@@ -122,8 +121,12 @@ def test_known_configurations_go_first_with_their_names(study, tmp_path):
     search = opened(study, tmp_path)
     names = [search.next().name for _ in range(3)]
     assert names == ["random signs", "identical members", None]
-    found = {name: (control, spec.params["init"]) for name, control, spec in search.enqueued()}
-    assert found == {"random signs": (None, "sign"), "identical members": ("negative", "ones")}
+    for control, name, init in (
+        (None, "random signs", "sign"),
+        ("negative", "identical members", "ones"),
+    ):
+        (job,) = search.enqueued(control)
+        assert (job.name, job.spec.params["init"]) == (name, init)
 
 
 def test_more_trials_top_the_search_up(study, tmp_path):
@@ -164,7 +167,7 @@ def test_alternatives_of_one_key_are_one_parameter(tmp_path):
 def test_a_failed_trial_is_tried_again_by_the_next_start(study, tmp_path):
     search = opened(study, tmp_path)
     job = search.next()
-    search.tell(row_of(job) | {"status": "failed"})
+    search.tell(replace(row_of(job), status="failed"))
     rest = finish(search, random.Random(1))
     assert len(rest) == 29
     assert job.spec.trial not in rest
@@ -219,11 +222,8 @@ def limited_row(job, limit=WIDE, over="pruned", known=True):
     if excess > 0:
         values = dict.fromkeys(values)
     status = over if excess > 0 else "complete"
-    return {
-        "trial": job.spec.trial,
-        "excess": excess if known else None,
-        "status": status,
-    } | values
+    found = {"excess": excess if known else None, "status": status}
+    return some_row(trial=job.spec.trial, **found, **values)
 
 
 def opened_limited(study, folder):
@@ -242,7 +242,7 @@ def infeasible(study, folder, seeds, **how):
         while search.remaining:
             row = limited_row(search.next(), **how)
             told = 60 - search.remaining
-            (first if told < 10 else rest).append(row["status"] != "complete")
+            (first if told < 10 else rest).append(row.status != "complete")
             search.tell(row)
     return sum(first) / len(first), sum(rest) / len(rest)
 

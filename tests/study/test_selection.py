@@ -1,17 +1,12 @@
 """Ranks, strata and shortlist on cases small enough to see."""
 
 from study.selection import order, shortlist
+from tests.study.conftest import some_row
 
 
 def row(configuration, nll, shift, gain, members=4, status="complete"):
-    return {
-        "configuration": configuration,
-        "members": members,
-        "status": status,
-        "val_nll": nll,
-        "val_shift_nll": shift,
-        "val_gain": gain,
-    }
+    values = {"val_nll": nll, "val_shift_nll": shift, "val_gain": gain}
+    return some_row(configuration=configuration, members=members, status=status, **values)
 
 
 def test_clean_validation_nll_alone_ranks():

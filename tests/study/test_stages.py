@@ -5,24 +5,17 @@ import random
 from study.search import Job
 from study.stages import Fixed, stages
 from study.store import Store
+from tests.study.conftest import row_of
 
 
 def made_up(job, pruned):
     """Return a made-up row of a job; what is pruned has no results."""
     value = random.Random(job.spec.configuration + job.spec.stage)
+    if pruned:
+        reason = "exceeds its limit by 0.5"
+        return row_of(job.spec, job.name, status="pruned", reason=reason, excess=0.5)
     names = ("val_nll", "val_shift_nll", "val_gain", "val_accuracy")
-    row = {name: None if pruned else value.random() for name in names}
-    return row | {
-        "trial": job.spec.trial,
-        "configuration": job.spec.configuration,
-        "method": job.spec.method,
-        "stage": job.spec.stage,
-        "members": job.spec.params.get("members", 1),
-        "spec": job.spec.to_json(),
-        "status": "pruned" if pruned else "complete",
-        "reason": "exceeds its limit by 0.5" if pruned else None,
-        "excess": 0.5 if pruned else None,
-    }
+    return row_of(job.spec, job.name, **{name: value.random() for name in names})
 
 
 def finished(study, folder, prune):
@@ -33,23 +26,23 @@ def finished(study, folder, prune):
         while stage.remaining:
             job = stage.next()
             row = made_up(job, job.name in prune)
-            rows[row["trial"]] = row
+            rows[row.trial] = row
             stage.end(row)
     return rows.values()
 
 
 def arms(rows):
-    return {r["configuration"] for r in rows if r["stage"] == "confirm"}
+    return {r.configuration for r in rows if r.stage == "confirm"}
 
 
 def test_an_enqueued_configuration_beyond_its_limit_is_not_confirmed(smoke, tmp_path):
     within = finished(smoke, tmp_path / "a", ())
     beyond = finished(smoke, tmp_path / "b", ("random signs",))
-    pruned = {r["configuration"] for r in beyond if r["status"] == "pruned"}
+    pruned = {r.configuration for r in beyond if r.status == "pruned"}
     assert len(pruned) == 1
     assert pruned <= arms(within)
     assert not pruned & arms(beyond)
-    assert not pruned & {r["configuration"] for r in beyond if r["stage"] == "rescore"}
+    assert not pruned & {r.configuration for r in beyond if r.stage == "rescore"}
 
 
 def jobs_of(make_spec, arms, replicates):

@@ -1,13 +1,19 @@
 """The run folder: what is committed is whole, what is not is not there."""
 
+import shutil
+from dataclasses import replace
+from datetime import datetime, timedelta
+from types import NoneType
+from typing import Literal, get_args, get_origin, get_type_hints
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from study import schema
-from study.schema import StudyError
+from study.schema import File, GeometryRow, StudyError, TrialRow
 from study.store import ROW, Store
-from study.trial import new_row
+from tests.study.conftest import row_of
 
 
 @pytest.fixture
@@ -18,36 +24,57 @@ def store(tmp_path):
 
 
 def test_a_row_survives_the_round_trip(store, make_spec):
-    row = new_row(make_spec(), "data", "name")
-    store.commit(row["trial"], row)
-    found = store.rows()[row["trial"]]
-    row |= {"finished": found["finished"], "files": []}
-    assert found == row
+    row = row_of(make_spec(), "name", stack=("a", "b"), val_nll=0.5, peak_bytes=2**40)
+    store.commit(row)
+    found = store.rows()[row.trial]
+    assert found == replace(row, finished=found.finished, files=())
+    assert abs(found.finished - row.finished) < timedelta(milliseconds=1)
+
+
+ARROW = {str: "string", int: "int", float: "double", bool: "bool", datetime: "timestamp"}
+
+
+def test_a_row_has_the_columns_of_the_published_schema():
+    hints = get_type_hints(TrialRow)
+    assert set(hints) == set(schema.TRIAL.names)
+    for column in schema.TRIAL:
+        hint = hints[column.name]
+        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+        assert column.nullable == (len(kinds) < len(get_args(hint))), column.name
+        kind = kinds[0] if column.nullable else hint
+        if get_origin(kind) is tuple:
+            item = get_args(kind)[0]
+            assert column.type == pa.list_(schema.FILE if item is File else pa.string())
+        else:
+            kind = type(get_args(kind)[0]) if get_origin(kind) is Literal else kind
+            assert str(column.type).startswith(ARROW[kind]), column.name
+    assert set(GeometryRow._fields) == set(schema.GEOMETRY.names)
+    assert list(get_type_hints(File)) == [schema.FILE.field(i).name for i in range(2)]
 
 
 def test_discard_takes_the_trial_back(store, make_spec):
-    row = new_row(make_spec(), "data", None)
-    store.commit(row["trial"], row)
-    store.discard(row["trial"])
-    assert store.row(row["trial"]) is None
-    assert not store.folder(row["trial"]).exists()
+    row = row_of(make_spec())
+    store.commit(row)
+    store.discard(row.trial)
+    assert store.row(row.trial) is None
+    assert not store.folder(row.trial).exists()
 
 
 def test_a_row_cut_short_is_named(store, make_spec):
-    row = new_row(make_spec(), "data", None)
-    store.commit(row["trial"], row)
-    path = store.folder(row["trial"]) / ROW
+    row = row_of(make_spec())
+    store.commit(row)
+    path = store.folder(row.trial) / ROW
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(
-        StudyError, match=f"{row['trial']}/trial.parquet: must be the one row of its trial"
+        StudyError, match=f"{row.trial}/trial.parquet: must be the one row of its trial"
     ):
         store.rows()
 
 
 def test_another_schema_version_is_refused(store, make_spec):
-    row = new_row(make_spec(), "data", None)
-    store.commit(row["trial"], row)
-    path = store.folder(row["trial"]) / ROW
+    row = row_of(make_spec())
+    store.commit(row)
+    path = store.folder(row.trial) / ROW
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: b"99"}), path)
     with pytest.raises(StudyError, match="schema version must be 4, but is 99"):
@@ -58,9 +85,10 @@ def test_another_schema_version_is_refused(store, make_spec):
     pq.write_table(table.slice(0, 0), path)
     with pytest.raises(StudyError, match="it has 0 rows"):
         store.rows()
-    other = new_row(make_spec(seed=9), "data", None)
-    pq.write_table(pa.Table.from_pylist([other], schema=schema.TRIAL), path)
-    with pytest.raises(StudyError, match=f"it is the row of trial {other['trial']}"):
+    other = row_of(make_spec(seed=9))
+    store.commit(other)
+    shutil.copy(store.folder(other.trial) / ROW, path)
+    with pytest.raises(StudyError, match=f"it is the row of trial {other.trial}"):
         store.rows()
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from study import backbones, schema, trial
+from study.cost import Flops
 from study.methods import batch_ensemble, single
 from study.spec import Execution
 from study.store import GEOMETRY, ROW, Store
@@ -18,7 +19,6 @@ from study.trial import (
     log_ensemble,
     nll,
     objectives,
-    run_trial,
     run_trials,
     weight_cosine,
 )
@@ -34,7 +34,7 @@ def store(tmp_path):
 
 
 def run(spec, data, store, **options):
-    return run_trial(spec, data, store, fingerprint=data.fingerprint, **options)
+    return run_trials([spec], data, store, fingerprint=data.fingerprint, **options)[0]
 
 
 def test_a_confirm_trial_leaves_test_shift_and_ood(make_spec, data, store):
@@ -46,17 +46,17 @@ def test_a_confirm_trial_leaves_test_shift_and_ood(make_spec, data, store):
         "collapsed_test.parquet", "collapsed_shift.parquet",
         "mean_weights_test.parquet", "mean_weights_shift.parquet",
     }  # fmt: skip
-    assert row["status"] == "complete"
-    assert (row["members"], row["name"], row["epochs"]) == (3, "mine", 2)
-    assert store.row(spec.trial)["spec"] == spec.to_json()
+    assert row.status == "complete"
+    assert (row.members, row.name, row.epochs) == (3, "mine", 2)
+    assert store.row(spec.trial).spec == spec.to_json()
 
 
 def test_a_search_trial_keeps_val_alone(make_spec, data, store):
     spec = make_spec(stage="search")
     row = run(spec, data, store)
     assert {p.name for p in store.folder(spec.trial).iterdir()} == {ROW, "val.parquet"}
-    assert math.isfinite(row["val_nll"] + row["val_shift_nll"])
-    assert row["val_gain"] == 0
+    assert math.isfinite(row.val_nll + row.val_shift_nll)
+    assert row.val_gain == 0
 
 
 def test_predictions_have_the_published_schema_and_order(make_spec, data, store):
@@ -82,7 +82,7 @@ def test_stored_logits_are_the_models(make_spec, data, store):
     row = run(spec, data, store, execution=Execution(precision="float32"))
     table = pq.read_table(store.folder(spec.trial) / "val.parquet")
     logits = torch.tensor(np.stack(table["logits"].to_numpy()))
-    assert nll(logits[None], torch.tensor(data.val[1])) == pytest.approx(row["val_nll"])
+    assert nll(logits[None], torch.tensor(data.val[1])) == pytest.approx(row.val_nll)
 
 
 def test_half_precision_gives_way_to_overflow(make_spec, data, store):
@@ -113,16 +113,16 @@ def test_a_trial_is_the_same_bit_for_bit(make_spec, data, store, tmp_path):
 
 def test_divergence_is_a_status(make_spec, data, store):
     row = run(make_spec(training={"lr": 1e30}), data, store)
-    assert row["status"] == "diverged"
-    assert "epoch 1" in row["reason"]
-    assert row["val_nll"] is None
+    assert row.status == "diverged"
+    assert "epoch 1" in row.reason
+    assert row.val_nll is None
 
 
 def test_an_exception_is_a_status_with_its_reason(make_spec, data, store):
     broken = replace(data, ood={"bad": np.zeros((2, 1, 3, 3), np.uint8)})
     row = run(make_spec(), broken, store)
-    assert row["status"] == "failed"
-    assert row["reason"].startswith("RuntimeError")
+    assert row.status == "failed"
+    assert row.reason.startswith("RuntimeError")
 
 
 def test_a_trial_without_its_row_is_not_there(make_spec, data, store):
@@ -137,9 +137,9 @@ def test_objectives_by_hand():
     # Two members say (3/4, 1/4) and (1/4, 3/4): the ensemble says 1/2, whatever the label.
     logits = torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]]).log()
     found = objectives(logits, torch.tensor([0]))
-    assert found["val_nll"] == pytest.approx(math.log(2))
+    assert found.val_nll == pytest.approx(math.log(2))
     members = -(math.log(0.75) + math.log(0.25)) / 2
-    assert found["val_gain"] == pytest.approx(members - math.log(2), abs=1e-6)
+    assert found.val_gain == pytest.approx(members - math.log(2), abs=1e-6)
 
 
 def test_log_ensemble_averages_probabilities():
@@ -157,8 +157,8 @@ def test_geometry_follows_the_members_from_start_to_end(make_spec, data, store):
     assert {r["quantity"] for r in rows} == set(schema.QUANTITIES)
     whole = {(r["quantity"], r["epoch"]): r["value"] for r in rows if r["layer"] is None is r["i"]}
     assert [epoch for name, epoch in whole if name == "spread"] == [0, 1, 2]
-    assert whole["cosine", 0] == pytest.approx(row["cosine_init"])
-    assert whole["cosine", 2] == pytest.approx(row["cosine"])
+    assert whole["cosine", 0] == pytest.approx(row.cosine_init)
+    assert whole["cosine", 2] == pytest.approx(row.cosine)
     assert {r["layer"] for r in rows} == {None, "0", "1"}
     pairs = [r for r in rows if r["i"] is not None]
     assert [(r["i"], r["j"]) for r in pairs] == [(0, 1), (0, 2), (1, 2)]
@@ -176,7 +176,7 @@ def test_geometry_follows_the_members_from_start_to_end(make_spec, data, store):
 )
 def test_geometry_of_other_methods(make_spec, data, store, method, params, found):
     spec = make_spec(method, params, dropout=0.2)
-    assert run(spec, data, store)["status"] == "complete"
+    assert run(spec, data, store).status == "complete"
     folder = store.folder(spec.trial)
     assert not list(folder.glob("mean_weights_*"))
     if found is None:
@@ -207,7 +207,7 @@ def test_training_time_leaves_the_geometry_out(make_spec, data, store, monkeypat
 
     monkeypatch.setattr(geometry, "weight_rows", slowly)
     row = run(make_spec("batch_ensemble", BE), data, store)
-    assert row["seconds"] - row["train_seconds"] > 0.9
+    assert row.seconds - row.train_seconds > 0.9
 
 
 def test_cosine_of_copies_is_one_and_a_single_has_none(make_spec, data):
@@ -232,13 +232,13 @@ def test_replicates_together_are_what_they_are_alone(make_spec, data, store, tmp
     rows = run_trials(specs, data, store, **options)
     alone = Store(tmp_path / "alone")
     for spec, row in zip(specs, rows, strict=True):
-        assert row["stack"] == [s.trial for s in specs]
-        expected = run_trial(spec, data, alone, **options)
-        assert expected["stack"] is None
+        assert row.stack == tuple(s.trial for s in specs)
+        (expected,) = run_trials([spec], data, alone, **options)
+        assert expected.stack is None
         for key in ("val_nll", "val_shift_nll", "val_gain", "cosine", "cosine_init"):
-            assert row[key] == pytest.approx(expected[key], rel=1e-3)
-        assert row["epochs"] == expected["epochs"]
-        assert row["train_flops"] == expected["train_flops"]
+            assert getattr(row, key) == pytest.approx(getattr(expected, key), rel=1e-3)
+        assert row.epochs == expected.epochs
+        assert row.train_flops == expected.train_flops
         own, other = predictions(store, spec), predictions(alone, spec)
         assert own.keys() == other.keys()
         for name, table in own.items():
@@ -268,8 +268,8 @@ def test_only_the_replicate_that_diverges_has_diverged(make_spec, data, store, m
 
     monkeypatch.setattr(trial, "build", build_one_broken)
     rows = run_trials(stacked(make_spec), data, store, fingerprint=data.fingerprint)
-    assert [row["status"] for row in rows] == ["complete", "diverged", "complete"]
-    assert [row["stack"] for row in rows] == [None] * 3
+    assert [row.status for row in rows] == ["complete", "diverged", "complete"]
+    assert [row.stack for row in rows] == [None] * 3
 
 
 @pytest.mark.parametrize("room", [13, 5])
@@ -281,13 +281,13 @@ def test_out_of_memory_is_tried_again_in_halves(make_spec, data, store, monkeypa
             return super().training_forward(x, y_B)
 
     monkeypatch.setattr(trial, "build", lambda spec, *shape: Tight(*made(spec, *shape)))
-    monkeypatch.setattr(trial, "flops", lambda *_: {})
+    monkeypatch.setattr(trial, "flops", lambda *_: Flops(0, 0))
     row = run(make_spec("single", {}, {"batch_size": 25}), data, store)
     if room == 13:
-        assert (row["status"], row["pieces"]) == ("complete", 2)
+        assert (row.status, row.pieces) == ("complete", 2)
     else:
-        assert row["status"] == "failed"
-        assert "out of memory" in row["reason"]
+        assert row.status == "failed"
+        assert "out of memory" in row.reason
 
 
 def test_out_of_memory_members_are_trained_in_turn_before_batches_are_halved(
@@ -303,9 +303,9 @@ def test_out_of_memory_members_are_trained_in_turn_before_batches_are_halved(
         return Tight(batch_ensemble.Params(**spec.params), *made(spec, shape, classes)[1:])
 
     monkeypatch.setattr(trial, "build", tight)
-    monkeypatch.setattr(trial, "flops", lambda *_: {})
+    monkeypatch.setattr(trial, "flops", lambda *_: Flops(0, 0))
     row = run(make_spec("batch_ensemble", BE), data, store)
-    assert (row["status"], row["pieces"]) == ("complete", 3)
+    assert (row.status, row.pieces) == ("complete", 3)
 
 
 def test_with_low_memory_members_are_trained_in_turn(make_spec, data, store, tmp_path):
@@ -316,9 +316,9 @@ def test_with_low_memory_members_are_trained_in_turn(make_spec, data, store, tmp
         specs = [make_spec("batch_ensemble", BE, seed=seed, replicate=seed) for seed in (1, 2)]
         how = Execution(precision="float32", low_memory=low_memory)
         rows += run_trials(specs, data, place, fingerprint=data.fingerprint, execution=how)
-    assert [row["pieces"] for row in rows] == [1, 1, 3, 3]
-    assert [row["stack"] is None for row in rows] == [False, False, True, True]
-    losses = [row["val_nll"] for row in rows]
+    assert [row.pieces for row in rows] == [1, 1, 3, 3]
+    assert [row.stack is None for row in rows] == [False, False, True, True]
+    losses = [row.val_nll for row in rows]
     assert losses[2:] == pytest.approx(losses[:2], rel=1e-4)
 
 

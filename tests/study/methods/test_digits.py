@@ -12,7 +12,7 @@ from study.batches import Pixels, channel_statistics
 from study.plugins import names
 from study.space import configuration
 from study.space_file import load_study
-from study.spec import Regularisation, Training
+from study.spec import Regularisation
 from study.train import fit, predict
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
@@ -45,19 +45,18 @@ def logits(method, point, seed=0) -> Tensor:
     """Train on the digits' training split; return the logits (M, N, C) on its validation split."""
     torch.set_num_threads(1)
     data = digits()
-    sections = configuration(space(method)[1], point)
+    found = configuration(space(method)[1], point)
     shape = data.shape, data.classes
     ensemble = methods.build(
-        method, sections["params"], lambda: backbones.build(sections["backbone"], *shape), seed
+        method, found.params, lambda: backbones.build(found.backbone, *shape), seed
     )
     statistics = channel_statistics(data.train[0])
     train, val = (
         Pixels(part[0], *statistics, torch.device("cpu")) for part in (data.train, data.val)
     )
-    training = Training(**sections["training"])
     for part, own in ensemble.parts():
         labels = torch.tensor(data.train[1])
-        fit(part, train, labels, training, Regularisation(), seed if own is None else own)
+        fit(part, train, labels, found.training, Regularisation(), seed if own is None else own)
     return predict(ensemble, val)
 
 

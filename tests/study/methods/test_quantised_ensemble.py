@@ -68,7 +68,7 @@ def test_the_excess_is_that_of_the_stored_bytes(granularity, step):
     method = quantised(**given(8, 4, 6, step), members=3, budget=0.9, granularity=granularity)
     one = tensors(network().state_dict())
     stored = tensors(method.checkpoint())
-    assert stored == size(method)["stored_bytes"]
+    assert stored == size(method).stored_bytes
     assert method.excess() == stored / (0.9 * one) - 1
     scales = 64 + 64 + 10 if granularity == "channel" else 3
     levels = [(8, 4, 6)] * 3 if step == 0 else [(8, 6, 8), (6, 3, 4), (8, 6, 8)]

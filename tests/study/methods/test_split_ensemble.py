@@ -64,10 +64,8 @@ def test_images_pass_the_trunk_once(backbone):
     assert sum(isinstance(m, Parallel) for m in subject.trained().modules()) == 1
     assert sum(isinstance(m, Parallel) for m in whole.modules()) == len(stages_of(subject.plain()))
     device = torch.device("cpu")
-    shared = flops(subject.make(), inputs().shape[1:], device, 8)["infer_flops"]
-    plain = flops(Subject("single", {}, backbone).make(), inputs().shape[1:], device, 8)[
-        "infer_flops"
-    ]
+    shared = flops(subject.make(), inputs().shape[1:], device, 8).infer_flops
+    plain = flops(Subject("single", {}, backbone).make(), inputs().shape[1:], device, 8).infer_flops
     assert shared < 1.2 * plain
 
 
