@@ -30,17 +30,9 @@ FAMILIES: Final = ("candidate", "comparison")
 CONTROLS: Final = ("positive_control", "negative_control")
 NOTHING: Final[FloatArray] = np.empty(0)
 
-Trouble = Literal[
-    "runs failed",
-    "runs missing",
-    "too few seeds",
-    "pool too small",
-    "not measured",
-    "copies",
-    "no noise",
-    "no better than chance",
-    "gap not shown",
-    "gap below noise",
+OfRuns = Literal["runs failed", "runs missing", "too few seeds", "pool too small", "not measured"]
+OfLosses = Literal[
+    "copies", "no noise", "no better than chance", "gap not shown", "gap below noise"
 ]
 
 
@@ -48,15 +40,11 @@ Trouble = Literal[
 class Reason:
     """Why an arm, or an endpoint of all arms, cannot be judged.
 
-    Attributes:
-        kind: What is wrong.
-        found: How many runs it is about; of ``copies`` the distinct values.
-        of: Out of how many runs.
-        endpoint: Where it is about one.
-        anchor: The anchor that it is about; None: the arm itself, or no arm.
+    ``found`` of so many runs are concerned (of ``copies``: distinct values); ``anchor`` is None
+    where it is about the arm itself, or the gap.
     """
 
-    kind: Trouble
+    kind: OfRuns | OfLosses
     found: int = 0
     of: int = 0
     endpoint: Endpoint | None = None

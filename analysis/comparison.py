@@ -138,7 +138,7 @@ def drawn(found: Mapping[str, Judged]) -> list[Figure]:
         order = {label: at for at, label in enumerate(_labels(found).values())}
         rows = rows.sort(pl.col("panel").replace_strict(order), maintain_order=True)
         passed = sum(_escapes(found[name]) for name in names)
-        seeds = ", ".join(f"{_seeds(found[name])} in {name}" for name in names)
+        seeds = ", ".join(f"{found[name].verdict.seeds.span} in {name}" for name in names)
         without = [name for name, own in found.items() if lead(own) is None]
         missing = f" Nothing to show yet: {', '.join(without)}." if without else ""
         figures.append(
@@ -197,7 +197,7 @@ def _row(name: str, own: Judged, href: str, labels: Mapping[str, str]) -> dict[s
         else "",
         "cells": [_cell(ends.get(key)) for key in labels],
         "anchors": [_anchor(anchor, verdict) for anchor in kept],
-        "seeds": _seeds(own) if anchors else NONE,
+        "seeds": verdict.seeds.span if anchors else NONE,
         "controls": controls if anchors else [],
     }
 
@@ -218,11 +218,6 @@ def _anchor(anchor: Anchor, verdict: Verdict) -> str:
     nll, accuracy = (means[key].mean if key in means else None for key in ("nll", "accuracy"))
     called = f"ensemble of {anchor.members}" if anchor.role != "single" else "single"
     return f"{called}: NLL {tables.number(nll, 4)}, accuracy {tables.number(accuracy, 3)}"
-
-
-def _seeds(own: Judged) -> str:
-    seeds = own.verdict.seeds
-    return f"{seeds.most}" if seeds.fewest == seeds.most else f"{seeds.fewest} to {seeds.most}"
 
 
 def _facts(found: Mapping[str, Judged]) -> list[dict[str, object]]:

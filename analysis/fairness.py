@@ -19,15 +19,7 @@ from analysis.load import Run
 from analysis.measure import Measures
 from analysis.protocol import protocol_of
 from analysis.stats import contrast, summary
-from analysis.verdict import (
-    Amount,
-    Budget,
-    ComputeMatched,
-    Cost,
-    EpochMatched,
-    Fairness,
-    Tuning,
-)
+from analysis.verdict import Amount, Budget, ComputeMatched, Cost, EpochMatched, Fairness, Tuning
 
 SPENT: Final[dict[Budget, str]] = {"train": "total_train_flops", "infer": "infer_flops"}
 """What a Deep Ensemble of equal compute is to equal."""

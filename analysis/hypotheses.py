@@ -18,7 +18,7 @@ from analysis.measure import UNDECLARED, Measures
 from analysis.power import POWER, Spread, seeds_needed
 from analysis.protocol import GATE_LEVEL, GATE_RATIO, Endpoint, Plan, Protocol
 from analysis.robustness import PERMUTATIONS, RESAMPLES, SEED, Crossed, check
-from analysis.rules import Control, Decided, decide, tests_of
+from analysis.rules import EXPECTED, ControlName, Decided, Decision, behaves, decide, tests_of
 from analysis.stats import Anchored, detectable_effect, fieller
 from analysis.verdict import Verdict
 
@@ -49,13 +49,12 @@ def judge(measures: Measures, plan: Plan | None) -> Verdict:
     seeds = [anchor.seeds for anchor in anchors] + [arm.seeds for arm in arms]
     undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
     exploratory = tuple(wording.exploratory(plan))
-    limits = map(wording.limit, decided.limits)
     found = Verdict(
         format=FORMAT,
         sentence="",
         verdict=decided.verdict,
         withheld=decided.withheld,
-        reasons=(*limits, *wording.undeclared(undeclared)),
+        reasons=(*wording.limits(decided), *wording.undeclared(undeclared)),
         exploratory=bool(exploratory),
         exploratory_reasons=exploratory,
         plan=_plan(plan),
@@ -78,8 +77,7 @@ def judge(measures: Measures, plan: Plan | None) -> Verdict:
         ),
         arms=arms,
         controls=schema.Controls(
-            positive=_control(decided.controls["positive"]),
-            negative=_control(decided.controls["negative"]),
+            **{name: _control(name, found) for name, found in decided.controls.items()}
         ),
         robustness=schema.Agreement(
             permutations=PERMUTATIONS,
@@ -184,13 +182,7 @@ def _order(arm: schema.Arm) -> tuple[int, float, str]:
 def _plan(plan: Plan | None) -> schema.Plan | None:
     if plan is None or (plan.given and not plan.source):
         return None
-    return schema.Plan(
-        study=plan.study,
-        declared=plan.declared,
-        tuning=plan.tuning,
-        hash=plan.hash,
-        content_hash=plan.content_hash,
-    )
+    return schema.Plan.model_validate(plan, from_attributes=True)
 
 
 def _protocol(protocol: Protocol) -> schema.Protocol:
@@ -216,25 +208,21 @@ def _anchors(decided: Decided) -> tuple[schema.Anchor, ...]:
         found.append((f"deep_ensemble-{size}", "deep_ensemble", size))
     return tuple(
         schema.Anchor(
-            arm=arm,
-            role=role,
-            members=members,
-            seeds=count(study, arm),
-            failed=failed(study, arm),
+            arm=arm, role=role, members=members, seeds=count(study, arm), failed=failed(study, arm)
         )
         for arm, role, members in found
     )
 
 
-def _control(control: Control | None) -> schema.Control | None:
-    if control is None:
+def _control(name: ControlName, found: Decision | None) -> schema.Control | None:
+    if found is None:
         return None
     return schema.Control(
-        arm=control.arm,
-        expected=control.expected,
-        verdict=control.decision.verdict,
-        ok=control.ok,
-        line=wording.control(control),
+        arm=f"{name}_control",
+        expected=EXPECTED[name],
+        verdict=found.verdict,
+        ok=behaves(name, found),
+        line=wording.control(name, found),
     )
 
 

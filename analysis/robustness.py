@@ -203,9 +203,7 @@ def tests_from(interval: Interval, endpoint: Endpoint, delta: float) -> Tests:
     floor = -delta if endpoint.kind == "performance" else -np.inf
     tracks = floor < low and high < delta
     return Tests(
-        p_escape=float(not low > delta),
-        p_track=float(not tracks),
-        p_worse=float(not high < -delta),
+        p_escape=float(not low > delta), p_track=float(not tracks), p_worse=float(not high < -delta)
     )
 
 

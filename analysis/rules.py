@@ -7,28 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from analysis.cases import (
-    CONTROLS,
-    FAMILIES,
-    Case,
-    Gate,
-    Reason,
-    Study,
-    case_of,
-    gates_of,
-    runs_there,
-)
+from analysis.cases import FAMILIES, Case, Gate, Reason, Study, case_of, gates_of, runs_there
 from analysis.protocol import Endpoint, Protocol
 from analysis.stats import Anchored, holm
 from analysis.verdict import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Global, Kind, Tests
 
-Label = Literal[
-    "better but not diverse",
-    "diverse but not better",
-    "better in part",
-    "worse in part",
-    "too few seeds",
-]
+Label = (
+    Literal["better but not diverse", "diverse but not better"]
+    | Literal["better in part", "worse in part", "too few seeds"]
+)
+ControlName = Literal["positive", "negative"]
+EXPECTED: Final[dict[ControlName, Literal["escapes", "tracks"]]] = {
+    "positive": "escapes",
+    "negative": "tracks",
+}
 NOTHING_SHOWN: Final = Tests(p_escape=1.0, p_track=1.0, p_worse=1.0)
 
 
@@ -74,65 +66,13 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Control:
-    """What a control did."""
-
-    name: Literal["positive", "negative"]
-    arm: str
-    decision: Decision
-
-    @property
-    def expected(self) -> Literal["escapes", "tracks"]:
-        """What it should have done."""
-        return "escapes" if self.name == "positive" else "tracks"
-
-    @property
-    def proved(self) -> bool:
-        """Whether it did."""
-        return self.decision.verdict == self.expected
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is withheld because of it: a negative one may stay open."""
-        return self.proved if self.name == "positive" else self.decision.verdict != "escapes"
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What keeps a study inconclusive, or goes with its verdict.
-
-    Attributes:
-        kind: What it is.
-        control: The control that it is about, or its name where it was not run.
-        runs: Of an unfinished study, how many runs are there, and how many there are to be.
-        decisions: Where no candidate escapes, all candidates'.
-    """
-
-    kind: Literal["unfinished", "withheld", "no candidate", "none escapes", "unproven", "not run"]
-    control: Control | str = ""
-    runs: tuple[int, int] = (0, 0)
-    decisions: tuple[Decision, ...] = ()
-
-
-@dataclass(frozen=True)
 class Decided:
-    """A study with the verdict on every arm, and on all of them.
-
-    ``controls`` has ``positive`` and ``negative``, None where it was not run.
-    """
+    """A study with the verdict on every arm, and on all of them."""
 
     study: Study
     gates: Mapping[tuple[int, str], Gate]
     cases: Sequence[Case]
     decisions: Mapping[str, Decision]
-    controls: Mapping[str, Control | None]
-    verdict: Global
-    limits: tuple[Limit, ...]
-
-    @property
-    def withheld(self) -> bool:
-        """Whether a control misbehaved, so that nothing is claimed of any arm."""
-        return any(control and not control.ok for control in self.controls.values())
 
     @property
     def candidates(self) -> dict[str, Decision]:
@@ -140,27 +80,47 @@ class Decided:
         own = (case.arm for case in self.cases if case.arm.role == "candidate")
         return {arm.arm: self.decisions[arm.arm] for arm in own}
 
+    @property
+    def controls(self) -> dict[ControlName, Decision | None]:
+        """What the controls did, None where one was not run."""
+        return {name: self.decisions.get(f"{name}_control") for name in EXPECTED}
+
+    @property
+    def withheld(self) -> bool:
+        """Whether a control misbehaved, so that nothing is claimed of any arm."""
+        return any(found and not behaves(name, found) for name, found in self.controls.items())
+
+    @property
+    def verdict(self) -> Global:
+        """What candidates and controls say together.
+
+        A control that misbehaves withholds any verdict; "all track" needs both controls besides.
+        """
+        verdicts = {decision.verdict for decision in self.candidates.values()}
+        done, total = runs_there(self.study)
+        if done < total or self.withheld:
+            return INCONCLUSIVE
+        if "escapes" in verdicts:
+            return SOME_ESCAPES
+        proved = all(c and c.verdict == EXPECTED[name] for name, c in self.controls.items())
+        return ALL_TRACK if verdicts == {"tracks"} and proved else INCONCLUSIVE
+
     def at_margin(self, delta: float) -> "Decided":
         """Return what would be decided at another margin."""
         study = replace(self.study, protocol=replace(self.study.protocol, delta=delta))
-        return _decided(study, self.gates, self.cases)
+        return Decided(study, self.gates, self.cases, decide_all(self.cases, study.protocol))
 
 
 def decide(study: Study) -> Decided:
     """Return the verdict on every arm and on the study, with nothing that goes beside them."""
     gates = {(gate.members, gate.endpoint.key): gate for gate in gates_of(study)}
-    return _decided(study, gates, [case_of(study, arm, gates) for arm in study.arms])
+    cases = [case_of(study, arm, gates) for arm in study.arms]
+    return Decided(study, gates, cases, decide_all(cases, study.protocol))
 
 
-def _decided(study: Study, gates: Mapping[tuple[int, str], Gate], cases: Sequence[Case]) -> Decided:
-    decisions = decide_all(cases, study.protocol)
-    controls = _controls(cases, decisions)
-    found = Decided(study, gates, cases, decisions, controls, INCONCLUSIVE, ())
-    done, total = runs_there(study)
-    if done < total:
-        return replace(found, limits=(Limit("unfinished", runs=(done, total)),))
-    verdict, limits = _conclude(tuple(found.candidates.values()), controls)
-    return replace(found, verdict=verdict, limits=tuple(limits))
+def behaves(control: ControlName, found: Decision) -> bool:
+    """Tell whether a control did what it must; a negative one may stay open."""
+    return (found.verdict == "escapes") == (control == "positive")
 
 
 def tests_of(endpoint: Endpoint, effect: Anchored, delta: float) -> Tests:
@@ -243,39 +203,3 @@ def _open(tests: Mapping[str, Tests], protocol: Protocol) -> Open:
         label = "worse in part" if below else "better in part" if above else "too few seeds"
     not_above = tuple(e for e in endpoints if e not in above)
     return Open(label, above, not_above, below, protocol.delta)
-
-
-def _conclude(
-    candidates: tuple[Decision, ...], controls: Mapping[str, Control | None]
-) -> tuple[Global, list[Limit]]:
-    """Return the global verdict and what goes with it; only candidates and controls count.
-
-    A control that misbehaves withholds any verdict; "all track" needs both controls besides.
-    """
-    present = [control for control in controls.values() if control]
-    withheld = [Limit("withheld", control) for control in present if not control.ok]
-    missing = [Limit("not run", name) for name, control in controls.items() if not control]
-    if not candidates:
-        return INCONCLUSIVE, [*withheld, Limit("no candidate"), *missing]
-    if withheld:
-        return INCONCLUSIVE, withheld
-    verdicts = {decision.verdict for decision in candidates}
-    if "escapes" in verdicts:
-        return SOME_ESCAPES, missing
-    unproven = [Limit("unproven", control) for control in present if not control.proved]
-    if verdicts == {"tracks"} and not missing and not unproven:
-        return ALL_TRACK, []
-    return INCONCLUSIVE, [Limit("none escapes", decisions=candidates), *unproven, *missing]
-
-
-def _controls(
-    cases: Sequence[Case], decisions: Mapping[str, Decision]
-) -> dict[str, Control | None]:
-    found: dict[str, Control | None] = {"positive": None, "negative": None}
-    for case in cases:
-        if case.arm.role in CONTROLS:
-            name: Literal["positive", "negative"] = (
-                "positive" if case.arm.role == "positive_control" else "negative"
-            )
-            found[name] = Control(name, case.arm.arm, decisions[case.arm.arm])
-    return found

@@ -312,7 +312,7 @@ def _kpis(scene: Scene, verdict: Verdict) -> list[dict[str, str]]:
             f"{found.power:g}"
         )
         kpis.append({"value": tables.number(found.worst), "text": text})
-    done = f"{seeds.fewest}" if seeds.fewest == seeds.most else f"{seeds.fewest}–{seeds.most}"
+    done = seeds.span.replace(" to ", "–")
     planned = f", {seeds.planned} declared" if seeds.planned else ""
     kpis.append({"value": done, "text": f"complete replicates per arm{planned}"})
     return kpis

@@ -31,11 +31,7 @@ class Record(BaseModel):
     """A JSON object in which every key is present and no other is; it never changes."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
 
@@ -84,6 +80,11 @@ class Seeds(Record):
     planned: Count | None
     fewest: Count
     most: Count
+
+    @property
+    def span(self) -> str:
+        """Their number, or the least and the most, in words."""
+        return f"{self.most}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
 
 
 class Counts(Record):

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from analysis.cases import Reason
+from analysis.cases import Reason, runs_there
 from analysis.protocol import Endpoint, Plan
-from analysis.rules import Control, Decision, Limit, Open
+from analysis.rules import EXPECTED, ControlName, Decided, Decision, Open, behaves
 from analysis.titles import title
-from analysis.verdict import ALL_TRACK, SOME_ESCAPES, Arm, Kind, Verdict
+from analysis.verdict import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Arm, Verdict
 
 SAID: Final = {
     "escapes": "escapes",
@@ -81,42 +81,40 @@ def _labels(verdict: Verdict) -> str:
 
 
 def _seeds(verdict: Verdict) -> str:
-    fewest, most = verdict.seeds.fewest, verdict.seeds.most
-    span = f"{most}" if fewest == most else f"{fewest} to {most}"
-    return f"{span} seed{'s' * (most != 1)}"
+    return f"{verdict.seeds.span} seed{'s' * (verdict.seeds.most != 1)}"
 
 
-def limit(found: Limit) -> str:
+def limits(decided: Decided) -> list[str]:
     """Say what keeps a study inconclusive, or goes with its verdict."""
-    done, total = found.runs
-    match found.kind, found.control:
-        case "withheld", Control() as known:
-            return f"withheld: {control(known, because=False)}"
-        case "unproven", Control() as known:
-            return control(known)
-        case "not run", missing:
-            return f"no {missing} control was run"
-        case "no candidate", _:
-            return "no candidate was confirmed"
-        case "none escapes", _:
-            return _none_escapes(found.decisions)
-    return f"the study is not finished: {done} of {total} runs are there"
+    done, total = runs_there(decided.study)
+    if done < total:
+        return [f"the study is not finished: {done} of {total} runs are there"]
+    candidates, controls = list(decided.candidates.values()), decided.controls
+    present = {name: found for name, found in controls.items() if found}
+    missing = [f"no {name} control was run" for name in controls if name not in present]
+    withheld = [
+        f"withheld: {control(name, found, because=False)}"
+        for name, found in present.items()
+        if not behaves(name, found)
+    ]
+    if not candidates:
+        return [*withheld, "no candidate was confirmed", *missing]
+    if withheld or decided.verdict != INCONCLUSIVE:
+        return withheld or missing
+    unproven = [control(n, c) for n, c in present.items() if c.verdict != EXPECTED[n]]
+    return [_none_escapes(candidates), *unproven, *missing]
 
 
 def _none_escapes(decisions: Sequence[Decision]) -> str:
     """Say how many configurations came out how; and why they are open, if for one reason."""
-    verdicts = Counter(decision.verdict for decision in decisions)
+    verdicts: Counter[str] = Counter(decision.verdict for decision in decisions)
     said = {"tracks": "track a single model", "worse": "worse than it", "inconclusive": "open"}
-    kinds: tuple[Kind, ...] = ("tracks", "worse", "inconclusive")
-    parts = [f"{verdicts[kind]} {said[kind]}" for kind in kinds if verdicts[kind]]
+    parts = [f"{verdicts[kind]} {said[kind]}" for kind in said if verdicts[kind]]
     why_open = {detail(found) for found in decisions if found.verdict == "inconclusive"}
     because = f" ({why_open.pop()})" if len(why_open) == 1 else ""
-    total = len(decisions)
-    tested = (
-        "the tested configuration does not escape"
-        if total == 1
-        else f"none of {total} tested configurations escapes"
-    )
+    tested = f"none of {len(decisions)} tested configurations escapes"
+    if len(decisions) == 1:
+        tested = "the tested configuration does not escape"
     return f"{tested}: {join(parts)}{because}"
 
 
@@ -156,14 +154,14 @@ def exploratory(plan: Plan | None) -> list[str]:
 # --- one arm
 
 
-def control(found: Control, because: bool = True) -> str:
+def control(name: ControlName, found: Decision, because: bool = True) -> str:
     """Say what a control did, and that it should have done something else."""
-    called, verdict = f"the {found.name} control", found.decision.verdict
-    if found.proved:
+    called, verdict = f"the {name} control", found.verdict
+    if verdict == EXPECTED[name]:
         return f"{called} {SAID[verdict]}, as it must"
     if verdict == "inconclusive":
-        known = {"escapes": "escape", "tracks": "track a single model"}[found.expected]
-        why = detail(found.decision) if because else None
+        known = "escape" if name == "positive" else "track a single model"
+        why = detail(found) if because else None
         return f"{called} is not shown to {known}{f' ({why})' if why else ''}"
     if verdict == "worse":
         return f"{called} is worse than a single model: it neither escapes nor tracks"
