@@ -5,23 +5,80 @@ arm's own size (recovery 1). Where the anchors do not differ, there is nothing t
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Final, Literal
 
 import numpy as np
 import polars as pl
 
 from analysis.measure import Measures, arm_key
-from analysis.protocol import GATE_LEVEL, GATE_RATIO, Endpoint, Protocol, protocol_of
-from analysis.stats import Anchored, FloatArray, Summary, summary
-
-Json = dict[str, Any]
+from analysis.protocol import (
+    GATE_LEVEL,
+    GATE_RATIO,
+    Endpoint,
+    Plan,
+    PlannedArm,
+    Protocol,
+    protocol_of,
+)
+from analysis.stats import Anchored, Contrast, FloatArray, Summary, summary
+from analysis.verdict import Role
 
 FAMILIES: Final = ("candidate", "comparison")
 CONTROLS: Final = ("positive_control", "negative_control")
 NOTHING: Final[FloatArray] = np.empty(0)
+
+OfRuns = Literal["runs failed", "runs missing", "too few seeds", "pool too small", "not measured"]
+OfLosses = Literal[
+    "copies", "no noise", "no better than chance", "gap not shown", "gap below noise"
+]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an arm, or an endpoint of all arms, cannot be judged.
+
+    ``found`` of so many runs are concerned (of ``copies``: distinct values); ``anchor`` is None
+    where it is about the arm itself, or the gap.
+    """
+
+    kind: OfRuns | OfLosses
+    found: int = 0
+    of: int = 0
+    endpoint: Endpoint | None = None
+    anchor: str | None = None
+
+
+@dataclass(frozen=True)
+class PlacedArm(PlannedArm):
+    """An arm that is to be judged, with its key and the size of the Deep Ensemble beside it."""
+
+    role: Role
+    arm: str = ""
+    beside: int = 1
+
+    @property
+    def reference(self) -> str:
+        """Key of that Deep Ensemble's arm."""
+        return f"deep_ensemble-{self.beside}"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether an endpoint can be assessed at one ensemble size: nothing may stand against it.
+
+    ``shown`` says whether the runs that there are show a ``gap``; ``ratio`` is the gap over the
+    pooled SD over seeds.
+    """
+
+    members: int
+    endpoint: Endpoint
+    reason: Reason | None = None
+    shown: bool = False
+    gap: Contrast | None = None
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -33,10 +90,10 @@ class Study:
     """
 
     protocol: Protocol
-    arms: list[Json]
+    arms: tuple[PlacedArm, ...]
     losses: Mapping[tuple[str, str], FloatArray]
     counts: Mapping[str, int]
-    roles: set[str]
+    roles: frozenset[str]
     failed: Counter[str]
     blind: frozenset[str] = frozenset()
 
@@ -51,19 +108,19 @@ class Case:
     """One arm with its effect on each endpoint, or with the reasons why it has none.
 
     Attributes:
-        arm: Its declaration.
+        arm: What it is.
         effects: By endpoint.
-        reasons: A short label and a line each; the first label names the verdict's.
+        reasons: The first one names the verdict.
         values: By endpoint, the losses of the replicates of single, arm and Deep Ensemble.
     """
 
-    arm: Json
-    effects: dict[str, Anchored]
-    reasons: list[tuple[str, str]]
-    values: dict[str, tuple[FloatArray, FloatArray, FloatArray]] = field(default_factory=dict)
+    arm: PlacedArm
+    effects: Mapping[str, Anchored]
+    reasons: tuple[Reason, ...] = ()
+    values: Mapping[str, tuple[FloatArray, FloatArray, FloatArray]] = field(default_factory=dict)
 
 
-def study_of(measures: Measures, plan: Mapping[str, Any] | None) -> Study:
+def study_of(measures: Measures, plan: Plan | None) -> Study:
     """Gather the arms that are to be judged: those of the plan, or without one those measured.
 
     One member alone has no Deep Ensemble of its size, so it is placed beside the one of the
@@ -77,33 +134,32 @@ def study_of(measures: Measures, plan: Mapping[str, Any] | None) -> Study:
         for endpoint in protocol.endpoints:
             numbers = own[endpoint.key].drop_nulls().to_numpy()
             losses[str(arm), endpoint.key] = endpoint.sign * numbers
-    seen = frame.select("arm", "role", "method", "configuration", "name", "members").unique(
-        subset="arm", maintain_order=True
-    )
-    rows: list[Json] = seen.to_dicts()
-    if plan is not None:
-        keys = ("role", "method", "configuration", "name", "members", "reason", "stratum")
-        rows = [{key: declared.get(key) for key in keys} for declared in plan["arms"]]
-    arms = [
-        row | {"arm": arm_key(row["role"], row["configuration"])}
-        for row in rows
-        if row["role"] in FAMILIES + CONTROLS
-    ]
-    sizes = Counter(arm["members"] for arm in arms if arm["role"] == "candidate")
-    sizes = sizes or Counter(arm["members"] for arm in arms)
+    if plan is None:
+        seen = frame.unique(subset="arm", maintain_order=True)
+        keys = ("role", "method", "configuration", "name", "members")
+        declared = tuple(PlannedArm(*row) for row in seen.select(keys).iter_rows())
+    else:
+        declared = plan.arms
+    arms = [arm for arm in declared if arm.role in FAMILIES + CONTROLS]
+    sizes = Counter(arm.members for arm in arms if arm.role == "candidate")
+    sizes = sizes or Counter(arm.members for arm in arms)
     pools = frame.filter(pl.col("role") == "deep_ensemble")["members"].to_list()
     several = [size for size in sizes if size > 1]
     common = max(several, key=lambda s: (sizes[s], -s), default=max(pools, default=1))
-    for row in arms:
-        size = row["members"] if row["members"] > 1 else common
-        row |= {"reference": f"deep_ensemble-{size}", "reference_members": size}
+    placed = tuple(
+        PlacedArm(
+            **vars(arm),
+            arm=arm_key(arm.role, arm.configuration),
+            beside=arm.members if arm.members > 1 else common,
+        )
+        for arm in arms
+    )
     incomplete = measures.excluded.filter(
         pl.col("stage") == "confirm", pl.col("status") != "complete"
     )
     lost = Counter(incomplete["arm"].to_list())
-    declared = [] if plan is None else [arm["role"] for arm in plan["arms"]]
-    roles = {*frame["role"].to_list(), *declared}
-    return Study(protocol, arms, losses, counts, roles, lost, _blind(frame))
+    roles = frozenset([*frame["role"].to_list(), *(arm.role for arm in declared)])
+    return Study(protocol, placed, losses, counts, roles, lost, _blind(frame))
 
 
 def _blind(frame: pl.DataFrame) -> frozenset[str]:
@@ -129,130 +185,117 @@ def failed(study: Study, arm: str) -> int:
     return study.failed["deep_ensemble" if arm.startswith("deep_ensemble-") else arm]
 
 
-def _not_whole(study: Study, arm: str) -> tuple[str, str] | None:
+def _not_whole(study: Study, arm: str) -> Reason | None:
     """Return why an arm's runs do not suffice: failed, missing, or fewer than two."""
     done, lost, planned = count(study, arm), failed(study, arm), study.protocol.seeds
     if lost:
-        line = f"{lost} of {max(done + lost, planned or 0)} runs failed"
-        return line, line
+        return Reason("runs failed", lost, max(done + lost, planned or 0))
     if not done and arm.startswith("deep_ensemble-") and "deep_ensemble" in study.roles:
-        return "not assessable", "its pool has fewer members"
+        return Reason("pool too small")
     if planned and done < planned:
-        return "runs missing", f"{planned - done} of {planned} runs are missing"
-    if done < 2:
-        return "too few seeds", f"a verdict needs at least 2 runs, but there are {done}"
-    return None
+        return Reason("runs missing", planned - done, planned)
+    return Reason("too few seeds", done) if done < 2 else None
 
 
-def unfinished(study: Study) -> str | None:
-    """Say how many declared runs are yet to come; a verdict before the last would be a peek."""
-    planned = study.protocol.seeds
-    if not planned:
-        return None
-    sizes = {arm["reference"] for arm in study.arms}
+def runs_there(study: Study) -> tuple[int, int]:
+    """Return how many of the declared runs are there, and how many there are to be.
+
+    A verdict before the last would be a peek. Both are 0 where no number was declared.
+    """
+    planned = study.protocol.seeds or 0
+    sizes = {arm.reference for arm in study.arms}
     pool = max(sizes, key=lambda arm: count(study, arm), default="deep_ensemble-1")
-    arms = ["single", pool, *(arm["arm"] for arm in study.arms)]
+    arms = ["single", pool, *(arm.arm for arm in study.arms)]
     done = sum(min(planned, count(study, arm) + failed(study, arm)) for arm in arms)
-    total = planned * len(arms)
-    return f"the study is not finished: {done} of {total} runs are there" if done < total else None
+    return done, planned * len(arms)
 
 
 # --- the gate: is there a gap between the anchors at all?
 
 
-def gates_of(study: Study) -> Iterable[Json]:
+def gates_of(study: Study) -> Iterator[Gate]:
     """Yield the gate of every ensemble size and endpoint."""
-    for size in sorted({arm["reference_members"] for arm in study.arms}):
+    for size in sorted({arm.beside for arm in study.arms}):
         for endpoint in study.protocol.endpoints:
-            yield _gate(study, size, endpoint)
+            gate = _gap(study, Gate(size, endpoint))
+            # Whatever stands against an anchor's runs goes before what these runs show.
+            anchors = ("single", f"deep_ensemble-{size}")
+            found = [_unusable(study, name, endpoint) for name in anchors]
+            yield replace(gate, reason=found[0] or found[1] or gate.reason)
 
 
-def _gate(study: Study, size: int, endpoint: Endpoint) -> Json:
-    """Return whether the Deep Ensemble is better than the single model by enough to measure.
+def _unusable(study: Study, anchor: str, endpoint: Endpoint) -> Reason | None:
+    """Return why an anchor's runs do not do on an endpoint."""
+    losses, done = _numbers(study, anchor, endpoint), count(study, anchor)
+    found = _not_whole(study, anchor) or _copies(endpoint, losses)
+    if found is None and len(losses) < done:
+        found = Reason("not measured", done - len(losses), done, endpoint)
+    return found and replace(found, anchor=anchor)
 
-    ``gap_shown`` says so of the runs that there are; ``open`` needs all of them.
+
+def _gap(study: Study, gate: Gate) -> Gate:
+    """Return the gate with the gap, and why it does not suffice.
+
+    The Deep Ensemble must be better than the single model by enough to measure with.
     """
-    gate: Json = {"members": size, "endpoint": endpoint.key, "open": False, "gap_shown": False}
-    gate |= dict.fromkeys(("gap", "ratio", "p", "reason"))
-    names = ("single", f"deep_ensemble-{size}")
+    names, endpoint = ("single", f"deep_ensemble-{gate.members}"), gate.endpoint
     single, deep = (study.summaries.get((name, endpoint.key)) for name in names)
-    if single and deep:
-        gate |= _gap(endpoint, single, deep, [name for name in names if name in study.blind])
-        gate["gap_shown"] = gate["reason"] is None
-    for name in reversed(names):
-        done, measured = count(study, name), len(_numbers(study, name, endpoint))
-        if done > measured:
-            missing = f"{done - measured} of {done} runs"
-            line = f"anchor {name}: {endpoint.label} was not measured in {missing}"
-            gate["reason"] = line
-        copied = _copies(endpoint, _numbers(study, name, endpoint)) if measured else None
-        gate["reason"] = f"anchor {name}: {copied}" if copied else gate["reason"]
-        trouble = _not_whole(study, name)
-        gate["reason"] = f"anchor {name}: {trouble[1]}" if trouble else gate["reason"]
-    return gate | {"open": gate["reason"] is None}
-
-
-def _gap(endpoint: Endpoint, single: Summary, deep: Summary, blind: list[str]) -> Json:
-    """Return gap, its ratio to the pooled SD over seeds, p, and why it does not suffice."""
+    if single is None or deep is None:
+        return gate
     gap = Anchored(single, single, deep).gap
     pooled = ((single.n - 1) * single.variance + (deep.n - 1) * deep.variance) ** 0.5
     pooled /= (single.n + deep.n - 2) ** 0.5
     ratio = gap.estimate / pooled if pooled else None
-    reason = _same_everywhere(endpoint, {"single": single, "the Deep Ensemble": deep})
+    blind = next((name for name in names if name in study.blind), None)
+    reason = _no_noise(endpoint, single, names[0]) or _no_noise(endpoint, deep, names[1])
     if reason is None and blind:
-        reason = f"anchor {blind[0]}: no better than chance"
+        reason = Reason("no better than chance", anchor=blind)
     elif reason is None and gap.p_positive >= GATE_LEVEL:
-        reason = f"{endpoint.label}: the Deep Ensemble is not shown to be better than single"
+        reason = Reason("gap not shown", endpoint=endpoint)
     elif reason is None and ratio is not None and ratio < GATE_RATIO:
-        reason = f"{endpoint.label}: the gap between the anchors is below one SD over seeds"
-    return {"gap": gap.estimate, "ratio": ratio, "p": gap.p_positive, "reason": reason}
+        reason = Reason("gap below noise", endpoint=endpoint)
+    return replace(gate, reason=reason, shown=reason is None, gap=gap, ratio=ratio)
 
 
-def _same_everywhere(endpoint: Endpoint, arms: Mapping[str, Summary]) -> str | None:
+def _no_noise(endpoint: Endpoint, found: Summary, anchor: str | None = None) -> Reason | None:
     """Say so when all seeds of an arm gave one number: no noise to measure an effect against.
 
     An ensemble gain of exactly 0 is what a single model, or members that are equal, must have.
     """
-    for arm, found in arms.items():
-        if found.variance == 0 and not (endpoint.kind == "diversity" and found.mean == 0):
-            return f"all {found.n} runs of {arm} gave the same {endpoint.label}: were seeds used?"
-    return None
+    if found.variance or (endpoint.kind == "diversity" and found.mean == 0):
+        return None
+    return Reason("no noise", of=found.n, endpoint=endpoint, anchor=anchor)
 
 
-def _copies(endpoint: Endpoint, losses: FloatArray) -> str | None:
+def _copies(endpoint: Endpoint, losses: FloatArray) -> Reason | None:
     """Say so when some seeds of an arm gave one number to the last digit: copies are no runs."""
     distinct = len(np.unique(losses))
-    if endpoint.kind == "diversity" or distinct in (1, len(losses)):
+    # Where all are one number, the lack of noise says more.
+    if endpoint.kind == "diversity" or distinct <= 1 or distinct == len(losses):
         return None
-    return (
-        f"{len(losses)} runs gave {distinct} different values of {endpoint.label}: "
-        "a copy of a run is no replicate"
-    )
+    return Reason("copies", distinct, len(losses), endpoint)
 
 
-def case_of(study: Study, arm: Json, gates: Mapping[tuple[int, str], Json]) -> Case:
+def case_of(study: Study, arm: PlacedArm, gates: Mapping[tuple[int, str], Gate]) -> Case:
     """Return the effects of an arm, with every reason against judging it.
 
     An effect is there wherever the gap is shown, so that an unfinished study has estimates too.
     """
-    key, size = arm["arm"], arm["reference_members"]
-    trouble = _not_whole(study, key)
-    reasons = [trouble] if trouble else []
+    reasons: list[Reason | None] = [_not_whole(study, arm.arm)]
     effects, values = {}, {}
     for endpoint in study.protocol.endpoints:
-        gate = gates[size, endpoint.key]
-        numbers = _numbers(study, key, endpoint)
-        if not gate["open"]:
-            reasons.append(("not assessable", gate["reason"]))
-        elif len(numbers) < count(study, key):
-            reasons.append(("not assessable", f"{endpoint.label} was not measured in every run"))
-        found = study.summaries.get((key, endpoint.key))
-        if gate["gap_shown"] and found:
-            same = _same_everywhere(endpoint, {"this arm": found})
-            copied = _copies(endpoint, numbers)
-            reasons += [("not assessable", line) for line in (same, copied) if line]
-            single, deep = (_numbers(study, a, endpoint) for a in ("single", arm["reference"]))
-            anchors = [study.summaries[a, endpoint.key] for a in ("single", arm["reference"])]
-            effects[endpoint.key] = Anchored(anchors[0], found, anchors[1])
-            values[endpoint.key] = np.array(single), np.array(numbers), np.array(deep)
-    return Case(arm, effects, reasons, values)
+        gate = gates[arm.beside, endpoint.key]
+        numbers = _numbers(study, arm.arm, endpoint)
+        if gate.reason:
+            reasons.append(gate.reason)
+        elif len(numbers) < count(study, arm.arm):
+            reasons.append(Reason("not measured", endpoint=endpoint))
+        found = study.summaries.get((arm.arm, endpoint.key))
+        if gate.shown and found:
+            reasons += _no_noise(endpoint, found), _copies(endpoint, numbers)
+            anchors = ("single", arm.reference)
+            single, deep = (study.summaries[name, endpoint.key] for name in anchors)
+            effects[endpoint.key] = Anchored(single, found, deep)
+            losses_S, losses_D = (_numbers(study, name, endpoint) for name in anchors)
+            values[endpoint.key] = losses_S, numbers, losses_D
+    return Case(arm, effects, tuple(filter(None, reasons)), values)

@@ -3,9 +3,10 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import polars as pl
@@ -15,10 +16,9 @@ from analysis.judged import Judged
 from analysis.progress import lacking
 from analysis.scene import Figure
 from analysis.titles import title
+from analysis.verdict import Anchor, Arm, Effect, Verdict
 from study.place import Place
 from study.schema import StudyError
-
-Json = dict[str, Any]
 
 LONGEST: Final = 80
 """Letters of a run's name in the name of its page."""
@@ -90,20 +90,27 @@ def page(found: Mapping[str, Judged], files: Mapping[str, str], now: datetime) -
 # --- the best configuration of each run
 
 
-def lead(own: Judged) -> Json | None:
-    """Return the best candidate's entry in the verdict, None before there is one."""
-    entries = {arm["arm"]: arm for arm in own.verdict["arms"]}
-    known = set(own.scene.recovery["arm"])
-    for arm in own.scene.arms.filter(pl.col("role") == "candidate").to_dicts():
-        if arm["arm"] in known:
-            called = {"called": arm["label"].removeprefix(f"{arm['tag']} · ")}
-            return entries[arm["arm"]] | {"tag": arm["tag"]} | called
-    return None
+@dataclass(frozen=True)
+class Lead:
+    """The best candidate of a run, with the letter and the label that it has there."""
+
+    arm: Arm
+    tag: str
+    label: str
+
+
+def lead(own: Judged) -> Lead | None:
+    """Return the best candidate, None before there is one."""
+    candidates = own.scene.judged().filter(pl.col("role") == "candidate")
+    if candidates.is_empty():
+        return None
+    key, tag, label = candidates.select("arm", "tag", "label").row(0)
+    return Lead(own.verdict.by_arm()[key], tag, label)
 
 
 def _of_method(found: Mapping[str, Judged], method: str) -> list[str]:
     best = {name: lead(own) for name, own in found.items()}
-    return [name for name, arm in best.items() if arm and arm["method"] == method]
+    return [name for name, found in best.items() if found and found.arm.method == method]
 
 
 def _methods(found: Mapping[str, Judged]) -> list[str]:
@@ -115,9 +122,7 @@ def _methods(found: Mapping[str, Judged]) -> list[str]:
 def _labels(found: Mapping[str, Judged]) -> dict[str, str]:
     """Return every endpoint that any run was judged on, and what it is called."""
     return {
-        key: label
-        for own in found.values()
-        for key, label in own.verdict["protocol"]["labels"].items()
+        key: label for own in found.values() for key, label in own.verdict.protocol.labels.items()
     }
 
 
@@ -133,7 +138,7 @@ def drawn(found: Mapping[str, Judged]) -> list[Figure]:
         order = {label: at for at, label in enumerate(_labels(found).values())}
         rows = rows.sort(pl.col("panel").replace_strict(order), maintain_order=True)
         passed = sum(_escapes(found[name]) for name in names)
-        seeds = ", ".join(f"{_seeds(found[name])} in {name}" for name in names)
+        seeds = ", ".join(f"{found[name].verdict.seeds.span} in {name}" for name in names)
         without = [name for name, own in found.items() if lead(own) is None]
         missing = f" Nothing to show yet: {', '.join(without)}." if without else ""
         figures.append(
@@ -154,46 +159,45 @@ def drawn(found: Mapping[str, Judged]) -> list[Figure]:
 def _recoveries(name: str, own: Judged) -> pl.DataFrame:
     best = lead(own)
     assert best is not None
-    rows = own.scene.recovery.filter(pl.col("arm") == best["arm"])
+    rows = own.scene.recovery.filter(pl.col("arm") == best.arm.arm)
     return rows.with_columns(
         arm=pl.lit(name),
-        label=pl.lit(f"{name} · {best['called']}"),
-        method=pl.lit(best["method"]),
+        label=pl.lit(f"{name} · {best.label.removeprefix(f'{best.tag} · ')}"),
+        method=pl.lit(best.arm.method),
     )
 
 
 def _escapes(own: Judged) -> bool:
     best = lead(own)
-    return bool(best and best["verdict"] == "escapes" and not own.verdict["withheld"])
+    return bool(best and best.arm.verdict == "escapes" and not own.verdict.withheld)
 
 
 # --- the tables
 
 
-def _row(name: str, own: Judged, href: str, labels: Mapping[str, str]) -> Json:
+def _row(name: str, own: Judged, href: str, labels: Mapping[str, str]) -> dict[str, object]:
     verdict, best = own.verdict, lead(own)
-    ends = best["endpoints"] if best else {}
-    anchors = [anchor for anchor in verdict["anchors"] if anchor["arm"] in verdict["measures"]]
-    reference = best["reference"] if best else None
-    kept = [a for a in anchors if a["role"] == "single" or a["arm"] == reference] or anchors
-    controls = [f"no {n} control was run" for n, c in verdict["controls"].items() if c is None]
-    controls += [c["line"] for c in verdict["controls"].values() if c]
-    kind = verdict["verdict"]
-    tone = "escapes" if "escapes" in kind else "tracks" if "track" in kind else "inconclusive"
+    ends = best.arm.endpoints if best else {}
+    anchors = [anchor for anchor in verdict.anchors if anchor.arm in verdict.measures]
+    reference = best.arm.reference if best else None
+    kept = [a for a in anchors if a.role == "single" or a.arm == reference] or anchors
+    controls = [f"no {n} control was run" for n, c in verdict.controls if c is None]
+    controls += [c.line for _, c in verdict.controls if c]
+    kind = verdict.verdict
     return {
         "name": name,
         "href": href,
         "about": _about(own),
-        "tone": tone,
-        "kind": f"{kind} · exploratory" if verdict["exploratory"] and anchors else kind,
-        "sentence": verdict["sentence"],
-        "best": f"{best['tag']} · {best['called']}" if best else NONE,
-        "best_method": f"{title(best['method'])} of {best['members']}: {best['verdict']}"
+        "tone": summarise.tone(verdict),
+        "kind": f"{kind} · exploratory" if verdict.exploratory and anchors else kind,
+        "sentence": verdict.sentence,
+        "best": best.label if best else NONE,
+        "best_method": f"{title(best.arm.method)} of {best.arm.members}: {best.arm.verdict}"
         if best
         else "",
         "cells": [_cell(ends.get(key)) for key in labels],
         "anchors": [_anchor(anchor, verdict) for anchor in kept],
-        "seeds": _seeds(own) if anchors else NONE,
+        "seeds": verdict.seeds.span if anchors else NONE,
         "controls": controls if anchors else [],
     }
 
@@ -203,26 +207,20 @@ def _about(own: Judged) -> str:
     return f"{known['Data']} with {known['Backbone']}"
 
 
-def _cell(effect: Json | None) -> dict[str, str]:
-    if effect is None or effect["recovery"] is None:
+def _cell(effect: Effect | None) -> dict[str, str]:
+    if effect is None or effect.recovery is None:
         return {"text": NONE, "range": ""}
-    return {"text": tables.number(effect["recovery"]), "range": tables.interval(effect)}
+    return {"text": tables.number(effect.recovery), "range": tables.interval(effect)}
 
 
-def _anchor(anchor: Json, verdict: Json) -> str:
-    means = verdict["measures"][anchor["arm"]]
-    nll, accuracy = (means.get(key, {}).get("mean") for key in ("nll", "accuracy"))
-    called = f"ensemble of {anchor['members']}" if anchor["role"] != "single" else "single"
+def _anchor(anchor: Anchor, verdict: Verdict) -> str:
+    means = verdict.measures[anchor.arm]
+    nll, accuracy = (means[key].mean if key in means else None for key in ("nll", "accuracy"))
+    called = f"ensemble of {anchor.members}" if anchor.role != "single" else "single"
     return f"{called}: NLL {tables.number(nll, 4)}, accuracy {tables.number(accuracy, 3)}"
 
 
-def _seeds(own: Judged) -> str:
-    seeds = own.verdict["seeds"]
-    same = seeds["fewest"] == seeds["most"]
-    return f"{seeds['most']}" if same else f"{seeds['fewest']} to {seeds['most']}"
-
-
-def _facts(found: Mapping[str, Judged]) -> list[Json]:
+def _facts(found: Mapping[str, Judged]) -> list[dict[str, object]]:
     """Return what each run is of: a row per fact, and whether it is the same in all runs."""
     facts = [dict(_of_run(own)) for own in found.values()]
     return [
@@ -233,23 +231,23 @@ def _facts(found: Mapping[str, Judged]) -> list[Json]:
 
 
 def _of_run(own: Judged) -> list[tuple[str, str]]:
-    trials, verdict, protocol = own.run.trials, own.verdict, own.verdict["protocol"]
+    trials, verdict, protocol = own.run.trials, own.verdict, own.verdict.protocol
     specs = [json.loads(text) for text in trials["spec"].unique().sort()]
     data, backbones = (summarise.named(specs, key) for key in ("dataset", "backbone"))
     candidates = trials.filter(pl.col("role") == "candidate")["method"].unique().sort()
-    plan = verdict["plan"] or {}
-    why = "; ".join(verdict["exploratory_reasons"])
+    plan = verdict.plan.hash if verdict.plan else "none"
+    why = "; ".join(verdict.exploratory_reasons)
     return [
         ("Data", data),
         ("Fingerprint of the data", tables.several(trials["data"].to_list())),
         ("Backbone", backbones),
-        ("Candidates", f"{verdict['counts']['candidates']} of {_all(map(title, candidates))}"),
+        ("Candidates", f"{verdict.counts.candidates} of {_all(map(title, candidates))}"),
         ("Search trials", f"{(trials['stage'] == 'search').sum()}"),
-        ("Endpoints", _all(protocol["labels"][key] for key in protocol["endpoints"])),
-        ("Margin δ", f"{protocol['delta']:g}"),
-        ("Level α", f"{protocol['alpha']:g}"),
-        ("Seeds declared", str(verdict["seeds"]["planned"] or "none")),
-        ("Plan", f"{plan.get('hash', 'none')}{f' (exploratory: {why})' if why else ''}"),
+        ("Endpoints", _all(protocol.labels.values())),
+        ("Margin δ", f"{protocol.delta:g}"),
+        ("Level α", f"{protocol.alpha:g}"),
+        ("Seeds declared", str(verdict.seeds.planned or "none")),
+        ("Plan", f"{plan}{f' (exploratory: {why})' if why else ''}"),
         ("Code", tables.several(trials["commit"].to_list())),
     ]
 

@@ -35,7 +35,7 @@ def confirmed(run: Run) -> tuple[list[dict[str, Any]], list[Task]]:
 
 def _declared(run: Run) -> pl.Series:
     """Return of each trial whether it is of the plan; all are without one, or before confirm."""
-    arms = None if run.plan is None else {(a["role"], a["configuration"]) for a in run.plan["arms"]}
+    arms = None if run.plan is None else {(a.role, a.configuration) for a in run.plan.arms}
     keys = run.trials.select("stage", "role", "configuration").iter_rows()
     known = [arms is None or stage != "confirm" or (role, c) in arms for stage, role, c in keys]
     return pl.Series(known, dtype=pl.Boolean)

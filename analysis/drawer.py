@@ -13,64 +13,61 @@ from analysis.declared import command_of
 from analysis.load import Run
 from analysis.scene import Scene
 from analysis.search import flatten
-
-Json = dict[str, Any]
+from analysis.verdict import Arm, Mean, Verdict
 
 SECTIONS: Final = ("backbone", "training", "regulariser", "params")
 
 
-def names(verdict: Json) -> list[str]:
+def names(verdict: Verdict) -> list[str]:
     """Return the names of the measures, in the order of every arm's."""
-    return [name for name in METRICS if any(name in own for own in verdict["measures"].values())]
+    return [name for name in METRICS if any(name in own for own in verdict.measures.values())]
 
 
-def details(scene: Scene, run: Run, verdict: Json) -> dict[str, Json]:
+def details(scene: Scene, run: Run, verdict: Verdict) -> dict[str, dict[str, object]]:
     """Return arm -> label, verdict, lists of (name, value) pairs, measures, and texts to copy.
 
     Of predictions without a study there are no parameters and nothing to run again.
     """
-    judged = {arm["arm"]: arm for arm in verdict["arms"]}
-    labels = verdict["protocol"]["labels"]
+    judged, labels = verdict.by_arm(), verdict.protocol.labels
     measured = scene.measures.replicates.join(run.trials.select("trial", "spec"), on="trial")
     found = {}
     for arm in scene.arms.to_dicts():
         own = measured.filter(pl.col("arm") == arm["arm"]).sort("replicate")
         if own.is_empty():
             continue
-        entry = judged.get(arm["arm"], {})
         spec = json.loads(own["spec"][0] or "{}")
         found[arm["arm"]] = {
             "label": arm["label"],
             "verdict": arm["verdict"],
-            "recovery": _recovery(entry, labels),
+            "recovery": _recovery(judged.get(arm["arm"]), labels),
             "parameters": _parameters(spec),
-            "measures": _measures(names(verdict), verdict["measures"].get(arm["arm"], {})),
+            "measures": _measures(names(verdict), verdict.measures.get(arm["arm"], {})),
             "texts": _texts(scene, run, arm, spec, own["trial"][0]),
         }
     return found
 
 
-def _recovery(entry: Json, labels: Mapping[str, str]) -> list[list[str]]:
-    effects = entry.get("endpoints", {})
+def _recovery(arm: Arm | None, labels: Mapping[str, str]) -> list[list[str]]:
     return [
-        [labels[key], f"{tables.number(effect['recovery'])} {tables.interval(effect)}"]
-        for key, effect in effects.items()
-        if effect is not None and effect["recovery"] is not None
+        [labels[key], f"{tables.number(effect.recovery)} {tables.interval(effect)}"]
+        for key, effect in (arm.endpoints if arm else {}).items()
+        if effect.recovery is not None
     ]
 
 
-def _parameters(spec: Json) -> list[list[str]]:
+def _parameters(spec: Mapping[str, Any]) -> list[list[str]]:
     known = flatten(json.dumps(spec)) if spec else {}
     return [[key, tables.plain(value)] for key, value in known.items() if value is not None]
 
 
-def _measures(every: Sequence[str], found: Json) -> list[str | None]:
+def _measures(every: Sequence[str], found: Mapping[str, Mean]) -> list[str | None]:
     cells = (secondary.cell(found.get(name)) for name in every)
-    said = (f"{cell['text']} ± {cell['spread']}" if cell else None for cell in cells)
-    return [text.removesuffix(" ± ") if text else None for text in said]
+    return [" ± ".join(filter(None, (c.text, c.spread))) if c else None for c in cells]
 
 
-def _texts(scene: Scene, run: Run, arm: Json, spec: Json, trial: str) -> list[list[str]]:
+def _texts(
+    scene: Scene, run: Run, arm: Mapping[str, Any], spec: Mapping[str, Any], trial: str
+) -> list[list[str]]:
     """Return what can be copied: title and text."""
     if run.given or not spec:
         return []
@@ -82,7 +79,7 @@ def _texts(scene: Scene, run: Run, arm: Json, spec: Json, trial: str) -> list[li
     return texts
 
 
-def _space(scene: Scene, arm: Json, spec: Json) -> str:
+def _space(scene: Scene, arm: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     """Return a search space, as YAML, in which nothing but this configuration is confirmed."""
     fixed = {
         section: {key: value for key, value in spec[section].items() if value is not None}

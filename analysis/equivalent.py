@@ -4,7 +4,6 @@ Ashukha et al. 2020 (arXiv 2002.06470), section 4.2, on calibrated NLL. The pape
 from the curve's mean ± SD; here the interval is a bootstrap over the seeds of arm and curve.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ import polars as pl
 from analysis.measure import Measures
 from analysis.metrics import deep_ensemble_equivalent
 from analysis.robustness import RESAMPLES, generator
+from analysis.verdict import Equivalent
 
-Json = dict[str, Any]
 Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -30,8 +29,8 @@ class Equivalents:
         whole = [curve for curve in per_pool if len(curve) == largest]
         self.curve_RL = np.array(whole).reshape(-1, largest)
 
-    def of(self, arm: str, level: float) -> Json | None:
-        """Return the equivalent of ``arm`` and its interval (see ``analysis.verdict``).
+    def of(self, arm: str, level: float) -> Equivalent | None:
+        """Return the equivalent of ``arm`` and its interval.
 
         None with fewer than two seeds of either, or where calibrated NLL was not measured.
         """
@@ -47,8 +46,8 @@ class Equivalents:
             deep_ensemble_equivalent(float(a), c) for a, c in zip(arms_B, curves_BL, strict=True)
         ]
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
-        finite = [float(v) if math.isfinite(v) else None for v in (point, low, high)]
-        return dict(zip(("members", "low", "high"), finite, strict=True)) | {"largest": len(curve)}
+        # Infinity, which becomes null, is an arm better than the whole pool.
+        return Equivalent(members=point, low=float(low), high=float(high), largest=len(curve))
 
 
 def _drawn(name: str, n: int) -> Floats:

@@ -6,7 +6,7 @@ Equal tuning budgets are checked here, not assumed. Nothing here feeds a verdict
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
@@ -19,55 +19,31 @@ from analysis.load import Run
 from analysis.measure import Measures
 from analysis.protocol import protocol_of
 from analysis.stats import contrast, summary
+from analysis.verdict import Amount, Budget, ComputeMatched, Cost, EpochMatched, Fairness, Tuning
 
-Json = dict[str, Any]
-
-SPENT: Final = {"train": "total_train_flops", "infer": "infer_flops"}
+SPENT: Final[dict[Budget, str]] = {"train": "total_train_flops", "infer": "infer_flops"}
 """What a Deep Ensemble of equal compute is to equal."""
 LEAST_COMPLETE: Final = 0.5
 """Share of complete search trials below which a method was hardly tuned."""
 ROUNDING: Final = 1e-6
 
 
-def fairness(run: Run, measures: Measures) -> Json:
-    """Return the terms on which the arms were compared, as a plain dict for JSON.
-
-    Returns:
-        A dict with the keys (null where something is not known):
-
-        * ``costs``: per arm ``arm``, ``epochs``, ``examples`` (for training, per epoch; null where
-          the spec does not number them) and for each of ``COSTS`` an object of ``value`` and
-          ``multiple`` (of the single model's). FLOPs are those of matrix products and
-          convolutions, per example and for all members; ``total_train_flops`` is ``train_flops``
-          times epochs times examples, its multiple without the examples, the same for all.
-        * ``epoch_matched``: per arm between the anchors ``arm``, ``matched``, and ``differences``
-          from the single model: lines.
-        * ``compute_matched``: per arm between the anchors and ``kind`` (``train``, ``infer``):
-          ``members`` (of the Deep Ensemble of equal compute), ``compared`` (the same within 1 and
-          the pool's size: nothing is extrapolated), ``note`` (null where both are one), ``cll``
-          (the arm's mean), ``deep_ensemble`` (its mean at ``compared`` members, between whole
-          numbers on a line), ``difference`` (arm - Deep Ensemble, nats: below 0 the arm is
-          better), ``low``, ``high`` (Welch's), ``finding`` (``better`` | ``worse`` | ``open``);
-          the last five are null with fewer than two seeds.
-        * ``level``: of these intervals, not adjusted for their number.
-        * ``tuning``: per method ``method``, ``planned``, ``done``, ``complete``, ``tuned``.
-        * ``equal``: whether the tuning was fair; null where nothing is known of it.
-        * ``notes``: lines on what was not tuned. ``warnings``: lines, each a violation.
-    """
+def fairness(run: Run, measures: Measures) -> Fairness:
+    """Return the terms on which the arms were compared."""
     spent = costs(run.trials, measures)
-    arms = _between(measures)
+    arms, level = _between(measures), protocol_of(run.plan).level_wide
     budgets = _tuning(run)
-    warnings = [*_uneven(budgets, arms), *_odd_anchors(run, measures)]
-    return {
-        "costs": _cost_entries(spent),
-        "epoch_matched": _epoch_matched(spent, arms),
-        "compute_matched": list(_compute_matched(spent, arms, measures, _level(run))),
-        "level": _level(run),
-        "tuning": budgets,
-        "equal": not warnings if budgets else None,
-        "notes": _notes(budgets, measures),
-        "warnings": warnings,
-    }
+    warnings = (*_uneven(budgets, arms), *_odd_anchors(run, measures))
+    return Fairness(
+        costs=_cost_entries(spent),
+        epoch_matched=_epoch_matched(spent, arms),
+        compute_matched=tuple(_compute_matched(spent, arms, measures, level)),
+        level=level,
+        tuning=budgets,
+        equal=not warnings if budgets else None,
+        notes=tuple(_notes(budgets, measures)),
+        warnings=warnings,
+    )
 
 
 def _between(measures: Measures) -> list[str]:
@@ -76,33 +52,29 @@ def _between(measures: Measures) -> list[str]:
     return measures.replicates.filter(~anchors)["arm"].unique(maintain_order=True).to_list()
 
 
-def _level(run: Run) -> float:
-    return protocol_of(run.plan).level_wide
-
-
-def _cost_entries(spent: pl.DataFrame) -> list[Json]:
+def _cost_entries(spent: pl.DataFrame) -> tuple[Cost, ...]:
     times = {row["arm"]: row for row in multiples(spent).to_dicts()}
     entries = []
     for row in spent.to_dicts():
-        entry = {"arm": row["arm"], "epochs": row["epochs"], "examples": row["examples"]}
+        # Without the number of examples the total is per example: only its multiple is known.
         whole = row | ({} if row["examples"] else {"total_train_flops": None})
         known = times.get(row["arm"], {})
-        entries.append(
-            entry | {c: {"value": whole[c], "multiple": known.get(c)} for c in COSTS},
-        )
-    return entries
+        amounts = {c: Amount(value=whole[c], multiple=known.get(c)) for c in COSTS}
+        keys = {key: row[key] for key in ("arm", "epochs", "examples")}
+        entries.append(Cost(**(keys | amounts)))
+    return tuple(entries)
 
 
 # --- epoch-matched
 
 
-def _epoch_matched(spent: pl.DataFrame, arms: list[str]) -> list[Json]:
+def _epoch_matched(spent: pl.DataFrame, arms: list[str]) -> tuple[EpochMatched, ...]:
     by_arm = {row["arm"]: row for row in spent.to_dicts()}
     base = by_arm.get("single")
     if base is None or base["epochs"] is None:
-        return []
-    found = [(arm, list(_differences(by_arm[arm], base))) for arm in arms]
-    return [{"arm": arm, "matched": not lines, "differences": lines} for arm, lines in found]
+        return ()
+    found = [(arm, tuple(_differences(by_arm[arm], base))) for arm in arms]
+    return tuple(EpochMatched(arm=a, matched=not lines, differences=lines) for a, lines in found)
 
 
 def _differences(own: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:
@@ -132,7 +104,7 @@ def _share(value: str | None) -> str:
 
 def _compute_matched(
     spent: pl.DataFrame, arms: list[str], measures: Measures, level: float
-) -> Iterator[Json]:
+) -> Iterator[ComputeMatched]:
     """Yield each arm beside the Deep Ensemble that its training, or its inference, would buy."""
     curve = measures.curve.drop_nulls("cll").sort("replicate", "members")
     times = {row["arm"]: row for row in multiples(spent).to_dicts()}
@@ -143,19 +115,25 @@ def _compute_matched(
         for kind, cost in SPENT.items():
             members = times[arm][cost]
             if members is not None:
-                found = against(losses, curve, members, level)
-                yield {"arm": arm, "kind": kind, "members": members} | found
+                yield against(arm, kind, losses, curve, members, level)
 
 
 def against(
-    losses: np.ndarray[Any, Any], curve: pl.DataFrame, members: float, level: float
-) -> Json:
+    arm: str,
+    kind: Budget,
+    losses: np.ndarray[Any, Any],
+    curve: pl.DataFrame,
+    members: float,
+    level: float,
+) -> ComputeMatched:
     """Return an arm's calibrated NLL beside that of a Deep Ensemble of ``members``, in nats.
 
     Between whole numbers of members each replicate of the Deep Ensemble is interpolated on a line,
     so that the interval (Welch's, over seeds of both) knows what its sizes have in common.
 
     Args:
+        arm: Its key.
+        kind: What is to be equal.
         losses: One number per replicate of the arm.
         curve: replicate, members (sorted, from 1), cll.
         members: Of equal compute; outside of the curve its nearest end is compared.
@@ -168,8 +146,7 @@ def against(
         note = "costs less than one single model, compared with that"
     elif members > most + ROUNDING:
         note = f"costs more than the pool of {most} members, compared with all of them"
-    names = ("cll", "deep_ensemble", "difference", "low", "high", "finding")
-    result: Json = {"compared": compared, "note": note, **dict.fromkeys(names)}
+    result = ComputeMatched(arm=arm, kind=kind, members=members, compared=compared, note=note)
     whole = [own for _, own in curve.group_by("replicate", maintain_order=True)]
     deep = np.array(
         [np.interp(compared, own["members"], own["cll"]) for own in whole if len(own) == most]
@@ -179,45 +156,58 @@ def against(
     gap = contrast([(1.0, summary(losses)), (-1.0, summary(deep))])
     half = float(stdtrit(gap.df, (1 + level) / 2)) * gap.se if gap.se else 0.0
     low, high = gap.estimate - half, gap.estimate + half
-    finding = "better" if high < 0 else "worse" if low > 0 else "open"
-    values = (float(losses.mean()), float(deep.mean()), gap.estimate, low, high, finding)
-    return result | dict(zip(names, values, strict=True))
+    return result.model_copy(
+        update={
+            "cll": float(losses.mean()),
+            "deep_ensemble": float(deep.mean()),
+            "difference": gap.estimate,
+            "low": low,
+            "high": high,
+            "finding": "better" if high < 0 else "worse" if low > 0 else "open",
+        }
+    )
 
 
 # --- tuning
 
 
-def _tuning(run: Run) -> list[Json]:
+def _tuning(run: Run) -> tuple[Tuning, ...]:
     """Return what each method was to get and got of the search; empty if nothing is known."""
-    planned = (run.plan or {}).get("tuning") or {}
+    planned = (run.plan and run.plan.tuning) or {}
     search = run.trials.filter(pl.col("stage") == "search")
     found = []
     for method in sorted({*planned, *search["method"].to_list()}):
         own = search.filter(pl.col("method") == method)
-        budget, done = (planned.get(method) or {}).get("trials"), len(own)
-        complete = own.filter(pl.col("status") == "complete").height
-        entry = {"method": method, "planned": budget, "done": done, "complete": complete}
-        found.append(entry | {"tuned": max(budget or 0, done) > 1})
-    return found
+        budget, done = planned.get(method, {}).get("trials"), len(own)
+        found.append(
+            Tuning(
+                method=method,
+                planned=budget,
+                done=done,
+                complete=own.filter(pl.col("status") == "complete").height,
+                tuned=max(budget or 0, done) > 1,
+            )
+        )
+    return tuple(found)
 
 
-def _uneven(budgets: list[Json], arms: list[str]) -> Iterator[str]:
+def _uneven(budgets: Sequence[Tuning], arms: list[str]) -> Iterator[str]:
     """Yield a line for each way in which the methods were not tuned alike."""
-    tuned = [b for b in budgets if b["tuned"]]
-    planned = {b["method"]: b["planned"] for b in tuned if b["planned"] is not None}
+    tuned = [b for b in budgets if b.tuned]
+    planned = {b.method: b.planned for b in tuned if b.planned is not None}
     if len(set(planned.values())) > 1:
         shown = ", ".join(f"{method} {trials}" for method, trials in planned.items())
         yield f"the planned tuning budgets differ: {shown} trials"
     for b in budgets:
-        if b["planned"] is not None and b["done"] != b["planned"]:
-            yield f"{b['method']} did {b['done']} of its {b['planned']} planned search trials"
-        if b["done"] and b["complete"] < LEAST_COMPLETE * b["done"]:
+        if b.planned is not None and b.done != b.planned:
+            yield f"{b.method} did {b.done} of its {b.planned} planned search trials"
+        if b.done and b.complete < LEAST_COMPLETE * b.done:
             yield (
-                f"only {b['complete']} of {b['done']} search trials of {b['method']} are complete, "
+                f"only {b.complete} of {b.done} search trials of {b.method} are complete, "
                 "so it was hardly tuned"
             )
-    if tuned and arms and not any(b["method"] == "single" for b in tuned):
-        others = ", ".join(b["method"] for b in tuned)
+    if tuned and arms and not any(b.method == "single" for b in tuned):
+        others = ", ".join(b.method for b in tuned)
         yield (
             f"the single model was not tuned, but {others} {'was' if len(tuned) == 1 else 'were'}: "
             "a weak single model makes every recovery look larger"
@@ -243,7 +233,7 @@ def _odd_anchors(run: Run, measures: Measures) -> Iterator[str]:
         yield f"confirmed trials were run on {len(data)} different data sets"
 
 
-def _specs(run: Run, measures: Measures) -> dict[str, Json]:
+def _specs(run: Run, measures: Measures) -> dict[str, dict[str, Any]]:
     """Return one spec by role of the confirm stage."""
     rows = measures.replicates.select("role", "trial").join(
         run.trials.select("trial", "spec"), on="trial", maintain_order="left"
@@ -252,13 +242,13 @@ def _specs(run: Run, measures: Measures) -> dict[str, Json]:
     return {role: json.loads(spec) for role, spec in first.select("role", "spec").iter_rows()}
 
 
-def _notes(budgets: list[Json], measures: Measures) -> list[str]:
+def _notes(budgets: Sequence[Tuning], measures: Measures) -> list[str]:
     """Return a line on each method that had no tuning of its own."""
     if not budgets:
         return ["No search trials are recorded: whether tuning was equal cannot be checked."]
     confirmed = set(measures.replicates["method"].to_list())
-    tuned = {b["method"] for b in budgets if b["tuned"]}
-    alone = sorted({*confirmed, *(b["method"] for b in budgets)} - tuned - {"deep_ensemble"})
+    tuned = {b.method for b in budgets if b.tuned}
+    alone = sorted({*confirmed, *(b.method for b in budgets)} - tuned - {"deep_ensemble"})
     lines = [f"{method} was not tuned: one configuration was given." for method in alone]
     if "deep_ensemble" in confirmed:
         lines.append("The deep ensemble was not tuned: its members are the tuned single model.")

@@ -1,13 +1,13 @@
 """The page's tables of fairness: what arms cost, epoch-matched, compute-matched, tuning budgets."""
 
 from collections import Counter
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from analysis.scene import Scene
 from analysis.tables import interval, number
 from analysis.titles import title
-
-Json = dict[str, Any]
+from analysis.verdict import Amount, Budget, ComputeMatched, Fairness, Verdict
 
 HEADINGS: Final = {
     "parameters": "Parameters",
@@ -18,33 +18,33 @@ HEADINGS: Final = {
     "train_seconds": "Train s, wall",
 }
 UNITS: Final = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-BUDGETS: Final = {"train": "training", "infer": "inference"}
-FINDINGS: Final = {"better": "better", "worse": "worse", "open": "not told apart"}
+BUDGETS: Final[dict[Budget, str]] = {"train": "training", "infer": "inference"}
+FINDINGS: Final = {"better": "better", "worse": "worse", "open": "not told apart", None: ""}
+Context = dict[str, object]
+"""What a template is filled with."""
+Cells = dict[str, list[dict[str, str]]]
 
 
-def tables(scene: Scene, verdict: Json) -> Json | None:
-    """Return the texts of the section, or None where nothing is known of costs and tuning.
-
-    Args:
-        scene: Arms with their names.
-        verdict: With the key ``fairness``.
-    """
-    fair = verdict["fairness"]
-    known = any(entry["train_flops"]["value"] is not None for entry in fair["costs"])
-    if not known and not fair["tuning"]:
+def tables(scene: Scene, verdict: Verdict) -> Context | None:
+    """Return the texts of the section, or None where nothing is known of costs and tuning."""
+    fair = verdict.fairness
+    if fair is None:
+        return None
+    known = any(cost.train_flops.value is not None for cost in fair.costs)
+    if not known and not fair.tuning:
         return None
     return {
-        "warnings": fair["warnings"],
+        "warnings": fair.warnings,
         "costs": _costs(scene, fair) if known else None,
-        "epochs": _epochs(scene, verdict) if fair["epoch_matched"] else None,
-        "compute": _compute(scene, verdict) if fair["compute_matched"] else None,
+        "epochs": _epochs(scene, verdict, fair) if fair.epoch_matched else None,
+        "compute": _compute(scene, fair) if fair.compute_matched else None,
         "tuning": _tuning(fair),
     }
 
 
-def warning(fair: Json) -> str | None:
+def warning(fair: Fairness | None) -> str | None:
     """Return the text of the page's banner, None where nothing is amiss."""
-    lines = fair["warnings"]
+    lines = fair.warnings if fair else ()
     return f"Not on equal terms: {'; '.join(lines)}." if lines else None
 
 
@@ -73,7 +73,7 @@ def cell(text: str, small: str = "", sort: float | None = None) -> dict[str, str
     return {"text": text, "small": small, "sort": "" if sort is None else f"{sort:.9g}"}
 
 
-def _rows(scene: Scene, cells: dict[str, list[dict[str, str]]]) -> list[Json]:
+def _rows(scene: Scene, cells: Cells) -> list[Context]:
     """Return a row for each arm with cells, in the order of the page."""
     return [
         {
@@ -87,21 +87,21 @@ def _rows(scene: Scene, cells: dict[str, list[dict[str, str]]]) -> list[Json]:
     ]
 
 
-def _costs(scene: Scene, fair: Json) -> Json:
+def _costs(scene: Scene, fair: Fairness) -> Context:
     cells = {}
-    for entry in fair["costs"]:
+    for entry in fair.costs:
+        spent: dict[str, Amount] = {name: getattr(entry, name) for name in HEADINGS}
         own = [
             cell(
-                _seconds(cost["value"]) if name == "train_seconds" else size(cost["value"]),
-                times(cost["multiple"]),
-                cost["value"] if cost["value"] is not None else cost["multiple"],
+                _seconds(cost.value) if name == "train_seconds" else size(cost.value),
+                times(cost.multiple),
+                cost.value if cost.value is not None else cost.multiple,
             )
-            for name in HEADINGS
-            for cost in [entry[name]]
+            for name, cost in spent.items()
         ]
-        epochs = "–" if entry["epochs"] is None else f"{entry['epochs']:g}"
-        cells[entry["arm"]] = [*own, cell(epochs, sort=entry["epochs"])]
-    examples = {entry["examples"] for entry in fair["costs"]}
+        epochs = "–" if entry.epochs is None else f"{entry.epochs:g}"
+        cells[entry.arm] = [*own, cell(epochs, sort=entry.epochs)]
+    examples = {entry.examples for entry in fair.costs}
     counted = (
         f"the {examples.pop():,} training examples".replace(",", "\u202f")
         if len(examples) == 1 and None not in examples
@@ -121,65 +121,58 @@ def _seconds(value: float | None) -> str:
     return "–" if value is None else _three(value)
 
 
-def _epochs(scene: Scene, verdict: Json) -> Json:
-    protocol, fair = verdict["protocol"], verdict["fairness"]
-    judged = {arm["arm"]: arm for arm in verdict["arms"]}
-    spent = {entry["arm"]: entry for entry in fair["costs"]}
-    matched = [entry["arm"] for entry in fair["epoch_matched"] if entry["matched"]]
-    labels = protocol["labels"]
+def _epochs(scene: Scene, verdict: Verdict, fair: Fairness) -> Context:
+    labels, judged = verdict.protocol.labels, verdict.by_arm()
+    spent = {entry.arm: entry for entry in fair.costs}
+    matched = [entry.arm for entry in fair.epoch_matched if entry.matched]
     cells = {}
-    for arm in matched:
-        entry = judged.get(arm, {})
-        effects = [entry.get("endpoints", {}).get(key) for key in protocol["endpoints"]]
-        own = [cell(times(spent[arm]["total_train_flops"]["multiple"]) or "–")]
-        for effect in effects:
-            if effect is None or effect["recovery"] is None:
+    for key in matched:
+        own = [cell(times(spent[key].total_train_flops.multiple) or "–")]
+        arm = judged.get(key)
+        for endpoint in labels:
+            effect = arm.endpoints.get(endpoint) if arm else None
+            if effect is None or effect.recovery is None:
                 own.append(cell("–"))
             else:
-                own.append(cell(number(effect["recovery"]), interval(effect), effect["recovery"]))
-        cells[arm] = own
-    epochs = spent["single"]["epochs"]
-    unlike = [e for e in fair["epoch_matched"] if not e["matched"]]
-    odd = _grouped(scene, {e["arm"]: "; ".join(e["differences"]) for e in unlike})
+                own.append(cell(number(effect.recovery), interval(effect), effect.recovery))
+        cells[key] = own
+    odd = _grouped(
+        scene, {e.arm: "; ".join(e.differences) for e in fair.epoch_matched if not e.matched}
+    )
     return {
-        "heading": f"Epoch-matched: {len(matched)} of {len(fair['epoch_matched'])} arms are "
-        f"trained as the single model is, for {epochs:g} epochs",
+        "heading": f"Epoch-matched: {len(matched)} of {len(fair.epoch_matched)} arms are "
+        f"trained as the single model is, for {spent['single'].epochs or 0:g} epochs",
         "note": "Recovery as judged, of the arms with the same epochs, batch size and "
         "augmentation, every member on every example: nobody saw more data. Their compute is not "
         "equal: its multiple stands beside.",
-        "columns": ["Compute", *(f"Recovery, {labels[key]}" for key in protocol["endpoints"])],
+        "columns": ["Compute", *(f"Recovery, {label}" for label in labels.values())],
         "rows": _rows(scene, cells),
         "odd": odd,
     }
 
 
-def _compute(scene: Scene, verdict: Json) -> Json:
-    fair = verdict["fairness"]
-    known = {(entry["arm"], entry["kind"]): entry for entry in fair["compute_matched"]}
+def _compute(scene: Scene, fair: Fairness) -> Context:
+    known = {(entry.arm, entry.kind): entry for entry in fair.compute_matched}
     cells = {
         arm: [one for kind in BUDGETS for one in _against(known.get((arm, kind)))]
         for arm, _ in known
     }
     candidates = set(scene.arms.filter(scene.arms["role"] == "candidate")["arm"])
     found = Counter(
-        entry["finding"]
-        for entry in fair["compute_matched"]
-        if entry["kind"] == "train" and entry["arm"] in candidates and _sound(entry)
+        entry.finding
+        for entry in fair.compute_matched
+        if entry.kind == "train" and entry.arm in candidates and _sound(entry)
     )
     columns = [
         heading
         for budget in BUDGETS.values()
         for heading in (f"DE members for equal {budget}", f"Calibrated NLL, arm − DE ({budget})")
     ]
-    level = f"{100 * fair['level']:g} %"
-    noted = [
-        (
-            word,
-            {e["arm"]: e["note"] for e in fair["compute_matched"] if e["note"] and e["kind"] == k},
-        )
-        for k, word in BUDGETS.items()
-    ]
-    odd = [f"{word}, {line}" for word, notes in noted for line in _grouped(scene, notes)]
+    level = f"{100 * fair.level:g} %"
+    odd = []
+    for kind, word in BUDGETS.items():
+        notes = {e.arm: e.note for e in fair.compute_matched if e.note and e.kind == kind}
+        odd += [f"{word}, {line}" for line in _grouped(scene, notes)]
     return {
         "heading": f"Compute-matched: of {len(candidates & cells.keys())} candidates, "
         f"{found['better']} {'is' if found['better'] == 1 else 'are'} better and {found['worse']} "
@@ -194,7 +187,7 @@ def _compute(scene: Scene, verdict: Json) -> Json:
     }
 
 
-def _grouped(scene: Scene, lines: dict[str, str]) -> list[str]:
+def _grouped(scene: Scene, lines: Mapping[str, str]) -> list[str]:
     """Return each line once, behind the tags of the arms that it is said of."""
     tags = dict(scene.arms.select("arm", "tag").iter_rows())
     known = [arm for arm in tags if arm in lines]
@@ -205,31 +198,30 @@ def _grouped(scene: Scene, lines: dict[str, str]) -> list[str]:
     ]
 
 
-def _sound(entry: Json) -> bool:
+def _sound(entry: ComputeMatched) -> bool:
     """Tell whether a finding holds for equal compute, although the pool's end was compared."""
-    if entry["note"] is None:
+    if entry.note is None:
         return True
-    cheaper = entry["compared"] < entry["members"]
-    return bool(entry["finding"] == ("worse" if cheaper else "better"))
+    cheaper = entry.compared < entry.members
+    return entry.finding == ("worse" if cheaper else "better")
 
 
-def _against(entry: Json | None) -> list[dict[str, str]]:
+def _against(entry: ComputeMatched | None) -> list[dict[str, str]]:
     """Return the two cells of one comparison."""
     if entry is None:
         return [cell("–")] * 2
-    members = cell(number(entry["members"]), sort=entry["members"])
-    if entry["note"]:
-        members["small"] = f"compared with {entry['compared']:g}"
-    if entry["difference"] is None:
+    small = f"compared with {entry.compared:g}" if entry.note else ""
+    members = cell(number(entry.members), small, entry.members)
+    if entry.difference is None:
         return [members, cell("–")]
-    bounds = f"[{number(entry['low'], 4)}, {number(entry['high'], 4)}] {FINDINGS[entry['finding']]}"
-    return [members, cell(number(entry["difference"], 4), bounds, entry["difference"])]
+    bounds = f"[{number(entry.low, 4)}, {number(entry.high, 4)}] {FINDINGS[entry.finding]}"
+    return [members, cell(number(entry.difference, 4), bounds, entry.difference)]
 
 
-def _tuning(fair: Json) -> Json:
-    tuned = [entry for entry in fair["tuning"] if entry["tuned"]]
-    budgets = {entry["planned"] or entry["done"] for entry in tuned}
-    if fair["warnings"]:
+def _tuning(fair: Fairness) -> Context:
+    tuned = [entry for entry in fair.tuning if entry.tuned]
+    budgets = {entry.planned or entry.done for entry in tuned}
+    if fair.warnings:
         heading = "Tuning and anchors are not on equal terms"
     elif not tuned:
         heading = "Tuning budgets"
@@ -239,12 +231,12 @@ def _tuning(fair: Json) -> Json:
         heading = "Every tuned method got its search trials"
     rows = [
         {
-            "title": title(entry["method"]),
-            "planned": "–" if entry["planned"] is None else str(entry["planned"]),
-            "done": str(entry["done"]),
-            "complete": f"{entry['complete']}"
-            + (f" ({entry['complete'] / entry['done']:.0%})" if entry["done"] else ""),
+            "title": title(entry.method),
+            "planned": "–" if entry.planned is None else str(entry.planned),
+            "done": str(entry.done),
+            "complete": f"{entry.complete}"
+            + (f" ({entry.complete / entry.done:.0%})" if entry.done else ""),
         }
-        for entry in fair["tuning"]
+        for entry in fair.tuning
     ]
-    return {"heading": heading, "rows": rows, "notes": fair["notes"]}
+    return {"heading": heading, "rows": rows, "notes": fair.notes}

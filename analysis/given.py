@@ -15,7 +15,7 @@ import yaml
 
 from analysis import lenient
 from analysis.load import LONE, Run, open_parquet, read_parquet
-from analysis.protocol import Protocol, plan_hash, protocol_of
+from analysis.protocol import Plan, Protocol, plan_of
 from study import schema
 from study.schema import StudyError
 
@@ -186,12 +186,8 @@ def _trials(arms: Arms, members: Mapping[str, int]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=empty.schema).sort("trial")
 
 
-def _plan(folder: Path, members: Mapping[str, int], shift: bool) -> dict[str, Any]:
-    """Return what is to be judged and how, in the form of a study's ``plan.json``.
-
-    ``source`` is the file of the protocol, null if none was declared; ``limits`` are lines on what
-    cannot be known or was left out.
-    """
+def _plan(folder: Path, members: Mapping[str, int], shift: bool) -> Plan:
+    """Return what is to be judged and how."""
     source, protocol = _protocol(folder)
     limits = []
     if "endpoints" not in protocol and not shift:
@@ -205,10 +201,8 @@ def _plan(folder: Path, members: Mapping[str, int], shift: bool) -> dict[str, An
         {"configuration": arm, "role": _role(arm), "method": arm, "name": arm, "members": size}
         for arm, size in members.items()
     ]
-    plan: dict[str, Any] = {"study": folder.name, "protocol": protocol, "arms": arms}
-    plan |= {"source": source, "seeds": protocol.get("seeds"), "limits": limits}
-    protocol_of(plan)
-    return plan | {"hash": plan_hash(plan)}
+    plan = {"study": folder.name, "protocol": protocol, "seeds": protocol.get("seeds")}
+    return plan_of(plan | {"arms": arms, "source": source, "limits": limits})
 
 
 def _protocol(folder: Path) -> tuple[str | None, dict[str, Any]]:

@@ -1,46 +1,26 @@
-"""The protocol applied: from measures and plan to one plain dict of verdicts.
+"""The protocol applied: from measures and plan to the verdict.
 
 Nothing here or below rounds or prints, and every draw has its own seed: same study, same numbers.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
-from analysis import titles, wording
-from analysis.cases import (
-    CONTROLS,
-    FAMILIES,
-    Case,
-    Study,
-    case_of,
-    count,
-    failed,
-    gates_of,
-    study_of,
-    unfinished,
-)
+from analysis import verdict as schema
+from analysis import wording
+from analysis.cases import CONTROLS, FAMILIES, Case, count, failed, study_of
 from analysis.equivalent import Equivalents
 from analysis.measure import UNDECLARED, Measures
 from analysis.power import POWER, Spread, seeds_needed
-from analysis.protocol import (
-    GATE_LEVEL,
-    GATE_RATIO,
-    Endpoint,
-    Protocol,
-    exploratory_reasons,
-    plan_hash,
-)
-from analysis.robustness import METHODS, PERMUTATIONS, RESAMPLES, SEED, Crossed, check
-from analysis.rules import Decision, Kind, conclude, controls_of, decide_all, tests_of
+from analysis.protocol import GATE_LEVEL, GATE_RATIO, Endpoint, Plan, Protocol
+from analysis.robustness import PERMUTATIONS, RESAMPLES, SEED, Crossed, check
+from analysis.rules import EXPECTED, ControlName, Decided, Decision, behaves, decide, tests_of
 from analysis.stats import Anchored, detectable_effect, fieller
-
-Json = dict[str, Any]
+from analysis.verdict import Verdict
 
 FORMAT: Final = 1
 DE_LIKE: Final = 0.75
@@ -48,65 +28,72 @@ WANTED: Final = 0.5
 """The recovery for which the seeds that would be needed are told."""
 
 
-def judge(measures: Measures, plan: Mapping[str, Any] | None) -> Json:
-    """Return the verdicts on a study, as a plain dict in the format of ``analysis.verdict``.
+def judge(measures: Measures, plan: Plan | None) -> Verdict:
+    """Return the verdicts on a study: decided first, then put into words.
+
+    ``rules.decide`` alone is quick; what costs time here is what stands beside its verdicts: other
+    ways to ask, seeds that would be needed, Deep Ensemble equivalents.
 
     Args:
         measures: The confirm stage, measured.
         plan: The declaration, or None: then all is judged by the default protocol, and the result
             is marked as exploratory.
-
-    Raises:
-        StudyError: When the plan's protocol is not usable.
     """
     study = study_of(measures, plan)
-    gates = {(g["members"], g["endpoint"]): g for g in gates_of(study)}
-    cases = [case_of(study, arm, gates) for arm in study.arms]
-    protocol = study.protocol
-    decisions = decide_all(cases, protocol)
-    candidates = sum(case.arm["role"] == "candidate" for case in cases)
+    decided, protocol = decide(study), study.protocol
     crossed, equivalents = Crossed(measures.examples), Equivalents(measures)
-    entries = []
-    for case in cases:
-        decision = decisions[case.arm["arm"]]
-        more = {
-            "needed": _needed(case, protocol, candidates),
-            "equivalent": equivalents.of(case.arm["arm"], protocol.level),
-            "robustness": check(case, protocol, decision.alone, crossed),
-        }
-        entries.append(_arm_entry(study, case, decision) | more)
-    arms = sorted(entries, key=_order)
-    controls = controls_of(cases, decisions)
-    verdict, reasons = _conclude(study, cases, decisions)
+    arms = tuple(
+        sorted((_arm(decided, case, crossed, equivalents) for case in decided.cases), key=_order)
+    )
+    anchors = _anchors(decided)
+    seeds = [anchor.seeds for anchor in anchors] + [arm.seeds for arm in arms]
     undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
-    exploratory = exploratory_reasons(plan)
-    judgement: Json = {
-        "verdict": verdict,
-        "withheld": any(control and not control["ok"] for control in controls.values()),
-        "reasons": reasons + wording.limits(undeclared),
-        "exploratory": bool(exploratory),
-        "exploratory_reasons": exploratory,
-        "plan": _plan_entry(plan),
-        "protocol": _protocol_entry(protocol),
-        "seeds": _seeds(study),
-        "counts": _counts(study, cases, decisions) | {"undeclared_runs": undeclared},
-        "anchors": _anchors(study),
-        "gates": list(gates.values()),
-        "arms": arms,
-        "controls": controls,
-        "robustness": {
-            "permutations": PERMUTATIONS,
-            "resamples": RESAMPLES,
-            "seed": SEED,
-            "disagreements": _disagreements(arms),
-        },
-        "sensitivity": [_at_margin(study, cases, delta) for delta in protocol.sensitivity],
-        "detectable_effect": _detectable(cases, protocol),
-    }
-    return {"format": FORMAT, "sentence": wording.sentence(judgement)} | judgement
+    exploratory = tuple(wording.exploratory(plan))
+    found = Verdict(
+        format=FORMAT,
+        sentence="",
+        verdict=decided.verdict,
+        withheld=decided.withheld,
+        reasons=(*wording.limits(decided), *wording.undeclared(undeclared)),
+        exploratory=bool(exploratory),
+        exploratory_reasons=exploratory,
+        plan=_plan(plan),
+        protocol=_protocol(protocol),
+        seeds=schema.Seeds(planned=protocol.seeds, fewest=min(seeds), most=max(seeds)),
+        counts=_counts(decided, undeclared),
+        anchors=anchors,
+        gates=tuple(
+            schema.Gate(
+                members=gate.members,
+                endpoint=gate.endpoint.key,
+                open=gate.reason is None,
+                gap_shown=gate.shown,
+                gap=gate.gap.estimate if gate.gap else None,
+                ratio=gate.ratio,
+                p=gate.gap.p_positive if gate.gap else None,
+                reason=wording.reason(gate.reason) if gate.reason else None,
+            )
+            for gate in decided.gates.values()
+        ),
+        arms=arms,
+        controls=schema.Controls(
+            **{name: _control(name, found) for name, found in decided.controls.items()}
+        ),
+        robustness=schema.Agreement(
+            permutations=PERMUTATIONS,
+            resamples=RESAMPLES,
+            seed=SEED,
+            disagreements=tuple(wording.disagreements(arms)),
+        ),
+        sensitivity=tuple(_margin(decided, delta) for delta in protocol.sensitivity),
+        detectable_effect=_detectable(decided),
+    )
+    beyond = plan.limits if plan else ()
+    sentence = wording.sentence(found)
+    return found.model_copy(update={"sentence": sentence, "reasons": found.reasons + beyond})
 
 
-def _needed(case: Case, protocol: Protocol, candidates: int) -> Json | None:
+def _needed(case: Case, protocol: Protocol, candidates: int) -> schema.Needed | None:
     """Return how many seeds would show an escape, or that the arm tracks, by the spread seen."""
     if case.reasons:
         return None
@@ -122,171 +109,164 @@ def _needed(case: Case, protocol: Protocol, candidates: int) -> Json | None:
         for effect in [case.effects[endpoint.key]]
     ]
     needed = partial(seeds_needed, spreads, delta=protocol.delta, alpha=protocol.alpha)
-    family = candidates if case.arm["role"] == "candidate" else 1
-    return {
-        "power": POWER,
-        "recovery": WANTED,
-        "escape": needed("escape", WANTED, configurations=family),
-        "track": needed("track", 0.0),
-    }
+    family = candidates if case.arm.role == "candidate" else 1
+    return schema.Needed(
+        power=POWER,
+        recovery=WANTED,
+        escape=needed("escape", WANTED, configurations=family),
+        track=needed("track", 0.0),
+    )
 
 
-def _disagreements(arms: Sequence[Json]) -> list[str]:
-    return [
-        wording.disagreement(arm, called, words, arm["robustness"][method]["verdict"])
-        for arm in arms
-        for called in [titles.name(arm, titles.several(arms))]
-        for method, words in METHODS.items()
-        if arm["robustness"] and arm["robustness"][method]
-        if not arm["robustness"][method]["agrees"]
-    ]
-
-
-def _conclude(
-    study: Study, cases: Sequence[Case], decisions: Mapping[str, Decision]
-) -> tuple[str, list[str]]:
-    open_line = unfinished(study)
-    if open_line:
-        return wording.INCONCLUSIVE, [open_line]
-    return conclude(cases, decisions, controls_of(cases, decisions))
-
-
-def _at_margin(study: Study, cases: Sequence[Case], delta: float) -> Json:
-    """Return the verdicts at another margin."""
-    decisions = decide_all(cases, replace(study.protocol, delta=delta))
-    verdict, _ = _conclude(study, cases, decisions)
-    own = sorted(case.arm["arm"] for case in cases if case.arm["role"] == "candidate")
-    return {
-        "delta": delta,
-        "verdict": verdict,
-        "escapes": [arm for arm in own if decisions[arm].verdict == "escapes"],
-        "tracks": [arm for arm in own if decisions[arm].verdict == "tracks"],
-    }
-
-
-def _arm_entry(study: Study, case: Case, decision: Decision) -> Json:
-    protocol, arm = study.protocol, case.arm
+def _arm(decided: Decided, case: Case, crossed: Crossed, equivalents: Equivalents) -> schema.Arm:
+    protocol, arm = decided.study.protocol, case.arm
+    decision = decided.decisions[arm.arm]
     effects = {
-        e.key: _effect_entry(e, case.effects[e.key], protocol)
+        e.key: _effect(e, case.effects[e.key], protocol)
         for e in protocol.endpoints
         if e.key in case.effects
     }
-    recoveries = {key: effect["recovery"] for key, effect in effects.items()}
-    lows = [effect["low"] for effect in effects.values()]
-    keys = ("arm", "role", "method", "configuration", "name", "members", "reference", "reason")
-    return {
-        **{key: arm.get(key) for key in (*keys, "stratum")},
-        "seeds": count(study, arm["arm"]),
-        "failed": failed(study, arm["arm"]),
-        "verdict": decision.verdict,
-        "alone": decision.alone,
-        "label": decision.label,
-        "detail": decision.detail,
-        "p_escape": decision.p_escape,
-        "p_holm": decision.p_holm,
-        "p_track": decision.p_track,
-        "p_worse": decision.p_worse,
-        "de_like": decision.verdict == "escapes"
-        and all(low is not None and low >= DE_LIKE for low in lows),
-        "weakest": min(recoveries, key=recoveries.__getitem__) if recoveries else None,
-        "endpoints": effects,
-    }
+    lows = [effect.low for effect in effects.values()]
+    recoveries = {key: e.recovery for key, e in effects.items() if e.recovery is not None}
+    whole = all(low is not None and low >= DE_LIKE for low in lows)
+    return schema.Arm(
+        arm=arm.arm,
+        role=arm.role,
+        method=arm.method,
+        configuration=arm.configuration,
+        name=arm.name,
+        members=arm.members,
+        reference=arm.reference,
+        reason=arm.reason,
+        stratum=arm.stratum,
+        seeds=count(decided.study, arm.arm),
+        failed=failed(decided.study, arm.arm),
+        verdict=decision.verdict,
+        alone=decision.alone,
+        label=wording.label(decision),
+        detail=wording.detail(decision),
+        p_holm=decision.p_holm,
+        **dict(decision.tests),
+        de_like=decision.verdict == "escapes" and whole,
+        weakest=min(recoveries, key=lambda key: recoveries[key], default=None),
+        endpoints=effects,
+        needed=_needed(case, protocol, len(decided.candidates)),
+        equivalent=equivalents.of(arm.arm, protocol.level),
+        robustness=check(case, protocol, decision.alone, crossed),
+    )
 
 
-def _effect_entry(endpoint: Endpoint, effect: Anchored, protocol: Protocol) -> Json:
-    tests = tests_of(endpoint, effect, protocol.delta)
+def _effect(endpoint: Endpoint, effect: Anchored, protocol: Protocol) -> schema.Effect:
     low, high = fieller(effect, protocol.level)
     low_wide, high_wide = fieller(effect, protocol.level_wide)
     own_unit = {"mean": effect.arm, "single": effect.single, "deep_ensemble": effect.deep_ensemble}
-    return {
-        "recovery": effect.recovery,
-        "low": low,
-        "high": high,
-        "low_wide": low_wide,
-        "high_wide": high_wide,
-        "p_escape": tests.escape,
-        "p_track": tests.track,
-        "p_worse": tests.worse,
+    return schema.Effect(
+        recovery=effect.recovery,
+        low=low,
+        high=high,
+        low_wide=low_wide,
+        high_wide=high_wide,
+        **dict(tests_of(endpoint, effect, protocol.delta)),
         **{name: endpoint.sign * of.mean + 0.0 for name, of in own_unit.items()},
-        "sd": effect.arm.variance**0.5,
-        "detectable": detectable_effect(effect, protocol.delta, protocol.alpha, POWER),
-    }
+        sd=effect.arm.variance**0.5,
+        detectable=detectable_effect(effect, protocol.delta, protocol.alpha, POWER),
+    )
 
 
-def _order(entry: Json) -> tuple[int, float, str]:
-    roles = (*FAMILIES, *CONTROLS)
-    weakest = entry["endpoints"][entry["weakest"]]["recovery"] if entry["weakest"] else -1e9
-    return roles.index(entry["role"]), -weakest, entry["arm"]
+def _order(arm: schema.Arm) -> tuple[int, float, str]:
+    weakest = arm.endpoints[arm.weakest].recovery if arm.weakest else None
+    least = -1e9 if weakest is None else weakest
+    return (*FAMILIES, *CONTROLS).index(arm.role), -least, arm.arm
 
 
-def _plan_entry(plan: Mapping[str, Any] | None) -> Json | None:
-    if plan is None:
+def _plan(plan: Plan | None) -> schema.Plan | None:
+    if plan is None or (plan.given and not plan.source):
         return None
-    known = {key: plan.get(key) for key in ("study", "declared", "tuning")}
-    return known | {"hash": plan["hash"], "content_hash": plan_hash(plan)}
+    return schema.Plan.model_validate(plan, from_attributes=True)
 
 
-def _protocol_entry(protocol: Protocol) -> Json:
-    return {
-        "delta": protocol.delta,
-        "alpha": protocol.alpha,
-        "endpoints": [e.key for e in protocol.endpoints],
-        "labels": {e.key: e.label for e in protocol.endpoints},
-        "kinds": {e.key: e.kind for e in protocol.endpoints},
-        "sensitivity": list(protocol.sensitivity),
-        "level": protocol.level,
-        "level_wide": protocol.level_wide,
-        "gate_level": GATE_LEVEL,
-        "gate_ratio": GATE_RATIO,
-        "de_like": DE_LIKE,
-    }
+def _protocol(protocol: Protocol) -> schema.Protocol:
+    return schema.Protocol(
+        delta=protocol.delta,
+        alpha=protocol.alpha,
+        endpoints=tuple(e.key for e in protocol.endpoints),
+        labels={e.key: e.label for e in protocol.endpoints},
+        kinds={e.key: e.kind for e in protocol.endpoints},
+        sensitivity=protocol.sensitivity,
+        level=protocol.level,
+        level_wide=protocol.level_wide,
+        gate_level=GATE_LEVEL,
+        gate_ratio=GATE_RATIO,
+        de_like=DE_LIKE,
+    )
 
 
-def _anchors(study: Study) -> list[Json]:
-    sizes = sorted({arm["reference_members"] for arm in study.arms})
-    keys = [("single", "single", 1)]
-    keys += [(f"deep_ensemble-{size}", "deep_ensemble", size) for size in sizes]
-    return [
-        {
-            "arm": arm,
-            "role": role,
-            "members": members,
-            "seeds": count(study, arm),
-            "failed": failed(study, arm),
-        }
-        for arm, role, members in keys
-    ]
+def _anchors(decided: Decided) -> tuple[schema.Anchor, ...]:
+    study = decided.study
+    found: list[tuple[str, schema.AnchorRole, int]] = [("single", "single", 1)]
+    for size in sorted({arm.beside for arm in study.arms}):
+        found.append((f"deep_ensemble-{size}", "deep_ensemble", size))
+    return tuple(
+        schema.Anchor(
+            arm=arm, role=role, members=members, seeds=count(study, arm), failed=failed(study, arm)
+        )
+        for arm, role, members in found
+    )
 
 
-def _seeds(study: Study) -> Json:
-    counts = [anchor["seeds"] for anchor in _anchors(study)]
-    counts += [count(study, arm["arm"]) for arm in study.arms]
-    return {"planned": study.protocol.seeds, "fewest": min(counts), "most": max(counts)}
+def _control(name: ControlName, found: Decision | None) -> schema.Control | None:
+    if found is None:
+        return None
+    return schema.Control(
+        arm=f"{name}_control",
+        expected=EXPECTED[name],
+        verdict=found.verdict,
+        ok=behaves(name, found),
+        line=wording.control(name, found),
+    )
 
 
-def _counts(study: Study, cases: Sequence[Case], decisions: Mapping[str, Decision]) -> Json:
-    own = [decisions[c.arm["arm"]] for c in cases if c.arm["role"] == "candidate"]
+def _counts(decided: Decided, undeclared: int) -> schema.Counts:
+    own = decided.candidates.values()
     verdicts = Counter(decision.verdict for decision in own)
-    kinds: tuple[Kind, ...] = ("escapes", "tracks", "worse", "inconclusive")
-    labels = Counter(decision.label for decision in own if decision.label)
-    return {
-        "candidates": len(own),
-        **{kind: verdicts[kind] for kind in kinds},
-        "labels": dict(sorted(labels.items())),
-        "failed_runs": study.failed.total(),
-    }
+    labels = Counter(label for label in map(wording.label, own) if label)
+    return schema.Counts(
+        candidates=len(own),
+        escapes=verdicts["escapes"],
+        tracks=verdicts["tracks"],
+        worse=verdicts["worse"],
+        inconclusive=verdicts["inconclusive"],
+        labels=dict(sorted(labels.items())),
+        failed_runs=decided.study.failed.total(),
+        undeclared_runs=undeclared,
+    )
 
 
-def _detectable(cases: Sequence[Case], protocol: Protocol) -> Json:
+def _margin(decided: Decided, delta: float) -> schema.Margin:
+    """Return the verdicts at another margin."""
+    found = decided.at_margin(delta)
+    by_verdict: dict[str, list[str]] = {"escapes": [], "tracks": []}
+    for arm, decision in sorted(found.candidates.items()):
+        by_verdict.setdefault(decision.verdict, []).append(arm)
+    return schema.Margin(
+        delta=delta,
+        verdict=found.verdict,
+        escapes=tuple(by_verdict["escapes"]),
+        tracks=tuple(by_verdict["tracks"]),
+    )
+
+
+def _detectable(decided: Decided) -> schema.Detectable:
     """Return the least recovery that the median candidate would have shown, by endpoint."""
-    own = [case for case in cases if case.arm["role"] == "candidate"]
+    protocol, own = decided.study.protocol, decided.candidates
     alpha = protocol.alpha / max(1, len(own))
+    effects = [case.effects for case in decided.cases if case.arm.arm in own]
     found: dict[str, float | None] = {}
     for endpoint in protocol.endpoints:
-        effects = [c.effects[endpoint.key] for c in own if endpoint.key in c.effects]
-        each = [detectable_effect(effect, protocol.delta, alpha, POWER) for effect in effects]
-        known = [value for value in each if value is not None]
-        found[endpoint.key] = median(known) if known else None
+        known = [own[endpoint.key] for own in effects if endpoint.key in own]
+        each = (detectable_effect(effect, protocol.delta, alpha, POWER) for effect in known)
+        values = [value for value in each if value is not None]
+        found[endpoint.key] = median(values) if values else None
     all_known = [value for value in found.values() if value is not None]
     worst = max(all_known) if len(all_known) == len(found) else None
-    return {"power": POWER, "alpha": alpha, "endpoints": found, "worst": worst}
+    return schema.Detectable(power=POWER, alpha=alpha, endpoints=found, worst=worst)

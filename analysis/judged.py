@@ -1,10 +1,9 @@
 """A run with all that is said of it: measured once, for the page, the comparison and the export."""
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from analysis import figures, summarise
 from analysis.fairness import fairness
@@ -13,6 +12,7 @@ from analysis.load import Run, load, vanished
 from analysis.measure import measure
 from analysis.scene import Figure, Scene
 from analysis.secondary import secondary
+from analysis.verdict import Verdict
 from study.place import Place
 from study.schema import StudyError
 
@@ -23,10 +23,10 @@ TIMES: Final = 3
 
 @dataclass(frozen=True)
 class Judged:
-    """A run, its verdict in the format of ``analysis.verdict``, and its figures."""
+    """A run, its verdict, and its figures."""
 
     run: Run
-    verdict: dict[str, Any]
+    verdict: Verdict
     scene: Scene
     drawn: Sequence[Figure]
 
@@ -38,14 +38,11 @@ def judged(run: Run) -> Judged:
         StudyError: When a file breaks the format.
     """
     measures = measure(run, workers=os.cpu_count() or 1)
-    verdict: dict[str, Any] = finite(judge(measures, run.plan))
-    if run.given and run.plan:
-        verdict["reasons"] += run.plan["limits"]
-        verdict["plan"] = verdict["plan"] if run.plan["source"] else None
-    if "confirm" not in run.trials["stage"]:
-        verdict["sentence"] = NOTHING_YET
-    verdict["fairness"] = finite(fairness(run, measures))
-    verdict["measures"] = finite(secondary(measures))
+    beside = {"fairness": fairness(run, measures), "measures": secondary(measures)}
+    nothing = "confirm" not in run.trials["stage"]
+    verdict = judge(measures, run.plan).model_copy(
+        update=beside | ({"sentence": NOTHING_YET} if nothing else {})
+    )
     scene = summarise.scene(run, measures, verdict)
     return Judged(run, verdict, scene, figures.draw(scene))
 
@@ -64,12 +61,3 @@ def judged_folder(folder: Place) -> Judged:
             if not vanished(run):
                 raise
     return judged(load(folder))
-
-
-def finite(value: Any) -> Any:
-    """Return the value with every NaN and infinity as null."""
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

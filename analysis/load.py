@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis import lenient
+from analysis.protocol import Plan, plan_of
 from study import schema
 from study.place import ObjectPlace, Place, StoreError, each, place, source
 from study.schema import StudyError
@@ -48,7 +49,7 @@ class Run:
 
     folder: Place
     trials: pl.DataFrame
-    plan: dict[str, Any] | None
+    plan: Plan | None
     given: bool = False
     begun: int = 0
 
@@ -270,7 +271,7 @@ def _is_object(text: str, sections: tuple[str, ...]) -> bool:
     return known and all(isinstance(value.get(name, {}), dict) for name in sections)
 
 
-def _plan(file: Place) -> dict[str, Any] | None:
+def _plan(file: Place) -> Plan | None:
     try:
         plan = json.loads(file.read_text())
     except FileNotFoundError:
@@ -292,7 +293,7 @@ def _plan(file: Place) -> dict[str, Any] | None:
             "number from 0, as the study writes them; restore the file"
         )
     _check_arms(file, arms)
-    return plan
+    return plan_of(plan)
 
 
 def _check_arms(file: Place, arms: list[dict[str, Any]]) -> None:
@@ -301,8 +302,9 @@ def _check_arms(file: Place, arms: list[dict[str, Any]]) -> None:
     for arm in arms:
         _has(file, "arm", ARM, arm)
         texts = [arm["configuration"], arm["role"], arm["method"], arm["name"] or ""]
-        size = arm["members"]
-        if not all(isinstance(text, str) for text in texts) or type(size) is not int or size < 1:
+        size, known = arm["members"], arm["role"] in get_args(schema.Role)
+        whole = known and all(isinstance(text, str) for text in texts)
+        if not whole or type(size) is not int or size < 1:
             raise StudyError(
                 f"{file}: an arm must have texts and a number of members from 1, but one is "
                 f"{arm!r:.80}; restore the file"

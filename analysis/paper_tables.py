@@ -12,8 +12,7 @@ from analysis.costs import COSTS
 from analysis.fairness_tables import HEADINGS, size
 from analysis.scene import Scene
 from analysis.tables import interval, number
-
-Json = dict[str, Any]
+from analysis.verdict import Amount, Anchor, Arm, Effect, Equivalent, Mean, Verdict
 
 TEX: Final = {
     "\\": r"\textbackslash{}",
@@ -64,15 +63,15 @@ class Table:
     words: int = 1
 
 
-def files(scene: Scene, verdict: Json, partial: str = "") -> Iterator[tuple[str, str]]:
+def files(scene: Scene, verdict: Verdict, partial: str = "") -> Iterator[tuple[str, str]]:
     """Yield name and content of every file of tables; none before there is an arm.
 
     Args:
         scene: Arms with their names.
-        verdict: In the format of ``analysis.verdict``.
+        verdict: With fairness and measures.
         partial: What the captions begin with.
     """
-    arms = [arm for arm in scene.arms.to_dicts() if arm["arm"] in verdict["measures"]]
+    arms = [arm for arm in scene.arms.to_dicts() if arm["arm"] in verdict.measures]
     if not arms:
         return
     texts = {
@@ -91,121 +90,127 @@ def files(scene: Scene, verdict: Json, partial: str = "") -> Iterator[tuple[str,
 
 # --- content
 
+Named = Mapping[str, Any]
+"""A row of ``Scene.arms``."""
 
-def _numbers(arms: Iterable[Json], verdict: Json) -> Iterator[Json]:
-    """Yield a row per arm with every number unrounded."""
-    judged = {arm["arm"]: arm for arm in verdict["arms"] + verdict["anchors"]}
-    costs = {entry["arm"]: entry for entry in verdict["fairness"]["costs"]}
-    ends = ("recovery", "low", "high", "low_wide", "high_wide")
+
+def _judged(verdict: Verdict) -> dict[str, Arm | Anchor]:
+    return verdict.by_arm() | {anchor.arm: anchor for anchor in verdict.anchors}
+
+
+def _numbers(arms: Iterable[Named], verdict: Verdict) -> Iterator[Mapping[str, object]]:
+    """Yield a row per arm with every number unrounded; what an anchor has not is null."""
+    judged = _judged(verdict)
+    costs = {entry.arm: entry for entry in verdict.fairness.costs} if verdict.fairness else {}
     for arm in arms:
-        own, means = judged[arm["arm"]], verdict["measures"][arm["arm"]]
+        own, means = judged[arm["arm"]], verdict.measures[arm["arm"]]
         row = {key: arm[key] for key in ("tag", "label", "arm", "method", "role", "members")}
-        row |= {"seeds": own["seeds"], "failed": own["failed"], "verdict": arm["verdict"]}
-        row |= {key: own.get(key) for key in ("p_escape", "p_holm", "p_track")}
-        for key in verdict["protocol"]["endpoints"]:
-            effect = own.get("endpoints", {}).get(key) or {}
-            row |= {f"{key}_{end}": effect.get(end) for end in ends}
+        row |= {"seeds": own.seeds, "failed": own.failed, "verdict": arm["verdict"]}
+        row |= {key: getattr(own, key, None) for key in ("p_escape", "p_holm", "p_track")}
+        for key in verdict.protocol.endpoints:
+            effect = own.endpoints.get(key) if isinstance(own, Arm) else None
+            for end in ("recovery", "low", "high", "low_wide", "high_wide"):
+                row[f"{key}_{end}"] = getattr(effect, end, None)
         for key in ("nll", "accuracy"):
-            row |= {f"{key}_{what}": means.get(key, {}).get(what) for what in ("mean", "sd")}
-        found = own.get("equivalent") or {}
+            row |= {f"{key}_{what}": getattr(means.get(key), what, None) for what in ("mean", "sd")}
+        found = getattr(own, "equivalent", None)
         keys = {"members": "de_equivalent", "low": "de_equivalent_low"}
         keys |= {"high": "de_equivalent_high", "largest": "de_largest"}
-        row |= {name: found.get(key) for key, name in keys.items()}
+        row |= {name: getattr(found, key, None) for key, name in keys.items()}
         for cost in COSTS:
-            spent = costs.get(arm["arm"], {}).get(cost) or {}
-            row |= {cost: spent.get("value"), f"{cost}_multiple": spent.get("multiple")}
+            spent = getattr(costs.get(arm["arm"]), cost, None)
+            row |= {cost: getattr(spent, "value", None)}
+            row |= {f"{cost}_multiple": getattr(spent, "multiple", None)}
         yield row
 
 
-def _configurations(arms: Iterable[Json], verdict: Json, partial: str) -> Table:
-    judged = {arm["arm"]: arm for arm in verdict["arms"] + verdict["anchors"]}
-    protocol = verdict["protocol"]
-    labels = [protocol["labels"][key] for key in protocol["endpoints"]]
-    rows = []
+def _configurations(arms: Iterable[Named], verdict: Verdict, partial: str) -> Table:
+    judged, protocol, rows = _judged(verdict), verdict.protocol, []
     for arm in arms:
-        own, means = judged[arm["arm"]], verdict["measures"][arm["arm"]]
-        effects = [own.get("endpoints", {}).get(key) for key in protocol["endpoints"]]
+        own, means = judged[arm["arm"]], verdict.measures[arm["arm"]]
+        effects: Mapping[str, Effect] = getattr(own, "endpoints", {})
         rows.append(
             [
                 arm["label"],
                 arm["verdict"],
-                *map(_effect, effects),
-                _equivalent(own.get("equivalent")),
-                number(means.get("nll", {}).get("mean"), 4),
-                number(means.get("accuracy", {}).get("mean"), 3),
-                str(own["seeds"]),
+                *(_effect(effects.get(key)) for key in protocol.endpoints),
+                _equivalent(getattr(own, "equivalent", None)),
+                number(_mean_of(means.get("nll")), 4),
+                number(_mean_of(means.get("accuracy")), 3),
+                str(own.seeds),
             ]
         )
     caption = (
-        f"{partial}{verdict['sentence']} R: recovery, 0 is the single model and 1 the deep "
-        f"ensemble of the same size; brackets: {100 * protocol['level']:g} % intervals over seeds."
+        f"{partial}{verdict.sentence} R: recovery, 0 is the single model and 1 the deep "
+        f"ensemble of the same size; brackets: {100 * protocol.level:g} % intervals over seeds."
     )
-    withheld = " The verdict is withheld because of a control." if verdict["withheld"] else ""
-    header = ["Configuration", "Verdict", *(f"R, {label}" for label in labels)]
+    withheld = " The verdict is withheld because of a control." if verdict.withheld else ""
+    header = ["Configuration", "Verdict", *(f"R, {label}" for label in protocol.labels.values())]
     header += ["DE equivalent", "NLL", "Accuracy", "Seeds"]
     return Table(caption + withheld, header, rows, words=2)
 
 
-def _effect(effect: Json | None) -> str:
-    if effect is None or effect["recovery"] is None:
+def _mean_of(found: Mean | None) -> float | None:
+    return found.mean if found else None
+
+
+def _effect(effect: Effect | None) -> str:
+    if effect is None or effect.recovery is None:
         return "–"
-    return f"{number(effect['recovery'])} {interval(effect)}"
+    return f"{number(effect.recovery)} {interval(effect)}"
 
 
-def _equivalent(found: Json | None) -> str:
+def _equivalent(found: Equivalent | None) -> str:
     if found is None:
         return "–"
-    beyond = f"> {found['largest']}"
-    return beyond if found["members"] is None else number(found["members"], 1)
+    return f"> {found.largest}" if found.members is None else number(found.members, 1)
 
 
-def _costs(arms: Iterable[Json], verdict: Json, partial: str) -> Table:
-    known = {entry["arm"]: entry for entry in verdict["fairness"]["costs"]}
+def _costs(arms: Iterable[Named], verdict: Verdict, partial: str) -> Table:
+    entries = verdict.fairness.costs if verdict.fairness else ()
+    known = {entry.arm: [getattr(entry, cost) for cost in COSTS] for entry in entries}
     rows = [
-        [arm["label"], *(_spent(known[arm["arm"]][cost]) for cost in COSTS)]
+        [arm["label"], *map(_spent, known[arm["arm"]])]
         for arm in arms
-        if arm["arm"] in known
-        if any(known[arm["arm"]][cost]["value"] is not None for cost in COSTS)
+        if any(amount.value is not None for amount in known.get(arm["arm"], ()))
     ]
     caption = f"{partial}What each arm costs, and in brackets as a multiple of the single model."
     return Table(caption, ["Configuration", *(HEADINGS[cost] for cost in COSTS)], rows)
 
 
-def _spent(cost: Json) -> str:
-    times = "" if cost["multiple"] is None else f" [{number(cost['multiple'])}×]"
-    return size(cost["value"]) + times
+def _spent(cost: Amount) -> str:
+    times = "" if cost.multiple is None else f" [{number(cost.multiple)}×]"
+    return size(cost.value) + times
 
 
-def _measured(arms: Iterable[Json], verdict: Json) -> Iterator[Json]:
+def _measured(arms: Iterable[Named], verdict: Verdict) -> Iterator[Mapping[str, object]]:
     for arm in arms:
-        for measure, found in verdict["measures"][arm["arm"]].items():
+        for measure, found in verdict.measures[arm["arm"]].items():
             keys = {key: arm[key] for key in ("tag", "label", "arm")}
-            yield keys | {"measure": measure} | {key: found[key] for key in ("mean", "sd", "n")}
+            yield keys | {"measure": measure} | dict(found)
 
 
-def _measures(scene: Scene, verdict: Json, partial: str) -> Iterator[Table]:
+def _measures(scene: Scene, verdict: Verdict, partial: str) -> Iterator[Table]:
     """Yield tables of all measures, of a few arms each."""
-    found = secondary.table(scene, verdict["measures"])
+    found = secondary.table(scene, verdict.measures)
     if found is None:
         return
-    for first in range(0, len(found["columns"]), ARMS):
+    for first in range(0, len(found.columns), ARMS):
         part = slice(first, first + ARMS)
         rows = [
-            [row["name"], *(_mean(cell) for cell in row["cells"][part])]
-            for row in found["rows"]
-            if any(row["cells"][part])
+            [row.name, *(_mean(cell) for cell in row.cells[part])]
+            for row in found.rows
+            if any(row.cells[part])
         ]
-        names = [arm["label"] for arm in found["columns"][part]]
-        caption = (
-            f"{partial}Mean over seeds, and standard deviation in brackets: {'; '.join(names)}."
-        )
-        yield Table(caption, ["Measure", *(arm["tag"] for arm in found["columns"][part])], rows)
+        tags, labels = zip(*found.columns[part], strict=True)
+        caption = f"{partial}Mean over seeds, and standard deviation in brackets: "
+        yield Table(f"{caption}{'; '.join(labels)}.", ["Measure", *tags], rows)
 
 
-def _mean(cell: Json | None) -> str:
+def _mean(cell: secondary.Cell | None) -> str:
     if cell is None:
         return "–"
-    return f"{cell['text']} [{cell['spread']}]" if cell["spread"] else str(cell["text"])
+    return f"{cell.text} [{cell.spread}]" if cell.spread else cell.text
 
 
 # --- form

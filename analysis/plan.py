@@ -134,7 +134,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 def _of_run(folder: Place) -> tuple[Question, list[int]]:
     study = study_in(folder)
-    many = sum(arm["role"] == "candidate" for arm in study.arms) or CONFIGURATIONS
+    many = sum(arm.role == "candidate" for arm in study.arms) or CONFIGURATIONS
     protocol = study.protocol
     asked = Question(spreads_of(study), many, 0.5, POWER, protocol.delta, protocol.alpha)
     return asked, [count(study, "single")]

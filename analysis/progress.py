@@ -1,7 +1,7 @@
 """What a study still lacks: its trials by stage and arm, against what was asked for."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -9,10 +9,9 @@ import polars as pl
 from analysis.confirmed import arm_key
 from analysis.declared import study_of
 from analysis.load import Run
+from analysis.protocol import Plan
 from analysis.titles import title
 from study.schema import StudyError
-
-Json = dict[str, Any]
 
 MOST_ARMS: Final = 5
 """Arms that are named for each stage."""
@@ -37,15 +36,15 @@ def lacking(run: Run) -> list[str]:
         ) from None
     if run.plan is None and study is not None:
         lines.append("confirm: not declared yet")
-    if run.plan is not None and run.plan["seeds"]:
-        lines += _confirm(run, run.plan)
+    if run.plan is not None and run.plan.protocol.seeds:
+        lines += _confirm(run, run.plan, run.plan.protocol.seeds)
     if lines and run.begun:
         were = "1 trial is" if run.begun == 1 else f"{run.begun} trials are"
         lines.append(f"{were} under way or interrupted")
     return lines
 
 
-def _tuning(run: Run, study: Json) -> list[str]:
+def _tuning(run: Run, study: Mapping[str, Any]) -> list[str]:
     """Return what search and rescoring lack of the budget."""
     budget, lines = study["budget"], []
     methods = {
@@ -71,13 +70,13 @@ def _tuning(run: Run, study: Json) -> list[str]:
     return lines + _line("rescore", wanted)
 
 
-def _confirm(run: Run, plan: Json) -> list[str]:
+def _confirm(run: Run, plan: Plan, seeds: int) -> list[str]:
     """Return what the confirm stage lacks of the plan."""
     confirmed = run.trials.filter(pl.col("stage") == "confirm")
     seen = Counter(arm_key(*row) for row in confirmed.select("role", "configuration").iter_rows())
-    keys = {arm_key(arm["role"], arm["configuration"]): arm for arm in plan["arms"]}
+    keys = {arm_key(arm.role, arm.configuration): arm for arm in plan.arms}
     wanted = [  # Two arms may have one name.
-        (str(arm["name"] or f"{title(arm['method'])} {key[:6]}"), seen[key], int(plan["seeds"]))
+        (arm.name or f"{title(arm.method)} {key[:6]}", seen[key], seeds)
         for key, arm in keys.items()
     ]
     return _line("predictions" if run.given else "confirm", wanted)

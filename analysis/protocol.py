@@ -1,6 +1,7 @@
 """What was declared before the test set was opened: endpoints, margin, level, arms.
 
-Endpoints are objects, not strings: each knows which way is better and what it stands for.
+Endpoints are objects, not strings: each knows which way is better and what it stands for. JSON
+becomes a ``Plan`` here, and nothing downstream sees it again.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from study.schema import StudyError
+from study.schema import Role, StudyError
 
 GATE_LEVEL: Final = 0.025
 """One-sided level at which the anchors must differ for an endpoint to be judged."""
@@ -81,14 +82,101 @@ class Protocol:
         return round(1 - self.alpha, 12)
 
 
-def protocol_of(plan: Mapping[str, Any] | None) -> Protocol:
-    """Return the declared protocol, or the default one without a plan.
+@dataclass(frozen=True)
+class PlannedArm:
+    """An arm of the plan: one configuration in one role.
+
+    ``reason`` says why it was shortlisted and ``stratum`` from which part of the space; plans of
+    earlier versions have neither.
+    """
+
+    role: Role
+    method: str
+    configuration: str
+    name: str | None
+    members: int
+    reason: str | None = None
+    stratum: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was declared before the test set was opened.
+
+    Attributes:
+        study: Its name.
+        protocol: The numbers that decide.
+        arms: All that are confirmed, anchors and controls among them.
+        hash: Digest of what was declared.
+        content_hash: Digest of what the file holds now.
+        declared: When.
+        tuning: Method -> its planned search ``trials``; None where that is not known.
+        revisions: How often the study was declared anew.
+        other_seeds: What the protocol declares, in words, where it is not ``protocol.seeds``.
+        given: Whether it goes with predictions alone (see ``analysis.given``).
+        source: File of the protocol that lay beside these, None without one.
+        limits: Lines on what cannot be known of them or was left out.
+    """
+
+    study: str | None
+    protocol: Protocol
+    arms: tuple[PlannedArm, ...]
+    hash: str
+    content_hash: str
+    declared: str | None = None
+    tuning: Mapping[str, Mapping[str, int]] | None = None
+    revisions: int = 0
+    other_seeds: str | None = None
+    given: bool = False
+    source: str | None = None
+    limits: tuple[str, ...] = ()
+
+
+def plan_of(content: Mapping[str, Any]) -> Plan:
+    """Return the plan that a JSON object of checked shape declares (see ``analysis.load``).
 
     Raises:
-        StudyError: When the declaration has an unknown endpoint or a number out of its range.
+        StudyError: When the protocol has an unknown endpoint or a number out of its range.
     """
-    if plan is None:
-        return Protocol()
+    protocol = _protocol_of(content)
+    tuning, content_hash = content.get("tuning"), plan_hash(content)
+    seeds = content["protocol"].get("seeds", "auto")
+    return Plan(
+        study=_text(content["study"]),
+        protocol=protocol,
+        arms=tuple(map(_arm_of, content["arms"])),
+        hash=str(content.get("hash", content_hash)),
+        content_hash=content_hash,
+        declared=_text(content.get("declared")),
+        tuning=tuning and {method: _whole_numbers(own) for method, own in tuning.items()},
+        revisions=len(content.get("revisions") or ()),
+        other_seeds=None if seeds in ("auto", content["seeds"]) else str(seeds),
+        given="source" in content,
+        source=content.get("source"),
+        limits=tuple(content.get("limits", ())),
+    )
+
+
+def _arm_of(declared: Mapping[str, Any]) -> PlannedArm:
+    keys = ("role", "method", "configuration", "name", "members")
+    also = {key: _text(declared.get(key)) for key in ("reason", "stratum")}
+    return PlannedArm(**({key: declared[key] for key in keys} | also))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _whole_numbers(found: Mapping[str, Any]) -> dict[str, int]:
+    return {key: value for key, value in found.items() if type(value) is int}
+
+
+def protocol_of(plan: Plan | None) -> Protocol:
+    """Return the declared protocol, or the default one without a plan."""
+    return Protocol() if plan is None else plan.protocol
+
+
+def _protocol_of(plan: Mapping[str, Any]) -> Protocol:
     declared, file = plan["protocol"], plan.get("source") or "plan.json"
     default = Protocol()
     delta = _between(file, "delta", declared.get("delta", default.delta), 0, 1)
@@ -140,29 +228,3 @@ def plan_hash(plan: Mapping[str, Any]) -> str:
         content["seeds"] = plan["seeds"]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def exploratory_reasons(plan: Mapping[str, Any] | None) -> list[str]:
-    """Return why results under this plan explore rather than confirm; empty if they confirm."""
-    if plan is None:
-        return ["nothing was declared before the test set was opened (no plan.json)"]
-    if "source" in plan:
-        undeclared = "nothing was declared before the predictions were seen (no protocol.json)"
-        return [] if plan["source"] else [undeclared]
-    reasons = []
-    if plan_hash(plan) != plan["hash"]:
-        reasons.append(
-            f"plan.json was changed after it was declared: its hash is {plan['hash']}, "
-            f"but its content gives {plan_hash(plan)}"
-        )
-    if plan.get("revisions"):
-        times = len(plan["revisions"])
-        reasons.append(
-            f"the plan was declared anew {times} time{'s' if times > 1 else ''} "
-            "after the test set had been opened"
-        )
-    if plan["protocol"].get("seeds", "auto") not in ("auto", plan["seeds"]):
-        reasons.append(
-            f"seeds are {plan['seeds']}, but the protocol declares {plan['protocol']['seeds']}"
-        )
-    return reasons

@@ -16,12 +16,12 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from analysis import comparison, drawer, export, pages, summarise
+from analysis import comparison, drawer, export, pages, summarise, tables
 from analysis.given import load_predictions
 from analysis.judged import Judged, judged, judged_folder
 from analysis.pages import write
+from analysis.verdict import Verdict
 from study.place import ObjectPlace, Place, place
 from study.schema import StudyError
 
@@ -91,7 +91,7 @@ def write_all(found: dict[str, Judged], out: Path, export_to: Path | None) -> li
         write_report(own, out, now)
         if export_to:
             export.write_paper(own, export_to)
-        return [str(own.verdict["sentence"])]
+        return [own.verdict.sentence]
     links = comparison.links(found, out)
     for name, own in found.items():
         write_report(own, out.parent / links[name], now)
@@ -101,10 +101,10 @@ def write_all(found: dict[str, Judged], out: Path, export_to: Path | None) -> li
     if export_to:
         titles = {method: t for own in found.values() for method, t in own.scene.titles.items()}
         export.write_figures(comparison.drawn(found), titles, export_to)
-    return [f"{name}: {own.verdict['sentence']}" for name, own in found.items()]
+    return [f"{name}: {own.verdict.sentence}" for name, own in found.items()]
 
 
-def report(folder: Place, out: Path, now: datetime | None = None) -> dict[str, Any]:
+def report(folder: Place, out: Path, now: datetime | None = None) -> Verdict:
     """Judge the run in ``folder``, write the page and ``verdict.json``, return the verdict.
 
     Args:
@@ -135,12 +135,13 @@ def write_report(own: Judged, out: Path, now: datetime) -> None:
     payload |= {
         "measured": drawer.names(own.verdict),
         "arms": drawer.details(scene, own.run, own.verdict),
-        "protocol": own.verdict["protocol"],
-        "provenance": dict(page["provenance"]),
+        "protocol": own.verdict.protocol.model_dump(),
+        "provenance": dict(tables.provenance(own.run, own.verdict, now)),
     }
     html = pages.render("report.html.j2", page, payload)
     write(out, html)
-    verdict, folder = json.dumps(own.verdict, indent=1, allow_nan=False) + "\n", own.run.folder
+    verdict = json.dumps(own.verdict.model_dump(), indent=1, allow_nan=False) + "\n"
+    folder = own.run.folder
     if isinstance(folder, ObjectPlace):
         try:
             (folder / "verdict.json").within(0).write_bytes(verdict.encode())

@@ -24,17 +24,13 @@ from scipy import stats
 from analysis.cases import Case
 from analysis.measure import ExampleValues
 from analysis.protocol import Endpoint, Protocol
-from analysis.rules import Kind, Tests, verdict_of
+from analysis.rules import NOTHING_SHOWN, joint_of, verdict_of
 from analysis.stats import UNBOUNDED, Interval
+from analysis.verdict import ByInterval, ByPermutation, Kind, Robustness, Tests
+from analysis.verdict import Interval as Bounds
 
-Json = dict[str, Any]
 Floats = npt.NDArray[np.floating[Any]]
 
-METHODS: Final = {
-    "permutation": "permutation of labels",
-    "bca": "BCa bootstrap over seeds",
-    "crossed": "bootstrap over seeds and examples",
-}
 PERMUTATIONS: Final = 1_999
 RESAMPLES: Final = 2_000
 CHUNK: Final = 250
@@ -188,7 +184,7 @@ class Crossed:
         Unbounded where more than (1 - level)/2 of the draws put the anchors in the wrong order: a
         ratio is then without meaning.
         """
-        names = ("single", case.arm["arm"], case.arm["reference"])
+        names = ("single", case.arm.arm, case.arm.reference)
         single, arm, deep = (self.means(name, endpoint) for name in names)
         if single is None or arm is None or deep is None:
             return None
@@ -203,13 +199,15 @@ def tests_from(interval: Interval, endpoint: Endpoint, delta: float) -> Tests:
     """Return an interval's answers as tests: 0 where it decides, 1 where it does not."""
     low, high = interval
     if low is None or high is None:
-        return Tests(1.0, 1.0, 1.0)
+        return NOTHING_SHOWN
     floor = -delta if endpoint.kind == "performance" else -np.inf
     tracks = floor < low and high < delta
-    return Tests(float(not low > delta), float(not tracks), float(not high < -delta))
+    return Tests(
+        p_escape=float(not low > delta), p_track=float(not tracks), p_worse=float(not high < -delta)
+    )
 
 
-def check(case: Case, protocol: Protocol, primary: Kind, crossed: Crossed) -> Json | None:
+def check(case: Case, protocol: Protocol, primary: Kind, crossed: Crossed) -> Robustness | None:
     """Return what the three methods say of one arm, None where it cannot be assessed.
 
     Args:
@@ -217,60 +215,52 @@ def check(case: Case, protocol: Protocol, primary: Kind, crossed: Crossed) -> Js
         protocol: Margin, level, endpoints.
         primary: The primary test's verdict on it, before the correction for other arms.
         crossed: The crossed bootstrap of this study.
-
-    Returns:
-        By method: ``verdict``, ``agrees`` (with ``primary``), ``endpoints`` (key -> ``p_escape``,
-        ``p_track``, ``p_worse`` of the permutation test, or ``low`` and ``high``); a method that
-        cannot be used is null.
     """
     if case.reasons:
         return None
-    found: Json = {
-        "permutation": _by_permutation(case, protocol),
-        "bca": _said({e: _bca(case, e, protocol.level) for e in protocol.endpoints}, protocol),
-        "crossed": _said(
-            {e: crossed.interval(case, e, protocol.level) for e in protocol.endpoints}, protocol
-        ),
-    }
-    for answer in found.values():
-        if answer is not None:
-            answer["agrees"] = answer["verdict"] == primary
-    return found
+    level = protocol.level
+    over_seeds = {e: _bca(case, e, level) for e in protocol.endpoints}
+    drawn = {e: crossed.interval(case, e, level) for e in protocol.endpoints}
+    both = {e: interval for e, interval in drawn.items() if interval is not None}
+    return Robustness(
+        permutation=_by_permutation(case, protocol, primary),
+        bca=_by_interval(over_seeds, protocol, primary),
+        crossed=_by_interval(both, protocol, primary) if len(both) == len(drawn) else None,
+    )
 
 
-def _by_permutation(case: Case, protocol: Protocol) -> Json | None:
+def _by_permutation(case: Case, protocol: Protocol, primary: Kind) -> ByPermutation | None:
     """Return the permutation tests, None with so few seeds that none can reach the level."""
     single, arm, deep = case.values[protocol.endpoints[0].key]
     if 1 / comb(min(len(single), len(deep)) + len(arm), len(arm)) > protocol.alpha:
         return None
     tests = {e.key: _permuted(case, e, protocol.delta) for e in protocol.endpoints}
-    keyed = {
-        k: {"p_escape": t.escape, "p_track": t.track, "p_worse": t.worse} for k, t in tests.items()
-    }
-    return {"verdict": verdict_of(tests, protocol), "endpoints": keyed}
+    verdict = verdict_of(joint_of(tests, protocol), protocol.alpha)
+    return ByPermutation(verdict=verdict, endpoints=tests, agrees=verdict == primary)
 
 
 def _permuted(case: Case, endpoint: Endpoint, delta: float) -> Tests:
     """Return the tests of ``rules.tests_of``, by permutation."""
-    values, name = case.values[endpoint.key], case.arm["arm"]
+    values, name = case.values[endpoint.key], case.arm.arm
 
     def at(theta: float) -> tuple[float, float]:
         rng = generator("permutation", name, endpoint.key, f"{theta:g}")
         return permutation_test(*values, theta, rng)
 
     (escape, track), (above, worse) = at(delta), at(-delta)
-    return Tests(escape, max(track, above) if endpoint.kind == "performance" else track, worse)
+    both = max(track, above) if endpoint.kind == "performance" else track
+    return Tests(p_escape=escape, p_track=both, p_worse=worse)
 
 
 def _bca(case: Case, endpoint: Endpoint, level: float) -> Interval:
-    rng = generator("bca", case.arm["arm"], endpoint.key)
+    rng = generator("bca", case.arm.arm, endpoint.key)
     return bca_interval(*case.values[endpoint.key], level, rng)
 
 
-def _said(intervals: Mapping[Endpoint, Interval | None], protocol: Protocol) -> Json | None:
-    known = {e: interval for e, interval in intervals.items() if interval is not None}
-    if len(known) < len(intervals):
-        return None
-    tests = {e.key: tests_from(interval, e, protocol.delta) for e, interval in known.items()}
-    bounds = {e.key: {"low": low, "high": high} for e, (low, high) in known.items()}
-    return {"verdict": verdict_of(tests, protocol), "endpoints": bounds}
+def _by_interval(
+    intervals: Mapping[Endpoint, Interval], protocol: Protocol, primary: Kind
+) -> ByInterval:
+    tests = {e.key: tests_from(found, e, protocol.delta) for e, found in intervals.items()}
+    verdict = verdict_of(joint_of(tests, protocol), protocol.alpha)
+    bounds = {e.key: Bounds(low=low, high=high) for e, (low, high) in intervals.items()}
+    return ByInterval(verdict=verdict, endpoints=bounds, agrees=verdict == primary)

@@ -1,46 +1,126 @@
-"""From effects to verdicts: intersection-union tests, Holm, the global rule."""
+"""From effects to verdicts: intersection-union tests, Holm, the global rule.
 
-from collections import Counter
+What is decided here is facts, which ``analysis.wording`` puts into words.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from analysis import wording
-from analysis.cases import CONTROLS, FAMILIES, Case
+from analysis.cases import FAMILIES, Case, Gate, Reason, Study, case_of, gates_of, runs_there
 from analysis.protocol import Endpoint, Protocol
 from analysis.stats import Anchored, holm
+from analysis.verdict import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Global, Kind, Tests
 
-Json = dict[str, Any]
-Kind = Literal["escapes", "tracks", "worse", "inconclusive"]
+Label = (
+    Literal["better but not diverse", "diverse but not better"]
+    | Literal["better in part", "worse in part", "too few seeds"]
+)
+ControlName = Literal["positive", "negative"]
+EXPECTED: Final[dict[ControlName, Literal["escapes", "tracks"]]] = {
+    "positive": "escapes",
+    "negative": "tracks",
+}
+NOTHING_SHOWN: Final = Tests(p_escape=1.0, p_track=1.0, p_worse=1.0)
 
-LOST_TO_HOLM: Final = "not after Holm"
+
+@dataclass(frozen=True)
+class Open:
+    """What an arm shows that neither escapes nor tracks: the endpoints above the margin, and so on.
+
+    ``unlike`` are those on which a negative control, which must track, is not shown to.
+    """
+
+    label: Label
+    above: tuple[Endpoint, ...]
+    not_above: tuple[Endpoint, ...]
+    below: tuple[Endpoint, ...]
+    delta: float
+    unlike: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One arm's verdict at one margin; the p-values are 1 where it cannot be assessed."""
+    """One arm's verdict at one margin.
+
+    Attributes:
+        verdict: What it is.
+        tests: Of all endpoints together; the p-values are 1 where the arm cannot be assessed.
+        p_holm: ``tests.p_escape``, adjusted within the arm's family.
+        reasons: Why it cannot be assessed.
+        open: What an inconclusive arm shows.
+        lost_among: How many arms the correction was for, where the arm would escape without it.
+    """
 
     verdict: Kind
-    label: str | None
-    detail: str | None
-    p_escape: float = 1.0
-    p_track: float = 1.0
-    p_worse: float = 1.0
+    tests: Tests = NOTHING_SHOWN
     p_holm: float | None = None
+    reasons: tuple[Reason, ...] = ()
+    open: Open | None = None
+    lost_among: int | None = None
 
     @property
     def alone(self) -> Kind:
         """The verdict before the correction for the other arms."""
-        return "escapes" if self.label == LOST_TO_HOLM else self.verdict
+        return "escapes" if self.lost_among else self.verdict
 
 
 @dataclass(frozen=True)
-class Tests:
-    """One-sided p-values of one effect at one margin."""
+class Decided:
+    """A study with the verdict on every arm, and on all of them."""
 
-    escape: float
-    track: float
-    worse: float
+    study: Study
+    gates: Mapping[tuple[int, str], Gate]
+    cases: Sequence[Case]
+    decisions: Mapping[str, Decision]
+
+    @property
+    def candidates(self) -> dict[str, Decision]:
+        """The decisions that the study is about."""
+        own = (case.arm for case in self.cases if case.arm.role == "candidate")
+        return {arm.arm: self.decisions[arm.arm] for arm in own}
+
+    @property
+    def controls(self) -> dict[ControlName, Decision | None]:
+        """What the controls did, None where one was not run."""
+        return {name: self.decisions.get(f"{name}_control") for name in EXPECTED}
+
+    @property
+    def withheld(self) -> bool:
+        """Whether a control misbehaved, so that nothing is claimed of any arm."""
+        return any(found and not behaves(name, found) for name, found in self.controls.items())
+
+    @property
+    def verdict(self) -> Global:
+        """What candidates and controls say together.
+
+        A control that misbehaves withholds any verdict; "all track" needs both controls besides.
+        """
+        verdicts = {decision.verdict for decision in self.candidates.values()}
+        done, total = runs_there(self.study)
+        if done < total or self.withheld:
+            return INCONCLUSIVE
+        if "escapes" in verdicts:
+            return SOME_ESCAPES
+        proved = all(c and c.verdict == EXPECTED[name] for name, c in self.controls.items())
+        return ALL_TRACK if verdicts == {"tracks"} and proved else INCONCLUSIVE
+
+    def at_margin(self, delta: float) -> "Decided":
+        """Return what would be decided at another margin."""
+        study = replace(self.study, protocol=replace(self.study.protocol, delta=delta))
+        return Decided(study, self.gates, self.cases, decide_all(self.cases, study.protocol))
+
+
+def decide(study: Study) -> Decided:
+    """Return the verdict on every arm and on the study, with nothing that goes beside them."""
+    gates = {(gate.members, gate.endpoint.key): gate for gate in gates_of(study)}
+    cases = [case_of(study, arm, gates) for arm in study.arms]
+    return Decided(study, gates, cases, decide_all(cases, study.protocol))
+
+
+def behaves(control: ControlName, found: Decision) -> bool:
+    """Tell whether a control did what it must; a negative one may stay open."""
+    return (found.verdict == "escapes") == (control == "positive")
 
 
 def tests_of(endpoint: Endpoint, effect: Anchored, delta: float) -> Tests:
@@ -49,7 +129,7 @@ def tests_of(endpoint: Endpoint, effect: Anchored, delta: float) -> Tests:
     track = above.p_negative
     if endpoint.kind == "performance":
         track = max(track, below.p_positive)
-    return Tests(above.p_positive, track, below.p_negative)
+    return Tests(p_escape=above.p_positive, p_track=track, p_worse=below.p_negative)
 
 
 def joint_of(tests: Mapping[str, Tests], protocol: Protocol) -> Tests:
@@ -59,128 +139,67 @@ def joint_of(tests: Mapping[str, Tests], protocol: Protocol) -> Tests:
     """
     performance = [tests[e.key] for e in protocol.endpoints if e.kind == "performance"]
     return Tests(
-        max(test.escape for test in tests.values()),
-        max(test.track for test in tests.values()),
-        max(test.worse for test in performance),
+        p_escape=max(test.p_escape for test in tests.values()),
+        p_track=max(test.p_track for test in tests.values()),
+        p_worse=max(test.p_worse for test in performance),
     )
 
 
-def verdict_of(tests: Mapping[str, Tests], protocol: Protocol) -> Kind:
-    """Return what the tests of one arm say, before any correction for the other arms."""
-    joint = joint_of(tests, protocol)
-    if joint.escape <= protocol.alpha:
+def verdict_of(joint: Tests, alpha: float) -> Kind:
+    """Return what an arm's joint tests say, before any correction for the other arms."""
+    if joint.p_escape <= alpha:
         return "escapes"
-    if joint.track <= protocol.alpha:
+    if joint.p_track <= alpha:
         return "tracks"
-    return "worse" if joint.worse <= protocol.alpha else "inconclusive"
+    return "worse" if joint.p_worse <= alpha else "inconclusive"
 
 
 def decide_all(cases: Sequence[Case], protocol: Protocol) -> dict[str, Decision]:
     """Return every arm's decision: Holm within candidates and within comparisons, not controls."""
-    raw = {case.arm["arm"]: _decide(case, protocol) for case in cases}
+    raw = {case.arm.arm: _decide(case, protocol) for case in cases}
     decided = dict(raw)
     for family in FAMILIES:
-        own = [case.arm["arm"] for case in cases if case.arm["role"] == family]
-        adjusted = holm({arm: raw[arm].p_escape for arm in own})
+        own = [case.arm.arm for case in cases if case.arm.role == family]
+        adjusted = holm({arm: raw[arm].tests.p_escape for arm in own})
         for arm, p_holm in adjusted.items():
             decided[arm] = replace(raw[arm], p_holm=p_holm)
             if raw[arm].verdict == "escapes" and p_holm > protocol.alpha:
-                decided[arm] = replace(
-                    decided[arm],
-                    verdict="inconclusive",
-                    label=LOST_TO_HOLM,
-                    detail=wording.lost_to_holm(raw[arm].p_escape, p_holm, len(own)),
-                )
+                lost = replace(decided[arm], verdict="inconclusive", lost_among=len(own))
+                decided[arm] = lost
     return decided
 
 
 def _decide(case: Case, protocol: Protocol) -> Decision:
     """Return the decision on one arm for itself, before any correction for the others."""
     if case.reasons:
-        label = case.reasons[0][0]
-        lines = dict.fromkeys(line for _, line in case.reasons)
-        return Decision("inconclusive", label, "; ".join(lines))
+        return Decision("inconclusive", reasons=case.reasons)
     tests = {e.key: tests_of(e, case.effects[e.key], protocol.delta) for e in protocol.endpoints}
     joint = joint_of(tests, protocol)
-    values = {"p_escape": joint.escape, "p_track": joint.track, "p_worse": joint.worse}
-    verdict = verdict_of(tests, protocol)
+    verdict = verdict_of(joint, protocol.alpha)
     if verdict != "inconclusive":
-        return Decision(verdict, None, None, **values)
-    label, detail = _open_question(tests, protocol)
-    if case.arm["role"] == "negative_control":
-        unlike = [e for e in protocol.endpoints if tests[e.key].track > protocol.alpha]
-        detail = wording.not_tracking(unlike, protocol.delta)
-    return Decision("inconclusive", label, detail, **values)
+        return Decision(verdict, joint)
+    found = _open(tests, protocol)
+    if case.arm.role == "negative_control":
+        unlike = (e for e in protocol.endpoints if tests[e.key].p_track > protocol.alpha)
+        found = replace(found, unlike=tuple(unlike))
+    return Decision(verdict, joint, open=found)
 
 
-def _open_question(tests: Mapping[str, Tests], protocol: Protocol) -> tuple[str, str]:
-    """Return the sub-label of an arm that neither escapes nor tracks, and a line that says why."""
+def _open(tests: Mapping[str, Tests], protocol: Protocol) -> Open:
+    """Return what an arm shows that neither escapes nor tracks."""
     alpha, endpoints = protocol.alpha, protocol.endpoints
-    passed = [e for e in endpoints if tests[e.key].escape <= alpha]
-    failed = [e for e in endpoints if e not in passed]
-    worse = [e for e in endpoints if e.kind == "performance" and tests[e.key].worse <= alpha]
+    above = tuple(e for e in endpoints if tests[e.key].p_escape <= alpha)
+    below = tuple(e for e in endpoints if e.kind == "performance" and tests[e.key].p_worse <= alpha)
+    # Per kind: {True} where all its endpoints are above, {False} where none is, else both.
     better, diverse = (
-        {e in passed for e in endpoints if e.kind == kind} for kind in ("performance", "diversity")
+        {e in above for e in endpoints if e.kind == kind} for kind in ("performance", "diversity")
     )
+    label: Label
     if better == {True}:
         label = "better but not diverse"
     elif diverse == {True} and better == {False}:
         label = "diverse but not better"
-    elif worse:
-        label = "worse in part"
-    elif passed:
-        label = "better in part"
     else:
-        label = "too few seeds"
-    return label, wording.open_question(passed, failed, worse, protocol.delta)
-
-
-def conclude(
-    cases: Sequence[Case], decisions: Mapping[str, Decision], controls: Json
-) -> tuple[str, list[str]]:
-    """Return the global verdict and the lines that go with it; only candidates and controls count.
-
-    A control that misbehaves withholds any verdict; "all track" needs both controls besides.
-    """
-    verdicts = Counter(
-        decisions[c.arm["arm"]].verdict for c in cases if c.arm["role"] == "candidate"
-    )
-    present = [control for control in controls.values() if control]
-    withheld = [
-        f"withheld: {wording.control(name, control['expected'], control['verdict'], None)}"
-        for name, control in controls.items()
-        if control and not control["ok"]
-    ]
-    missing = [f"no {name} control was run" for name in controls if controls[name] is None]
-    if not verdicts:
-        return wording.INCONCLUSIVE, [*withheld, "no candidate was confirmed", *missing]
-    if withheld:
-        return wording.INCONCLUSIVE, withheld
-    if verdicts["escapes"]:
-        return wording.SOME_ESCAPES, missing
-    unproven = [c["line"] for c in present if c["verdict"] != c["expected"]]
-    if verdicts["tracks"] == verdicts.total() and not missing and not unproven:
-        return wording.ALL_TRACK, []
-    own = [decisions[case.arm["arm"]] for case in cases if case.arm["role"] == "candidate"]
-    why_open = {found.detail for found in own if found.verdict == "inconclusive"}
-    return wording.INCONCLUSIVE, [wording.no_escape(verdicts, why_open), *unproven, *missing]
-
-
-def controls_of(cases: Sequence[Case], decisions: Mapping[str, Decision]) -> Json:
-    """Return what each control did and should have done, by ``positive`` and ``negative``."""
-    found: Json = {"positive": None, "negative": None}
-    for case in cases:
-        if case.arm["role"] not in CONTROLS:
-            continue
-        name = case.arm["role"].removesuffix("_control")
-        decision = decisions[case.arm["arm"]]
-        escapes = decision.verdict == "escapes"
-        expected = "escapes" if name == "positive" else "tracks"
-        found[name] = {
-            "arm": case.arm["arm"],
-            "expected": expected,
-            "verdict": decision.verdict,
-            "ok": escapes if name == "positive" else not escapes,
-            "line": wording.control(name, expected, decision.verdict, decision.detail),
-        }
-    return found
+        label = "worse in part" if below else "better in part" if above else "too few seeds"
+    not_above = tuple(e for e in endpoints if e not in above)
+    return Open(label, above, not_above, below, protocol.delta)

@@ -1,14 +1,17 @@
 """Every measure of every arm, in numbers: what the endpoints leave out. Nothing here is tested."""
 
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
 
 import polars as pl
 
 from analysis.columns import METRICS, Metric
 from analysis.measure import Measures
 from analysis.scene import Scene
+from analysis.verdict import Mean
 
-Json = dict[str, Any]
+Means = dict[str, dict[str, Mean]]
 
 MINUS: Final = "\u2212"
 DIGITS: Final = 4
@@ -19,35 +22,60 @@ NOT_SHOWN: Final = frozenset({"chance_nll"})
 """Measures of the data, not of an arm; they stand in ``verdict.json``."""
 
 
-def secondary(measures: Measures) -> Json:
-    """Return arm -> metric -> ``mean``, ``sd`` (null for one run) and ``n`` over seeds.
+def secondary(measures: Measures) -> Means:
+    """Return arm -> metric -> mean, deviation (null for one run) and number over seeds.
 
     A metric that is not defined for an arm is left out.
     """
-    found: Json = {}
+    found: Means = {}
     for (arm,), own in measures.replicates.sort("arm", "replicate").group_by(
         "arm", maintain_order=True
     ):
         columns = {name: own[name].drop_nulls() for name in METRICS if name in own.columns}
         found[str(arm)] = {
-            name: {"mean": values.mean(), "sd": values.std(), "n": len(values)}
+            name: Mean(mean=mean, sd=sd, n=len(values))
             for name, values in columns.items()
-            if len(values)
+            for mean, sd in [(values.mean(), values.std())]
+            if isinstance(mean, float) and not isinstance(sd, timedelta)
         }
     return found
 
 
-def table(scene: Scene, found: Json) -> Json | None:
-    """Return columns (arms) and rows (metrics) of the page's table, None before there is one."""
+@dataclass(frozen=True)
+class Cell:
+    """Mean and standard deviation as text."""
+
+    text: str
+    spread: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of every arm."""
+
+    name: str
+    about: str
+    cells: list[Cell | None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns (tag and label of an arm) and rows of the page's table."""
+
+    columns: list[tuple[str, str]]
+    rows: list[Row]
+
+
+def table(scene: Scene, found: Means) -> Table | None:
+    """Return the page's table, None before there is one."""
     arms = scene.arms.filter(pl.col("arm").is_in(list(found)))
     rows = [
-        {"name": name, "about": _about(metric), "cells": cells}
+        Row(name, _about(metric), cells)
         for name, metric in METRICS.items()
         if name not in NOT_SHOWN
         and any(cells := [cell(found[arm].get(name)) for arm in arms["arm"]])
     ]
-    columns = [{"tag": tag, "label": label} for tag, label in arms["tag", "label"].iter_rows()]
-    return {"columns": columns, "rows": rows} if rows else None
+    return Table(list(arms["tag", "label"].iter_rows()), rows) if rows else None
 
 
 def _about(metric: Metric) -> str:
@@ -56,12 +84,9 @@ def _about(metric: Metric) -> str:
     return "; ".join(part for part in (metric.meaning, metric.unit, said) if part)
 
 
-def cell(value: Json | None) -> Json | None:
+def cell(value: Mean | None) -> Cell | None:
     """Return mean and standard deviation as text."""
-    if value is None:
-        return None
-    text, spread = (_digits(value[key]) for key in ("mean", "sd"))
-    return {"text": text, "spread": spread}
+    return None if value is None else Cell(_digits(value.mean), _digits(value.sd))
 
 
 def _digits(value: float | None) -> str:

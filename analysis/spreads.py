@@ -34,9 +34,9 @@ def spreads_of(study: Study) -> dict[str, Spread]:
     Raises:
         StudyError: When an anchor has fewer than two runs, or the anchors are in the wrong order.
     """
-    own = [arm for arm in study.arms if arm["role"] == "candidate"]
+    own = [arm for arm in study.arms if arm.role == "candidate"]
     pools = sorted(name for name in study.counts if name.startswith("deep_ensemble-"))
-    sizes = Counter(arm["reference"] for arm in own) or Counter(pools)
+    sizes = Counter(arm.reference for arm in own) or Counter(pools)
     deep = max(sorted(sizes), key=lambda name: sizes[name], default="deep_ensemble")
     for anchor in ("single", deep):
         if count(study, anchor) < 2:
@@ -57,7 +57,7 @@ def spreads_of(study: Study) -> dict[str, Spread]:
                 f"is {'worse by ' + format(-gap, '.3g') if gap else 'the same'}; without a gap no "
                 "number of seeds suffices"
             )
-        found = (study.summaries.get((arm["arm"], endpoint.key)) for arm in own)
+        found = (study.summaries.get((arm.arm, endpoint.key)) for arm in own)
         variances = [arm.variance for arm in found if arm] or [single.variance]
         spreads[endpoint.label] = Spread(
             single.variance**0.5,

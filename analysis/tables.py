@@ -12,11 +12,10 @@ import polars as pl
 
 from analysis.declared import command_of
 from analysis.load import Run
-from analysis.robustness import METHODS
 from analysis.scene import Scene
 from analysis.search import flatten
-
-Json = dict[str, Any]
+from analysis.verdict import Arm, Effect, Equivalent, Plan, Robustness, Verdict
+from analysis.wording import METHODS
 
 MOST_PARAMETERS: Final = 6
 """Parameters below an arm's name; the full specifications have the others."""
@@ -33,37 +32,36 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def interval(effect: Json) -> str:
+def interval(effect: Effect) -> str:
     """Return the interval of an effect that decides, as text."""
-    if effect["low"] is None:
+    if effect.low is None:
         return "[unbounded]"
-    return f"[{number(effect['low'])}, {number(effect['high'])}]"
+    return f"[{number(effect.low)}, {number(effect.high)}]"
 
 
-def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
+def configurations(scene: Scene, run: Run, verdict: Verdict) -> dict[str, object] | None:
     """Return columns and rows of all measured arms, or None before there is one."""
     trials = scene.measures.replicates.select("arm", "trial", "nll", "accuracy").join(
         run.trials.select("trial", "spec"), on="trial"
     )
     if trials.is_empty():
         return None
-    keys, labels = verdict["protocol"]["endpoints"], verdict["protocol"]["labels"]
-    judged = {arm["arm"]: arm for arm in verdict["arms"]}
+    labels, judged = verdict.protocol.labels, verdict.by_arm()
     plain = ["Other tests agree", "DE equivalent", "NLL", "Accuracy", "Runs"]
     columns = [{"title": name, "numeric": False} for name in ("Configuration", "Verdict")]
-    columns += [{"title": f"Recovery, {labels[key]}", "numeric": True} for key in keys]
+    columns += [{"title": f"Recovery, {label}", "numeric": True} for label in labels.values()]
     columns += [{"title": name, "numeric": True} for name in plain]
-    rows: list[Json] = []
-    specs: dict[str, Json] = {}
+    rows: list[dict[str, object]] = []
+    specs: dict[str, dict[str, Any]] = {}
     for arm in scene.arms.to_dicts():
         own = trials.filter(pl.col("arm") == arm["arm"])
-        entry = judged.get(arm["arm"], {})
+        entry = judged.get(arm["arm"])
         if own.is_empty():
             continue
         specs[arm["arm"]] = flatten(own["spec"][0] or "{}")
-        effects = [entry.get("endpoints", {}).get(key) for key in keys]
-        cells = [_effect_cell(effect) for effect in effects]
-        cells += [_robustness_cell(entry.get("robustness")), _equivalent_cell(entry)]
+        cells = [_effect_cell(entry.endpoints.get(key) if entry else None) for key in labels]
+        cells.append(_robustness_cell(entry.robustness if entry else None))
+        cells.append(_equivalent_cell(entry.equivalent if entry else None))
         cells += [_cell(own["nll"].mean(), 4), _cell(own["accuracy"].mean(), 3), _cell(len(own), 0)]
         rows.append(
             {
@@ -71,18 +69,18 @@ def configurations(scene: Scene, run: Run, verdict: Json) -> Json | None:
                 "tag": arm["tag"],
                 "name": arm["label"].removeprefix(f"{arm['tag']} · "),
                 "verdict": arm["verdict"],
-                "tone": "inconclusive" if verdict["withheld"] else arm["verdict"],
-                "because": _because(entry),
-                "reason": entry.get("reason"),
+                "tone": "inconclusive" if verdict.withheld else arm["verdict"],
+                "because": _because(entry) if entry else "",
+                "reason": entry.reason if entry else None,
                 "cells": cells,
                 "spec": _spec(own["spec"][0]),
             }
         )
-    pools = [row for row in rows if row["arm"].startswith("deep_ensemble-")]
-    for row in pools[1:]:  # sizes of one pool have one specification
-        row["spec"] = ""
-    for row in rows:
-        row["parameters"] = "" if row in pools else _differences(specs, row["arm"])
+    pools = [key for key in specs if key.startswith("deep_ensemble-")]
+    for key, row in zip(specs, rows, strict=True):
+        row["parameters"] = "" if key in pools else _differences(specs, key)
+        if key in pools[1:]:  # sizes of one pool have one specification
+            row["spec"] = ""
     return {"columns": columns, "rows": rows}
 
 
@@ -92,53 +90,48 @@ def _spec(text: str | None) -> str:
     return json.dumps(spec, indent=1, sort_keys=True) if spec else ""
 
 
-def _because(entry: Json) -> str:
+def _because(arm: Arm) -> str:
     """Return the sub-label of a verdict, and what the seeds detect or how many are needed."""
-    parts = [entry["label"]] if entry.get("label") else []
-    found = [effect["detectable"] for effect in entry.get("endpoints", {}).values()]
-    needed = entry.get("needed") if entry.get("verdict") == "inconclusive" else None
-    if needed:
-        escape, track = (needed[key] or "very many" for key in ("escape", "track"))
-        parts.append(
-            f"needs {escape} seeds to show R = {needed['recovery']:g}, {track} to show tracking"
-        )
-    elif entry.get("verdict") in ("tracks", "inconclusive") and found and None not in found:
-        parts.append(f"smallest recovery these seeds detect: {max(found):.2f}")
+    parts = [arm.label] if arm.label else []
+    found = [effect.detectable for effect in arm.endpoints.values()]
+    known = [value for value in found if value is not None]
+    if arm.needed and arm.verdict == "inconclusive":
+        escape, track = (seeds or "very many" for seeds in (arm.needed.escape, arm.needed.track))
+        recovery = arm.needed.recovery
+        parts.append(f"needs {escape} seeds to show R = {recovery:g}, {track} to show tracking")
+    elif arm.verdict in ("tracks", "inconclusive") and known and len(known) == len(found):
+        parts.append(f"smallest recovery these seeds detect: {max(known):.2f}")
     return " · ".join(parts)
 
 
-def _effect_cell(effect: Json | None) -> dict[str, Any]:
-    if effect is None or effect["recovery"] is None:
-        return {"text": "–", "sort": "", "range": ""}
-    value = effect["recovery"]
-    return {"text": number(value), "sort": f"{value:.9g}", "range": interval(effect)}
+def _effect_cell(effect: Effect | None) -> dict[str, str]:
+    if effect is None or effect.recovery is None:
+        return _cell(None, 2)
+    return _cell(effect.recovery, 2) | {"range": interval(effect)}
 
 
-def _robustness_cell(found: Json | None) -> dict[str, str]:
+def _robustness_cell(found: Robustness | None) -> dict[str, str]:
     """Return how many of the other tests agree with the verdict, and which do not."""
-    said = {name: found[name] for name in METHODS if found[name]} if found else {}
-    if not said:
-        return {"text": "–", "sort": "", "range": ""}
-    against = [METHODS[name] for name, answer in said.items() if not answer["agrees"]]
-    agree = len(said) - len(against)
+    if found is None:
+        return _cell(None, 0)
+    against = [METHODS[name] for name, answer in found.answers.items() if not answer.agrees]
+    asked = len(found.answers)
     return {
-        "text": f"{agree} of {len(said)}",
-        "sort": str(agree),
+        "text": f"{asked - len(against)} of {asked}",
+        "sort": str(asked - len(against)),
         "range": f"not by {', '.join(against)}" if against else "",
     }
 
 
-def _equivalent_cell(entry: Json) -> dict[str, str]:
+def _equivalent_cell(found: Equivalent | None) -> dict[str, str]:
     """Return the Deep Ensemble equivalent with its interval."""
-    found = entry.get("equivalent")
     if found is None:
-        return {"text": "–", "sort": "", "range": ""}
-    beyond = f"> {found['largest']}"
+        return _cell(None, 1)
     text, low, high = (
-        beyond if found[key] is None else number(found[key], 1)
-        for key in ("members", "low", "high")
+        f"> {found.largest}" if value is None else number(value, 1)
+        for value in (found.members, found.low, found.high)
     )
-    value = found["largest"] + 1 if found["members"] is None else found["members"]
+    value = found.largest + 1 if found.members is None else found.members
     return {"text": text, "sort": f"{value:.9g}", "range": f"[{low}, {high}]"}
 
 
@@ -148,7 +141,7 @@ def _cell(value: Any, digits: int) -> dict[str, str]:
     return {"text": number(value, digits), "sort": f"{value:.9g}", "range": ""}
 
 
-def _differences(specs: Mapping[str, Json], arm: str) -> str:
+def _differences(specs: Mapping[str, Mapping[str, Any]], arm: str) -> str:
     """Return what tells an arm's spec from most others that have the same parameters, as text."""
     own = {key: value for key, value in specs[arm].items() if value is not None}
     apart = {
@@ -166,7 +159,7 @@ def plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def excluded(scene: Scene) -> list[Json]:
+def excluded(scene: Scene) -> list[dict[str, Any]]:
     """Return how many trials did not complete, by stage, arm, status and reason."""
     labels = dict(scene.arms.select("arm", "label").iter_rows())
     keys = ["stage", "arm", "status", "reason"]
@@ -192,22 +185,23 @@ def excluded_note(scene: Scene) -> str:
     )
 
 
-def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:
+def provenance(run: Run, verdict: Verdict, now: datetime) -> list[tuple[str, str]]:
     """Return where everything on the page came from, as names and values."""
     trials = run.trials
-    plan = verdict["plan"] or {}
+    plan = verdict.plan
     if run.given:
         return _given(run, plan, now)
     seconds = trials["seconds"].fill_nan(None).sum()
     versions = [json.loads(text) for text in trials["versions"].unique().sort()]
-    changed = f"; its content now gives {plan.get('content_hash')}"
-    same = plan.get("content_hash") in (plan.get("hash"), None)
+    now_gives = ""
+    if plan and plan.content_hash != plan.hash:
+        now_gives = f"; its content now gives {plan.content_hash}"
     return [
         ("Report made", now.isoformat(timespec="seconds")),
         ("Run folder", run.folder.name),
         ("Command", command_of(run.folder) or "unknown"),
-        ("Plan", f"{plan.get('hash', 'none')}{'' if same else changed}"),
-        ("Declared", str(plan.get("declared") or "–")),
+        ("Plan", f"{plan.hash if plan else 'none'}{now_gives}"),
+        ("Declared", (plan and plan.declared) or "–"),
         ("Code", several(trials["commit"].to_list())),
         ("Data", several(trials["data"].to_list())),
         ("Seeds", f"{trials['seed'].n_unique()} roots of {len(trials)} trials"),
@@ -222,13 +216,13 @@ def provenance(run: Run, verdict: Json, now: datetime) -> list[tuple[str, str]]:
     ]
 
 
-def _given(run: Run, plan: Json, now: datetime) -> list[tuple[str, str]]:
+def _given(run: Run, plan: Plan | None, now: datetime) -> list[tuple[str, str]]:
     """Return what is known of predictions alone."""
     trials = run.trials
     return [
         ("Report made", now.isoformat(timespec="seconds")),
-        ("Predictions", str((run.plan or {}).get("study"))),
-        ("Protocol", str(plan.get("hash", "none declared"))),
+        ("Predictions", str(run.plan and run.plan.study)),
+        ("Protocol", plan.hash if plan else "none declared"),
         ("Runs", f"{len(trials)} on {trials['seed'].n_unique()} seeds"),
         ("Judged with", _judged_with()),
     ]

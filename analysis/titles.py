@@ -1,9 +1,6 @@
-"""What methods and arms are called where people read them."""
+"""What methods are called where people read them."""
 
-from collections.abc import Iterable
-from typing import Any, Final
-
-Json = dict[str, Any]
+from typing import Final
 
 TITLES: Final = {
     "batch_ensemble": "BatchEnsemble",
@@ -31,16 +28,3 @@ def title(method: str) -> str:
     key = method.rpartition(".")[2] if dotted else method
     words = key.replace("_", " ")
     return TITLES.get(key, words[:1].upper() + words[1:])
-
-
-def several(arms: Iterable[Json]) -> bool:
-    """Tell whether candidates of several methods are judged, so that each is called by its own."""
-    return len({arm["method"] for arm in arms if arm["role"] == "candidate"}) > 1
-
-
-def name(arm: Json, whose: bool) -> str:
-    """Return what to call an arm; ``whose``: with its method before a name of its own."""
-    if arm["name"] is None:
-        return f"{title(arm['method'])} {arm['configuration'][:6]}"
-    whose = whose and arm["name"] != arm["method"]  # Predictions without a study have no methods.
-    return f"{title(arm['method'])}: {arm['name']}" if whose else str(arm["name"])

@@ -5,21 +5,33 @@ something is undefined, never NaN.
 """
 
 import json
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from math import isfinite
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 P = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+Number = Annotated[
+    float | None, BeforeValidator(lambda v: v if v is not None and isfinite(v) else None)
+]
+"""Null where it is undefined or not finite."""
 Kind = Literal["escapes", "tracks", "worse", "inconclusive"]
+Role = Literal["candidate", "comparison", "positive_control", "negative_control"]
+Budget = Literal["train", "infer"]
+AnchorRole = Literal["single", "deep_ensemble"]
 Global = Literal["some configuration escapes", "all tested track a single model", "inconclusive"]
+SOME_ESCAPES: Final = "some configuration escapes"
+ALL_TRACK: Final = "all tested track a single model"
+INCONCLUSIVE: Final = "inconclusive"
 
 
 class Record(BaseModel):
-    """A JSON object in which every key is present and no other is."""
+    """A JSON object in which every key is present and no other is; it never changes."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
 
@@ -29,7 +41,7 @@ class Plan(Record):
     study: str | None
     declared: str | None
     """When."""
-    tuning: dict[str, dict[str, int]] | None
+    tuning: Mapping[str, Mapping[str, int]] | None
     """Planned search trials by method."""
     hash: str
     """Digest of study, protocol and arms as declared."""
@@ -44,11 +56,11 @@ class Protocol(Record):
     """Margin in units of recovery."""
     alpha: float
     """One-sided level of every test."""
-    endpoints: list[str]
+    endpoints: tuple[str, ...]
     """Keys in order: an arm must pass all of them."""
     labels: dict[str, str]
     kinds: dict[str, Literal["performance", "diversity"]]
-    sensitivity: list[float]
+    sensitivity: tuple[float, ...]
     """Other margins."""
     level: float
     """Level of the interval that decides: 1 - 2 alpha."""
@@ -68,6 +80,11 @@ class Seeds(Record):
     planned: Count | None
     fewest: Count
     most: Count
+
+    @property
+    def span(self) -> str:
+        """Their number, or the least and the most, in words."""
+        return f"{self.most}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
 
 
 class Counts(Record):
@@ -90,7 +107,7 @@ class Anchor(Record):
     """One end of the scale: recovery 0 or 1."""
 
     arm: str
-    role: Literal["single", "deep_ensemble"]
+    role: AnchorRole
     members: Count
     seeds: Count
     failed: Count
@@ -105,9 +122,9 @@ class Gate(Record):
     """Whether arms are judged on it."""
     gap_shown: bool
     """Whether the runs that there are show a gap."""
-    gap: float | None
+    gap: Number
     """Mean loss of the single model less the Deep Ensemble's."""
-    ratio: float | None
+    ratio: Number
     """Gap over pooled SD over seeds."""
     p: P | None
     """Against gap <= 0."""
@@ -118,17 +135,19 @@ class Gate(Record):
 class Interval(Record):
     """An interval of recovery; null where it is unbounded."""
 
-    low: float | None
-    high: float | None
+    low: Number
+    high: Number
 
 
-class Effect(Interval):
+class Effect(Record):
     """One arm on one endpoint; ``low`` and ``high`` are the interval that decides (Fieller)."""
 
-    recovery: float | None
+    recovery: Number
     """(single - arm) / (single - Deep Ensemble): 0 is the single model, 1 the Deep Ensemble."""
-    low_wide: float | None
-    high_wide: float | None
+    low: Number
+    high: Number
+    low_wide: Number
+    high_wide: Number
     p_escape: P
     """Against R <= delta."""
     p_track: P
@@ -141,7 +160,7 @@ class Effect(Interval):
     deep_ensemble: float
     sd: float
     """Over seeds."""
-    detectable: float | None
+    detectable: Number
     """Least recovery found with power ``detectable_effect.power``, for this arm alone."""
 
 
@@ -160,10 +179,10 @@ class Needed(Record):
 class Equivalent(Record):
     """Deep Ensemble equivalent on calibrated NLL (Ashukha et al. 2020), over seeds."""
 
-    members: float | None
+    members: Number
     """Members of a Deep Ensemble that is as good; 1: no better than one; null: than the largest."""
-    low: float | None
-    high: float | None
+    low: Number
+    high: Number
     largest: Count
     """Largest size that was measured."""
 
@@ -180,17 +199,17 @@ class ByPermutation(Record):
     """What the permutation of labels says."""
 
     verdict: Kind
+    endpoints: dict[str, Tests]
     agrees: bool
     """With the primary test, before Holm."""
-    endpoints: dict[str, Tests]
 
 
 class ByInterval(Record):
     """What a bootstrap's intervals say."""
 
     verdict: Kind
-    agrees: bool
     endpoints: dict[str, Interval]
+    agrees: bool
 
 
 class Robustness(Record):
@@ -203,12 +222,18 @@ class Robustness(Record):
     crossed: ByInterval | None
     """Over seeds and examples."""
 
+    @property
+    def answers(self) -> dict[str, ByPermutation | ByInterval]:
+        """What each method that could be used says, by its key."""
+        methods = {"permutation": self.permutation, "bca": self.bca, "crossed": self.crossed}
+        return {name: answer for name, answer in methods.items() if answer is not None}
+
 
 class Arm(Record):
     """One configuration in one role."""
 
     arm: str
-    role: Literal["candidate", "comparison", "positive_control", "negative_control"]
+    role: Role
     method: str
     configuration: str
     name: str | None
@@ -227,11 +252,11 @@ class Arm(Record):
     """Sub-label of an inconclusive verdict."""
     detail: str | None
     p_escape: P
-    """The largest over endpoints; so are the next two, ``p_worse`` over those of performance."""
-    p_track: P
-    p_worse: P
+    """The largest over endpoints; so are ``p_track`` and ``p_worse``, this over performance."""
     p_holm: P | None
     """``p_escape``, adjusted within candidates or comparisons; null for controls."""
+    p_track: P
+    p_worse: P
     de_like: bool
     """Escapes, and every interval lies above ``protocol.de_like``."""
     weakest: str | None
@@ -267,8 +292,8 @@ class Margin(Record):
 
     delta: float
     verdict: Global
-    escapes: list[str]
-    tracks: list[str]
+    escapes: tuple[str, ...]
+    tracks: tuple[str, ...]
 
 
 class Agreement(Record):
@@ -279,21 +304,21 @@ class Agreement(Record):
     """Of each bootstrap."""
     seed: Count
     """Root of all draws."""
-    disagreements: list[str]
+    disagreements: tuple[str, ...]
 
 
 class Amount(Record):
     """A cost, and how often it is the single model's."""
 
-    value: float | None
-    multiple: float | None
+    value: Number
+    multiple: Number
 
 
 class Cost(Record):
     """What an arm cost; FLOPs are of matrix products and convolutions, for all members."""
 
     arm: str
-    epochs: float | None
+    epochs: Number
     examples: int | None
     """For training, per epoch."""
     parameters: Amount
@@ -313,28 +338,28 @@ class EpochMatched(Record):
 
     arm: str
     matched: bool
-    differences: list[str]
+    differences: tuple[str, ...]
 
 
 class ComputeMatched(Record):
     """An arm beside the Deep Ensemble that its compute would buy; null with one seed."""
 
     arm: str
-    kind: Literal["train", "infer"]
+    kind: Budget
     members: float
     """Of equal compute."""
     compared: float
     """The same within 1 and the pool's size."""
     note: str | None
     """Why both differ."""
-    cll: float | None
-    deep_ensemble: float | None
-    difference: float | None
+    cll: Number = None
+    deep_ensemble: Number = None
+    difference: Number = None
     """Calibrated NLL, arm - Deep Ensemble: below 0 the arm is better."""
-    low: float | None
-    high: float | None
+    low: Number = None
+    high: Number = None
     """Welch's interval over seeds, at ``level``."""
-    finding: Literal["better", "worse", "open"] | None
+    finding: Literal["better", "worse", "open"] | None = None
 
 
 class Tuning(Record):
@@ -350,15 +375,15 @@ class Tuning(Record):
 class Fairness(Record):
     """The terms on which the arms were compared; none of it feeds the verdict."""
 
-    costs: list[Cost]
-    epoch_matched: list[EpochMatched]
-    compute_matched: list[ComputeMatched]
+    costs: tuple[Cost, ...]
+    epoch_matched: tuple[EpochMatched, ...]
+    compute_matched: tuple[ComputeMatched, ...]
     level: float
-    tuning: list[Tuning]
+    tuning: tuple[Tuning, ...]
     equal: bool | None
     """Whether tuning and anchors were on equal terms; null where no tuning is known."""
-    notes: list[str]
-    warnings: list[str]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     """Violations."""
 
 
@@ -368,16 +393,16 @@ class Detectable(Record):
     power: P
     alpha: P
     """Bonferroni's bound on Holm's level."""
-    endpoints: dict[str, float | None]
+    endpoints: dict[str, Number]
     """Median over the candidates."""
-    worst: float | None
+    worst: Number
 
 
 class Mean(Record):
     """One metric of one arm over seeds."""
 
     mean: float
-    sd: float | None
+    sd: Number
     n: Count
 
 
@@ -390,26 +415,30 @@ class Verdict(Record):
     verdict: Global
     withheld: bool
     """A control misbehaved: nothing is claimed of any arm."""
-    reasons: list[str]
+    reasons: tuple[str, ...]
     """Why it is inconclusive, or what limits it."""
     exploratory: bool
-    exploratory_reasons: list[str]
+    exploratory_reasons: tuple[str, ...]
     plan: Plan | None
     protocol: Protocol
     seeds: Seeds
     counts: Counts
-    anchors: list[Anchor]
-    gates: list[Gate]
-    arms: list[Arm]
+    anchors: tuple[Anchor, ...]
+    gates: tuple[Gate, ...]
+    arms: tuple[Arm, ...]
     """Candidates (largest weakest recovery first), comparisons, controls."""
     controls: Controls
-    sensitivity: list[Margin]
     robustness: Agreement
+    sensitivity: tuple[Margin, ...]
     detectable_effect: Detectable
-    fairness: Fairness | None
-    measures: dict[str, dict[str, Mean]]
+    fairness: Fairness | None = None
+    """Added by the report to what is judged; so is ``measures``."""
+    measures: dict[str, dict[str, Mean]] = {}
     """Arm -> metric (``analysis.columns``) -> what it was; descriptive, nothing here is tested."""
-    """Added by the report to what is judged."""
+
+    def by_arm(self) -> dict[str, Arm]:
+        """Return the judged arms by key."""
+        return {arm.arm: arm for arm in self.arms}
 
 
 if __name__ == "__main__":

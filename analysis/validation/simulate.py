@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis import wording
-from analysis.cases import Study, case_of, gates_of
+from analysis.cases import PlacedArm, Study
 from analysis.protocol import ENDPOINTS, Protocol
-from analysis.rules import conclude, controls_of, decide_all
+from analysis.rules import decide
 from analysis.stats import FloatArray
+from analysis.verdict import ALL_TRACK, SOME_ESCAPES, Role
 
 Errors = Literal["normal", "t3", "lognormal"]
 Outcome = dict[str, float]
@@ -191,7 +191,8 @@ def draw_study(
     if design.negative is not None:
         losses["positive_control"] = design.deep.draw(rng, design.seeds)
         losses["negative_control"] = design.negative.draw(rng, design.seeds)
-    roles = {name: name for name in losses if name.endswith("control")}
+    controls: tuple[Role, Role] = ("positive_control", "negative_control")
+    roles: dict[str, Role] = {name: name for name in controls if name in losses}
     lost: Counter[str] = Counter()
     for i, own in enumerate(candidates):
         name = f"candidate{i}"
@@ -200,11 +201,10 @@ def draw_study(
         losses[name] = own if gone is None else own[~gone]
         if gone is not None and gone.any():
             lost[name] = int(gone.sum())
-    arms = [
-        {"arm": a, "role": role, "members": MEMBERS}
-        | {"reference": DEEP, "reference_members": MEMBERS}
-        for a, role in roles.items()
-    ]
+    arms = tuple(
+        PlacedArm(role, name, name, name, MEMBERS, arm=name, beside=MEMBERS)
+        for name, role in roles.items()
+    )
     columns = {
         (name, key): own[:, column]
         for name, own in losses.items()
@@ -212,7 +212,8 @@ def draw_study(
     }
     protocol = Protocol(endpoints=tuple(ENDPOINTS[key] for key in design.endpoints))
     counts = {name: len(own) for name, own in losses.items()}
-    return Study(protocol, arms, columns, counts, {"single", "deep_ensemble"}, lost)
+    anchors = frozenset(["single", "deep_ensemble"])
+    return Study(protocol, arms, columns, counts, anchors, lost)
 
 
 def judged(study: Study) -> Outcome:
@@ -222,17 +223,14 @@ def judged(study: Study) -> Outcome:
     ``some_escape`` and ``all_track`` are the global verdicts, which controls may withhold.
     ``assessed``: the gate of every endpoint opened; ``escapes_if_assessed`` is NaN where not.
     """
-    gates = {(g["members"], g["endpoint"]): g for g in gates_of(study)}
-    cases = [case_of(study, arm, gates) for arm in study.arms]
-    decisions = decide_all(cases, study.protocol)
-    verdict, _ = conclude(cases, decisions, controls_of(cases, decisions))
-    own = [decisions[c.arm["arm"]].verdict for c in cases if c.arm["role"] == "candidate"]
-    assessed = all(gate["open"] for gate in gates.values())
+    decided = decide(study)
+    own = [decision.verdict for decision in decided.candidates.values()]
+    assessed = all(gate.reason is None for gate in decided.gates.values())
     escapes = "escapes" in own
     found = {f"first_{kind}": own[0] == kind for kind in ("escapes", "tracks", "worse")}
     found |= {"any_escapes": escapes, "all_tracks": {*own} == {"tracks"}}
-    found |= {"some_escape": verdict == wording.SOME_ESCAPES}
-    found |= {"all_track": verdict == wording.ALL_TRACK, "assessed": assessed}
+    found |= {"some_escape": decided.verdict == SOME_ESCAPES}
+    found |= {"all_track": decided.verdict == ALL_TRACK, "assessed": assessed}
     return {
         **{name: float(happened) for name, happened in found.items()},
         "escapes_if_assessed": float(escapes) if assessed else float("nan"),

@@ -41,23 +41,23 @@ def test_between_two_sizes_it_is_linear_and_beyond_the_largest_open(
 
     assert found is not None
     expected = members if members is None else pytest.approx(members)
-    assert [found[key] for key in ("members", "low", "high")] == [expected] * 3
-    assert found["largest"] == 4
+    assert [found.members, found.low, found.high] == [expected] * 3
+    assert found.largest == 4
 
 
 def test_the_interval_covers_seeds_of_arm_and_curve() -> None:
     found = Equivalents(measured([0.45, 0.5, 0.55, 0.5], noise=0.05)).of("x", 0.9)
 
     assert found is not None
-    assert 1.2 < found["low"] < found["members"] < found["high"] < 3.5
+    assert 1.2 < found.low < found.members < found.high < 3.5
 
 
 def test_an_interval_may_reach_beyond_the_largest() -> None:
     found = Equivalents(measured([0.2, 0.3, 0.24, 0.3])).of("x", 0.9)
 
     assert found is not None
-    assert found["members"] is not None
-    assert found["high"] is None
+    assert found.members is not None
+    assert found.high is None
 
 
 def test_a_pool_that_is_smaller_than_the_others_does_not_count() -> None:

@@ -153,12 +153,12 @@ def test_every_colour_of_the_look_has_a_value_in_light_and_dark() -> None:
 def test_csv_holds_the_verdict_unrounded(own: Judged, place: Path) -> None:
     rows = {row["arm"]: row for row in csv.DictReader(io.StringIO((place / "configurations.csv").read_text()))}  # fmt: skip
     assert len(rows) == 8  # 5 judged, single, Deep Ensembles of 2 and 4
-    for arm in own.verdict["arms"]:
-        row = rows[arm["arm"]]
-        assert row["verdict"] == arm["verdict"]
-        for key, effect in arm["endpoints"].items():
-            assert float(row[f"{key}_recovery"]) == effect["recovery"]
-        assert float(row["nll_mean"]) == own.verdict["measures"][arm["arm"]]["nll"]["mean"]
+    for arm in own.verdict.arms:
+        row = rows[arm.arm]
+        assert row["verdict"] == arm.verdict
+        for key, effect in arm.endpoints.items():
+            assert float(row[f"{key}_recovery"]) == effect.recovery
+        assert float(row["nll_mean"]) == own.verdict.measures[arm.arm]["nll"].mean
         assert float(row["train_flops_multiple"]) > 0
     measures = list(csv.DictReader(io.StringIO((place / "measures.csv").read_text())))
     assert {row["arm"] for row in measures} == set(rows)

@@ -13,7 +13,7 @@ from analysis.costs import COSTS, costs, multiples
 from analysis.fairness import against, fairness
 from analysis.load import Run
 from analysis.measure import Measures
-from analysis.verdict import Fairness
+from analysis.verdict import Fairness, Tuning
 
 CURVE = pl.DataFrame(
     {
@@ -37,8 +37,8 @@ def changed(run: Run, arm: str, **sections: dict[str, Any]) -> Run:
     return replace(run, trials=run.trials.with_columns(spec=pl.Series(specs)))
 
 
-def entry(found: dict[str, Any], part: str, arm: str) -> dict[str, Any]:
-    (one,) = [row for row in found[part] if row["arm"] == arm]
+def entry(found: Fairness, part: str, arm: str) -> Any:
+    (one,) = [row for row in getattr(found, part) if row.arm == arm]
     return one
 
 
@@ -53,8 +53,9 @@ def with_search(run: Run, counts: dict[str, tuple[int, int]], planned: dict[str,
                 stage=pl.lit("search"), method=pl.lit(method), status=pl.lit(status)
             )
             rows += [one] * number
+    assert run.plan is not None
     tuning = {method: {"trials": trials} for method, trials in planned.items()}
-    return replace(run, trials=pl.concat(rows), plan=(run.plan or {}) | {"tuning": tuning})
+    return replace(run, trials=pl.concat(rows), plan=replace(run.plan, tuning=tuning))
 
 
 # --- cost
@@ -90,8 +91,8 @@ def test_total_compute_is_flops_times_epochs_times_examples(run: Run, measures: 
 
     found = fairness(replace(known, trials=more), measures)
 
-    total = entry(found, "costs", "single")["total_train_flops"]
-    assert total == {"value": 54_000 * 20 * 300, "multiple": 1.0}
+    total = entry(found, "costs", "single").total_train_flops
+    assert (total.value, total.multiple) == (54_000 * 20 * 300, 1.0)
 
 
 def test_without_a_number_of_examples_the_multiple_is_known_and_the_total_is_not(
@@ -103,8 +104,8 @@ def test_without_a_number_of_examples_the_multiple_is_known_and_the_total_is_not
 
     found = fairness(replace(run, trials=more), measures)
 
-    total = entry(found, "costs", "negative_control")["total_train_flops"]
-    assert total == {"value": None, "multiple": pytest.approx(4 * 50 / 20)}
+    total = entry(found, "costs", "negative_control").total_train_flops
+    assert (total.value, total.multiple) == (None, pytest.approx(4 * 50 / 20))
 
 
 def test_no_multiple_without_a_single_model(run: Run, measures: Measures) -> None:
@@ -112,19 +113,19 @@ def test_no_multiple_without_a_single_model(run: Run, measures: Measures) -> Non
 
     found = fairness(run, others)
 
-    assert {row["parameters"]["multiple"] for row in found["costs"]} == {None}
-    assert found["epoch_matched"] == []
+    assert {row.parameters.multiple for row in found.costs} == {None}
+    assert found.epoch_matched == ()
 
 
 # --- epoch-matched
 
 
 def test_arms_trained_alike_are_matched(run: Run, measures: Measures) -> None:
-    found = fairness(run, measures)["epoch_matched"]
+    found = fairness(run, measures).epoch_matched
 
-    assert {row["arm"] for row in found} >= {"negative_control", "positive_control"}
-    assert not {"single", "deep_ensemble-4"} & {row["arm"] for row in found}
-    assert all(row["matched"] and row["differences"] == [] for row in found)
+    assert {row.arm for row in found} >= {"negative_control", "positive_control"}
+    assert not {"single", "deep_ensemble-4"} & {row.arm for row in found}
+    assert all(row.matched and row.differences == () for row in found)
 
 
 def test_other_epochs_batches_and_shares_are_named(run: Run, measures: Measures) -> None:
@@ -137,42 +138,42 @@ def test_other_epochs_batches_and_shares_are_named(run: Run, measures: Measures)
     found = fairness(replace(odd, trials=more), measures)
 
     control = entry(found, "epoch_matched", "negative_control")
-    assert control["matched"] is False
-    assert control["differences"] == [
+    assert control.matched is False
+    assert control.differences == (
         "50 epochs, the single model 20",
         "batches of 64, the single model 32",
         "each member sees 1/4 of every batch, the single model all",
-    ]
+    )
 
 
 def test_repeated_examples_are_no_match(run: Run, measures: Measures) -> None:
     odd = changed(run, "negative_control", params={"batch_repetition": 4})
     control = entry(fairness(odd, measures), "epoch_matched", "negative_control")
     said = "each member sees 4 times all of every batch, the single model all"
-    assert control["differences"] == [said]
+    assert control.differences == (said,)
 
 
 # --- compute-matched
 
 
 def test_between_whole_numbers_each_replicate_is_interpolated() -> None:
-    found = against(np.array([0.40, 0.42]), CURVE, 1.5, 0.95)
+    found = against("x", "train", np.array([0.40, 0.42]), CURVE, 1.5, 0.95)
 
     # Deep Ensemble of 1.5: (.5 + .4) / 2 = .45 and (.6 + .42) / 2 = .51
-    assert found["deep_ensemble"] == pytest.approx(0.48)
-    assert found["difference"] == pytest.approx(0.41 - 0.48)
+    assert found.deep_ensemble == pytest.approx(0.48)
+    assert found.difference == pytest.approx(0.41 - 0.48)
     welch = stats.ttest_ind([0.40, 0.42], [0.45, 0.51], equal_var=False)
     low, high = welch.confidence_interval(0.95)
-    assert (found["low"], found["high"]) == pytest.approx((low, high))
-    assert found["finding"] == "open"
-    assert (found["compared"], found["note"]) == (1.5, None)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.finding == "open"
+    assert (found.compared, found.note) == (1.5, None)
 
 
 @pytest.mark.parametrize(
     ("losses", "finding"), [([0.10, 0.11, 0.10], "better"), ([0.90, 0.91, 0.92], "worse")]
 )
 def test_an_interval_beside_zero_is_a_finding(losses: list[float], finding: str) -> None:
-    assert against(np.array(losses), CURVE, 3, 0.95)["finding"] == finding
+    assert against("x", "train", np.array(losses), CURVE, 3, 0.95).finding == finding
 
 
 @pytest.mark.parametrize(
@@ -180,39 +181,39 @@ def test_an_interval_beside_zero_is_a_finding(losses: list[float], finding: str)
     [(4.2, 3.0, "more than the pool of 3 members"), (0.5, 1.0, "less than one single model")],
 )
 def test_nothing_is_extrapolated(members: float, compared: float, note: str) -> None:
-    found = against(np.array([0.4, 0.5]), CURVE, members, 0.95)
+    found = against("x", "train", np.array([0.4, 0.5]), CURVE, members, 0.95)
 
-    assert found["compared"] == compared
-    assert note in found["note"]
-    assert found["deep_ensemble"] == pytest.approx({3.0: 0.37, 1.0: 0.55}[compared])
+    assert found.compared == compared
+    assert note in found.note
+    assert found.deep_ensemble == pytest.approx({3.0: 0.37, 1.0: 0.55}[compared])
 
 
 def test_rounding_is_no_extrapolation() -> None:
-    assert against(np.array([0.4, 0.5]), CURVE, 3 + 1e-12, 0.95)["note"] is None
+    assert against("x", "train", np.array([0.4, 0.5]), CURVE, 3 + 1e-12, 0.95).note is None
 
 
 def test_equal_seeds_have_no_width() -> None:
     flat = CURVE.with_columns(cll=0.5)
 
-    found = against(np.array([0.4, 0.4]), flat, 2, 0.95)
+    found = against("x", "train", np.array([0.4, 0.4]), flat, 2, 0.95)
 
-    assert found["low"] == found["high"] == pytest.approx(-0.1)
+    assert found.low == found.high == pytest.approx(-0.1)
 
 
 def test_one_seed_is_no_comparison() -> None:
-    assert against(np.array([0.4]), CURVE, 2, 0.95)["finding"] is None
-    assert against(np.array([0.4, 0.5]), CURVE[:3], 2, 0.95)["finding"] is None
+    assert against("x", "train", np.array([0.4]), CURVE, 2, 0.95).finding is None
+    assert against("x", "train", np.array([0.4, 0.5]), CURVE[:3], 2, 0.95).finding is None
 
 
 def test_at_whole_numbers_the_curve_is_the_anchor_itself(run: Run, measures: Measures) -> None:
     found = fairness(run, measures)
 
     anchor = measures.replicates.filter(pl.col("arm") == "deep_ensemble-4")["cll"]
-    kinds = [row for row in found["compute_matched"] if row["arm"] == "positive_control"]
-    assert [row["kind"] for row in kinds] == ["train", "infer"]
+    kinds = [row for row in found.compute_matched if row.arm == "positive_control"]
+    assert [row.kind for row in kinds] == ["train", "infer"]
     for row in kinds:
-        assert row["members"] == row["compared"] == 4
-        assert row["deep_ensemble"] == pytest.approx(anchor.to_numpy().mean())
+        assert row.members == row.compared == 4
+        assert row.deep_ensemble == pytest.approx(anchor.to_numpy().mean())
 
 
 # --- tuning
@@ -223,16 +224,15 @@ EQUAL = {"single": (20, 0), "batchensemble": (18, 2)}
 def test_equal_budgets_are_equal(run: Run, measures: Measures) -> None:
     found = fairness(with_search(run, EQUAL, dict.fromkeys(EQUAL, 20)), measures)
 
-    assert found["warnings"] == []
-    assert found["equal"] is True
-    assert found["tuning"][0] == {
-        **{"method": "batchensemble", "planned": 20, "done": 20, "complete": 18},
-        "tuned": True,
-    }
-    assert found["notes"] == [
+    assert found.warnings == ()
+    assert found.equal is True
+    assert found.tuning[0] == Tuning(
+        method="batchensemble", planned=20, done=20, complete=18, tuned=True
+    )
+    assert found.notes == (
         "mc_dropout was not tuned: one configuration was given.",
         "The deep ensemble was not tuned: its members are the tuned single model.",
-    ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -254,15 +254,15 @@ def test_unequal_budgets_are_violations(
 ) -> None:
     found = fairness(with_search(run, counts, planned), measures)
 
-    assert found["equal"] is False
-    assert len(found["warnings"]) == 1
-    assert line in found["warnings"][0]
+    assert found.equal is False
+    assert len(found.warnings) == 1
+    assert line in found.warnings[0]
 
 
 def test_a_deep_ensemble_of_other_networks_is_a_violation(run: Run, measures: Measures) -> None:
     odd = changed(run, "deep_ensemble", training={"lr": 0.2}, backbone={"width": 32})
 
-    warnings = fairness(odd, measures)["warnings"]
+    warnings = fairness(odd, measures).warnings
 
     assert [line for line in warnings if "backbone and training differ" in line]
 
@@ -272,7 +272,7 @@ def test_other_data_is_a_violation(run: Run, measures: Measures) -> None:
 
     found = fairness(replace(run, trials=run.trials.with_columns(data=other)), measures)
 
-    assert "confirmed trials were run on 2 different data sets" in found["warnings"]
+    assert "confirmed trials were run on 2 different data sets" in found.warnings
 
 
 def test_where_nothing_is_known_nothing_is_claimed(run: Run, measures: Measures) -> None:
@@ -284,14 +284,8 @@ def test_where_nothing_is_known_nothing_is_claimed(run: Run, measures: Measures)
 
     found = fairness(replace(run, trials=bare, plan=None), measures)
 
-    assert found["equal"] is None
-    assert found["warnings"] == found["tuning"] == found["epoch_matched"] == []
-    assert found["compute_matched"] == []
-    assert {row["train_flops"]["multiple"] for row in found["costs"]} == {None}
-    assert "cannot be checked" in found["notes"][0]
-
-
-def test_the_dict_is_json_of_the_declared_format(run: Run, measures: Measures) -> None:
-    text = json.dumps(fairness(run, measures), allow_nan=False)
-
-    assert Fairness.model_validate_json(text).equal is not None
+    assert found.equal is None
+    assert found.warnings == found.tuning == found.epoch_matched == ()
+    assert found.compute_matched == ()
+    assert {row.train_flops.multiple for row in found.costs} == {None}
+    assert "cannot be checked" in found.notes[0]

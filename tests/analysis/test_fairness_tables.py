@@ -11,15 +11,20 @@ from analysis.load import Run
 from analysis.measure import Measures
 from analysis.scene import Scene
 from analysis.summarise import scene as scene_of
+from analysis.verdict import ComputeMatched, Fairness, Verdict
+
+
+def with_fairness(verdict: Verdict, fair: Fairness, **changes: Any) -> Verdict:
+    return verdict.model_copy(update={"fairness": fair.model_copy(update=changes)})
 
 
 @pytest.fixture(scope="module")
-def verdict(run: Run, measures: Measures) -> dict[str, Any]:
-    return judge(measures, run.plan) | {"fairness": fairness(run, measures)}
+def verdict(run: Run, measures: Measures) -> Verdict:
+    return with_fairness(judge(measures, run.plan), fairness(run, measures))
 
 
 @pytest.fixture(scope="module")
-def scene(run: Run, measures: Measures, verdict: dict[str, Any]) -> Scene:
+def scene(run: Run, measures: Measures, verdict: Verdict) -> Scene:
     return scene_of(run, measures, verdict)
 
 
@@ -38,8 +43,8 @@ def test_multiples() -> None:
     assert [times(v) for v in (None, 1.0, 4.472, 24.04)] == ["", "1×", "4.47×", "24.0×"]
 
 
-def test_tables_hold_every_arm_once(scene: Scene, verdict: dict[str, Any]) -> None:
-    page = tables(scene, verdict)
+def test_tables_hold_every_arm_once(scene: Scene, verdict: Verdict) -> None:
+    page: Any = tables(scene, verdict)
 
     assert page is not None
     every = scene.arms["arm"].to_list()
@@ -51,8 +56,8 @@ def test_tables_hold_every_arm_once(scene: Scene, verdict: dict[str, Any]) -> No
         assert {len(row["cells"]) for row in table["rows"]} == {len(table["columns"])}
 
 
-def test_the_single_model_is_once_itself(scene: Scene, verdict: dict[str, Any]) -> None:
-    page = tables(scene, verdict)
+def test_the_single_model_is_once_itself(scene: Scene, verdict: Verdict) -> None:
+    page: Any = tables(scene, verdict)
     assert page is not None
 
     (single,) = [row for row in page["costs"]["rows"] if row["arm"] == "single"]
@@ -60,30 +65,30 @@ def test_the_single_model_is_once_itself(scene: Scene, verdict: dict[str, Any]) 
     assert {cell["small"] for cell in single["cells"]} <= {"1×", ""}
 
 
-def test_arms_that_differ_are_listed_with_their_number(
-    scene: Scene, verdict: dict[str, Any]
-) -> None:
-    fair = verdict["fairness"]
-    odd = {"matched": False, "differences": ["50 epochs, the single model 20"]}
-    changed = [
-        entry | (odd if "control" in entry["arm"] else {}) for entry in fair["epoch_matched"]
-    ]
+def test_arms_that_differ_are_listed_with_their_number(scene: Scene, verdict: Verdict) -> None:
+    fair = verdict.fairness
+    assert fair is not None
+    odd = {"matched": False, "differences": ("50 epochs, the single model 20",)}
+    changed = tuple(
+        entry.model_copy(update=odd if "control" in entry.arm else {})
+        for entry in fair.epoch_matched
+    )
 
-    page = tables(scene, verdict | {"fairness": fair | {"epoch_matched": changed}})
+    page: Any = tables(scene, with_fairness(verdict, fair, epoch_matched=changed))
 
     assert page is not None
     assert page["epochs"]["odd"] == ["+, −: 50 epochs, the single model 20"]
     assert f"{len(changed) - 2} of {len(changed)} arms" in page["epochs"]["heading"]
 
 
-def test_epoch_matched_recovery_is_the_verdicts(scene: Scene, verdict: dict[str, Any]) -> None:
-    page = tables(scene, verdict)
+def test_epoch_matched_recovery_is_the_verdicts(scene: Scene, verdict: Verdict) -> None:
+    page: Any = tables(scene, verdict)
     assert page is not None
-    first = verdict["arms"][0]
+    first = verdict.arms[0]
 
-    (row,) = [row for row in page["epochs"]["rows"] if row["arm"] == first["arm"]]
+    (row,) = [row for row in page["epochs"]["rows"] if row["arm"] == first.arm]
 
-    recovery = first["endpoints"]["cll"]["recovery"]
+    recovery = first.endpoints["cll"].recovery
     assert row["cells"][1]["text"] == f"{recovery:.2f}".replace("-", "−")
 
 
@@ -103,19 +108,25 @@ def test_a_finding_at_the_pools_end_counts_only_a_fortiori(
 ) -> None:
     note = None if members == compared else "clipped"
 
-    entry = {"members": members, "compared": compared, "finding": finding, "note": note}
+    entry = ComputeMatched.model_validate(
+        {"arm": "x", "kind": "train", "members": members, "compared": compared}
+        | {"finding": finding, "note": note}
+    )
 
     assert _sound(entry) is sound
 
 
-def test_a_violation_is_a_banner(verdict: dict[str, Any]) -> None:
-    fair = verdict["fairness"]
+def test_a_violation_is_a_banner(verdict: Verdict) -> None:
+    fair = verdict.fairness
+    assert fair is not None
 
-    assert warning(fair | {"warnings": []}) is None
-    assert warning(fair | {"warnings": ["a", "b"]}) == "Not on equal terms: a; b."
+    assert warning(fair.model_copy(update={"warnings": ()})) is None
+    bad = fair.model_copy(update={"warnings": ("a", "b")})
+    assert warning(bad) == "Not on equal terms: a; b."
 
 
-def test_nothing_known_is_no_section(scene: Scene, verdict: dict[str, Any]) -> None:
-    fair = verdict["fairness"] | {"costs": [], "tuning": []}
+def test_nothing_known_is_no_section(scene: Scene, verdict: Verdict) -> None:
+    fair = verdict.fairness
+    assert fair is not None
 
-    assert tables(scene, verdict | {"fairness": fair}) is None
+    assert tables(scene, with_fairness(verdict, fair, costs=(), tuning=())) is None

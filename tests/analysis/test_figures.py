@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,11 +10,11 @@ import pytest
 from analysis import figures, summarise
 from analysis.drawer import details, names
 from analysis.hypotheses import judge
-from analysis.judged import finite
 from analysis.load import Run, load
 from analysis.measure import Measures, measure
 from analysis.scene import Figure, Scene
 from analysis.secondary import secondary
+from analysis.verdict import Verdict
 from tests.analysis.make_run import Data, make_run
 
 SMALL = Data(test=80, shift=20, ood=40, severities=2)
@@ -32,13 +31,12 @@ def measures(run: Run) -> Measures:
 
 
 @pytest.fixture(scope="module")
-def verdict(run: Run, measures: Measures) -> dict[str, Any]:
-    found: dict[str, Any] = finite(judge(measures, run.plan))
-    return found | {"measures": finite(secondary(measures))}
+def verdict(run: Run, measures: Measures) -> Verdict:
+    return judge(measures, run.plan).model_copy(update={"measures": secondary(measures)})
 
 
 @pytest.fixture(scope="module")
-def scene(run: Run, measures: Measures, verdict: dict[str, Any]) -> Scene:
+def scene(run: Run, measures: Measures, verdict: Verdict) -> Scene:
     return summarise.scene(run, measures, verdict)
 
 
@@ -77,13 +75,14 @@ def test_the_claim_on_detection_is_the_best_arms_mean(
 
 
 def test_a_growing_ensemble_is_drawn_with_every_arm_where_it_meets_it(
-    drawn: dict[str, Figure], scene: Scene, verdict: dict[str, Any]
+    drawn: dict[str, Figure], scene: Scene, verdict: Verdict
 ) -> None:
     found = {row["arm"]: row for row in rows(drawn["growth"]).iter_rows(named=True)}
     largest = scene.measures.curve["members"].to_numpy().max()
-    for arm in verdict["arms"]:
-        worth = arm["equivalent"]["members"]
-        row = found[arm["arm"]]
+    for arm in verdict.arms:
+        assert arm.equivalent is not None
+        worth = arm.equivalent.members
+        row = found[arm.arm]
         assert row["at"] == pytest.approx(largest if worth is None else worth, rel=1e-4)
         assert row["beyond"] == (worth is None)
 
@@ -102,7 +101,7 @@ def test_a_shift_is_drawn_as_difference_and_as_it_is(drawn: dict[str, Figure]) -
 
 
 def test_the_drawer_has_every_parameter_and_measure(
-    scene: Scene, run: Run, verdict: dict[str, Any]
+    scene: Scene, run: Run, verdict: Verdict
 ) -> None:
     found = details(scene, run, verdict)
     assert set(found) == set(scene.arms["arm"])
@@ -112,13 +111,13 @@ def test_the_drawer_has_every_parameter_and_measure(
     known = {
         name for name, said in zip(names(verdict), found[lead]["measures"], strict=True) if said
     }
-    assert known == set(verdict["measures"][lead])
+    assert known == set(verdict.measures[lead])
     trials = run.trials.filter(pl.col("configuration") == lead)["trial"].to_list()
     assert any(f"--replay {trial}" in text for trial in trials)
 
 
 def test_of_given_predictions_there_is_nothing_to_run_again(
-    scene: Scene, run: Run, verdict: dict[str, Any]
+    scene: Scene, run: Run, verdict: Verdict
 ) -> None:
     given = Run(Path(run.folder), run.trials, run.plan, given=True)
     assert all(not about["texts"] for about in details(scene, given, verdict).values())

@@ -13,7 +13,6 @@ from analysis import summarise
 from analysis.evidence import evidence_figure
 from analysis.geometry import geometry, landscape_figure, trajectory_figure
 from analysis.hypotheses import judge
-from analysis.judged import finite
 from analysis.load import Run, load
 from analysis.measure import measure
 from analysis.scene import Scene
@@ -49,7 +48,7 @@ def run(folder: Path) -> Run:
 
 def scene_of(run: Run) -> Scene:
     measures = measure(run)
-    return summarise.scene(run, measures, finite(judge(measures, run.plan)))
+    return summarise.scene(run, measures, judge(measures, run.plan))
 
 
 @pytest.fixture(scope="module")

@@ -196,9 +196,8 @@ def test_without_a_shift_set_two_endpoints_are_left(tmp_path: Path) -> None:
     run = load_predictions(make_predictions(tmp_path / "p", FOUR, seeds=2, data=DATA))
     verdict = judge(measure(run), run.plan)
 
-    assert verdict["protocol"]["endpoints"] == ["cll", "gain"]
-    assert run.plan is not None
-    assert run.plan["limits"] == ["no shift.parquet was given, so shifted NLL is no endpoint"]
+    assert verdict.protocol.endpoints == ("cll", "gain")
+    assert "no shift.parquet was given, so shifted NLL is no endpoint" in verdict.reasons
 
 
 def page_of(folder: Path, out: Path) -> tuple[dict[str, object], str, str]:

@@ -13,8 +13,9 @@ from scipy import stats
 from analysis.hypotheses import judge
 from analysis.load import load
 from analysis.measure import METRICS, UNDECLARED, Measures, measure
-from analysis.protocol import plan_hash
-from analysis.wording import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES
+from analysis.protocol import Plan, plan_of
+from analysis.verdict import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES
+from analysis.verdict import Arm as Judged
 from study.schema import StudyError
 from tests.analysis.make_run import (
     DEEP_ENSEMBLE,
@@ -26,6 +27,7 @@ from tests.analysis.make_run import (
     Data,
     make_run,
     plan,
+    plan_hash,
 )
 
 ENDPOINTS = ("cll", "shift_nll", "gain")
@@ -89,23 +91,26 @@ def measured(arms: Truth, **options: Any) -> Measures:
     )
 
 
-def declared(found: Measures, **changes: Any) -> dict[str, Any]:
-    """Return the plan that declares exactly what was measured."""
+def content(found: Measures, **changes: Any) -> dict[str, Any]:
+    """Return the JSON of the plan that declares exactly what was measured."""
     arms = found.replicates.unique("arm", maintain_order=True).to_dicts()
     keys = ("configuration", "role", "method", "name", "members")
-    content: dict[str, Any] = {
+    made: dict[str, Any] = {
         "study": "literal",
-        "protocol": PROTOCOL | {"seeds": changes.pop("seeds", 10)},
+        "protocol": PROTOCOL | {"seeds": 10},
         "arms": [{key: arm[key] for key in keys} for arm in arms],
+        "seeds": 10,
     }
-    content["seeds"] = content["protocol"]["seeds"]
-    content |= changes
-    return content | {"hash": plan_hash(content)}
+    return made | {"hash": plan_hash(made)} | changes
 
 
-def verdict_of(recovery: tuple[float, float, float], **options: Any) -> dict[str, Any]:
+def declared(found: Measures, **changes: Any) -> Plan:
+    return plan_of(content(found, **changes))
+
+
+def verdict_of(recovery: tuple[float, float, float], **options: Any) -> Judged:
     found = measured({"candidate1": recovery}, **options)
-    return judge(found, None)["arms"][0]
+    return judge(found, None).arms[0]
 
 
 @pytest.mark.parametrize(
@@ -131,55 +136,55 @@ def test_verdict_of_one_arm(
     recovery: tuple[float, float, float], verdict: str, label: str | None
 ) -> None:
     arm = verdict_of(recovery)
-    assert (arm["verdict"], arm["label"]) == (verdict, label)
+    assert (arm.verdict, arm.label) == (verdict, label)
     for key, expected in zip(ENDPOINTS, recovery, strict=True):
-        effect = arm["endpoints"][key]
-        assert effect["recovery"] == pytest.approx(expected, abs=1e-12)
-        assert effect["low_wide"] <= effect["low"] <= effect["recovery"] + 1e-12
-        assert effect["recovery"] <= effect["high"] + 1e-12 <= effect["high_wide"] + 2e-12
-    assert arm["weakest"] == ENDPOINTS[int(np.argmin(recovery))] or len(set(recovery)) < 3
-    assert (arm["detail"] is None) == (verdict != "inconclusive")
+        effect = arm.endpoints[key]
+        assert effect.recovery == pytest.approx(expected, abs=1e-12)
+        assert effect.low_wide <= effect.low <= effect.recovery + 1e-12
+        assert effect.recovery <= effect.high + 1e-12 <= effect.high_wide + 2e-12
+    assert arm.weakest == ENDPOINTS[int(np.argmin(recovery))] or len(set(recovery)) < 3
+    assert (arm.detail is None) == (verdict != "inconclusive")
 
 
 def test_one_effect_by_hand() -> None:
     """Recovery 1/2, SD 1/10, n = 10: T(1/4) = 1/4, Var = (9/16 + 1 + 1/16) / 1000."""
-    effect = verdict_of((0.5, 0.5, 0.5))["endpoints"]["cll"]
+    effect = verdict_of((0.5, 0.5, 0.5)).endpoints["cll"]
     parts = np.array([0.75**2, 1, 0.25**2]) * NOISE**2 / 10
     df = parts.sum() ** 2 / (parts**2 / 9).sum()
-    assert effect["p_escape"] == pytest.approx(stats.t.sf(0.25 / parts.sum() ** 0.5, df))
-    assert effect["single"] == pytest.approx(1)
-    assert effect["deep_ensemble"] == pytest.approx(0.9)
-    assert effect["mean"] == pytest.approx(0.95)
-    assert effect["sd"] == pytest.approx(0.01)
+    assert effect.p_escape == pytest.approx(stats.t.sf(0.25 / parts.sum() ** 0.5, df))
+    assert effect.single == pytest.approx(1)
+    assert effect.deep_ensemble == pytest.approx(0.9)
+    assert effect.mean == pytest.approx(0.95)
+    assert effect.sd == pytest.approx(0.01)
     quantiles = stats.t.ppf(0.95, df) + stats.t.ppf(0.8, df)
-    assert effect["detectable"] == pytest.approx(0.25 + quantiles * parts.sum() ** 0.5)
+    assert effect.detectable == pytest.approx(0.25 + quantiles * parts.sum() ** 0.5)
 
 
 def test_like_a_deep_ensemble_is_marked() -> None:
-    assert verdict_of((1.0, 1.0, 1.0))["de_like"] is True
-    assert verdict_of((0.7, 1.0, 1.0))["de_like"] is False
+    assert verdict_of((1.0, 1.0, 1.0)).de_like is True
+    assert verdict_of((0.7, 1.0, 1.0)).de_like is False
 
 
 def test_some_escape() -> None:
     found = judge(measured({"candidate1": (0.7, 0.8, 0.9), "candidate2": (0, 0, 0)}), None)
-    assert found["verdict"] == SOME_ESCAPES
-    assert found["counts"]["escapes"] == 1
-    assert found["counts"]["tracks"] == 1
-    assert "1 of 2 tested configurations escapes" in found["sentence"]
-    assert "candidate1, whose weakest is calibrated NLL with recovery 0.70" in found["sentence"]
+    assert found.verdict == SOME_ESCAPES
+    assert found.counts.escapes == 1
+    assert found.counts.tracks == 1
+    assert "1 of 2 tested configurations escapes" in found.sentence
+    assert "candidate1, whose weakest is calibrated NLL with recovery 0.70" in found.sentence
 
 
 def test_all_track() -> None:
     found = judge(measured({"candidate1": (0.05, 0, 0), "candidate2": (0, 0, 0.1)}), None)
-    assert found["verdict"] == ALL_TRACK
-    assert "All 2 tested configurations track a single model" in found["sentence"]
-    assert "not about every" in found["sentence"] or "what was searched" in found["sentence"]
+    assert found.verdict == ALL_TRACK
+    assert "All 2 tested configurations track a single model" in found.sentence
+    assert "not about every" in found.sentence or "what was searched" in found.sentence
 
 
 def test_one_open_arm_leaves_it_open() -> None:
     found = judge(measured({"candidate1": (0, 0, 0), "candidate2": (0, 0, 0.8)}), None)
-    assert found["verdict"] == INCONCLUSIVE
-    assert "none of 2 tested configurations escapes" in found["sentence"]
+    assert found.verdict == INCONCLUSIVE
+    assert "none of 2 tested configurations escapes" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -195,30 +200,30 @@ def test_a_control_that_misbehaves_withholds_the_verdict(
     control: str, recovery: Any, line: str, candidate: Any
 ) -> None:
     found = judge(measured({control: recovery, "candidate1": candidate}), None)
-    assert found["verdict"] == INCONCLUSIVE
-    assert found["reasons"][0].startswith(f"withheld: {line}")
-    assert found["controls"][control.removesuffix("_control")]["ok"] is False
-    assert line in found["sentence"]
+    assert found.verdict == INCONCLUSIVE
+    assert found.reasons[0].startswith(f"withheld: {line}")
+    assert getattr(found.controls, control.removesuffix("_control")).ok is False
+    assert line in found.sentence
 
 
 def test_the_negative_control_must_track_for_all_to_track() -> None:
     arms: Truth = {"negative_control": (0.25, 0, 0)}
     tracking = judge(measured(arms | {"candidate1": (0, 0, 0)}), None)
-    assert tracking["verdict"] == INCONCLUSIVE
-    assert any("negative control is not shown to track" in line for line in tracking["reasons"])
+    assert tracking.verdict == INCONCLUSIVE
+    assert any("negative control is not shown to track" in line for line in tracking.reasons)
     escaping = judge(measured(arms | {"candidate1": (0.8, 0.8, 0.8)}), None)
-    assert escaping["verdict"] == SOME_ESCAPES
+    assert escaping.verdict == SOME_ESCAPES
 
 
 @pytest.mark.parametrize("control", ["positive_control", "negative_control"])
 def test_a_missing_control_is_said(control: str) -> None:
     missing: Any = {control: None}
     found = judge(measured(missing | {"candidate1": (0, 0, 0)}), None)
-    assert found["verdict"] == INCONCLUSIVE
-    assert found["reasons"][-1] == f"no {control.replace('_', ' ')} was run"
+    assert found.verdict == INCONCLUSIVE
+    assert found.reasons[-1] == f"no {control.replace('_', ' ')} was run"
     escaping = judge(measured(missing | {"candidate1": (1, 1, 1)}), None)
-    assert escaping["verdict"] == SOME_ESCAPES
-    assert escaping["reasons"] == [f"no {control.replace('_', ' ')} was run"]
+    assert escaping.verdict == SOME_ESCAPES
+    assert escaping.reasons == (f"no {control.replace('_', ' ')} was run",)
 
 
 def test_holm_is_over_candidates_alone() -> None:
@@ -227,30 +232,30 @@ def test_holm_is_over_candidates_alone() -> None:
     many = alone | {f"candidate{i}": (0.0, 0.0, 0.0) for i in range(2, 9)}
     others = alone | {f"other{i}": (0.0, 0.0, 0.0) for i in range(2, 9)}
     first = {n: judge(measured(arms), None) for n, arms in enumerate((alone, many, others))}
-    arms = {n: next(a for a in f["arms"] if a["arm"] == "candidate1") for n, f in first.items()}
-    assert 0.05 / 8 < arms[0]["p_escape"] < 0.05
-    assert arms[0]["verdict"] == "escapes"
-    assert arms[1]["verdict"] == "inconclusive"
-    assert arms[1]["label"] == "not after Holm"
-    assert arms[1]["p_holm"] == pytest.approx(8 * arms[0]["p_escape"])
-    assert first[1]["verdict"] == INCONCLUSIVE
-    assert arms[2]["verdict"] == "escapes"
+    arms = {n: next(a for a in f.arms if a.arm == "candidate1") for n, f in first.items()}
+    assert 0.05 / 8 < arms[0].p_escape < 0.05
+    assert arms[0].verdict == "escapes"
+    assert arms[1].verdict == "inconclusive"
+    assert arms[1].label == "not after Holm"
+    assert arms[1].p_holm == pytest.approx(8 * arms[0].p_escape)
+    assert first[1].verdict == INCONCLUSIVE
+    assert arms[2].verdict == "escapes"
 
 
 def test_comparisons_do_not_decide() -> None:
     found = judge(measured({"candidate1": (0, 0, 0), "other1": (1, 1, 1)}), None)
-    assert found["verdict"] == ALL_TRACK
-    comparison = next(arm for arm in found["arms"] if arm["role"] == "comparison")
-    assert comparison["verdict"] == "escapes"
+    assert found.verdict == ALL_TRACK
+    comparison = next(arm for arm in found.arms if arm.role == "comparison")
+    assert comparison.verdict == "escapes"
 
 
 def test_the_margin_moves_the_verdicts() -> None:
     found = judge(measured({"candidate1": (0.3, 0.3, 0.3)}, noise=0.02), None)
-    table = {row["delta"]: row for row in found["sensitivity"]}
-    assert table[0.15]["escapes"] == ["candidate1"]
-    assert table[0.25]["verdict"] == found["verdict"] == SOME_ESCAPES
-    assert table[0.35]["tracks"] == ["candidate1"]
-    assert table[0.35]["verdict"] == ALL_TRACK
+    table = {row.delta: row for row in found.sensitivity}
+    assert table[0.15].escapes == ("candidate1",)
+    assert table[0.25].verdict == found.verdict == SOME_ESCAPES
+    assert table[0.35].tracks == ("candidate1",)
+    assert table[0.35].verdict == ALL_TRACK
 
 
 def exclude(found: Measures, arm: str, status: str = "diverged", reason: str = "nan") -> Measures:
@@ -261,10 +266,10 @@ def exclude(found: Measures, arm: str, status: str = "diverged", reason: str = "
 
 def test_a_failed_run_makes_its_arm_inconclusive() -> None:
     found = exclude(measured({"candidate1": (1, 1, 1), "candidate2": (0, 0, 0)}), "candidate1")
-    arm = next(a for a in judge(found, None)["arms"] if a["arm"] == "candidate1")
-    assert (arm["verdict"], arm["label"]) == ("inconclusive", "1 of 11 runs failed")
-    assert arm["failed"] == 1
-    assert arm["endpoints"]["cll"]["recovery"] == pytest.approx(1)
+    arm = next(a for a in judge(found, None).arms if a.arm == "candidate1")
+    assert (arm.verdict, arm.label) == ("inconclusive", "1 of 11 runs failed")
+    assert arm.failed == 1
+    assert arm.endpoints["cll"].recovery == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -272,11 +277,11 @@ def test_a_failed_run_makes_its_arm_inconclusive() -> None:
 )
 def test_a_failed_anchor_leaves_nothing_to_assess(anchor: str, arm: str) -> None:
     found = judge(exclude(measured({"candidate1": (1, 1, 1)}), anchor), None)
-    assert found["verdict"] == INCONCLUSIVE
-    assert {a["label"] for a in found["arms"]} == {"not assessable"}
-    assert found["arms"][0]["detail"] == f"anchor {arm}: 1 of 11 runs failed"
-    assert all(gate["gap_shown"] and not gate["open"] for gate in found["gates"])
-    assert found["arms"][0]["endpoints"]["cll"]["recovery"] == pytest.approx(1)
+    assert found.verdict == INCONCLUSIVE
+    assert {a.label for a in found.arms} == {"not assessable"}
+    assert found.arms[0].detail == f"anchor {arm}: 1 of 11 runs failed"
+    assert all(gate.gap_shown and not gate.open for gate in found.gates)
+    assert found.arms[0].endpoints["cll"].recovery == pytest.approx(1)
 
 
 def test_missing_runs_are_not_judged() -> None:
@@ -288,21 +293,20 @@ def test_missing_runs_are_not_judged() -> None:
         ),
     )
     judged = judge(short, declared(found))
-    assert judged["arms"][0]["label"] == "runs missing"
-    assert judged["arms"][0]["detail"] == "3 of 10 runs are missing"
-    assert judged["arms"][0]["endpoints"]["cll"]["recovery"] > 0.8  # provisional
-    assert judged["verdict"] == INCONCLUSIVE
-    assert judged["reasons"] == ["the study is not finished: 47 of 50 runs are there"]
-    assert {row["verdict"] for row in judged["sensitivity"]} == {INCONCLUSIVE}
+    assert judged.arms[0].label == "runs missing"
+    assert judged.arms[0].detail == "3 of 10 runs are missing"
+    assert judged.arms[0].endpoints["cll"].recovery > 0.8  # provisional
+    assert judged.verdict == INCONCLUSIVE
+    assert judged.reasons == ("the study is not finished: 47 of 50 runs are there",)
+    assert {row.verdict for row in judged.sensitivity} == {INCONCLUSIVE}
 
 
 @pytest.mark.parametrize("anchor", ["single", "deep_ensemble-4"])
 def test_a_missing_anchor_is_a_line(anchor: str) -> None:
     absent: Any = {anchor: None}
     found = judge(measured(absent | {"candidate1": (1, 1, 1)}), None)
-    assert found["verdict"] == INCONCLUSIVE
-    assert f"anchor {anchor}: " in found["arms"][0]["detail"]
-    json.dumps(found, allow_nan=False)
+    assert found.verdict == INCONCLUSIVE
+    assert f"anchor {anchor}: " in found.arms[0].detail
 
 
 def test_a_pool_that_is_too_small_is_a_line() -> None:
@@ -310,15 +314,14 @@ def test_a_pool_that_is_too_small_is_a_line() -> None:
     larger = pl.when(pl.col("arm") == "candidate1").then(8).otherwise("members")
     found = replace(found, replicates=found.replicates.with_columns(members=larger.cast(pl.Int16)))
     judged = judge(found, None)
-    assert judged["arms"][0]["detail"] == "anchor deep_ensemble-8: its pool has fewer members"
-    assert judged["arms"][0]["reference"] == "deep_ensemble-8"
+    assert judged.arms[0].detail == "anchor deep_ensemble-8: its pool has fewer members"
+    assert judged.arms[0].reference == "deep_ensemble-8"
 
 
 def test_one_seed_is_a_line() -> None:
     found = judge(measured({"candidate1": (1, 1, 1)}, seeds=1), None)
-    assert found["arms"][0]["label"] == "too few seeds"
-    assert "a verdict needs at least 2 runs, but there are 1" in found["arms"][0]["detail"]
-    json.dumps(found, allow_nan=False)
+    assert found.arms[0].label == "too few seeds"
+    assert "a verdict needs at least 2 runs, but there are 1" in found.arms[0].detail
 
 
 @pytest.mark.parametrize("arm", ["single", "deep_ensemble-4", "candidate1"])
@@ -327,36 +330,33 @@ def test_equal_replicates_are_a_line(arm: str) -> None:
     same = pl.when(pl.col("arm") == arm).then(pl.col("cll").first().over("arm")).otherwise("cll")
     found = replace(found, replicates=found.replicates.with_columns(cll=same))
     judged = judge(found, None)
-    assert judged["arms"][0]["label"] == "not assessable"
-    assert "gave the same calibrated NLL: were seeds used?" in judged["arms"][0]["detail"]
-    json.dumps(judged, allow_nan=False)
+    assert judged.arms[0].label == "not assessable"
+    assert "gave the same calibrated NLL: were seeds used?" in judged.arms[0].detail
 
 
 def test_no_gap_between_the_anchors_is_not_assessable() -> None:
     found = judge(measured({"deep_ensemble-4": (0.0, 1, 1), "candidate1": (0, 0, 0)}), None)
-    gate = next(g for g in found["gates"] if g["endpoint"] == "cll")
-    assert gate["open"] is False
-    assert (
-        gate["reason"] == "calibrated NLL: the Deep Ensemble is not shown to be better than single"
-    )
-    assert found["arms"][0]["label"] == "not assessable"
-    assert found["verdict"] == INCONCLUSIVE
-    assert [g["open"] for g in found["gates"]] == [False, True, True]
+    gate = next(g for g in found.gates if g.endpoint == "cll")
+    assert gate.open is False
+    assert gate.reason == "calibrated NLL: the Deep Ensemble is not shown to be better than single"
+    assert found.arms[0].label == "not assessable"
+    assert found.verdict == INCONCLUSIVE
+    assert [g.open for g in found.gates] == [False, True, True]
 
 
 def test_a_gap_below_one_standard_deviation_is_not_assessable() -> None:
     found = judge(measured({"candidate1": (0, 0, 0)}, noise=1.2, seeds=40), None)
-    gate = found["gates"][0]
-    assert gate["p"] < 0.025
-    assert gate["ratio"] == pytest.approx(1 / 1.2)
-    assert gate["reason"].endswith("the gap between the anchors is below one SD over seeds")
+    gate = found.gates[0]
+    assert gate.p < 0.025
+    assert gate.ratio == pytest.approx(1 / 1.2)
+    assert gate.reason.endswith("the gap between the anchors is below one SD over seeds")
 
 
 def test_an_endpoint_that_was_not_measured_is_a_line() -> None:
     found = measured({"candidate1": (1, 1, 1)})
     none = found.replicates.with_columns(shift_nll=pl.lit(None, pl.Float64))
     judged = judge(replace(found, replicates=none), None)
-    assert "shifted NLL was not measured in 10 of 10 runs" in judged["arms"][0]["detail"]
+    assert "shifted NLL was not measured in 10 of 10 runs" in judged.arms[0].detail
 
 
 def test_a_control_of_one_member_is_placed_beside_the_candidates_ensemble() -> None:
@@ -364,42 +364,43 @@ def test_a_control_of_one_member_is_placed_beside_the_candidates_ensemble() -> N
     alone = pl.when(pl.col("arm") == "negative_control").then(1).otherwise("members")
     found = replace(found, replicates=found.replicates.with_columns(members=alone.cast(pl.Int16)))
     judged = judge(found, None)
-    control = next(a for a in judged["arms"] if a["role"] == "negative_control")
-    assert control["reference"] == "deep_ensemble-4"
-    assert judged["verdict"] == ALL_TRACK
+    control = next(a for a in judged.arms if a.role == "negative_control")
+    assert control.reference == "deep_ensemble-4"
+    assert judged.verdict == ALL_TRACK
 
 
 def test_no_data_at_all_is_a_line() -> None:
     found = measured({})
     judged = judge(replace(found, replicates=found.replicates.clear()), None)
-    assert judged["verdict"] == INCONCLUSIVE
-    assert "no candidate was confirmed" in judged["sentence"]
-    json.dumps(judged, allow_nan=False)
+    assert judged.verdict == INCONCLUSIVE
+    assert "no candidate was confirmed" in judged.sentence
 
 
 def test_only_a_plan_that_was_kept_confirms() -> None:
     found = measured({"candidate1": (0, 0, 0)})
-    kept = declared(found)
-    assert judge(found, kept)["exploratory"] is False
-    assert judge(found, kept)["plan"]["hash"] == kept["hash"]
-    assert judge(found, None)["exploratory_reasons"] == [
-        "nothing was declared before the test set was opened (no plan.json)"
-    ]
-    assert judge(found, None)["sentence"].startswith("Exploratory, as nothing was declared")
-    moved = kept | {"protocol": kept["protocol"] | {"delta": 0.3}}
-    assert "was changed after it was declared" in judge(found, moved)["exploratory_reasons"][0]
-    revised = kept | {"revisions": [{"hash": "x"}]}
-    assert "declared anew 1 time after" in judge(found, revised)["exploratory_reasons"][0]
+    kept = content(found)
+    confirmed = judge(found, plan_of(kept))
+    assert confirmed.exploratory is False
+    assert confirmed.plan is not None
+    assert confirmed.plan.hash == kept["hash"]
+    assert judge(found, None).exploratory_reasons == (
+        "nothing was declared before the test set was opened (no plan.json)",
+    )
+    assert judge(found, None).sentence.startswith("Exploratory, as nothing was declared")
+    moved = plan_of(kept | {"protocol": kept["protocol"] | {"delta": 0.3}})
+    assert "was changed after it was declared" in judge(found, moved).exploratory_reasons[0]
+    revised = plan_of(kept | {"revisions": [{"hash": "x"}]})
+    assert "declared anew 1 time after" in judge(found, revised).exploratory_reasons[0]
 
 
 def test_only_declared_arms_are_judged() -> None:
     found = measured({"candidate1": (0, 0, 0), "candidate2": (1, 1, 1)})
     kept = declared(measured({"candidate1": (0, 0, 0)}))
     judged = judge(exclude(found, "candidate2", "complete", UNDECLARED), kept)
-    assert [a["arm"] for a in judged["arms"] if a["role"] == "candidate"] == ["candidate1"]
-    assert judged["verdict"] == ALL_TRACK
-    assert judged["counts"]["undeclared_runs"] == 1
-    assert judged["reasons"] == ["1 run is of no arm of the plan and not judged"]
+    assert [a.arm for a in judged.arms if a.role == "candidate"] == ["candidate1"]
+    assert judged.verdict == ALL_TRACK
+    assert judged.counts.undeclared_runs == 1
+    assert judged.reasons == ("1 run is of no arm of the plan and not judged",)
 
 
 @pytest.mark.parametrize(
@@ -412,19 +413,18 @@ def test_only_declared_arms_are_judged() -> None:
     ],
 )
 def test_a_protocol_that_cannot_be_used_is_refused(change: Any, message: str) -> None:
-    found = measured({"candidate1": (0, 0, 0)})
-    kept = declared(found)
+    kept = content(measured({"candidate1": (0, 0, 0)}))
     with pytest.raises(StudyError, match=message):
-        judge(found, kept | {"protocol": kept["protocol"] | change})
+        plan_of(kept | {"protocol": kept["protocol"] | change})
 
 
 def test_the_same_study_gives_the_same_text() -> None:
     found = measured({"candidate1": (0.4, 0.3, 0.5), "candidate2": (0, 0, 0.1)})
     shuffled = replace(found, replicates=found.replicates.sample(fraction=1, shuffle=True, seed=3))
     kept = declared(found)
-    text = json.dumps(judge(found, kept), allow_nan=False)
-    assert json.dumps(judge(shuffled, kept), allow_nan=False) == text
-    assert json.dumps(judge(found, kept), allow_nan=False) == text
+    text = judge(found, kept).model_dump_json()
+    assert judge(shuffled, kept).model_dump_json() == text
+    assert judge(found, kept).model_dump_json() == text
 
 
 # --- end to end, from folders
@@ -432,15 +432,14 @@ def test_the_same_study_gives_the_same_text() -> None:
 
 def test_the_default_study_end_to_end(measures: Measures, run: Any) -> None:
     found = judge(measures, run.plan)
-    arms = {arm["name"] or arm["role"]: arm["verdict"] for arm in found["arms"]}
-    assert found["verdict"] == SOME_ESCAPES
+    arms = {arm.name or arm.role: arm.verdict for arm in found.arms}
+    assert found.verdict == SOME_ESCAPES
     assert arms["be-sign"] == "escapes"
     assert arms["be-normal"] == "tracks"
     assert arms["be-wild"] == "worse"
-    assert found["controls"]["positive"]["verdict"] == "escapes"
-    assert found["controls"]["negative"]["verdict"] == "tracks"
-    assert not found["exploratory"]
-    json.dumps(found, allow_nan=False)
+    assert found.controls.positive.verdict == "escapes"
+    assert found.controls.negative.verdict == "tracks"
+    assert not found.exploratory
 
 
 def test_planted_singles_and_deep_ensembles(tmp_path: Path) -> None:
@@ -452,17 +451,17 @@ def test_planted_singles_and_deep_ensembles(tmp_path: Path) -> None:
     folder = make_run(tmp_path, arms, seeds=10, data=data)
     run = load(folder)
     found = judge(measure(run), run.plan)
-    verdicts = {arm["name"]: arm["verdict"] for arm in found["arms"]}
+    verdicts = {arm.name: arm.verdict for arm in found.arms}
     assert {verdicts[f"null{i}"] for i in range(3)} == {"tracks"}
     assert verdicts["planted"] == "escapes"
-    assert next(a for a in found["arms"] if a["name"] == "planted")["de_like"]
+    assert next(a for a in found.arms if a.name == "planted").de_like
 
     all_null = plan([SINGLE, DEEP_ENSEMBLE, POSITIVE, NEGATIVE, *nulls], 10)
     (folder / "plan.json").write_text(json.dumps(all_null))
     without = load(folder)
     again = judge(measure(without), without.plan)
-    assert again["verdict"] == ALL_TRACK
-    assert again["counts"]["undeclared_runs"] == 10
+    assert again.verdict == ALL_TRACK
+    assert again.counts.undeclared_runs == 10
 
 
 def test_planted_mixtures_are_ordered(tmp_path: Path) -> None:
@@ -471,9 +470,9 @@ def test_planted_mixtures_are_ordered(tmp_path: Path) -> None:
     data = Data(test=300, shift=40, ood=10, severities=2)
     arms = [SINGLE, DEEP_ENSEMBLE, *mixed]
     run = load(make_run(tmp_path, arms, seeds=6, data=data))
-    found = {arm["name"]: arm for arm in judge(measure(run), run.plan)["arms"]}
+    found = {arm.name: arm for arm in judge(measure(run), run.plan).arms}
     for endpoint in ENDPOINTS:
-        recoveries = [found[str(d)]["endpoints"][endpoint]["recovery"] for d in shares]
+        recoveries = [found[str(d)].endpoints[endpoint].recovery for d in shares]
         assert recoveries == sorted(recoveries)
         assert abs(recoveries[0]) < 0.25
         assert recoveries[-1] > 0.75
@@ -485,6 +484,6 @@ def test_diverged_runs_end_to_end(tmp_path: Path) -> None:
     data = Data(test=200, shift=40, ood=10, severities=2)
     run = load(make_run(tmp_path, arms, seeds=5, data=data))
     found = judge(measure(run), run.plan)
-    assert found["arms"][0]["label"] == "2 of 5 runs failed"
-    assert found["counts"]["failed_runs"] == 2
-    assert "the tested configuration does not escape" in found["sentence"]
+    assert found.arms[0].label == "2 of 5 runs failed"
+    assert found.counts.failed_runs == 2
+    assert "the tested configuration does not escape" in found.sentence

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.load import Run, load, predictions, refuse_other_rows
+from analysis.protocol import PlannedArm, Protocol
 from study import schema
 from study.schema import StudyError
 from tests.analysis.make_run import SINGLE, Arm, Data, make_run, table, trial_row, write_trial
@@ -263,7 +265,29 @@ def test_a_broken_plan_is_refused(folder: Path, text: str, message: str) -> None
 
 def test_a_plan_is_read(tmp_path: Path) -> None:
     folder = make_run(tmp_path, arms=[SINGLE], seeds=1, data=DATA)
-    assert load(folder).plan == json.loads((folder / "plan.json").read_text())
+    content = json.loads((folder / "plan.json").read_text())
+    plan = load(folder).plan
+    assert plan is not None
+    arm = PlannedArm("single", "single", SINGLE.spec(0, "confirm")["configuration"], None, 1)
+    assert plan.arms == (replace(arm, reason="anchor"),)
+    assert plan.hash == plan.content_hash == content["hash"]
+    assert (plan.study, plan.declared) == ("simulated", content["declared"])
+    assert plan.protocol == Protocol(seeds=1)
+    assert plan.tuning == content["tuning"]
+
+
+def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, arms=[SINGLE], seeds=1, data=DATA)
+    content = json.loads((folder / "plan.json").read_text())
+    for key in ("declared", "tuning"):
+        del content[key]
+    for key in ("reason", "stratum"):
+        del content["arms"][0][key]
+    (folder / "plan.json").write_text(json.dumps(content))
+    plan = load(folder).plan
+    assert plan is not None
+    assert (plan.tuning, plan.revisions, plan.arms[0].reason) == (None, 0, None)
+    assert plan.content_hash != plan.hash  # The arms are part of it.
 
 
 def test_trials_on_other_rows_are_refused(folder: Path) -> None:

@@ -139,8 +139,8 @@ def test_an_unfinished_study_has_a_page_and_no_verdict(tmp_path: Path) -> None:
 
     verdict = report(folder, tmp_path / "report.html", NOW)
 
-    assert verdict["verdict"] == "inconclusive"
-    assert "the study is not finished: 7 of 15 runs are there" in verdict["sentence"]
+    assert verdict.verdict == "inconclusive"
+    assert "the study is not finished: 7 of 15 runs are there" in verdict.sentence
     text = " ".join(Page((tmp_path / "report.html").read_text()).text.split())
     assert "PARTIAL The study is not finished, and the verdict can still change." in text
     assert "Confirm: 7 of 15 trials are there; missing: " in text
@@ -194,4 +194,4 @@ def test_a_trial_that_was_taken_away_is_noticed(tmp_path: Path) -> None:
     assert vanished(run)
     with pytest.raises(StudyError, match="must exist"):
         judged(run)
-    assert "9 of 10 runs are there" in judged_folder(folder).verdict["sentence"]
+    assert "9 of 10 runs are there" in judged_folder(folder).verdict.sentence

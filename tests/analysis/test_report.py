@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from analysis.judged import finite
 from analysis.pages import embed
 from analysis.report import main, report
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
@@ -179,8 +178,8 @@ def test_before_anything_is_confirmed_there_is_a_page_and_no_verdict(
     verdict = report(searched, tmp_path / "report.html", NOW)
 
     html = (tmp_path / "report.html").read_text()
-    assert verdict["verdict"] == "inconclusive"
-    assert verdict["sentence"] == "Inconclusive: nothing has been confirmed yet."
+    assert verdict.verdict == "inconclusive"
+    assert verdict.sentence == "Inconclusive: nothing has been confirmed yet."
     assert "PARTIAL" in Page(html).text
     assert set(payload(html)["figures"]) == {"history"}
 
@@ -238,7 +237,3 @@ def test_embedded_json_cannot_end_its_script() -> None:
 def test_embedding_refuses_nan() -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         embed({"a": float("nan")})
-
-
-def test_finite_reaches_every_depth() -> None:
-    assert finite({"a": [float("inf"), (1.0, float("nan"))]}) == {"a": [None, [1.0, None]]}

@@ -1,6 +1,6 @@
 """The three other ways to ask: golden cases, agreement with theory, degenerate input."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import robustness, rules
-from analysis.cases import Case
+from analysis import robustness, verdict
+from analysis.cases import Case, PlacedArm, Reason
 from analysis.protocol import ENDPOINTS, Protocol
 from analysis.robustness import (
     Crossed,
@@ -21,9 +21,12 @@ from analysis.robustness import (
     resampled,
 )
 from analysis.stats import UNBOUNDED, Anchored, fieller, summary
+from analysis.wording import METHODS
 
 CLL, GAIN = ENDPOINTS["cll"], ENDPOINTS["gain"]
 ONE = Protocol(endpoints=(CLL,))
+DEEP = "deep_ensemble-4"
+X = PlacedArm("candidate", "x", "x", "x", 4, arm="x", beside=4)
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,8 @@ def arms(recovery: float, n: int, sd: float = 0.2, seed: int = 0) -> tuple[Any, 
 
 
 def case(values: tuple[Any, Any, Any]) -> Case:
-    arm = {"arm": "x", "reference": "deep"}
     effect = Anchored(*(summary(v) for v in values))
-    return Case(arm, {"cll": effect}, [], {"cll": values})
+    return Case(X, {"cll": effect}, (), {"cll": values})
 
 
 def test_all_permutations_of_five_and_five_are_counted() -> None:
@@ -133,7 +135,7 @@ def losses(n: int, examples: int, seed_sd: float, example_sd: float) -> dict[str
     shared = example_sd * rng.normal(size=examples)
     ones = {"cll": np.ones(examples, np.float32)}
     found = {}
-    for name, mean in {"single": 1.0, "x": 0.4, "deep": 0.0}.items():
+    for name, mean in {"single": 1.0, "x": 0.4, DEEP: 0.0}.items():
         seeds = seed_sd * rng.normal(size=(n, 1))
         own = 0.2 * example_sd * rng.normal(size=(n, examples))
         found[name] = Examples({"cll": (mean + seeds + shared + own).astype(np.float32)}, ones)
@@ -162,27 +164,31 @@ def test_the_crossed_interval_is_wider_where_examples_matter() -> None:
 
 def test_anchors_in_the_wrong_order_leave_no_interval() -> None:
     known = losses(10, 20, 0.1, 0.1)
-    known["single"], known["deep"] = known["deep"], known["single"]
+    known["single"], known[DEEP] = known[DEEP], known["single"]
 
     assert Crossed(known.get).interval(case(arms(0.5, 10)), CLL, 0.9) == UNBOUNDED  # type: ignore[arg-type]
+
+
+def p(escape: float = 1.0, track: float = 1.0, worse: float = 1.0) -> verdict.Tests:
+    return verdict.Tests(p_escape=escape, p_track=track, p_worse=worse)
 
 
 @pytest.mark.parametrize(
     ("interval", "expected"),
     [
-        ((0.3, 0.9), rules.Tests(0.0, 1.0, 1.0)),
-        ((-0.2, 0.2), rules.Tests(1.0, 0.0, 1.0)),
-        ((-0.9, -0.3), rules.Tests(1.0, 1.0, 0.0)),
-        ((0.0, 0.3), rules.Tests(1.0, 1.0, 1.0)),
-        (UNBOUNDED, rules.Tests(1.0, 1.0, 1.0)),
+        ((0.3, 0.9), p(escape=0)),
+        ((-0.2, 0.2), p(track=0)),
+        ((-0.9, -0.3), p(worse=0)),
+        ((0.0, 0.3), p()),
+        (UNBOUNDED, p()),
     ],
 )
-def test_an_interval_decides_as_it_lies(interval: Any, expected: rules.Tests) -> None:
+def test_an_interval_decides_as_it_lies(interval: Any, expected: verdict.Tests) -> None:
     assert robustness.tests_from(interval, CLL, 0.25) == expected
 
 
 def test_little_diversity_tracks_however_low_its_interval() -> None:
-    assert robustness.tests_from((-0.9, -0.3), GAIN, 0.25).track == 0
+    assert robustness.tests_from((-0.9, -0.3), GAIN, 0.25).p_track == 0
 
 
 def test_all_three_agree_on_a_clear_escape_and_draws_do_not_depend_on_other_arms() -> None:
@@ -191,29 +197,28 @@ def test_all_three_agree_on_a_clear_escape_and_draws_do_not_depend_on_other_arms
 
     found = check(case(values), ONE, "escapes", Crossed(known.get))  # type: ignore[arg-type]
     other = Crossed(known.get)  # type: ignore[arg-type]
-    other.interval(Case({"arm": "single", "reference": "deep"}, {}, []), CLL, 0.9)
+    other.interval(Case(replace(X, arm="single"), {}), CLL, 0.9)
     again = check(case(values), ONE, "escapes", other)
 
     assert found == again
     assert found is not None
-    assert {m: found[m]["verdict"] for m in robustness.METHODS} == dict.fromkeys(
-        robustness.METHODS, "escapes"
-    )
-    assert all(found[method]["agrees"] for method in robustness.METHODS)
+    assert set(found.answers) == set(METHODS)
+    assert {answer.verdict for answer in found.answers.values()} == {"escapes"}
+    assert all(answer.agrees for answer in found.answers.values())
 
 
 def test_two_seeds_cannot_be_permuted_to_the_level() -> None:
     found = check(case(arms(0.5, 2)), ONE, "inconclusive", Crossed(lambda arm: None))
 
     assert found is not None
-    assert found["permutation"] is None
+    assert found.permutation is None
 
 
 def test_what_is_not_known_is_not_asked() -> None:
-    closed = Case({"arm": "x", "reference": "deep"}, {}, [("not assessable", "no gap")])
+    closed = Case(X, {}, (Reason("gap not shown", endpoint=CLL),))
     nothing = Crossed(lambda arm: None)
 
     assert check(closed, ONE, "inconclusive", nothing) is None
     found = check(case(arms(0.5, 8)), ONE, "escapes", nothing)
     assert found is not None
-    assert found["crossed"] is None
+    assert found.crossed is None

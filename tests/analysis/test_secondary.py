@@ -10,8 +10,9 @@ from analysis.hypotheses import judge
 from analysis.load import Run
 from analysis.measure import Measures
 from analysis.scene import Scene
-from analysis.secondary import secondary, table
+from analysis.secondary import Cell, secondary, table
 from analysis.summarise import scene as scene_of
+from analysis.verdict import Mean
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,10 @@ def test_means_and_deviations_are_those_over_seeds(measures: Measures) -> None:
     found = secondary(measures)
 
     own = measures.replicates.filter(pl.col("arm") == "single")
-    assert found["single"]["nll"] == {
-        "mean": pytest.approx(own["nll"].mean()),
-        "sd": pytest.approx(own["nll"].std()),
-        "n": len(own),
-    }
+    mean = found["single"]["nll"]
+    assert mean.mean == pytest.approx(own["nll"].mean())
+    assert mean.sd == pytest.approx(own["nll"].std())
+    assert mean.n == len(own)
 
 
 def test_what_is_undefined_is_left_out(measures: Measures) -> None:
@@ -42,7 +42,7 @@ def test_one_run_has_no_deviation() -> None:
     frame = pl.DataFrame([{"arm": "x", "replicate": 0, "nll": 0.5}])
     rest: Any = (pl.DataFrame(),) * 4
 
-    assert secondary(Measures(frame, *rest)) == {"x": {"nll": {"mean": 0.5, "sd": None, "n": 1}}}
+    assert secondary(Measures(frame, *rest)) == {"x": {"nll": Mean(mean=0.5, sd=None, n=1)}}
 
 
 def test_table_has_an_arm_per_column_and_a_measure_per_row(
@@ -51,16 +51,16 @@ def test_table_has_an_arm_per_column_and_a_measure_per_row(
     page = table(scene, secondary(measures))
 
     assert page is not None
-    assert [arm["tag"] for arm in page["columns"]] == scene.arms["tag"].to_list()
-    rows = {row["name"]: row for row in page["rows"]}
+    assert [tag for tag, _ in page.columns] == scene.arms["tag"].to_list()
+    rows = {row.name: row for row in page.rows}
     assert "chance_nll" not in rows
     assert list(rows) == [name for name in METRICS if name in rows]
-    assert rows["disagreement"]["about"].endswith("0 to 1; higher is more diverse")
-    assert rows["q_statistic"]["about"].endswith("lower is more diverse")
+    assert rows["disagreement"].about.endswith("0 to 1; higher is more diverse")
+    assert rows["q_statistic"].about.endswith("lower is more diverse")
     single = scene.arms["arm"].to_list().index("single")
     mean = measures.replicates.filter(pl.col("arm") == "single")["nll"].mean()
-    assert float(rows["nll"]["cells"][single]["text"]) == pytest.approx(mean, rel=5e-4)
-    assert rows["disagreement"]["cells"][single] is None
+    assert float(rows["nll"].cells[single].text) == pytest.approx(mean, rel=5e-4)
+    assert rows["disagreement"].cells[single] is None
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_table_has_an_arm_per_column_and_a_measure_per_row(
     ],
 )  # fmt: skip
 def test_numbers_have_four_digits_and_no_exponent(scene: Scene, value: float, text: str) -> None:
-    page = table(scene, {"single": {"nll": {"mean": value, "sd": None, "n": 1}}})
+    page = table(scene, {"single": {"nll": Mean(mean=value, sd=None, n=1)}})
 
     assert page is not None
-    assert page["rows"][0]["cells"] == [{"text": text, "spread": ""}]
+    assert page.rows[0].cells == [Cell(text, "")]
 
 
 def test_there_is_no_table_of_nothing(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 
 from analysis import metrics, stats, validate
+from analysis.cases import PlacedArm
 from analysis.hypotheses import judge
 from analysis.load import Run
 from analysis.measure import METRICS, Measures
@@ -48,10 +50,10 @@ def design(recoveries: Any = RECOVERIES, seeds: int = 8, controls: bool = True) 
     return gaussian_study(spreads, recoveries, seeds, ENDPOINTS, controls=controls)
 
 
-def as_measures(losses: Any, arms: list[dict[str, Any]]) -> Measures:
+def as_measures(losses: Any, arms: Sequence[PlacedArm]) -> Measures:
     """Return the frames that a run folder with these losses would give."""
     roles = {"single": "single", "deep_ensemble-4": "deep_ensemble"}
-    roles |= {arm["arm"]: arm["role"] for arm in arms}
+    roles |= {arm.arm: arm.role for arm in arms}
     rows = []
     for arm, role in roles.items():
         columns = {key: losses[arm, key] * (-1 if key == "gain" else 1) for key in ENDPOINTS}
@@ -73,12 +75,12 @@ def test_a_drawn_study_is_judged_as_a_measured_one(seed: int) -> None:
     rng, asked = np.random.default_rng(seed), design()
     drawn = draw_study(asked, rng, [arm.draw(rng, asked.seeds) for arm in asked.arms])
     found, light = judge(as_measures(drawn.losses, drawn.arms), None), judged(drawn)
-    verdicts = Counter(arm["verdict"] for arm in found["arms"] if arm["role"] == "candidate")
+    verdicts = Counter(arm.verdict for arm in found.arms if arm.role == "candidate")
     assert light["any_escapes"] == bool(verdicts["escapes"])
-    assert light["some_escape"] == (found["verdict"] == "some configuration escapes")
-    assert light["assessed"] == all(gate["open"] for gate in found["gates"])
-    first = next(arm for arm in found["arms"] if arm["arm"] == "candidate0")
-    assert light["first_escapes"] == (first["verdict"] == "escapes")
+    assert light["some_escape"] == (found.verdict == "some configuration escapes")
+    assert light["assessed"] == all(gate.open for gate in found.gates)
+    first = found.by_arm()["candidate0"]
+    assert light["first_escapes"] == (first.verdict == "escapes")
 
 
 @pytest.mark.parametrize("errors", ["normal", "t3", "lognormal"])

@@ -10,11 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from analysis.hypotheses import judge
-from analysis.judged import finite
 from analysis.load import load
 from analysis.measure import Measures, measure
 from analysis.report import report
-from analysis.verdict import Verdict
+from analysis.verdict import Amount, Verdict
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, make_run
 
 BE = "batchensemble"
@@ -29,21 +28,17 @@ STUDIES: dict[str, dict[str, Any]] = {
 }
 
 
-def check(verdict: dict[str, Any]) -> Verdict:
-    """Check a judgement, to which only the report adds what is not judged."""
-    whole = {"fairness": None, "measures": {}} | finite(verdict)
-    return Verdict.model_validate(json.loads(json.dumps(whole, allow_nan=False)))
-
-
 def test_what_the_report_writes_keeps_to_the_format(study: Path, tmp_path: Path) -> None:
     verdict = report(study, tmp_path / "report.html")
 
-    assert Verdict.model_validate(verdict).fairness is not None
-    assert json.loads((study / "verdict.json").read_text()) == verdict
+    written = (study / "verdict.json").read_text()
+    assert Verdict.model_validate_json(written) == verdict
+    assert verdict.fairness is not None
+    assert verdict.measures
 
 
 def test_a_whole_study_keeps_to_the_format(measures: Measures, run: Any) -> None:
-    verdict = check(judge(measures, run.plan))
+    verdict = judge(measures, run.plan)
 
     judged = [arm for arm in verdict.arms if arm.robustness]
     assert judged
@@ -55,15 +50,28 @@ def test_a_whole_study_keeps_to_the_format(measures: Measures, run: Any) -> None
 def test_every_kind_of_study_keeps_to_the_format(name: str, tmp_path: Path) -> None:
     made = load(make_run(tmp_path, **({"seeds": 3} | STUDIES[name])))
 
-    check(judge(measure(made), made.plan))
+    verdict = judge(measure(made), made.plan)
+    assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
 
 
 def test_a_key_too_many_or_too_few_is_noticed(measures: Measures, run: Any) -> None:
-    verdict = judge(measures, run.plan)
+    verdict = dict(judge(measures, run.plan))
     with pytest.raises(ValidationError, match="extra"):
-        check(verdict | {"extra": 1})
+        Verdict(**verdict, extra=1)
+    del verdict["sentence"]
     with pytest.raises(ValidationError, match="sentence"):
-        check({key: value for key, value in verdict.items() if key != "sentence"})
+        Verdict(**verdict)
+
+
+def test_a_verdict_cannot_be_changed(measures: Measures, run: Any) -> None:
+    verdict = judge(measures, run.plan)
+    with pytest.raises(ValidationError, match="frozen"):
+        verdict.verdict = "all tested track a single model"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_what_is_not_finite_is_null(value: float | None) -> None:
+    assert Amount(value=value, multiple=1.0).model_dump_json() == '{"value":null,"multiple":1.0}'
 
 
 def test_the_same_study_gives_the_same_numbers_to_the_last_digit(
