@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from study.geometry import finite
 from study.members import watched
 from study.schema import GeometryRow
 
@@ -193,7 +192,7 @@ def evidence_rows(
         "pixels": (of_pixels(sets), of_pixels(again), of_pixels(chance)),
     }
     size = torch.cat(sets).sum(1).float().mean().item()
-    rows = [GeometryRow("evidence_size", finite(size), epoch)]
+    rows = [GeometryRow("evidence_size", size, epoch)]
     for kind, (own, other, by_chance) in kinds.items():
         found = {
             f"evidence_{kind}": _agreement(own, own, classes),
@@ -202,7 +201,7 @@ def evidence_rows(
                 [jaccard(a, b) for a, b in zip(own, other, strict=True)]
             ).nanmean(),
         }
-        rows += [GeometryRow(n, finite(value.item()), epoch) for n, value in found.items()]
+        rows += [GeometryRow(n, value.item(), epoch) for n, value in found.items()]
     return rows
 
 

@@ -113,15 +113,10 @@ def weight_rows(method: Method, epoch: int) -> list[GeometryRow]:
         return []
     whole: dict[str | None, Products] = {None: reduce(Products.__add__, layers.values())}
     return [
-        GeometryRow(quantity, finite(measured(inner)), epoch, layer)
+        GeometryRow(quantity, measured(inner), epoch, layer)
         for layer, inner in (whole | layers).items()
         for quantity, measured in WEIGHTS.items()
     ]
-
-
-def finite(value: float | None) -> float | None:
-    """Return the value, None where it is not finite."""
-    return value if value is not None and abs(value) < float("inf") else None
 
 
 def when(epochs: int) -> set[int]:

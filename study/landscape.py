@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.batches import evenly
-from study.geometry import finite, mean_cosine
+from study.geometry import mean_cosine
 from study.heads import EquiangularHead, MemberHead
 from study.members import CHUNK, renormalise, unfold
 from study.methods import Method
@@ -157,14 +157,12 @@ def network_rows(
         return []
     pairs = list(combinations(range(min(len(networks), COMPARED)), 2))
     barriers = [barrier(line(networks[i], networks[j], probe)) for i, j in pairs]
-    rows = [
-        GeometryRow("barrier", finite(b), epoch, i=i, j=j)
-        for (i, j), b in zip(pairs, barriers, strict=True)
-    ]
+    found = zip(pairs, barriers, strict=True)
+    rows = [GeometryRow("barrier", b, epoch, i=i, j=j) for (i, j), b in found]
     if barriers:
-        rows.append(GeometryRow("barrier", finite(sum(barriers) / len(barriers)), epoch))
+        rows.append(GeometryRow("barrier", sum(barriers) / len(barriers), epoch))
     few = torch.as_tensor(evenly(len(probe.val), FEATURES), device=probe.val.device)
-    found = features(method, networks, probe.val[few])
-    if found is not None and len(few) > 3:
-        rows.append(GeometryRow("cka", finite(mean_cosine(cka(found))), epoch))
+    members_MNF = features(method, networks, probe.val[few])
+    if members_MNF is not None and len(few) > 3:
+        rows.append(GeometryRow("cka", mean_cosine(cka(members_MNF)), epoch))
     return rows

@@ -84,8 +84,8 @@ class Configuration(Strict):
 
     def trial_of(self, role: Role, stage: Stage, replicate: int, seed: int) -> "TrialSpec":
         """Return one of its trials."""
-        sections = {name: getattr(self, name) for name in SETTINGS}
-        return TrialSpec(**sections, role=role, stage=stage, replicate=replicate, seed=seed)
+        own = dict(self.alone())
+        return TrialSpec(**own, role=role, stage=stage, replicate=replicate, seed=seed)
 
 
 SETTINGS: Final = set(Configuration.model_fields)

@@ -22,6 +22,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,10 @@ class Store:
 
     def write_geometry(self, trial: str, rows: list[GeometryRow]) -> None:
         """Write where the members lie; visible to readers once the row is committed."""
-        table = pa.Table.from_pylist([r._asdict() for r in rows], schema=schema.GEOMETRY)
+        finite = (
+            r if r.value is None or isfinite(r.value) else r._replace(value=None) for r in rows
+        )
+        table = pa.Table.from_pylist([r._asdict() for r in finite], schema=schema.GEOMETRY)
         self._write(trial, GEOMETRY, table, compression="zstd", write_page_checksum=True)
 
     def _write(self, trial: str, name: str, table: pa.Table, **options: Any) -> None:

@@ -11,7 +11,6 @@ from study.geometry import (
     POINTS,
     WEIGHTS,
     Trajectory,
-    finite,
     mean_cosine,
     products,
     sign_disagreement,
@@ -105,11 +104,6 @@ def test_what_is_not_defined_is_not_there():
     dropout = build("mc_dropout", {"members": 2}, with_dropout, 0)
     assert weight_rows(dropout, 0) == []
     assert weight_cosine(dropout) is None
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
-def test_a_value_that_is_not_finite_is_null(value):
-    assert finite(value) is None
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(1, {0, 1}), (2, {0, 1, 2})])

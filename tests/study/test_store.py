@@ -1,5 +1,6 @@
 """The run folder: what is committed is whole, what is not is not there."""
 
+import math
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ import pytest
 
 from study import schema
 from study.schema import File, GeometryRow, StudyError, TrialRow
-from study.store import ROW, Store
+from study.store import GEOMETRY, ROW, Store
 from tests.study.conftest import row_of
 
 
@@ -50,6 +51,17 @@ def test_a_row_has_the_columns_of_the_published_schema():
             assert str(column.type).startswith(ARROW[kind]), column.name
     assert set(GeometryRow._fields) == set(schema.GEOMETRY.names)
     assert list(get_type_hints(File)) == [schema.FILE.field(i).name for i in range(2)]
+
+
+def test_a_value_of_geometry_that_is_not_finite_is_null(store):
+    values = [0.5, math.nan, math.inf, -math.inf, None]
+    rows = [GeometryRow("barrier", value, 1, i=0, j=j) for j, value in enumerate(values)]
+    store.write_geometry("a1", rows)
+    table = pq.read_table(store.folder("a1") / GEOMETRY)
+    assert table.schema.equals(schema.GEOMETRY)
+    assert table["value"].to_pylist() == [0.5, None, None, None, None]
+    assert table["j"].to_pylist() == [0, 1, 2, 3, 4]
+    assert table["layer"].null_count == 5
 
 
 def test_discard_takes_the_trial_back(store, make_spec):
