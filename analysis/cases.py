@@ -31,9 +31,7 @@ CONTROLS: Final = ("positive_control", "negative_control")
 NOTHING: Final[FloatArray] = np.empty(0)
 
 OfRuns = Literal["runs failed", "runs missing", "too few seeds", "pool too small", "not measured"]
-OfLosses = Literal[
-    "copies", "no noise", "no better than chance", "gap not shown", "gap below noise"
-]
+OfLosses = Literal["copies", "no noise", "no skill", "gap not shown", "gap below noise"]
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,7 @@ class Study:
 class Case:
     """One arm with its effect on each endpoint, or with the reasons why it has none.
 
-    Attributes:
-        arm: What it is.
-        effects: By endpoint.
-        reasons: The first one names the verdict.
-        values: By endpoint, the losses of the replicates of single, arm and Deep Ensemble.
+    The first reason names the verdict; ``values`` are the losses of single, arm, Deep Ensemble.
     """
 
     arm: PlacedArm
@@ -249,7 +243,7 @@ def _gap(study: Study, gate: Gate) -> Gate:
     blind = next((name for name in names if name in study.blind), None)
     reason = _no_noise(endpoint, single, names[0]) or _no_noise(endpoint, deep, names[1])
     if reason is None and blind:
-        reason = Reason("no better than chance", anchor=blind)
+        reason = Reason("no skill", anchor=blind)
     elif reason is None and gap.p_positive >= GATE_LEVEL:
         reason = Reason("gap not shown", endpoint=endpoint)
     elif reason is None and ratio is not None and ratio < GATE_RATIO:

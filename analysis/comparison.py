@@ -3,10 +3,9 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import polars as pl
@@ -16,7 +15,7 @@ from analysis.judged import Judged
 from analysis.progress import lacking
 from analysis.scene import Figure
 from analysis.titles import title
-from analysis.verdict import Anchor, Arm, Effect, Verdict
+from analysis.verdict import Anchor, Arm, Verdict
 from study.place import Place
 from study.schema import StudyError
 
@@ -90,8 +89,7 @@ def page(found: Mapping[str, Judged], files: Mapping[str, str], now: datetime) -
 # --- the best configuration of each run
 
 
-@dataclass(frozen=True)
-class Lead:
+class Lead(NamedTuple):
     """The best candidate of a run, with the letter and the label that it has there."""
 
     arm: Arm
@@ -195,7 +193,7 @@ def _row(name: str, own: Judged, href: str, labels: Mapping[str, str]) -> dict[s
         "best_method": f"{title(best.arm.method)} of {best.arm.members}: {best.arm.verdict}"
         if best
         else "",
-        "cells": [_cell(ends.get(key)) for key in labels],
+        "cells": [tables.effect_cell(ends.get(key)) for key in labels],
         "anchors": [_anchor(anchor, verdict) for anchor in kept],
         "seeds": verdict.seeds.span if anchors else NONE,
         "controls": controls if anchors else [],
@@ -205,12 +203,6 @@ def _row(name: str, own: Judged, href: str, labels: Mapping[str, str]) -> dict[s
 def _about(own: Judged) -> str:
     known = dict(_of_run(own))
     return f"{known['Data']} with {known['Backbone']}"
-
-
-def _cell(effect: Effect | None) -> dict[str, str]:
-    if effect is None or effect.recovery is None:
-        return {"text": NONE, "range": ""}
-    return {"text": tables.number(effect.recovery), "range": tables.interval(effect)}
 
 
 def _anchor(anchor: Anchor, verdict: Verdict) -> str:

@@ -8,8 +8,6 @@ import polars as pl
 
 from analysis.measure import Measures
 
-Json = dict[str, Any]
-
 COUNTED: Final = ("parameters", "stored_bytes", "train_flops", "infer_flops")
 COSTS: Final = (*COUNTED, "total_train_flops", "train_seconds")
 CONDITIONS: Final = ("epochs", "batch_size", "augment", "share")
@@ -59,12 +57,12 @@ def multiples(spent: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _conditions(spec: str | None) -> Json:
+def _conditions(spec: str | None) -> dict[str, Any]:
     """Return what a spec says about the data that each member sees.
 
     ``share``: how often, in the mean, it sees each example of a batch.
     """
-    known: Json = json.loads(spec or "{}")
+    known: dict[str, Any] = json.loads(spec or "{}")
     training, params = known.get("training", {}), known.get("params", {})
     members = params.get("members", 1) if params.get("batch") == "split" else 1
     return {

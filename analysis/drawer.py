@@ -62,7 +62,7 @@ def _parameters(spec: Mapping[str, Any]) -> list[list[str]]:
 
 def _measures(every: Sequence[str], found: Mapping[str, Mean]) -> list[str | None]:
     cells = (secondary.cell(found.get(name)) for name in every)
-    return [" ± ".join(filter(None, (c.text, c.spread))) if c else None for c in cells]
+    return [" ± ".join(filter(None, cell)) if cell else None for cell in cells]
 
 
 def _texts(

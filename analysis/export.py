@@ -21,8 +21,6 @@ from analysis.pages import VEGA_LITE, write
 from analysis.progress import lacking
 from analysis.scene import Figure
 
-Json = dict[str, Any]
-
 INCHES: Final = {"column": 3.3, "page": 6.8}
 POINTS: Final = 72
 SCALE: Final = 0.65
@@ -147,7 +145,7 @@ def picture(
     return svg, _scale(svg, inches)
 
 
-def _draw(spec: Json, room: float, cell: float) -> str:
+def _draw(spec: dict[str, Any], room: float, cell: float) -> str:
     config = look.config(_label_limit(room), cell)
     drawn = vl_convert.vegalite_to_svg(
         {key: value for key, value in spec.items() if key not in ("config", "usermeta")},
@@ -187,7 +185,7 @@ def _sized(svg: str, scale: float, unit: str) -> str:
 # --- what the page has beside its charts, or leaves to its reader
 
 
-def _add_legend(spec: Json, titles: Mapping[str, str], room: float) -> None:
+def _add_legend(spec: dict[str, Any], titles: Mapping[str, str], room: float) -> None:
     """Give the methods' colours and shapes a legend, of those methods that are drawn."""
     channels = [
         encoding[channel]
@@ -215,7 +213,7 @@ def _add_legend(spec: Json, titles: Mapping[str, str], room: float) -> None:
         channel["legend"] = legend
 
 
-def _thin_out(spec: Json, cell: float) -> None:
+def _thin_out(spec: dict[str, Any], cell: float) -> None:
     """Leave a narrow axis its whole numbers, so that those of both anchors stay."""
     for encoding in _encodings(spec):
         axis = (encoding.get("x") or {}).get("axis") or {}
@@ -224,7 +222,7 @@ def _thin_out(spec: Json, cell: float) -> None:
             axis["values"] = whole
 
 
-def _encodings(value: Any) -> Iterator[Json]:
+def _encodings(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         if isinstance(value.get("encoding"), dict):
             yield value["encoding"]
@@ -235,7 +233,7 @@ def _encodings(value: Any) -> Iterator[Json]:
             yield from _encodings(inner)
 
 
-def _wrapped(spec: Json, cell: float) -> Json:
+def _wrapped(spec: dict[str, Any], cell: float) -> dict[str, Any]:
     """Return the spec with the titles of panels on as many lines as they need."""
     spec = deepcopy(spec)
     rows = [row for own in spec["datasets"].values() for row in own if row.get("panel")]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from analysis.scene import Scene
-from analysis.tables import interval, number
+from analysis.tables import effect_cell, number
 from analysis.titles import title
 from analysis.verdict import Amount, Budget, ComputeMatched, Fairness, Verdict
 
@@ -70,20 +70,15 @@ def times(value: float | None) -> str:
 
 def cell(text: str, small: str = "", sort: float | None = None) -> dict[str, str]:
     """Return a cell of numbers: its text, a smaller second line, what it is sorted by."""
-    return {"text": text, "small": small, "sort": "" if sort is None else f"{sort:.9g}"}
+    return {"text": text, "range": small, "sort": "" if sort is None else f"{sort:.9g}"}
 
 
 def _rows(scene: Scene, cells: Cells) -> list[Context]:
     """Return a row for each arm with cells, in the order of the page."""
     return [
-        {
-            "arm": arm["arm"],
-            "tag": arm["tag"],
-            "name": arm["label"].removeprefix(f"{arm['tag']} · "),
-            "cells": cells[arm["arm"]],
-        }
-        for arm in scene.arms.to_dicts()
-        if arm["arm"] in cells
+        {"arm": arm, "tag": tag, "name": label.removeprefix(f"{tag} · "), "cells": cells[arm]}
+        for arm, tag, label in scene.arms.select("arm", "tag", "label").iter_rows()
+        if arm in cells
     ]
 
 
@@ -107,14 +102,8 @@ def _costs(scene: Scene, fair: Fairness) -> Context:
         if len(examples) == 1 and None not in examples
         else "the training examples, whose number the study does not name"
     )
-    return {
-        "note": "Small: multiples of the single model. FLOPs are those of matrix products and "
-        "convolutions for all members, a training step forward and backward; in all: per example, "
-        f"times epochs, times {counted}. Seconds were taken while other trials ran beside; "
-        "replicates that were trained as one have a share each.",
-        "columns": [*HEADINGS.values(), "Epochs"],
-        "rows": _rows(scene, cells),
-    }
+    columns = [*HEADINGS.values(), "Epochs"]
+    return {"counted": counted, "columns": columns, "rows": _rows(scene, cells)}
 
 
 def _seconds(value: float | None) -> str:
@@ -129,12 +118,7 @@ def _epochs(scene: Scene, verdict: Verdict, fair: Fairness) -> Context:
     for key in matched:
         own = [cell(times(spent[key].total_train_flops.multiple) or "–")]
         arm = judged.get(key)
-        for endpoint in labels:
-            effect = arm.endpoints.get(endpoint) if arm else None
-            if effect is None or effect.recovery is None:
-                own.append(cell("–"))
-            else:
-                own.append(cell(number(effect.recovery), interval(effect), effect.recovery))
+        own += [effect_cell(arm.endpoints.get(endpoint) if arm else None) for endpoint in labels]
         cells[key] = own
     odd = _grouped(
         scene, {e.arm: "; ".join(e.differences) for e in fair.epoch_matched if not e.matched}
@@ -142,9 +126,6 @@ def _epochs(scene: Scene, verdict: Verdict, fair: Fairness) -> Context:
     return {
         "heading": f"Epoch-matched: {len(matched)} of {len(fair.epoch_matched)} arms are "
         f"trained as the single model is, for {spent['single'].epochs or 0:g} epochs",
-        "note": "Recovery as judged, of the arms with the same epochs, batch size and "
-        "augmentation, every member on every example: nobody saw more data. Their compute is not "
-        "equal: its multiple stands beside.",
         "columns": ["Compute", *(f"Recovery, {label}" for label in labels.values())],
         "rows": _rows(scene, cells),
         "odd": odd,
@@ -168,7 +149,6 @@ def _compute(scene: Scene, fair: Fairness) -> Context:
         for budget in BUDGETS.values()
         for heading in (f"DE members for equal {budget}", f"Calibrated NLL, arm − DE ({budget})")
     ]
-    level = f"{100 * fair.level:g} %"
     odd = []
     for kind, word in BUDGETS.items():
         notes = {e.arm: e.note for e in fair.compute_matched if e.note and e.kind == kind}
@@ -177,10 +157,7 @@ def _compute(scene: Scene, fair: Fairness) -> Context:
         "heading": f"Compute-matched: of {len(candidates & cells.keys())} candidates, "
         f"{found['better']} {'is' if found['better'] == 1 else 'are'} better and {found['worse']} "
         "worse than a Deep Ensemble of equal training compute",
-        "note": "How many members of a Deep Ensemble an arm's compute would buy, and the "
-        "difference in calibrated NLL (nats; below zero the arm is better) from that Deep "
-        "Ensemble, each seed's interpolated between whole numbers of members. Brackets: "
-        f"{level} Welch interval over seeds, not adjusted for the number of arms.",
+        "level": f"{100 * fair.level:g} %",
         "columns": columns,
         "rows": _rows(scene, cells),
         "odd": odd,

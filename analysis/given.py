@@ -14,14 +14,12 @@ import pyarrow.compute as pc
 import yaml
 
 from analysis import lenient
+from analysis.confirmed import ANCHORS, CONTROLS, SPLITS
 from analysis.load import LONE, Run, open_parquet, read_parquet
 from analysis.protocol import Plan, Protocol, plan_of
 from study import schema
 from study.schema import StudyError
 
-ANCHORS: Final = ("single", "deep_ensemble")
-CONTROLS: Final = ("positive_control", "negative_control")
-SPLITS: Final = ("test", "shift", "ood")
 PROTOCOLS: Final = ("protocol.json", "protocol.yaml", "protocol.yml")
 DECLARED: Final = ("delta", "alpha", "endpoints", "sensitivity", "seeds")
 MOST_MEMBERS: Final = 1000
@@ -202,7 +200,8 @@ def _plan(folder: Path, members: Mapping[str, int], shift: bool) -> Plan:
         for arm, size in members.items()
     ]
     plan = {"study": folder.name, "protocol": protocol, "seeds": protocol.get("seeds")}
-    return plan_of(plan | {"arms": arms, "source": source, "limits": limits})
+    plan |= {"arms": arms, "source": source, "limits": limits}
+    return plan_of(plan, source or folder)
 
 
 def _protocol(folder: Path) -> tuple[str | None, dict[str, Any]]:

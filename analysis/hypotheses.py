@@ -6,7 +6,7 @@ Nothing here or below rounds or prints, and every draw has its own seed: same st
 from collections import Counter
 from functools import partial
 from statistics import median
-from typing import Final
+from typing import Final, get_args
 
 import polars as pl
 
@@ -20,9 +20,8 @@ from analysis.protocol import GATE_LEVEL, GATE_RATIO, Endpoint, Plan, Protocol
 from analysis.robustness import PERMUTATIONS, RESAMPLES, SEED, Crossed, check
 from analysis.rules import EXPECTED, ControlName, Decided, Decision, behaves, decide, tests_of
 from analysis.stats import Anchored, detectable_effect, fieller
-from analysis.verdict import Verdict
+from analysis.verdict import Kind, Verdict
 
-FORMAT: Final = 1
 DE_LIKE: Final = 0.75
 WANTED: Final = 0.5
 """The recovery for which the seeds that would be needed are told."""
@@ -50,7 +49,7 @@ def judge(measures: Measures, plan: Plan | None) -> Verdict:
     undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
     exploratory = tuple(wording.exploratory(plan))
     found = Verdict(
-        format=FORMAT,
+        format=1,
         sentence="",
         verdict=decided.verdict,
         withheld=decided.withheld,
@@ -203,14 +202,14 @@ def _protocol(protocol: Protocol) -> schema.Protocol:
 
 def _anchors(decided: Decided) -> tuple[schema.Anchor, ...]:
     study = decided.study
-    found: list[tuple[str, schema.AnchorRole, int]] = [("single", "single", 1)]
-    for size in sorted({arm.beside for arm in study.arms}):
-        found.append((f"deep_ensemble-{size}", "deep_ensemble", size))
+    sizes = sorted({arm.beside for arm in study.arms})
+    found: dict[str, tuple[schema.AnchorRole, int]] = {"single": ("single", 1)}
+    found |= {f"deep_ensemble-{size}": ("deep_ensemble", size) for size in sizes}
     return tuple(
         schema.Anchor(
-            arm=arm, role=role, members=members, seeds=count(study, arm), failed=failed(study, arm)
+            arm=arm, role=role, members=size, seeds=count(study, arm), failed=failed(study, arm)
         )
-        for arm, role, members in found
+        for arm, (role, size) in found.items()
     )
 
 
@@ -232,10 +231,7 @@ def _counts(decided: Decided, undeclared: int) -> schema.Counts:
     labels = Counter(label for label in map(wording.label, own) if label)
     return schema.Counts(
         candidates=len(own),
-        escapes=verdicts["escapes"],
-        tracks=verdicts["tracks"],
-        worse=verdicts["worse"],
-        inconclusive=verdicts["inconclusive"],
+        **{kind: verdicts[kind] for kind in get_args(Kind)},
         labels=dict(sorted(labels.items())),
         failed_runs=decided.study.failed.total(),
         undeclared_runs=undeclared,
@@ -245,15 +241,12 @@ def _counts(decided: Decided, undeclared: int) -> schema.Counts:
 def _margin(decided: Decided, delta: float) -> schema.Margin:
     """Return the verdicts at another margin."""
     found = decided.at_margin(delta)
-    by_verdict: dict[str, list[str]] = {"escapes": [], "tracks": []}
-    for arm, decision in sorted(found.candidates.items()):
-        by_verdict.setdefault(decision.verdict, []).append(arm)
-    return schema.Margin(
-        delta=delta,
-        verdict=found.verdict,
-        escapes=tuple(by_verdict["escapes"]),
-        tracks=tuple(by_verdict["tracks"]),
+    own = sorted(found.candidates.items())
+    escapes, tracks = (
+        tuple(arm for arm, decision in own if decision.verdict == kind)
+        for kind in ("escapes", "tracks")
     )
+    return schema.Margin(delta=delta, verdict=found.verdict, escapes=escapes, tracks=tracks)
 
 
 def _detectable(decided: Decided) -> schema.Detectable:

@@ -39,10 +39,8 @@ def judged(run: Run) -> Judged:
     """
     measures = measure(run, workers=os.cpu_count() or 1)
     beside = {"fairness": fairness(run, measures), "measures": secondary(measures)}
-    nothing = "confirm" not in run.trials["stage"]
-    verdict = judge(measures, run.plan).model_copy(
-        update=beside | ({"sentence": NOTHING_YET} if nothing else {})
-    )
+    said = {} if "confirm" in run.trials["stage"] else {"sentence": NOTHING_YET}
+    verdict = judge(measures, run.plan).model_copy(update=beside | said)
     scene = summarise.scene(run, measures, verdict)
     return Judged(run, verdict, scene, figures.draw(scene))
 

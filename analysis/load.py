@@ -25,8 +25,6 @@ from study.schema import StudyError
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 
-PLAN = ("study", "hash", "protocol", "arms", "seeds")
-ARM = ("configuration", "role", "method", "name", "members")
 SEVERAL = ("candidate", "comparison")
 WIDE = 2**32
 OBJECTS = {"spec": ("dataset", "backbone", "training", "params", "regulariser"), "versions": ()}
@@ -282,49 +280,14 @@ def _plan(file: Place) -> Plan | None:
         raise StudyError(f"{file}: must be JSON, but {error}; restore the file") from None
     if not isinstance(plan, dict):
         raise StudyError(f"{file}: must be a JSON object, but is {plan!r:.40}; restore the file")
-    _has(file, "plan", PLAN, plan)
-    arms, protocol, seeds = (plan[key] for key in ("arms", "protocol", "seeds"))
-    tuning = plan.get("tuning") or {}
-    whole = isinstance(protocol, dict) and type(seeds) is int and seeds >= 0
-    whole &= isinstance(tuning, dict) and all(isinstance(t, dict) for t in tuning.values())
-    if not whole or not isinstance(arms, list) or not all(isinstance(a, dict) for a in arms):
+    found = plan_of(plan, file)
+    keys = [(a.role, a.configuration if a.role in SEVERAL else "") for a in found.arms]
+    twice = next((" ".join(key).strip() for key in keys if keys.count(key) > 1), None)
+    if twice:
         raise StudyError(
-            f"{file}: arms must be a list of objects, protocol and tuning objects, and seeds a "
-            "number from 0, as the study writes them; restore the file"
+            f"{file}: an arm must be declared once, but {twice} is there twice; restore the file"
         )
-    _check_arms(file, arms)
-    return plan_of(plan)
-
-
-def _check_arms(file: Place, arms: list[dict[str, Any]]) -> None:
-    """Refuse an arm without its keys, of other types, or declared twice."""
-    seen = set()
-    for arm in arms:
-        _has(file, "arm", ARM, arm)
-        texts = [arm["configuration"], arm["role"], arm["method"], arm["name"] or ""]
-        size, known = arm["members"], arm["role"] in get_args(schema.Role)
-        whole = known and all(isinstance(text, str) for text in texts)
-        if not whole or type(size) is not int or size < 1:
-            raise StudyError(
-                f"{file}: an arm must have texts and a number of members from 1, but one is "
-                f"{arm!r:.80}; restore the file"
-            )
-        key = (arm["role"], arm["configuration"] if arm["role"] in SEVERAL else "")
-        if key in seen:
-            raise StudyError(
-                f"{file}: an arm must be declared once, but {' '.join(key).strip()} is there "
-                "twice; restore the file"
-            )
-        seen.add(key)
-
-
-def _has(file: Place, name: str, keys: tuple[str, ...], value: Mapping[str, Any]) -> None:
-    missing = [key for key in keys if key not in value]
-    if missing:
-        raise StudyError(
-            f"{file}: the {name} must have the keys {', '.join(keys)}, "
-            f"but {missing[0]} is missing; restore the file"
-        )
+    return found
 
 
 def open_parquet(file: Place, remedy: str, **options: Any) -> Any:

@@ -11,8 +11,8 @@ from analysis import secondary
 from analysis.costs import COSTS
 from analysis.fairness_tables import HEADINGS, size
 from analysis.scene import Scene
-from analysis.tables import interval, number
-from analysis.verdict import Amount, Anchor, Arm, Effect, Equivalent, Mean, Verdict
+from analysis.tables import effect_cell, equivalent_cell, number
+from analysis.verdict import Amount, Anchor, Arm, Record, Verdict
 
 TEX: Final = {
     "\\": r"\textbackslash{}",
@@ -90,8 +90,7 @@ def files(scene: Scene, verdict: Verdict, partial: str = "") -> Iterator[tuple[s
 
 # --- content
 
-Named = Mapping[str, Any]
-"""A row of ``Scene.arms``."""
+Named = Mapping[str, Any]  # A row of ``Scene.arms``.
 
 
 def _judged(verdict: Verdict) -> dict[str, Arm | Anchor]:
@@ -102,41 +101,46 @@ def _numbers(arms: Iterable[Named], verdict: Verdict) -> Iterator[Mapping[str, o
     """Yield a row per arm with every number unrounded; what an anchor has not is null."""
     judged = _judged(verdict)
     costs = {entry.arm: entry for entry in verdict.fairness.costs} if verdict.fairness else {}
+    equivalent = {"de_equivalent": "members", "de_equivalent_low": "low"}
+    equivalent |= {"de_equivalent_high": "high", "de_largest": "largest"}
     for arm in arms:
         own, means = judged[arm["arm"]], verdict.measures[arm["arm"]]
         row = {key: arm[key] for key in ("tag", "label", "arm", "method", "role", "members")}
         row |= {"seeds": own.seeds, "failed": own.failed, "verdict": arm["verdict"]}
-        row |= {key: getattr(own, key, None) for key in ("p_escape", "p_holm", "p_track")}
+        row |= _of(own, {key: key for key in ("p_escape", "p_holm", "p_track")})
         for key in verdict.protocol.endpoints:
+            ends = ("recovery", "low", "high", "low_wide", "high_wide")
             effect = own.endpoints.get(key) if isinstance(own, Arm) else None
-            for end in ("recovery", "low", "high", "low_wide", "high_wide"):
-                row[f"{key}_{end}"] = getattr(effect, end, None)
+            row |= _of(effect, {f"{key}_{end}": end for end in ends})
         for key in ("nll", "accuracy"):
-            row |= {f"{key}_{what}": getattr(means.get(key), what, None) for what in ("mean", "sd")}
-        found = getattr(own, "equivalent", None)
-        keys = {"members": "de_equivalent", "low": "de_equivalent_low"}
-        keys |= {"high": "de_equivalent_high", "largest": "de_largest"}
-        row |= {name: getattr(found, key, None) for key, name in keys.items()}
+            row |= _of(means.get(key), {f"{key}_mean": "mean", f"{key}_sd": "sd"})
+        row |= _of(getattr(own, "equivalent", None), equivalent)
         for cost in COSTS:
             spent = getattr(costs.get(arm["arm"]), cost, None)
-            row |= {cost: getattr(spent, "value", None)}
-            row |= {f"{cost}_multiple": getattr(spent, "multiple", None)}
+            row |= _of(spent, {cost: "value", f"{cost}_multiple": "multiple"})
         yield row
+
+
+def _of(found: Record | None, columns: Mapping[str, str]) -> dict[str, object]:
+    """Return columns from the fields of a record, null where it has none."""
+    return {column: getattr(found, field, None) for column, field in columns.items()}
 
 
 def _configurations(arms: Iterable[Named], verdict: Verdict, partial: str) -> Table:
     judged, protocol, rows = _judged(verdict), verdict.protocol, []
     for arm in arms:
         own, means = judged[arm["arm"]], verdict.measures[arm["arm"]]
-        effects: Mapping[str, Effect] = getattr(own, "endpoints", {})
+        effects = own.endpoints if isinstance(own, Arm) else {}
+        cells = [effect_cell(effects.get(key)) for key in protocol.endpoints]
+        nll, accuracy = (means[k].mean if k in means else None for k in ("nll", "accuracy"))
         rows.append(
             [
                 arm["label"],
                 arm["verdict"],
-                *(_effect(effects.get(key)) for key in protocol.endpoints),
-                _equivalent(getattr(own, "equivalent", None)),
-                number(_mean_of(means.get("nll")), 4),
-                number(_mean_of(means.get("accuracy")), 3),
+                *(f"{cell['text']} {cell['range']}".rstrip() for cell in cells),
+                equivalent_cell(getattr(own, "equivalent", None))["text"],
+                number(nll, 4),
+                number(accuracy, 3),
                 str(own.seeds),
             ]
         )
@@ -148,22 +152,6 @@ def _configurations(arms: Iterable[Named], verdict: Verdict, partial: str) -> Ta
     header = ["Configuration", "Verdict", *(f"R, {label}" for label in protocol.labels.values())]
     header += ["DE equivalent", "NLL", "Accuracy", "Seeds"]
     return Table(caption + withheld, header, rows, words=2)
-
-
-def _mean_of(found: Mean | None) -> float | None:
-    return found.mean if found else None
-
-
-def _effect(effect: Effect | None) -> str:
-    if effect is None or effect.recovery is None:
-        return "–"
-    return f"{number(effect.recovery)} {interval(effect)}"
-
-
-def _equivalent(found: Equivalent | None) -> str:
-    if found is None:
-        return "–"
-    return f"> {found.largest}" if found.members is None else number(found.members, 1)
 
 
 def _costs(arms: Iterable[Named], verdict: Verdict, partial: str) -> Table:
@@ -207,10 +195,9 @@ def _measures(scene: Scene, verdict: Verdict, partial: str) -> Iterator[Table]:
         yield Table(f"{caption}{'; '.join(labels)}.", ["Measure", *tags], rows)
 
 
-def _mean(cell: secondary.Cell | None) -> str:
-    if cell is None:
-        return "–"
-    return f"{cell.text} [{cell.spread}]" if cell.spread else cell.text
+def _mean(cell: tuple[str, str] | None) -> str:
+    text, spread = cell or ("–", "")
+    return f"{text} [{spread}]" if spread else text
 
 
 # --- form

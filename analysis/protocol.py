@@ -8,7 +8,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 
 from study.schema import Role, StudyError
 
@@ -53,6 +55,18 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
 }
 
 
+def _endpoints(keys: Any) -> tuple[Endpoint, ...]:
+    known = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    found = tuple(ENDPOINTS.get(key) for key in dict.fromkeys(keys)) if known else ()
+    chosen = tuple(endpoint for endpoint in found if endpoint)
+    if len(chosen) < len(found) or not any(e.kind == "performance" for e in chosen):
+        raise ValueError(f"must be among {', '.join(ENDPOINTS)}, with one of performance")
+    return chosen
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 @dataclass(frozen=True)
 class Protocol:
     """Numbers that decide.
@@ -65,11 +79,13 @@ class Protocol:
         seeds: Replicates per arm that were declared, or None.
     """
 
-    delta: float = 0.25
-    alpha: float = 0.05
-    endpoints: tuple[Endpoint, ...] = tuple(ENDPOINTS[k] for k in ("cll", "shift_nll", "gain"))
-    sensitivity: tuple[float, ...] = (0.15, 0.25, 0.35)
-    seeds: int | None = None
+    delta: Share = 0.25
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    endpoints: Annotated[tuple[Endpoint, ...], PlainValidator(_endpoints)] = tuple(
+        ENDPOINTS[key] for key in ("cll", "shift_nll", "gain")
+    )
+    sensitivity: tuple[Share, ...] = (0.15, 0.25, 0.35)
+    seeds: Annotated[int, Field(ge=0)] | None = None
 
     @property
     def level(self) -> float:
@@ -94,28 +110,22 @@ class PlannedArm:
     method: str
     configuration: str
     name: str | None
-    members: int
+    members: Annotated[int, Field(ge=1)]
     reason: str | None = None
     stratum: str | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was declared before the test set was opened.
+    """What was declared before the test set was opened, anchors and controls among the arms.
 
     Attributes:
-        study: Its name.
-        protocol: The numbers that decide.
-        arms: All that are confirmed, anchors and controls among them.
-        hash: Digest of what was declared.
-        content_hash: Digest of what the file holds now.
-        declared: When.
+        hash: Digest of what was declared; ``content_hash`` is of what the file holds now.
         tuning: Method -> its planned search ``trials``; None where that is not known.
-        revisions: How often the study was declared anew.
+        revised: How often the study was declared anew.
         other_seeds: What the protocol declares, in words, where it is not ``protocol.seeds``.
-        given: Whether it goes with predictions alone (see ``analysis.given``).
-        source: File of the protocol that lay beside these, None without one.
-        limits: Lines on what cannot be known of them or was left out.
+        given: Whether it goes with predictions alone (see ``analysis.given``). Then ``source`` is
+            the protocol's file, if any, and ``limits`` say what cannot be known or was left out.
     """
 
     study: str | None
@@ -125,97 +135,53 @@ class Plan:
     content_hash: str
     declared: str | None = None
     tuning: Mapping[str, Mapping[str, int]] | None = None
-    revisions: int = 0
+    revised: int = 0
     other_seeds: str | None = None
     given: bool = False
     source: str | None = None
     limits: tuple[str, ...] = ()
 
 
-def plan_of(content: Mapping[str, Any]) -> Plan:
-    """Return the plan that a JSON object of checked shape declares (see ``analysis.load``).
+PLAN: Final = TypeAdapter(Plan)
+
+
+def plan_of(content: Mapping[str, Any], file: object = "plan.json") -> Plan:
+    """Return the plan that a JSON object declares; ``file`` is what errors are about.
 
     Raises:
-        StudyError: When the protocol has an unknown endpoint or a number out of its range.
+        StudyError: When a key is missing, of another type or out of its range.
     """
-    protocol = _protocol_of(content)
-    tuning, content_hash = content.get("tuning"), plan_hash(content)
-    seeds = content["protocol"].get("seeds", "auto")
-    return Plan(
-        study=_text(content["study"]),
-        protocol=protocol,
-        arms=tuple(map(_arm_of, content["arms"])),
-        hash=str(content.get("hash", content_hash)),
-        content_hash=content_hash,
-        declared=_text(content.get("declared")),
-        tuning=tuning and {method: _whole_numbers(own) for method, own in tuning.items()},
-        revisions=len(content.get("revisions") or ()),
-        other_seeds=None if seeds in ("auto", content["seeds"]) else str(seeds),
-        given="source" in content,
-        source=content.get("source"),
-        limits=tuple(content.get("limits", ())),
-    )
-
-
-def _arm_of(declared: Mapping[str, Any]) -> PlannedArm:
-    keys = ("role", "method", "configuration", "name", "members")
-    also = {key: _text(declared.get(key)) for key in ("reason", "stratum")}
-    return PlannedArm(**({key: declared[key] for key in keys} | also))
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _whole_numbers(found: Mapping[str, Any]) -> dict[str, int]:
-    return {key: value for key, value in found.items() if type(value) is int}
+    try:
+        protocol, seeds = content["protocol"], content["seeds"]
+        own, given = protocol.get("seeds", "auto"), "source" in content
+        content_hash = plan_hash(content)
+        also = {
+            "protocol": protocol | {"seeds": seeds},
+            "hash": content_hash if given else content["hash"],
+            "content_hash": content_hash,
+            "revised": len(content.get("revisions") or ()),
+            "other_seeds": None if own in ("auto", seeds) else str(own),
+            "given": given,
+        }
+        # As JSON, in which a tuple is a list and an object is a dataclass, and no more is allowed.
+        return PLAN.validate_json(json.dumps({**content, **also}), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])).removeprefix("protocol.")
+        rule = first["msg"].replace("Input should", "must").removeprefix("Value error, ")
+        said = f"{key} {rule}, but is {first['input']!r:.60}"
+        if first["type"] == "missing":
+            said = f"{key} must be there, but is missing"
+    except KeyError as error:
+        said = f"{error.args[0]} must be there, but is missing"
+    except (AttributeError, TypeError, ValueError) as error:
+        said = f"must hold the plan as the study writes it, but reading it ended with: {error}"
+    raise StudyError(f"{file}: {said}; restore the file, or correct the protocol of the study")
 
 
 def protocol_of(plan: Plan | None) -> Protocol:
     """Return the declared protocol, or the default one without a plan."""
     return Protocol() if plan is None else plan.protocol
-
-
-def _protocol_of(plan: Mapping[str, Any]) -> Protocol:
-    declared, file = plan["protocol"], plan.get("source") or "plan.json"
-    default = Protocol()
-    delta = _between(file, "delta", declared.get("delta", default.delta), 0, 1)
-    alpha = _between(file, "alpha", declared.get("alpha", default.alpha), 0, 0.5)
-    others = _list(file, "sensitivity", declared.get("sensitivity", list(default.sensitivity)))
-    keys = _list(file, "endpoints", declared.get("endpoints", [e.key for e in default.endpoints]))
-    for key in keys:
-        if key not in ENDPOINTS:
-            raise StudyError(
-                f"{file}: endpoints must be among {', '.join(ENDPOINTS)}, but one is {key!r}; "
-                "correct the protocol of the study"
-            )
-    endpoints = tuple(ENDPOINTS[key] for key in dict.fromkeys(keys))
-    if not any(endpoint.kind == "performance" for endpoint in endpoints):
-        raise StudyError(
-            f"{file}: endpoints must hold one of performance, but are {', '.join(keys)}; "
-            "add cll or shift_nll to the protocol of the study"
-        )
-    sensitivity = tuple(_between(file, "sensitivity", value, 0, 1) for value in others)
-    seeds = None if plan["seeds"] is None else int(plan["seeds"])
-    return Protocol(delta, alpha, endpoints, sensitivity, seeds)
-
-
-def _list(file: str, name: str, value: Any) -> list[Any]:
-    if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
-        raise StudyError(
-            f"{file}: {name} must be a list of words or numbers, but is {value!r}; "
-            "correct the protocol of the study"
-        )
-    return value
-
-
-def _between(file: str, name: str, value: Any, low: float, high: float) -> float:
-    if not isinstance(value, int | float) or not low < value < high:
-        raise StudyError(
-            f"{file}: {name} must be above {low} and below {high}, but is {value!r}; "
-            "correct the protocol of the study"
-        )
-    return float(value)
 
 
 def plan_hash(plan: Mapping[str, Any]) -> str:
@@ -226,5 +192,5 @@ def plan_hash(plan: Mapping[str, Any]) -> str:
     content = {key: plan[key] for key in ("study", "protocol", "arms")}
     if plan["protocol"].get("seeds") == "auto":
         content["seeds"] = plan["seeds"]
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

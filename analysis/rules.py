@@ -41,15 +41,10 @@ class Open:
 
 @dataclass(frozen=True)
 class Decision:
-    """One arm's verdict at one margin.
+    """One arm's verdict at one margin, and why it is inconclusive: the last three fields.
 
-    Attributes:
-        verdict: What it is.
-        tests: Of all endpoints together; the p-values are 1 where the arm cannot be assessed.
-        p_holm: ``tests.p_escape``, adjusted within the arm's family.
-        reasons: Why it cannot be assessed.
-        open: What an inconclusive arm shows.
-        lost_among: How many arms the correction was for, where the arm would escape without it.
+    ``tests`` are those of all endpoints together; ``p_holm`` is their p of escape, adjusted within
+    the arm's family; ``lost_among`` so many arms it would escape without that correction.
     """
 
     verdict: Kind
@@ -156,16 +151,14 @@ def verdict_of(joint: Tests, alpha: float) -> Kind:
 
 def decide_all(cases: Sequence[Case], protocol: Protocol) -> dict[str, Decision]:
     """Return every arm's decision: Holm within candidates and within comparisons, not controls."""
-    raw = {case.arm.arm: _decide(case, protocol) for case in cases}
-    decided = dict(raw)
+    decided = {case.arm.arm: _decide(case, protocol) for case in cases}
     for family in FAMILIES:
         own = [case.arm.arm for case in cases if case.arm.role == family]
-        adjusted = holm({arm: raw[arm].tests.p_escape for arm in own})
-        for arm, p_holm in adjusted.items():
-            decided[arm] = replace(raw[arm], p_holm=p_holm)
-            if raw[arm].verdict == "escapes" and p_holm > protocol.alpha:
-                lost = replace(decided[arm], verdict="inconclusive", lost_among=len(own))
-                decided[arm] = lost
+        for arm, p_holm in holm({arm: decided[arm].tests.p_escape for arm in own}).items():
+            found = replace(decided[arm], p_holm=p_holm)
+            if found.verdict == "escapes" and p_holm > protocol.alpha:
+                found = replace(found, verdict="inconclusive", lost_among=len(own))
+            decided[arm] = found
     return decided
 
 

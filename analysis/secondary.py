@@ -1,8 +1,7 @@
 """Every measure of every arm, in numbers: what the endpoints leave out. Nothing here is tested."""
 
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import polars as pl
 
@@ -41,25 +40,15 @@ def secondary(measures: Measures) -> Means:
     return found
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Mean and standard deviation as text."""
-
-    text: str
-    spread: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric of every arm."""
+class Row(NamedTuple):
+    """One metric, with mean and standard deviation as text for every arm that has it."""
 
     name: str
     about: str
-    cells: list[Cell | None]
+    cells: list[tuple[str, str] | None]
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Columns (tag and label of an arm) and rows of the page's table."""
 
     columns: list[tuple[str, str]]
@@ -84,9 +73,9 @@ def _about(metric: Metric) -> str:
     return "; ".join(part for part in (metric.meaning, metric.unit, said) if part)
 
 
-def cell(value: Mean | None) -> Cell | None:
+def cell(value: Mean | None) -> tuple[str, str] | None:
     """Return mean and standard deviation as text."""
-    return None if value is None else Cell(_digits(value.mean), _digits(value.sd))
+    return None if value is None else (_digits(value.mean), _digits(value.sd))
 
 
 def _digits(value: float | None) -> str:

@@ -16,6 +16,7 @@ import polars as pl
 
 from analysis import fairness_tables, progress, secondary, tables
 from analysis.declared import spaces
+from analysis.fairness_tables import Context
 from analysis.geometry import geometry
 from analysis.load import Run
 from analysis.measure import Measures
@@ -24,8 +25,6 @@ from analysis.titles import title
 from analysis.verdict import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Arm, Counts, Verdict
 from analysis.wording import names
 
-Context = dict[str, object]
-"""What a template is filled with."""
 STAGES: Final = ("search", "rescore", "pilot", "confirm")
 MOST_DISAGREEMENTS: Final = 3
 """Disagreements that are spelled out beside the verdict."""
@@ -148,7 +147,9 @@ def page(
             {"name": name, "figures": [f for f in drawn if f.section == name]} for name in sections
         ],
         "table": tables.configurations(scene, run, verdict),
-        "protocol": _protocol(run, verdict),
+        "declared": _declared(run, verdict),
+        "decided": verdict,
+        "validated": json.loads((Path(__file__).parent / "validation.json").read_text()),
         "given": run.given,
         "measures": secondary.table(scene, verdict.measures),
         "fairness": None if run.given else fairness_tables.tables(scene, verdict),
@@ -187,17 +188,17 @@ def named(specs: Sequence[Mapping[str, Any]], section: str) -> str:
     return " and ".join(sorted(map(str, names)))
 
 
-def _banners(run: Run, verdict: Verdict) -> list[dict[str, str]]:
+def _banners(run: Run, verdict: Verdict) -> list[tuple[str, str]]:
     banners = []
     if run.given:
         text = (
             "Only predictions were given. How the ensembles were trained, tuned and chosen is not "
             "known here; one that was chosen by its results on this test set looks too good."
         )
-        banners.append({"kind": "AS GIVEN", "text": text})
+        banners.append(("AS GIVEN", text))
     unequal = fairness_tables.warning(verdict.fairness)
     if unequal:
-        banners.append({"kind": "UNEQUAL", "text": unequal})
+        banners.append(("UNEQUAL", unequal))
     nothing = "confirm" not in run.trials["stage"]
     lines = progress.lacking(run)
     if nothing or lines:
@@ -206,7 +207,7 @@ def _banners(run: Run, verdict: Verdict) -> list[dict[str, str]]:
             if nothing
             else "The study is not finished, and the verdict can still change."
         )
-        banners.append({"kind": "PARTIAL", "text": " ".join([begin, *map(_as_sentence, lines)])})
+        banners.append(("PARTIAL", " ".join([begin, *map(_as_sentence, lines)])))
     return banners
 
 
@@ -221,75 +222,61 @@ def tone(verdict: Verdict) -> str:
 
 
 def _verdict(scene: Scene, verdict: Verdict, confirmed: bool) -> Context:
-    kind, protocol = verdict.verdict, verdict.protocol
-    names = ", ".join(protocol.labels.values())
+    kind = verdict.verdict
     return {
         "label": f"{kind} · exploratory" if verdict.exploratory and confirmed else kind,
         "tone": tone(verdict),
         "sentence": verdict.sentence.replace(" %", "\u00a0%").replace("p < ", "p\u00a0<\u00a0"),
-        "rule": (
-            f"Rule: a configuration escapes when its recovery lies above {protocol.delta:g} on "
-            f"every endpoint ({names}), at one-sided level {protocol.alpha:g} after Holm's "
-            f"correction; it tracks a single model when equivalence within "
-            f"±{protocol.delta:g} is shown."
-        ),
-        "checks": _checks(verdict) if confirmed else [],
+        "checks": _checks(verdict) if confirmed else {},
         "kpis": _kpis(scene, verdict) if confirmed else [],
     }
 
 
-def _checks(verdict: Verdict) -> list[dict[str, str]]:
-    checks = []
+def _checks(verdict: Verdict) -> dict[str, str]:
+    """Return lines on controls, anchors, other tests and limits, with the state of each."""
+    checks = {}
     for name, control in verdict.controls:
         if control is None:
-            checks.append({"state": "na", "text": f"no {name} control was run"})
+            checks[f"no {name} control was run"] = "na"
         else:
             proved = control.verdict == control.expected
-            state = "yes" if proved else "na" if control.ok else "no"
-            checks.append({"state": state, "text": control.line})
+            checks[control.line] = "yes" if proved else "na" if control.ok else "no"
     closed = [gate for gate in verdict.gates if not gate.open]
     if verdict.gates and not closed:
         text = "single model and deep ensemble differ on every endpoint, so recovery is measurable"
-        checks.append({"state": "yes", "text": text})
-    for gate in closed:
-        text = f"{gate.members} members: {gate.reason}"
-        checks.append({"state": "no", "text": text})
-    checks += _robust(verdict)
-    known = [check["text"] for check in checks]
-    reasons = [
-        reason
-        for reason in verdict.reasons
-        if reason not in verdict.sentence
-        and not any(text in reason or reason.removeprefix("withheld: ") in text for text in known)
-    ]
-    checks += [{"state": "na", "text": reason} for reason in reasons]
-    return list({check["text"]: check for check in checks}.values())
+        checks[text] = "yes"
+    checks |= {f"{gate.members} members: {gate.reason}": "no" for gate in closed}
+    checks |= _robust(verdict)
+    known = list(checks)
+    for reason in verdict.reasons:
+        # What the sentence, or a check above, says already is not said again.
+        core = reason.removeprefix("withheld: ")
+        told = any(text in reason or core in text for text in known)
+        if not told and reason not in verdict.sentence:
+            checks[reason] = "na"
+    return checks
 
 
-def _robust(verdict: Verdict) -> list[dict[str, str]]:
+def _robust(verdict: Verdict) -> dict[str, str]:
     """Return whether permutation and both bootstraps agree with the verdicts."""
     asked = [arm for arm in verdict.arms if arm.robustness]
     against = verdict.robustness.disagreements
     if not asked:
-        return []
+        return {}
     if not against:
-        text = f"permutation and bootstraps agree with the tests on all {len(asked)} arms"
-        return [{"state": "yes", "text": text}]
+        return {f"permutation and bootstraps agree with the tests on all {len(asked)} arms": "yes"}
     shown = against[:MOST_DISAGREEMENTS]
     more = f" (and {len(against) - len(shown)} more, in the table)" if against[len(shown) :] else ""
-    return [{"state": "na", "text": "; ".join(shown) + more}]
+    return {"; ".join(shown) + more: "na"}
 
 
-def _kpis(scene: Scene, verdict: Verdict) -> list[dict[str, str]]:
+def _kpis(scene: Scene, verdict: Verdict) -> list[tuple[str, str]]:
+    """Return the figures beside the verdict: a value, and what it is."""
     counts, protocol, seeds = verdict.counts, verdict.protocol, verdict.seeds
-    kpis = [
-        {
-            "value": f"{counts.escapes} of {counts.candidates}",
-            "text": "would pass, but a control withholds the verdict"
-            if verdict.withheld
-            else f"configurations escape; {counts.tracks} track a single model",
-        }
-    ]
+    passed = f"configurations escape; {counts.tracks} track a single model"
+    if verdict.withheld:
+        passed = "would pass, but a control withholds the verdict"
+    kpis = [(f"{counts.escapes} of {counts.candidates}", passed)]
     # The weakest endpoint says nothing where some endpoint could not be assessed.
     whole = [arm for arm in verdict.arms if len(arm.endpoints) == len(protocol.endpoints)]
     candidates = [arm for arm in whole if arm.role == "candidate"]
@@ -297,67 +284,24 @@ def _kpis(scene: Scene, verdict: Verdict) -> list[dict[str, str]]:
     if lead is not None and lead.weakest is not None:
         effect = lead.endpoints[lead.weakest]
         tag = scene.arms.filter(pl.col("arm") == lead.arm)["tag"].item()
-        kpis.append(
-            {
-                "value": tables.number(effect.recovery),
-                "text": f"recovery of {tag}, the best, on its weakest endpoint "
-                f"({protocol.labels[lead.weakest]}), {scene.levels[0]} "
-                f"{tables.interval(effect)}",
-            }
+        text = (
+            f"recovery of {tag}, the best, on its weakest endpoint "
+            f"({protocol.labels[lead.weakest]}), {scene.levels[0]} {tables.interval(effect)}"
         )
+        kpis.append((tables.number(effect.recovery), text))
     found = verdict.detectable_effect
     if found.worst is not None:
-        text = (
-            "smallest recovery on every endpoint that these seeds detect with power "
-            f"{found.power:g}"
-        )
-        kpis.append({"value": tables.number(found.worst), "text": text})
-    done = seeds.span.replace(" to ", "–")
+        text = "smallest recovery on every endpoint that these seeds detect with power "
+        kpis.append((tables.number(found.worst), f"{text}{found.power:g}"))
     planned = f", {seeds.planned} declared" if seeds.planned else ""
-    kpis.append({"value": done, "text": f"complete replicates per arm{planned}"})
+    kpis.append((seeds.span.replace(" to ", "–"), f"complete replicates per arm{planned}"))
     return kpis
 
 
-def _protocol(run: Run, verdict: Verdict) -> list[str]:
-    protocol = verdict.protocol
-    delta, alpha = f"{protocol.delta:g}", f"{protocol.alpha:g}"
-    names = ", ".join(protocol.labels.values())
-    margins = "; ".join(
-        f"at {row.delta:g}: {row.verdict} ({len(row.escapes)} escape, {len(row.tracks)} track)"
-        for row in verdict.sensitivity
-    )
-    subject = "what was given" if run.given else "the space that was searched"
-    validated = json.loads((Path(__file__).parent / "validation.json").read_text())
-    made = validated["made"]
+def _declared(run: Run, verdict: Verdict) -> str:
     plan = verdict.plan
-    declared = f"Exploratory: {'; '.join(verdict.exploratory_reasons)}."
     if plan and run.given:
-        declared = f"Declared in a file beside the predictions, at a time unknown: {plan.hash}."
-    elif plan and not verdict.exploratory:
-        declared = f"Declared {plan.declared}, before the test set was opened: {plan.hash}."
-    return [
-        declared,
-        "Recovery R = (single − x) / (single − deep ensemble) of the same number of members: "
-        "0 is the single model, 1 the deep ensemble. The unit of replication is one complete run.",
-        f"Endpoints: {names}. An endpoint counts only if the deep ensemble is better than the "
-        f"single model at one-sided {protocol.gate_level:g} and by at least "
-        f"{protocol.gate_ratio:g} standard deviation of a seed.",
-        f"Escapes: R above {delta} on all endpoints, one-sided level {alpha} each, Holm's "
-        "correction over the configurations.",
-        f"Tracks: |R| below {delta} by two one-sided tests at level {alpha} on every performance "
-        f"endpoint, and R below {delta} on every diversity endpoint. Anything else stays open.",
-        f"Intervals are Fieller's: the {100 * protocol.level:g} % interval lies inside the "
-        f"band exactly when the tests at {100 * protocol.alpha:g} % say so. They cover "
-        "training seeds; data and split are fixed.",
-        f"Margins (sensitivity): {margins}.",
-        "Other tests agree: the same question before Holm's correction, by permutation of labels "
-        f"(up to {verdict.robustness.permutations} of them; of the arm and the anchors' "
-        "mixture at the margin), by the BCa bootstrap over seeds, and by a bootstrap over seeds "
-        f"and test examples ({verdict.robustness.resamples} resamples each). Only the last "
-        "is a claim about other test images too.",
-        "DE equivalent: how many members a Deep Ensemble needs for the same calibrated NLL, "
-        "interpolated; 1 is no better than one member.",
-        f"Size and power of this procedure were simulated ({made['replications']} studies a row, "
-        f"{made['made'][:10]}; analysis/validation.md): {validated['summary']}.",
-        f"A null result speaks about {subject}, not about every configuration.",
-    ]
+        return f"Declared in a file beside the predictions, at a time unknown: {plan.hash}."
+    if plan and not verdict.exploratory:
+        return f"Declared {plan.declared}, before the test set was opened: {plan.hash}."
+    return f"Exploratory: {'; '.join(verdict.exploratory_reasons)}."

@@ -59,9 +59,9 @@ def configurations(scene: Scene, run: Run, verdict: Verdict) -> dict[str, object
         if own.is_empty():
             continue
         specs[arm["arm"]] = flatten(own["spec"][0] or "{}")
-        cells = [_effect_cell(entry.endpoints.get(key) if entry else None) for key in labels]
+        cells = [effect_cell(entry.endpoints.get(key) if entry else None) for key in labels]
         cells.append(_robustness_cell(entry.robustness if entry else None))
-        cells.append(_equivalent_cell(entry.equivalent if entry else None))
+        cells.append(equivalent_cell(entry.equivalent if entry else None))
         cells += [_cell(own["nll"].mean(), 4), _cell(own["accuracy"].mean(), 3), _cell(len(own), 0)]
         rows.append(
             {
@@ -104,7 +104,8 @@ def _because(arm: Arm) -> str:
     return " · ".join(parts)
 
 
-def _effect_cell(effect: Effect | None) -> dict[str, str]:
+def effect_cell(effect: Effect | None) -> dict[str, str]:
+    """Return the recovery with its interval."""
     if effect is None or effect.recovery is None:
         return _cell(None, 2)
     return _cell(effect.recovery, 2) | {"range": interval(effect)}
@@ -115,15 +116,12 @@ def _robustness_cell(found: Robustness | None) -> dict[str, str]:
     if found is None:
         return _cell(None, 0)
     against = [METHODS[name] for name, answer in found.answers.items() if not answer.agrees]
-    asked = len(found.answers)
-    return {
-        "text": f"{asked - len(against)} of {asked}",
-        "sort": str(asked - len(against)),
-        "range": f"not by {', '.join(against)}" if against else "",
-    }
+    agree, against_it = len(found.answers) - len(against), ", ".join(against)
+    text = {"text": f"{agree} of {len(found.answers)}", "sort": str(agree)}
+    return text | {"range": f"not by {against_it}" if against else ""}
 
 
-def _equivalent_cell(found: Equivalent | None) -> dict[str, str]:
+def equivalent_cell(found: Equivalent | None) -> dict[str, str]:
     """Return the Deep Ensemble equivalent with its interval."""
     if found is None:
         return _cell(None, 1)

@@ -48,16 +48,16 @@ def _some_escape(verdict: Verdict) -> str:
     assert best.weakest is not None
     assert best.p_holm is not None
     weakest = best.endpoints[best.weakest]
-    one = counts.escapes == 1
+    one, low, high = counts.escapes == 1, weakest.low_wide, weakest.high_wide
     verb = "escapes a single model: it recovers" if one else "escape: they recover"
+    reach = "unbounded" if low is None or high is None else f"{low:.2f} to {high:.2f}"
     return (
         f"{counts.escapes} of {counts.candidates} tested configurations {verb} more than "
         f"{_percent(protocol.delta)} of the way from a single model to a Deep "
-        f"Ensemble on {_labels(verdict)} (best: {names(own)[best.arm]}, whose "
+        f"Ensemble on {join(protocol.labels.values())} (best: {names(own)[best.arm]}, whose "
         f"weakest is {protocol.labels[best.weakest]} with recovery "
         f"{weakest.recovery:.2f}, {100 * protocol.level_wide:g} % interval "
-        f"{_interval(weakest.low_wide, weakest.high_wide)}; "
-        f"{_p(best.p_holm)} after Holm; {_seeds(verdict)})."
+        f"{reach}; {_p(best.p_holm)} after Holm; {_seeds(verdict)})."
     )
 
 
@@ -70,14 +70,10 @@ def _all_track(verdict: Verdict) -> str:
     return (
         f"{which} a single model: recovery stays within "
         f"±{_percent(protocol.delta)} of the way to a Deep Ensemble on "
-        f"{_labels(verdict)} (largest upper "
+        f"{join(protocol.labels.values())} (largest upper "
         f"{100 * protocol.level:g} % bound {max(highs):.2f}; {_seeds(verdict)}); "
         "this is about what was tested, not about every configuration there is."
     )
-
-
-def _labels(verdict: Verdict) -> str:
-    return join(verdict.protocol.labels.values())
 
 
 def _seeds(verdict: Verdict) -> str:
@@ -139,7 +135,7 @@ def exploratory(plan: Plan | None) -> list[str]:
             f"plan.json was changed after it was declared: its hash is {plan.hash}, "
             f"but its content gives {plan.content_hash}"
         )
-    if times := plan.revisions:
+    if times := plan.revised:
         reasons.append(
             f"the plan was declared anew {times} time{'s' if times > 1 else ''} "
             "after the test set had been opened"
@@ -225,7 +221,7 @@ def reason(found: Reason) -> str:
         "copies": f"{of} runs gave {runs} different values of {endpoint}: "
         "a copy of a run is no replicate",
         "no noise": f"all {of} runs of {same} gave the same {endpoint}: were seeds used?",
-        "no better than chance": "no better than chance",
+        "no skill": "no better than chance",
         "gap not shown": f"{endpoint}: the Deep Ensemble is not shown to be better than single",
         "gap below noise": f"{endpoint}: the gap between the anchors is below one SD over seeds",
     }[found.kind]
@@ -272,10 +268,6 @@ def join(words: Iterable[str]) -> str:
 
 def _on(endpoints: Iterable[Endpoint]) -> str:
     return join(endpoint.label for endpoint in endpoints)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "unbounded" if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _percent(share: float) -> str:

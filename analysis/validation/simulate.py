@@ -229,8 +229,8 @@ def judged(study: Study) -> Outcome:
     escapes = "escapes" in own
     found = {f"first_{kind}": own[0] == kind for kind in ("escapes", "tracks", "worse")}
     found |= {"any_escapes": escapes, "all_tracks": {*own} == {"tracks"}}
-    found |= {"some_escape": decided.verdict == SOME_ESCAPES}
-    found |= {"all_track": decided.verdict == ALL_TRACK, "assessed": assessed}
+    found |= {"some_escape": decided.verdict == SOME_ESCAPES, "assessed": assessed}
+    found |= {"all_track": decided.verdict == ALL_TRACK}
     return {
         **{name: float(happened) for name, happened in found.items()},
         "escapes_if_assessed": float(escapes) if assessed else float("nan"),

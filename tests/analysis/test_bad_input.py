@@ -309,11 +309,14 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         "must be one file",
     ),
     "unknown key": (write("protocol.json", '{"margin": 0.3}'), "but holds margin"),
-    "delta": (write("protocol.json", '{"delta": 25}'), "protocol.json: delta must be above 0"),
-    "delta is NaN": (write("protocol.json", '{"delta": NaN}'), "delta must be above 0"),
+    "delta": (
+        write("protocol.json", '{"delta": 25}'),
+        "protocol.json: delta must be less than 1, but is 25",
+    ),
+    "delta is NaN": (write("protocol.json", '{"delta": NaN}'), "delta must be "),
     "endpoint": (
         write("protocol.json", '{"endpoints": ["ece"]}'),
-        "protocol.json: endpoints must be among .* but one is 'ece'",
+        "protocol.json: endpoints must be among .* but is \\['ece'\\]",
     ),
     "seeds": (write("protocol.json", '{"seeds": 1}'), "seeds must be 2 or more, but are 1"),
 }

@@ -62,7 +62,7 @@ def test_the_single_model_is_once_itself(scene: Scene, verdict: Verdict) -> None
 
     (single,) = [row for row in page["costs"]["rows"] if row["arm"] == "single"]
 
-    assert {cell["small"] for cell in single["cells"]} <= {"1×", ""}
+    assert {cell["range"] for cell in single["cells"]} <= {"1×", ""}
 
 
 def test_arms_that_differ_are_listed_with_their_number(scene: Scene, verdict: Verdict) -> None:

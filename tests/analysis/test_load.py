@@ -254,7 +254,7 @@ def test_a_row_of_another_type_is_refused(folder: Path) -> None:
     [
         ("{", "plan.json: must be JSON"),
         ("[]", "must be a JSON object"),
-        ('{"study": "x"}', "the plan must have the keys .* but hash is missing"),
+        ('{"study": "x"}', "protocol must be there, but is missing; restore the file"),
     ],
 )
 def test_a_broken_plan_is_refused(folder: Path, text: str, message: str) -> None:
@@ -286,7 +286,7 @@ def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     (folder / "plan.json").write_text(json.dumps(content))
     plan = load(folder).plan
     assert plan is not None
-    assert (plan.tuning, plan.revisions, plan.arms[0].reason) == (None, 0, None)
+    assert (plan.tuning, plan.revised, plan.arms[0].reason) == (None, 0, None)
     assert plan.content_hash != plan.hash  # The arms are part of it.
 
 

@@ -10,7 +10,7 @@ from analysis.hypotheses import judge
 from analysis.load import Run
 from analysis.measure import Measures
 from analysis.scene import Scene
-from analysis.secondary import Cell, secondary, table
+from analysis.secondary import secondary, table
 from analysis.summarise import scene as scene_of
 from analysis.verdict import Mean
 
@@ -59,7 +59,7 @@ def test_table_has_an_arm_per_column_and_a_measure_per_row(
     assert rows["q_statistic"].about.endswith("lower is more diverse")
     single = scene.arms["arm"].to_list().index("single")
     mean = measures.replicates.filter(pl.col("arm") == "single")["nll"].mean()
-    assert float(rows["nll"].cells[single].text) == pytest.approx(mean, rel=5e-4)
+    assert float(rows["nll"].cells[single][0]) == pytest.approx(mean, rel=5e-4)
     assert rows["disagreement"].cells[single] is None
 
 
@@ -74,7 +74,7 @@ def test_numbers_have_four_digits_and_no_exponent(scene: Scene, value: float, te
     page = table(scene, {"single": {"nll": Mean(mean=value, sd=None, n=1)}})
 
     assert page is not None
-    assert page.rows[0].cells == [Cell(text, "")]
+    assert page.rows[0].cells == [(text, "")]
 
 
 def test_there_is_no_table_of_nothing(scene: Scene) -> None:
