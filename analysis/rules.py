@@ -92,7 +92,7 @@ class Decided:
         A control that misbehaves withholds any verdict; "all track" needs both controls besides.
         """
         verdicts = {decision.verdict for decision in self.candidates.values()}
-        done, total = runs_there(self.study)
+        done, total = runs_there(self.study)  # Before the last a verdict would be a peek.
         if done < total or self.withheld:
             return INCONCLUSIVE
         if "escapes" in verdicts:

@@ -57,8 +57,8 @@ def test_powers_are_the_rates_of_the_rules_own_tests(
     endpoint = ENDPOINTS["cll" if spread.two_sided else "gain"]
     found = [p_values_of(endpoint, draw(rng, spread, recovery, seeds), 0.25) for _ in range(times)]
     for seen, planned in (
-        (np.mean([p.escape <= 0.05 for p in found]), power_escape(spread, recovery, seeds)),
-        (np.mean([p.track <= 0.05 for p in found]), power_track(spread, recovery, seeds)),
+        (np.mean([p.p_escape <= 0.05 for p in found]), power_escape(spread, recovery, seeds)),
+        (np.mean([p.p_track <= 0.05 for p in found]), power_track(spread, recovery, seeds)),
     ):
         error = (max(planned * (1 - planned), 0.002) / times) ** 0.5
         assert seen == pytest.approx(planned, abs=3.5 * error)
