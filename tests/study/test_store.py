@@ -1,5 +1,8 @@
 """The run folder: what is committed is whole, what is not is not there."""
 
+import os
+import shutil
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,12 +28,37 @@ def test_a_row_survives_the_round_trip(store, make_spec):
     assert found == row
 
 
+def test_a_row_is_on_the_disk_once_it_is_committed(store, make_spec, monkeypatch):
+    row, fsync, synced = new_row(make_spec(), "data", None), os.fsync, []
+
+    def noted(descriptor):
+        fsync(descriptor)
+        synced.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store.commit(row["trial"], row)
+    assert (store.folder(row["trial"]) / ROW).stat().st_ino in synced
+
+
 def test_discard_takes_the_trial_back(store, make_spec):
     row = new_row(make_spec(), "data", None)
     store.commit(row["trial"], row)
     store.discard(row["trial"])
     assert store.row(row["trial"]) is None
     assert not store.folder(row["trial"]).exists()
+
+
+def test_the_commit_mark_goes_first(store, make_spec, monkeypatch):
+    row, rmtree, there = new_row(make_spec(), "data", None), shutil.rmtree, []
+    store.commit(row["trial"], row)
+
+    def noted(folder, **options):
+        there.append((folder / ROW).exists())
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", noted)
+    store.discard(row["trial"])
+    assert there == [False]
 
 
 def test_a_row_cut_short_is_named(store, make_spec):
