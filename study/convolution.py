@@ -65,7 +65,7 @@ def _is_unsafe(
 
 
 class Convolution(nn.Conv2d):
-    """``nn.Conv2d`` through :func:`conv2d`; its state and options are the same."""
+    """``nn.Conv2d`` through :func:`conv2d`, for methods; its state and options are the same."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding not in UNPADDED:

@@ -52,6 +52,16 @@ def test_the_interval_covers_seeds_of_arm_and_curve() -> None:
     assert 1.2 < found.low < found.members < found.high < 3.5
 
 
+def test_its_bounds_are_the_levels_quantiles() -> None:
+    """Of 8 seeds 7 are drawn: at least 4 times a good one in 7 % of the draws, 5 times in 1 %."""
+    found = Equivalents(measured([0.25] * 2 + [0.5] * 6)).of("x", 0.9)
+
+    assert found is not None
+    four_of_seven = (4 * 0.25 + 3 * 0.5) / 7
+    assert found.high == pytest.approx(2 + (1 / 2 - four_of_seven) / (1 / 2 - 1 / 3))
+    assert found.low == pytest.approx(2)  # None of the good ones, in 13 % of the draws.
+
+
 def test_an_interval_may_reach_beyond_the_largest() -> None:
     found = Equivalents(measured([0.2, 0.3, 0.24, 0.3])).of("x", 0.9)
 

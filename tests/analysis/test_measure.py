@@ -201,6 +201,17 @@ def test_what_is_not_complete_is_listed(tmp_path: Path) -> None:
     assert found.replicates.filter(pl.col("arm") == arm.key)["replicate"].to_list() == [0]
 
 
+def test_trials_before_the_confirm_stage_are_not_measured(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, [SINGLE], seeds=2, data=SMALL, search=3)
+    for stage in ("rescore", "pilot"):
+        row = trial_row(SINGLE, 0, stage)
+        here = folder / "trials" / row["trial"][0].as_py()
+        here.mkdir()
+        pq.write_table(row, here / "trial.parquet")
+    found = measure(load(folder))
+    assert found.replicates.select("arm", "replicate").rows() == [("single", 0), ("single", 1)]
+
+
 def test_what_the_plan_does_not_declare_is_not_measured(tmp_path: Path) -> None:
     old = replace(SINGLE, method="older_single")
     make_run(tmp_path, [old], seeds=1, data=SMALL)

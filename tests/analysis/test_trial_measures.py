@@ -106,12 +106,18 @@ def test_detection_is_the_mean_over_sets(small: Run, found: Measures, tmp_path: 
     pq.write_table(ood.set_column(3, ood.field("condition"), pa.array(names)), file)
     row = measure(load(folder)).replicates.row(0, named=True)
     test, out = (predictions(small, trial, split) for split in ("test", "ood"))
-    inside = metrics.mutual_information(metrics.log_softmax(test.logits.astype(float)))
-    outside = metrics.mutual_information(metrics.log_softmax(out.logits.astype(float)))
-    sets = outside[:25], outside[25:]
-    for name, of in (("auroc", metrics.auroc), ("aupr", metrics.aupr), ("fpr95", metrics.fpr95)):
-        expected = np.mean([of(inside, own) for own in sets])
-        assert row[f"ood_{name}_mi"] == pytest.approx(expected), name
+    inside, outside = (metrics.log_softmax(d.logits.astype(float)) for d in (test, out))
+    scores = {
+        "entropy": lambda logp: metrics.predictive_entropy(metrics.ensemble(logp)),
+        "msp": lambda logp: 1 - np.exp(metrics.ensemble(logp)).max(-1),
+        "mi": metrics.mutual_information,
+    }
+    measures = {"auroc": metrics.auroc, "aupr": metrics.aupr, "fpr95": metrics.fpr95}
+    for score, by in scores.items():
+        sets = by(outside)[:25], by(outside)[25:]
+        for name, of in measures.items():
+            expected = np.mean([of(by(inside), own) for own in sets])
+            assert row[f"ood_{name}_{score}"] == pytest.approx(expected), (name, score)
 
 
 def test_shifted_measures_are_means_over_uneven_cells(small: Run, found: Measures) -> None:

@@ -37,6 +37,14 @@ def test_a_worker_that_dies_too_often_is_a_failed_trial(smoke, tmp_path):
     assert (row.status, row.reason) == ("failed", "worker died or could not start")
 
 
+def test_a_trial_may_be_restarted_as_often_as_asked_for(smoke, tmp_path):
+    resources = smoke.resources.model_copy(update={"max_failures": 0})
+    agenda = make(smoke.model_copy(update={"resources": resources}), tmp_path)
+    job = agenda.next()
+    agenda.end(job, died=True)
+    assert agenda.store.row(job.spec.trial).status == "failed"
+
+
 def test_a_lost_node_is_no_fault_of_the_job(smoke, tmp_path):
     agenda = make(smoke, tmp_path)
     job = agenda.next()

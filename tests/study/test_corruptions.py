@@ -102,6 +102,16 @@ def test_gaussian_noise_has_its_standard_deviation() -> None:
         assert spread == pytest.approx(255 * amount, rel=0.03)
 
 
+@pytest.mark.parametrize("condition", ["gaussian_noise", "speckle_noise"])
+def test_between_severities_only_the_amount_of_noise_differs(condition: str) -> None:
+    grey = np.full((2, 1, 32, 32), 100, np.uint8)
+    weak, strong = (corrupt(grey, condition, severity, seed=0) for severity in (1, 2))
+    changes = [copy.astype(float).ravel() - 100 for copy in (weak, strong)]
+    assert np.corrcoef(changes)[0, 1] > 0.98
+    one, two = CORRUPTIONS[condition].amounts[:2]
+    assert np.std(changes[1]) / np.std(changes[0]) == pytest.approx(two / one, rel=0.05)
+
+
 def test_contrast_shrinks_deviations_from_the_mean_by_its_amount() -> None:
     images = np.array([50, 150], np.uint8).repeat(8).reshape(1, 1, 4, 4)
     assert np.unique(corrupt(images, "contrast", 3, seed=0)).tolist() == [75, 125]

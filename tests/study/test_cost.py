@@ -71,6 +71,19 @@ def test_what_phases_add_is_on_the_methods_device(make_spec, data, method, param
     assert flops(ensemble, data.shape, device, 8).infer_flops > 0
 
 
+def test_a_warm_start_costs_what_the_plain_network_does(make_spec, data):
+    def train_flops(method, **params):
+        ensemble = build(make_spec(method, params), data.shape, data.classes)
+        return flops(ensemble, data.shape, torch.device("cpu"), 8).train_flops
+
+    warm, plain, cold = (
+        train_flops("batch_ensemble", **BE, warm_start=0.25),
+        train_flops("single"),
+        train_flops("batch_ensemble", **BE),
+    )
+    assert warm == round(0.25 * plain + 0.75 * cold)
+
+
 @pytest.mark.parametrize("method", ["snapshot_ensemble", "swag"])
 def test_members_from_one_training_cost_as_many_networks(make_spec, data, method):
     ensemble = build(make_spec(method, {"members": 3}), data.shape, data.classes)

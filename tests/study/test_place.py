@@ -1,5 +1,6 @@
 """A place in an object store behaves as a local one does, and says what is wrong in one line."""
 
+import os
 import pickle
 import time
 
@@ -85,6 +86,21 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         replace(file, "no bytes")
     assert file.read_bytes() == b"old"
     assert names(tmp_path.iterdir()) == ["a"]
+
+
+def test_a_lasting_file_is_whole_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    file, fsync, synced = tmp_path / "a", os.fsync, []
+
+    def noted(descriptor):
+        fsync(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size, file.exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    replace(file, b"old")
+    assert synced == []
+    file.unlink()
+    replace(file, b"one", lasting=True)
+    assert synced == [(file.stat().st_ino, 3, False)]
 
 
 def test_a_listing_is_asked_for_once(remote, object_store):

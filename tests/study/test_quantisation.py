@@ -49,6 +49,12 @@ def test_rounding_by_hand():
     torch.testing.assert_close(fake_quantise(weight, 3, "channel"), three)
 
 
+def test_what_lies_beyond_given_scales_is_clipped_on_both_sides_alike():
+    weight, scales = torch.tensor([[-9.0, -3.4, 3.6, 9.0]]), torch.ones(1, 1)
+    found = fake_quantise(weight, 3, "channel", scales)
+    assert found.tolist() == [[-3, -3, 3, 3]]
+
+
 def test_the_gradient_goes_straight_through():
     weight = torch.randn(4, 6, requires_grad=True)
     (fake_quantise(weight, 2, "tensor") * 3).sum().backward()

@@ -79,6 +79,24 @@ def test_a_term_joins_the_training(make_spec, data, method, params, name):
     assert not torch.equal(found, logits(make_spec(method, params), data))
 
 
+def test_a_term_has_its_weight_and_none_at_the_start_of_its_ramp(make_spec, data):
+    """A step of plain gradient descent goes as far along the term's gradient as it weighs."""
+    training = {"epochs": 1, "batch_size": 100, "momentum": 0.0, "schedule": "constant"}
+
+    def after_a_step(**term):
+        spec = make_spec("batch_ensemble", NORMAL, training, regulariser=Regularisation(**term))
+        method = build(spec, data.shape, data.classes)
+        labels = torch.tensor(data.train[1])
+        fit(method, pixels(data, data.train[0]), labels, spec.training, spec.regulariser, 1)
+        return torch.cat([p.detach().flatten() for p in method.parameters()])
+
+    term = {"name": "negative_correlation", "ramp": 0.0}
+    none, some, more = after_a_step(), *(after_a_step(**term, weight=w) for w in (50.0, 100.0))
+    assert (some - none).abs().max() > 1e-3
+    torch.testing.assert_close(more - none, 2 * (some - none), atol=1e-5, rtol=1e-3)
+    assert torch.equal(after_a_step(**term | {"ramp": 1.0}, weight=50.0), none)
+
+
 @pytest.mark.parametrize("name", ["hsic", "dice", "adp"])
 def test_terms_of_pairs_do_not_apply_to_one_network(make_spec, data, name):
     spec = make_spec(regulariser=Regularisation(name=name, weight=0.1))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from study.schema import StudyError
 from study.search import OBJECTIVES, MethodSearch, open_storage
@@ -127,6 +128,39 @@ def test_known_configurations_go_first_with_their_names(study, tmp_path):
     ):
         (job,) = search.enqueued(control)
         assert (job.name, job.spec.params["init"]) == (name, init)
+
+
+def test_ranges_are_searched_as_they_are_declared(study, tmp_path):
+    search = opened(study, tmp_path)
+    finish(search, random.Random(1))
+    found = {k: v for t in search.optuna.get_trials() for k, v in t.distributions.items()}
+    assert found == {
+        "params.members": CategoricalDistribution((2, 3)),
+        "params.fast_lr_multiplier": CategoricalDistribution((1.0, 0.0)),
+        "params.init": CategoricalDistribution(("normal", "sign", "ones")),
+        "params.init_std": FloatDistribution(0.1, 1.0, log=True),
+        "params.negative_share": FloatDistribution(0.1, 0.5),
+        "training.lr": FloatDistribution(0.05, 0.3, log=True),
+    }
+
+
+def test_no_two_proposals_are_the_same(study, tmp_path):
+    search, points = opened(study, tmp_path), set()
+    while search.remaining:
+        job = search.next()
+        points.add(job.spec.configuration)
+        search.tell(row_of(job))
+    assert len(points) == 30
+
+
+@pytest.mark.parametrize("better", ["val_nll", "val_shift_nll", "val_gain"])
+def test_less_loss_and_more_gain_are_better(study, tmp_path, better):
+    search = opened(study, tmp_path)
+    for value in (0.0, 1.0):
+        same = dict.fromkeys(("val_nll", "val_shift_nll", "val_gain"), 0.5)
+        search.tell(replace(row_of(search.next()), status="complete", **(same | {better: value})))
+    (best,) = search.optuna.best_trials
+    assert best.number == (1 if better == "val_gain" else 0)
 
 
 def test_more_trials_top_the_search_up(study, tmp_path):

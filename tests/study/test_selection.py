@@ -29,6 +29,7 @@ def test_a_lone_size_is_in_the_middle():
 def test_objectives_are_averaged_over_seeds_and_failures_left_out():
     rows = [
         row("lucky", 0.0, 0, 0),
+        row("lucky", 0.0, 0, 0),
         row("lucky", 9.0, 0, 0),
         row("steady", 1.0, 0, 0),
         row("gone", None, None, None, status="diverged"),
@@ -48,7 +49,8 @@ def test_the_single_model_is_ranked_though_its_gain_is_constant():
 
 def test_shortlist_keeps_the_known_and_spreads_over_strata():
     strata = {"a": "x", "b": "x", "c": "x", "d": "y", "known": "x"}
-    chosen = shortlist(["a", "b", "c", "d"], strata, ["known"], size=4, per_stratum=2)
+    ordered = ["a", "known", "b", "c", "d"]
+    chosen = shortlist(ordered, strata, ["known"], size=4, per_stratum=2)
     assert chosen == ["known", "a", "b", "d"]
 
 

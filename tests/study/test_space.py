@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from study.schema import StudyError
-from study.space import configuration
+from study.space import Domain, configuration
 from study.space_file import load_study
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
@@ -177,6 +177,13 @@ def test_values_that_do_not_go_together_are_named(load):
     point = {"params.init": "normal", "params.init_std": 0.5, "params.negative_share": 0.2}
     with pytest.raises(StudyError, match="negative_share must be given exactly when init is sign"):
         configuration(space, point)
+
+
+def test_a_parameter_is_active_where_all_its_conditions_hold():
+    domain = Domain.model_validate({"float": [0.1, 1.0], "when": {"a": "x", "b": [1, 2]}})
+    assert domain.active({"a": "x", "b": 2})
+    for point in ({"a": "x", "b": 3}, {"a": "y", "b": 1}, {"a": "x"}, {}):
+        assert not domain.active(point)
 
 
 def test_the_yaml_of_the_tests_is_plain_yaml():

@@ -1,6 +1,7 @@
 """The run folder: what is committed is whole, what is not is not there."""
 
 import math
+import os
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -64,12 +65,37 @@ def test_a_value_of_geometry_that_is_not_finite_is_null(store):
     assert table["layer"].null_count == 5
 
 
+def test_a_row_is_on_the_disk_once_it_is_committed(store, make_spec, monkeypatch):
+    row, fsync, synced = row_of(make_spec()), os.fsync, []
+
+    def noted(descriptor):
+        fsync(descriptor)
+        synced.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store.commit(row)
+    assert (store.folder(row.trial) / ROW).stat().st_ino in synced
+
+
 def test_discard_takes_the_trial_back(store, make_spec):
     row = row_of(make_spec())
     store.commit(row)
     store.discard(row.trial)
     assert store.row(row.trial) is None
     assert not store.folder(row.trial).exists()
+
+
+def test_the_commit_mark_goes_first(store, make_spec, monkeypatch):
+    row, rmtree, there = row_of(make_spec()), shutil.rmtree, []
+    store.commit(row)
+
+    def noted(folder, **options):
+        there.append((folder / ROW).exists())
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", noted)
+    store.discard(row.trial)
+    assert there == [False]
 
 
 def test_a_row_cut_short_is_named(store, make_spec):

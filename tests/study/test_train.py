@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from study import backbones
-from study.batches import Pixels, channel_statistics
+from study.batches import Pixels, Splits, channel_statistics
+from study.conformance import Subject, inputs
 from study.methods._stack import joined
 from study.methods.deep_ensemble import member_seed
+from study.plugins import load_plugin, names
 from study.schema import StudyError
 from study.spec import Regularisation
 from study.train import DivergenceError, fit, lr_factor, passes_of, predict
@@ -125,11 +127,97 @@ def test_schedules():
     assert lr_factor(0.6, "cosine", 0.2) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_sgd_is_nesterov_descent_on_smoothed_labels(make_spec, data, schedule):
+    """On copies of one image every batch is the same, so that each step can be written out."""
+    training = {"epochs": 2, "batch_size": 2, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    training |= {"label_smoothing": 0.2, "schedule": schedule}
+    spec = make_spec(training=training)
+    x, labels = pixels(data, np.repeat(data.train[0][:1], 4, 0)), torch.full((4,), 3)
+    method, own = (build(spec, data.shape, data.classes) for _ in range(2))
+    fit(method, x, labels, spec.training, spec.regulariser, seed=1)
+
+    targets = torch.full((10,), 0.2 / 10)
+    targets[3] += 0.8
+    velocity = [torch.zeros_like(p) for p in own.parameters()]
+    for step in range(4):
+        loss = -(targets * own(x.batch(torch.arange(1)))[0, 0].log_softmax(0)).sum()
+        gradients = torch.autograd.grad(loss, list(own.parameters()))
+        lr = 0.1 if schedule == "constant" else 0.05 * (1 + math.cos(math.pi * step / 4))
+        for p, v, gradient in zip(own.parameters(), velocity, gradients, strict=True):
+            g = gradient + 0.01 * p.detach()
+            v.mul_(0.9).add_(g)
+            p.data -= lr * (g + 0.9 * v)
+    for found, expected in zip(method.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_first_step_of_adamw_is_its_formula(make_spec, data):
+    """It goes ``lr`` far along every gradient's sign, and decays apart from that."""
+    training = {"epochs": 1, "batch_size": 100, "lr": 0.01, "optimizer": "adamw"}
+    spec = make_spec(training=training | {"weight_decay": 0.1, "schedule": "constant"})
+    x, labels = pixels(data, data.train[0]), torch.tensor(data.train[1])
+    method, own = (build(spec, data.shape, data.classes) for _ in range(2))
+    fit(method, x, labels, spec.training, spec.regulariser, seed=1)
+    loss = torch.nn.functional.cross_entropy(own(x.batch(torch.arange(100)))[0], labels)
+    gradients = torch.autograd.grad(loss, list(own.parameters()))
+    for found, start, g in zip(method.parameters(), own.parameters(), gradients, strict=True):
+        sign = torch.where(g.abs() > 1e-5, g.sign(), torch.nan)  # Elsewhere rounding decides.
+        step = (found - start * (1 - 0.01 * 0.1)) / -0.01
+        known = ~sign.isnan()
+        torch.testing.assert_close(step[known], sign[known], atol=0.01, rtol=0)
+
+
+def test_half_precision_changes_the_numbers_a_little(make_spec, data):
+    x = pixels(data, data.test[0])
+    exact, rough = (
+        predict(trained(make_spec(training={"precision": precision}), data), x)
+        for precision in ("float32", "bfloat16")
+    )
+    assert not torch.equal(exact, rough)
+    torch.testing.assert_close(rough, exact, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("name", names("study.methods"))
+def test_every_methods_loss_is_linear_in_the_smoothing(name):
+    (part, _), *_ = (
+        Subject(name, load_plugin("study.methods", name).EXAMPLES[0], "cnn").trained().parts()
+    )
+    outputs = part.training_forward(inputs(), torch.arange(8) % 5)
+    part.loss(*outputs, 0.0)  # Takes what belongs to this batch alone.
+    none, some, more = (part.loss(*outputs, smoothing).item() for smoothing in (0.0, 0.2, 0.4))
+    assert abs(some - none) > 1e-3
+    assert more - some == pytest.approx(some - none, rel=1e-3)
+
+
+def test_a_phase_may_have_a_schedule_of_its_own(make_spec, data):
+    logits = [
+        predict(
+            trained(make_spec("snapshot_ensemble", {"members": 2}, {"schedule": schedule}), data),
+            pixels(data, data.test[0]),
+        )
+        for schedule in ("constant", "cosine")
+    ]
+    assert torch.equal(*logits)
+
+
 def test_channel_statistics_are_the_means_and_deviations():
     images = np.random.default_rng(0).integers(0, 256, (20, 3, 5, 4), dtype=np.uint8)
     mean, std = channel_statistics(images)
     np.testing.assert_allclose(mean, images.mean((0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(std, images.std((0, 2, 3)), rtol=1e-5)
+
+
+def test_images_are_normalised_by_those_of_the_training_set(data):
+    splits = Splits(data, torch.device("cpu"))
+    train, labels = splits.train
+    x = train.batch(torch.arange(len(labels)))
+    assert x.mean().item() == pytest.approx(0, abs=1e-5)
+    assert x.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    mean, std = data.train[0].mean(), data.train[0].std()
+    expected = torch.tensor((data.test[0] - mean) / std, dtype=torch.float32)
+    found = splits.pixels(data.test[0]).batch(torch.arange(len(expected)))
+    torch.testing.assert_close(found, expected)
 
 
 def test_augmentation_is_a_shift_by_zeros_or_a_mirror():
@@ -149,6 +237,27 @@ def test_augmentation_is_a_shift_by_zeros_or_a_mirror():
         for image in p.augmented(torch.zeros(400, dtype=torch.long), True, generator)[:, 0]
     }
     assert seen == allowed
+
+
+@pytest.mark.parametrize(
+    ("augment", "sides"), [("none", {"left"}), ("crop", {"left"}), ("crop_flip", {"left", "right"})]
+)
+def test_training_mirrors_images_only_where_that_is_asked_for(make_spec, data, augment, sides):
+    images = np.zeros((40, 1, 8, 8), np.uint8)
+    images[..., :3] = 255
+    x = Pixels(images, torch.zeros(1), torch.full((1,), 255.0), torch.device("cpu"))
+    spec = make_spec(training={"epochs": 1, "batch_size": 20, "augment": augment})
+    method = build(spec, data.shape, data.classes)
+    forward, seen = method.training_forward, set()
+
+    def noted(batch, labels):
+        bright = batch[..., :4].sum((1, 2, 3)) > batch[..., 4:].sum((1, 2, 3))
+        seen.update("left" if left else "right" for left in bright)
+        return forward(batch, labels)
+
+    method.training_forward = noted
+    fit(method, x, torch.arange(40) % 10, spec.training, spec.regulariser, seed=1)
+    assert seen == sides
 
 
 def test_every_image_of_a_batch_has_its_own_crop():

@@ -12,6 +12,7 @@ import torch
 from study import backbones, schema, trial
 from study.cost import Flops
 from study.methods import batch_ensemble, single
+from study.place import StoreError
 from study.spec import Execution
 from study.store import GEOMETRY, ROW, Store
 from study.trial import (
@@ -72,9 +73,35 @@ def test_predictions_have_the_published_schema_and_order(make_spec, data, store)
             part = table.slice(m * rows, rows)
             labels = data.test[1] if split == "test" else data.shift.labels
             np.testing.assert_array_equal(part["label"], labels)
+            if split == "shift":
+                for key in ("example", "condition", "severity"):
+                    np.testing.assert_array_equal(part[key], getattr(data.shift, key))
     ood = pq.read_table(store.folder(spec.trial) / "ood.parquet")
     assert ood["label"].null_count == len(ood) == 3 * 50
     assert set(ood["condition"].to_pylist()) == {"photo_patches"}
+
+
+@pytest.mark.parametrize("stage", ["search", "confirm"])
+def test_the_test_set_has_no_part_in_what_is_known_before_it_is_opened(
+    make_spec, data, tmp_path, stage
+):
+    shift = replace(data.shift, images=np.zeros_like(data.shift.images))
+    blank = replace(data, test=(np.zeros_like(data.test[0]), data.test[1]), shift=shift, ood={})
+    backbone = backbones.parameters({"name": "mlp", "width": 16, "norm": "batch"}).model_dump()
+    spec = make_spec("batch_ensemble", BE | {"norm": "member"}, backbone=backbone, stage=stage)
+    found = []
+    for dataset in (data, blank):
+        own = Store(tmp_path / dataset.fingerprint)
+        row = run(spec, dataset, own)
+        values = [
+            getattr(row, key) for key in ("val_nll", "val_shift_nll", "val_gain", "val_accuracy")
+        ]
+        file = own.folder(spec.trial) / GEOMETRY
+        geometry = pq.read_table(file).to_pylist() if file.exists() else []
+        # Evidence alone is looked for in test images.
+        found.append((values, [r for r in geometry if not r["quantity"].startswith("evidence")]))
+    assert found[0] == found[1]
+    assert all(value is not None for value in found[0][0])
 
 
 def test_stored_logits_are_the_models(make_spec, data, store):
@@ -93,11 +120,26 @@ def test_half_precision_gives_way_to_overflow(make_spec, data, store):
     assert table.schema.field("logits").type.value_type == schema.pa.float32()
 
 
-def test_the_same_spec_is_read_not_run(make_spec, data, store):
-    spec = make_spec()
-    run(spec, data, store)
-    first = store.row(spec.trial)
-    assert run(spec, data, store) == first
+@pytest.mark.parametrize("several", [False, True])
+def test_the_same_specs_are_read_not_run(make_spec, data, store, several):
+    specs, epochs = stacked(make_spec)[: 3 if several else 1], []
+    options = {"fingerprint": data.fingerprint, "on_epoch": epochs.append}
+    run_trials(specs, data, store, **options)
+    assert epochs == [1, 2]
+    first = [store.row(spec.trial) for spec in specs]
+    assert run_trials(specs, data, store, **options) == first
+    assert epochs == [1, 2]
+
+
+def test_a_store_that_fails_is_no_fault_of_the_trial(make_spec, data, tmp_path):
+    class Failing(Store):
+        def write_predictions(self, *content):
+            raise StoreError(5, "the store does not answer")
+
+    spec, store = make_spec(), Failing(tmp_path / "run")
+    with pytest.raises(StoreError):
+        run(spec, data, store)
+    assert store.row(spec.trial) is None
 
 
 def test_a_trial_is_the_same_bit_for_bit(make_spec, data, store, tmp_path):
@@ -246,6 +288,14 @@ def test_replicates_together_are_what_they_are_alone(make_spec, data, store, tmp
                 t["logits"].combine_chunks().flatten().to_numpy() for t in (table, other[name])
             ]
             np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-4)
+
+
+def test_replicates_together_share_the_time_that_they_took(make_spec, data, store):
+    start = time.perf_counter()
+    rows = run_trials(stacked(make_spec), data, store, fingerprint=data.fingerprint)
+    whole = time.perf_counter() - start
+    assert 0 < sum(row.train_seconds for row in rows) < sum(row.seconds for row in rows)
+    assert sum(row.seconds for row in rows) < whole
 
 
 def test_a_missing_replicate_is_what_it_was_beside_the_others(make_spec, data, store):

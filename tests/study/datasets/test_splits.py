@@ -102,9 +102,10 @@ def test_val_can_come_from_its_own_images() -> None:
 def test_fingerprint_is_that_of_the_data() -> None:
     first = made()
     assert first.fingerprint == made().fingerprint
-    changed = made()
-    changed.test[0][3, 0, 2, 2] += 1
-    assert changed.fingerprint != first.fingerprint
+    for at, part in ((0, (3, 0, 2, 2)), (1, 3)):
+        changed = made()
+        changed.test[at][part] += 1
+        assert changed.fingerprint != first.fingerprint
     assert made(split_seed=1).fingerprint != first.fingerprint
 
 

@@ -120,12 +120,33 @@ def test_cosine_of_signed_members_at_start_is_the_closed_form():
     assert cosine == pytest.approx((1 - 2 * 0.2) ** 4, abs=0.06)
 
 
+def test_as_many_signs_are_negative_as_asked_for():
+    big = lambda: nn.Sequential(nn.Linear(900, 900))  # noqa: E731
+    (layer,) = ensemble(big, init="sign", negative_share=0.2).member_layers()
+    for signs in layer.fast.values():
+        assert (signs < 0).double().mean().item() == pytest.approx(0.2, abs=0.03)
+
+
 @pytest.mark.parametrize("rank", [2, 8, "full"])
 def test_spread_of_the_residual_form_does_not_depend_on_rank(rank):
     big = lambda: nn.Sequential(nn.Linear(300, 300))  # noqa: E731
     layer = ensemble(big, rank=rank, init="normal", init_std=0.3).network[0]
     assert layer.perturbation().std().item() == pytest.approx(0.3, rel=0.05)
     assert layer.perturbation().mean().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 8])
+def test_spread_of_the_additive_form_does_not_depend_on_rank(rank):
+    big = lambda: nn.Sequential(nn.Linear(300, 300))  # noqa: E731
+    layer = ensemble(big, rank=rank, form="additive", init="normal", init_std=0.3).network[0]
+    expected = 0.3 * layer.weight.std().item()
+    assert layer.difference().std().item() == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("adapt", ["r", "s", "rs"])
+def test_only_the_fast_weights_that_are_asked_for_exist(adapt):
+    layers = ensemble(mlp, init="ones", adapt=adapt).member_layers()
+    assert [tuple(layer.fast) for layer in layers] == [tuple(adapt)] * 3
 
 
 def test_tabm_randomises_only_the_first_r():

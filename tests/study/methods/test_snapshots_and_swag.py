@@ -5,6 +5,7 @@ import torch
 
 from study.conformance import Subject, inputs
 from study.methods.swag import Moments
+from study.spec import Training
 
 
 def test_a_snapshot_is_the_network_at_the_end_of_its_cycle():
@@ -30,6 +31,16 @@ def test_only_snapshots_are_stored():
     single = Subject("single", {}, "mlp").make()
     count = lambda m: sum(t.numel() for t in m.checkpoint().values())  # noqa: E731
     assert count(trained) == 2 * count(single)
+
+
+def test_iterates_are_collected_at_a_constant_share_of_the_rate():
+    params = {"members": 2, "collect": 0.25, "lr_multiplier": 0.4}
+    method = Subject("swag", params, "mlp").make()
+    phases = method.phases()
+    assert [(phase.share, phase.schedule) for phase in phases] == [(0.75, None), (0.25, "constant")]
+    for phase, rate in zip(phases, (0.5, 0.2), strict=True):
+        phase.begin()
+        assert [group["lr"] for group in method.param_groups(Training(lr=0.5))] == [rate]
 
 
 def draws(iterates, scale, members):

@@ -18,6 +18,11 @@ def test_targets_by_hand():
     assert wanted.tolist() == [[0, 0, 1], [0.5, 0.25, 0.25], [0, 1, 0]]
 
 
+def test_labels_are_smoothed_within_the_group_alone():
+    wanted, _ = targets(torch.tensor([3, 0]), [1, 3], classes=4, label_smoothing=0.3)
+    torch.testing.assert_close(wanted, torch.tensor([[0.1, 0.1, 0.8], [0.5, 0.25, 0.25]]))
+
+
 def test_confused_classes_come_together():
     confusion = torch.eye(6) * 10
     for one, other in [(0, 4), (1, 5), (2, 3)]:
@@ -38,15 +43,16 @@ def test_the_assembled_prediction_is_the_groups_claim(loss):
         torch.testing.assert_close(assembled[:, group], expected)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("loss", ["bce", "ce"])
-def test_the_loss_by_hand(loss):
+def test_the_loss_by_hand(loss, smoothing):
     params = {"groups": 2, "loss": loss, "ood_weight": 3.0}
     method = Subject("split_ensemble", params, "mlp").trained().eval()
     y = torch.arange(8) % CLASSES
     logits, labels = method.training_forward(inputs(), y)
     expected = []
     for group, own in zip(method.groups, method._sub_logits(inputs()), strict=True):
-        wanted, mine = targets(y, group, CLASSES)
+        wanted, mine = targets(y, group, CLASSES, smoothing)
         each = (
             F.cross_entropy(own, wanted, reduction="none")
             if loss == "ce"
@@ -54,7 +60,8 @@ def test_the_loss_by_hand(loss):
         )
         w = torch.where(mine, 1.0, 3.0 * len(group) / (CLASSES - len(group)))
         expected.append((w * each).sum() / w.sum())
-    torch.testing.assert_close(method.loss(logits, labels, 0.0), torch.stack(expected).mean())
+    loss = method.loss(logits, labels, smoothing)
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "cnn", "resnet18", "wide_resnet"])
