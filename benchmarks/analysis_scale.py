@@ -1,11 +1,11 @@
 """What the analysis costs at scale, beside torchmetrics, torch-uncertainty and scikit-learn.
 
 ``python -m benchmarks.analysis_scale``: a run of 100 trials with 10 members, 10,000 examples and
-10 classes (100 million logits) is written and measured by ``analysis.measure`` (all of its metrics,
-the files it keeps included), by ``analysis.metrics`` (the primary metrics alone), and by those
-libraries (the same). A tenth of the trials are pools of the Deep Ensemble, which ``analysis`` also
-follows from one member to all. Each is a process of its own; CPU seconds are user + system of it
-and its children.
+10 classes (100 million logits) is written and measured by ``analysis.measures.measure`` (all of its
+metrics, the files it keeps included), by ``analysis.metrics`` (the primary metrics alone), and by
+those libraries (the same). A tenth of the trials are pools of the Deep Ensemble, which ``analysis``
+also follows from one member to all. Each is a process of its own; CPU seconds are user + system of
+it and its children.
 """
 
 import argparse
@@ -69,8 +69,8 @@ def write_run(folder: Path, trials: int, members: int, examples: int) -> None:
 
 def ours(folder: Path, workers: int) -> dict[str, list[float]]:
     """Measure the run with this project."""
-    from analysis.load import load
-    from analysis.measure import measure
+    from analysis.data.run import load
+    from analysis.measures.measure import measure
 
     found = measure(load(folder), workers).replicates.sort("trial")
     return {name: found[name].to_list() for name in PRIMARY}
@@ -78,9 +78,11 @@ def ours(folder: Path, workers: int) -> dict[str, list[float]]:
 
 def primary(folder: Path) -> dict[str, list[float]]:
     """Measure the primary metrics alone with this project."""
-    from analysis import metrics, split_measures
-    from analysis.load import load, predictions
-    from analysis.trial_measures import calibrated
+    from analysis import metrics
+    from analysis.data.predictions import predictions
+    from analysis.data.run import load
+    from analysis.measures import split
+    from analysis.measures.trial import calibrated
 
     def rows_of(logp_MBC: Any, y_B: Any) -> dict[str, Any]:
         logq = metrics.ensemble(logp_MBC)
@@ -88,13 +90,13 @@ def primary(folder: Path) -> dict[str, list[float]]:
             "logq": logq.T,
             "gain": metrics.example_gain(logp_MBC, y_B),
             "mutual_information": metrics.mutual_information(logp_MBC, logq),
-            "choice": split_measures.choice(logp_MBC),
+            "choice": split.choice(logp_MBC),
         }
 
     run, found = load(folder), []
     for trial, members in run.trials.select("trial", "members").iter_rows():
         data = predictions(run, trial, "test")
-        rows, y = split_measures.reduce(data, [members], rows_of)[members], data.labels
+        rows, y = split.reduce(data, [members], rows_of)[members], data.labels
         logq, gain = rows["logq"].T, rows["gain"].mean()
         losses = calibrated(logq, y)
         assert losses is not None
@@ -158,7 +160,7 @@ def _calibrated(logq_NC: Any, y_N: Any) -> float:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from analysis.measure import CLL_SEED
+    from analysis.measures.split import CLL_SEED
 
     rng, n = np.random.default_rng(CLL_SEED), len(y_N)
     losses = torch.zeros(n, dtype=torch.float64)
@@ -206,7 +208,7 @@ def cost_of(side: str, folder: Path, workers: int = 1) -> Cost:
 def _side(side: str, folder: Path, workers: int) -> None:
     """Do one side's work and print its CPU seconds (imports aside) and values."""
     if side != "theirs":
-        import analysis.measure  # noqa: F401
+        import analysis.measures.measure  # noqa: F401
     else:
         import sklearn.metrics  # noqa: F401
         import torch_uncertainty.metrics  # noqa: F401

@@ -27,23 +27,26 @@ from typing import Any, cast
 import optuna
 
 from benchmarks.long_run import _resident
-from study import runtime, search  # noqa: F401  (the former keeps Ray quiet)
-from study.agenda import Agenda
-from study.handover import AgendaSearcher, OldestWithoutWorker
-from study.integrity import examine
-from study.nodes import Nodes
-from study.progress import Progress
+from study.cluster import runtime  # noqa: F401  (keeps Ray quiet)
+from study.cluster.job_queue import Agenda
+from study.cluster.nodes import Nodes
+from study.cluster.tune_searcher import AgendaSearcher, OldestWithoutWorker
+from study.jobs import Job
+from study.progress.table import Progress
+from study.run_folder.integrity import examine
+from study.run_folder.store import Store
 from study.schema import Outcome, TrialRow
-from study.search import OBJECTIVES, Job, MethodSearch
-from study.space import Study
-from study.space_file import load_study
+from study.search import method_search, points
+from study.search.method_search import OBJECTIVES, MethodSearch
+from study.search.storage import open_storage
+from study.space.load import load_study
+from study.space.study import Study
 from study.spec import TrialSpec
-from study.store import Store
-from study.trial import new_row
+from study.trials.row import new_row
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
 SLOTS = 1000
-TPE = search.sampler
+TPE = method_search.sampler
 Cells = dict[str, float]
 
 
@@ -78,7 +81,7 @@ def asked(study: Study, method: str, trials: int) -> optuna.Study:
     """Return running trials at random points of a method's space."""
     made = optuna.create_study(directions=list(OBJECTIVES.values()), sampler=at_random(0))
     for _ in range(trials):
-        search.suggest(made.ask(), study.space(method))
+        points.suggest(made.ask(), study.space(method))
     return made
 
 
@@ -94,7 +97,7 @@ def sampler(size: int, options: argparse.Namespace) -> Cells:
     def propose() -> None:
         for seed in range(3):
             draft.sampler = TPE(seed)
-            search.suggest(draft.ask(), study.space(options.method))
+            points.suggest(draft.ask(), study.space(options.method))
 
     return {"copy, s": copied, "a proposal, s": took(propose, 3)}
 
@@ -114,7 +117,7 @@ class Kept(Store):
 
 def agenda(size: int, options: argparse.Namespace) -> Cells:
     """Hand out and take trials of three methods; twice as many as slots are out at a time."""
-    search.sampler = at_random
+    method_search.sampler = at_random
     with tempfile.TemporaryDirectory() as folder:
         store, rng, progress = Kept(folder), random.Random(0), Progress()
         progress.slots, progress.console.quiet = SLOTS, True
@@ -147,7 +150,7 @@ def storage(size: int, options: argparse.Namespace) -> Cells:
 
         def there() -> optuna.storages.BaseStorage:
             if options.url is None:
-                return search.open_storage(Store(folder))
+                return open_storage(Store(folder))
             return optuna.storages.RDBStorage(options.url.replace("FOLDER", folder))
 
         name, directions = f"{size}-{time.time()}", list(OBJECTIVES.values())
@@ -170,7 +173,7 @@ def storage(size: int, options: argparse.Namespace) -> Cells:
 
 def folder(size: int, options: argparse.Namespace) -> Cells:
     """Commit trials with a file of predictions each, and read them."""
-    from analysis.load import load
+    from analysis.data.run import load
 
     rng, content = random.Random(0), os.urandom(1000 * options.kilobytes)
     spec = MethodSearch(of_size("be", 60), of_size("be", 60).spaces[0], _memory()).next()
@@ -191,7 +194,7 @@ def folder(size: int, options: argparse.Namespace) -> Cells:
             "committed, s": took(store.committed),
             "rows, s": took(store.rows),
             "examine, s": took(lambda: examine(store)),
-            "analysis.load, s": took(lambda: load(root)),
+            "analysis.data.run, s": took(lambda: load(root)),
         }
 
 

@@ -21,7 +21,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from study.store import Store
+from study.run_folder.store import Store
 
 BASE: Final[dict[str, Any]] = {
     "dataset": {"name": "digits", "train_size": 300, "shift_size": 50, "split_seed": 0},

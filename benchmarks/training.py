@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study import backbones, methods
-from study.allocator import keep_freed_memory
-from study.batches import Pixels, channel_statistics
+from study.cluster.worker import keep_freed_memory
 from study.methods import Method
-from study.methods._stack import joined
 from study.spec import Regularisation, Training
-from study.train import fit
+from study.training.batches import Pixels, channel_statistics
+from study.training.fit import fit
+from study.training.stack import joined
 
 Act = Callable[[], Any]
 CLASSES = 10

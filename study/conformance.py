@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from study import backbones
+from study.errors import StudyError
 from study.methods import Method, build
 from study.plugins import load_plugin, names
-from study.schema import StudyError
 from study.spec import Training
 
 SHAPE: Final = (3, 16, 16)

@@ -6,7 +6,7 @@ import pkgutil
 import re
 from types import ModuleType
 
-from study.schema import StudyError
+from study.errors import StudyError
 
 
 def names(package: str) -> list[str]:

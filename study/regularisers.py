@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from study.errors import StudyError
 from study.plugins import suggest
-from study.schema import StudyError
 
 
 @dataclass(frozen=True)

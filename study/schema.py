@@ -16,6 +16,8 @@ from typing import Final, Literal, NamedTuple
 
 import pyarrow as pa
 
+from study.errors import StudyError
+
 VERSION: Final = 4
 VERSION_KEY: Final = b"schema_version"
 
@@ -35,14 +37,6 @@ MEAN_WEIGHTS: Final = "mean_weights_"
 One network with the members' mean weights, biases, and scale and shift of norms, its batch-norm
 statistics estimated anew on training images; only of members that are trained jointly.
 """
-
-
-class StudyError(Exception):
-    """A mistake that the user can mend, said in one line: rule, value, remedy."""
-
-    def __str__(self) -> str:
-        """Return the line; what cannot be printed, as from a file, is escaped."""
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 def _field(name: str, type_: pa.DataType, meaning: str, nullable: bool = False) -> pa.Field:

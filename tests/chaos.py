@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from study.integrity import examine
-from study.store import GEOMETRY, ROW, Store
+from study.run_folder.integrity import examine
+from study.run_folder.store import GEOMETRY, ROW, Store
 
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "search_spaces" / "smoke.yaml"

@@ -30,8 +30,8 @@ TOGETHER = (
     "tests/test_run.py",
     "tests/test_object_store.py",
     "tests/test_database.py",
-    "tests/analysis/test_browser.py",
-    "tests/analysis/test_comparison.py",
+    "tests/analysis/report/test_browser.py",
+    "tests/analysis/report/test_side_by_side.py",
     "tests/test_chaos.py",
     *(f"tests/clusters/test_{name}.py" for name in ("gpu", "jobs", "local", "nodes", "slurm")),
 )

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from study.run_folder.store import Store
 from study.schema import TrialRow
-from study.store import Store
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "search_spaces" / "smoke.yaml"

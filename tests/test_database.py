@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from study.store import Store
+from study.run_folder.store import Store
 from tests.running import content, finish, start, wait_for
 
 pytestmark = pytest.mark.slow

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import main as report
-from study.integrity import examine
-from study.place import place
-from study.store import Store
+from analysis.report.__main__ import main as report
+from study.run_folder.integrity import examine
+from study.run_folder.paths import place
+from study.run_folder.store import Store
 from tests.running import ROOT, SMOKE, content, finish, start, wait_for
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from study import datasets
 from study.conformance import check_method
 from study.datasets import parquet
 from study.run import main
-from study.space_file import load_study
+from study.space.load import load_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -131,8 +131,10 @@ def test_every_command_exists(monkeypatch):
 
             arguments = parser().parse_args(words[words.index("study.run") + 1 :])
             assert all(file.exists() or file.name in FILES for file in arguments.space)
-        elif words[2] in ("analysis.plan", "analysis.validate"):
-            import_module(words[2]).parser().parse_args(words[3:])
+        elif words[2] in ("analysis.plan", "analysis.validation"):
+            package = words[2] == "analysis.validation"
+            module = import_module(f"{words[2]}.__main__" if package else words[2])
+            module.parser().parse_args(words[3:])
         else:
             assert words[:3] == ["python", "-m", "analysis.report"]
 

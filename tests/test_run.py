@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from study.loggers import PACKAGES
+from study.cluster.trackers import PACKAGES
 from study.run import main
-from study.store import Store
+from study.run_folder.store import Store
 from tests.running import SMOKE, committed, finish, start, wait_for
 
 

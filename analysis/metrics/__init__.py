@@ -19,13 +19,15 @@ from analysis.metrics.calibration import (
 from analysis.metrics.detection import aupr, auroc, fpr95, roc
 from analysis.metrics.diversity import (
     disagreement,
+    double_fault,
+    error_correlation,
     normalised_disagreement,
     pairwise_disagreement,
     pairwise_js,
     pairwise_kl,
+    q_statistic,
 )
-from analysis.metrics.equivalence import deep_ensemble_equivalent
-from analysis.metrics.joint_errors import double_fault, error_correlation, q_statistic
+from analysis.metrics.equivalent_size import deep_ensemble_equivalent
 from analysis.metrics.likelihood import (
     chance_nll,
     example_gain,
@@ -35,9 +37,8 @@ from analysis.metrics.likelihood import (
     nll,
 )
 from analysis.metrics.log_space import ensemble, log_softmax
-from analysis.metrics.scores import BrierParts, accuracy, brier, brier_decomposition
+from analysis.metrics.scores import BrierParts, accuracy, brier, brier_decomposition, mce
 from analysis.metrics.selective import augrc, aurc
-from analysis.metrics.shift import mce
 from analysis.metrics.temperature_scaling import TEMPERATURES, cll, example_cll, temperature
 from analysis.metrics.uncertainty import (
     ROUNDING,

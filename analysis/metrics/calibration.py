@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from analysis.metrics.arrays import FloatArray, IntArray
-from analysis.metrics.ties import tie_means
+from analysis.metrics.arrays import FloatArray, IntArray, tie_means
 
 BINS = 15
 

@@ -1,5 +1,6 @@
 """Accuracy, and the Brier score with what it is made of."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -56,3 +57,15 @@ def brier_decomposition(logq_NC: FloatArray, y_N: IntArray, bins: int = BINS) ->
         uncertainty=float(label_C @ (1 - label_C)),
         within=float((q_CN * (q_CN - 2 * label_CN)).sum() / n),
     )
+
+
+def mce(error_CS: FloatArray, reference_CS: FloatArray) -> float:
+    """Return the mean corruption error, without unit; 1 is the reference, lower is better.
+
+    mean_c (sum_s E_cs / sum_s R_cs) of error rates by corruption c and severity s (Hendrycks &
+    Dietterich 2019, who multiply by 100 and take AlexNet as the reference). NaN where the reference
+    has no error under some corruption: the ratio is undefined.
+    """
+    error_C = np.asarray(error_CS, np.float64).sum(-1)
+    reference_C = np.asarray(reference_CS, np.float64).sum(-1)
+    return float(np.mean(error_C / reference_C)) if reference_C.all() else math.nan

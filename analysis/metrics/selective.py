@@ -7,8 +7,7 @@ which predictions are wrong. Equal uncertainties count as their mean over all or
 import numpy as np
 from scipy.stats import rankdata
 
-from analysis.metrics.arrays import BoolArray, FloatArray
-from analysis.metrics.ties import tie_means
+from analysis.metrics.arrays import BoolArray, FloatArray, tie_means
 
 
 def aurc(uncertainty_N: FloatArray, wrong_N: BoolArray) -> float:

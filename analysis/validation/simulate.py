@@ -1,7 +1,7 @@
 """A study of known truth, drawn and judged: cases, gates, tests, Holm, controls, global verdict.
 
 Nothing of the rules is repeated here: a drawn study is the ``Study`` that a run folder gives, and
-``analysis.cases`` and ``analysis.rules`` decide on it.
+``analysis.verdict.arms`` and ``analysis.verdict.decisions`` decide on it.
 """
 
 from collections import Counter
@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis.cases import PlacedArm, Study
-from analysis.protocol import ENDPOINTS, Protocol
-from analysis.rules import decide
-from analysis.stats import FloatArray
-from analysis.verdict import ALL_TRACK, SOME_ESCAPES, Role
+from analysis.data.protocol import ENDPOINTS, Protocol
+from analysis.stats.contrasts import FloatArray
+from analysis.verdict.arms import PlacedArm, Study
+from analysis.verdict.decisions import decide
+from analysis.verdict.schema import ALL_TRACK, SOME_ESCAPES, Role
 
 Errors = Literal["normal", "t3", "lognormal"]
 Outcome = dict[str, float]

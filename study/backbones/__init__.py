@@ -11,7 +11,7 @@ batch independently (but for batch normalisation).
 
 Its class may say two things that make it faster. ``channels_last = True``: convolutions may lie in
 that format, for which a forward pass must use ``flatten`` and not ``view``. ``stackable = True``:
-the forward pass is made of the layers that :mod:`study.methods._stack` knows, and of nothing else.
+the forward pass is made of the layers that :mod:`study.training.stack` knows, and of nothing else.
 """
 
 from pathlib import Path
@@ -21,10 +21,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from study import heads, pretrained
-from study.convolution import make_safe
-from study.dropout import Dropout
-from study.members import replace_modules
+from study.backbones import _pretrained
+from study.layers import fixed_heads
+from study.layers.convolution import make_safe
+from study.layers.dropout import Dropout
+from study.layers.members import replace_modules
 from study.plugins import load_plugin
 from study.spec import Strict
 
@@ -34,7 +35,7 @@ class BackboneParams(Strict):
 
     Attributes:
         head: ``linear`` and learned; ``equiangular``: fixed class vectors; ``rotated``: the same,
-            turned at random for each member (see :mod:`study.heads`).
+            turned at random for each member (see :mod:`study.layers.fixed_heads`).
         head_scale: Logits over cosines, τ, of the two fixed heads. At 16 the least cross-entropy of
             ten classes is 2e-7.
         weights: A file of weights to start from, in place of random ones: a state of this network
@@ -42,7 +43,7 @@ class BackboneParams(Strict):
         weights_sha256: Of that file; found where it is not given.
     """
 
-    head: heads.Kind = "linear"
+    head: fixed_heads.Kind = "linear"
     head_scale: float = Field(16.0, gt=0)
     weights: str | None = None
     weights_sha256: str | None = None
@@ -55,7 +56,7 @@ class BackboneParams(Strict):
                 raise ValueError("weights_sha256 must stand beside weights; remove it")
             return data
         path = str(Path(data["weights"]).absolute())
-        sha256 = data.get("weights_sha256") or pretrained.sha256_of(path)
+        sha256 = data.get("weights_sha256") or _pretrained.sha256_of(path)
         return data | {"weights": path, "weights_sha256": sha256}
 
 
@@ -82,8 +83,8 @@ def build(options: dict[str, Any] | Strict, shape: tuple[int, int, int], classes
         return network
     if options.weights is not None:
         rename = getattr(module, "from_torchvision", None)
-        pretrained.load(network, options.weights, options.weights_sha256 or "", rename)
-    heads.install(network, options.head, options.head_scale)
+        _pretrained.load(network, options.weights, options.weights_sha256 or "", rename)
+    fixed_heads.install(network, options.head, options.head_scale)
     return network
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from study.backbones import BackboneParams
-from study.schema import StudyError
+from study.errors import StudyError
 
 
 class Params(BackboneParams):

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from study.corruptions import SEVERITIES, subset
 from study.datasets import Images, Labels, Shifted
-from study.schema import StudyError
+from study.datasets._corruptions import SEVERITIES, subset
+from study.errors import StudyError
 
 CONDITIONS: Final = (
     "gaussian_noise",

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from study.datasets import Images, Labels
 from study.datasets._splits import Labelled, check_labels
-from study.schema import StudyError
+from study.errors import StudyError
 
 MAX_PIXELS: Final = 4096 * 4096
 """Pixels of one stored image: a small file can decode to gigabytes."""

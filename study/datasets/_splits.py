@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from study.corruptions import VALIDATION, VALIDATION_SEVERITIES, shifted, subset
 from study.datasets import CommonOptions, Dataset, Images, Labels, Shifted
-from study.schema import StudyError
+from study.datasets._corruptions import VALIDATION, VALIDATION_SEVERITIES, shifted, subset
+from study.errors import StudyError
 from study.spec import derive_seed
 
 Labelled = tuple[Images, Labels]

@@ -13,7 +13,7 @@ import numpy as np
 
 from study.datasets import CommonOptions, Dataset, Images
 from study.datasets._splits import Labelled, assemble, check_labels, data_folder
-from study.schema import StudyError
+from study.errors import StudyError
 
 DOWNLOAD_TIMEOUT: Final = 30.0
 """Seconds without an answer after which a download is given up, as behind a silent firewall."""

@@ -13,7 +13,7 @@ from study.datasets import CommonOptions, Dataset, Shifted, _cifar10c
 from study.datasets import _parquet_images as parquet_images
 from study.datasets import _torchvision as torchvision
 from study.datasets._splits import Labelled, assemble, data_folder, shift_seed
-from study.schema import StudyError
+from study.errors import StudyError
 
 
 class Options(CommonOptions):

@@ -15,7 +15,7 @@ from study.datasets import CommonOptions, Dataset, Images
 from study.datasets import _parquet_images as parquet_images
 from study.datasets._parquet_images import Form
 from study.datasets._splits import Labelled, assemble, data_folder
-from study.schema import StudyError
+from study.errors import StudyError
 
 
 class Options(CommonOptions):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.heads import Kind, refusing
+from study.layers.fixed_heads import Kind, refusing
 from study.plugins import load_plugin
 from study.spec import Schedule, Strict, Training
 
@@ -65,8 +65,8 @@ class Method(nn.Module):
         comparable: Whether the members solve the same task, so that measures of their
             disagreement are defined.
         trained_apart: Whether the members are networks that never knew of each other.
-        heads: Kinds of head that it can wrap (see :mod:`study.heads`); ``rotated`` only where each
-            member has a head of its own.
+        heads: Kinds of head that it can wrap (see :mod:`study.layers.fixed_heads`); ``rotated``
+            only where each member has a head of its own.
     """
 
     members: int

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from study.members import unfold
+from study.layers.members import unfold
 from study.methods import Method
 
 
@@ -11,7 +11,7 @@ class OneNetwork(Method):
 
     Attributes:
         stackable: Whether training is that pass and nothing else, so that several methods of one
-            shape may be trained as one (see :mod:`study.methods._stack`). Of the class alone: a
+            shape may be trained as one (see :mod:`study.training.stack`). Of the class alone: a
             subclass may do more.
     """
 

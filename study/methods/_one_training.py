@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from study.members import weighted_layers
+from study.layers.members import weighted_layers
 from study.methods import MakeNetwork
 from study.methods._one_network import OneNetwork
 

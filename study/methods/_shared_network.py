@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from study.fast_weights import MemberBatchNorm, MemberLayer, MemberNorm, Weighted
-from study.heads import EquiangularHead, MemberHead
-from study.members import fold, replace_modules, unfold
+from study.errors import StudyError
+from study.layers.fixed_heads import EquiangularHead, MemberHead
+from study.layers.members import fold, replace_modules, unfold
+from study.layers.norms import MemberBatchNorm, MemberNorm
+from study.layers.perturbed import MemberLayer, Weighted
 from study.methods import MakeNetwork, Method, Phase, TrainingForward
 from study.methods._one_network import OneNetwork
-from study.schema import StudyError
 from study.spec import Training
 
 

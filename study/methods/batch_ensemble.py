@@ -28,19 +28,19 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from study.fast_weights import (
+from study.errors import StudyError
+from study.layers.members import replace_modules, weighted_layers
+from study.layers.norms import MemberBatchNorm
+from study.layers.perturbed import (
     AdditiveLayer,
-    MemberBatchNorm,
     MemberLayer,
     RankOneLayer,
     ResidualLayer,
     Start,
     Weighted,
 )
-from study.members import replace_modules, weighted_layers
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
-from study.schema import StudyError
 from study.spec import Strict
 
 

@@ -42,10 +42,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from study.backbones.vit import FeedForward, Residual
-from study.members import fold, unfold, weighted_layers
+from study.errors import StudyError
+from study.layers.members import fold, unfold, weighted_layers
+from study.layers.transformer import FeedForward, Residual
 from study.methods import MakeNetwork, Method
-from study.schema import StudyError
 from study.spec import Strict
 
 

@@ -23,11 +23,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from study.fast_weights import MemberBatchNorm, MemberNorm
-from study.members import replace_modules, unfold
+from study.errors import StudyError
+from study.layers.members import replace_modules, unfold
+from study.layers.norms import MemberBatchNorm, MemberNorm
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
-from study.schema import StudyError
 from study.spec import Strict
 
 BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -22,12 +22,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from study.fast_weights import AdditiveLayer, MemberLayer, OwnLayer, Weighted
-from study.heads import last_layer
-from study.members import replace_modules
+from study.errors import StudyError
+from study.layers.fixed_heads import last_layer
+from study.layers.members import replace_modules
+from study.layers.perturbed import AdditiveLayer, MemberLayer, OwnLayer, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
-from study.schema import StudyError
 from study.spec import Strict
 
 ATTENTION = ("query", "key", "value", "out")

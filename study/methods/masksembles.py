@@ -26,11 +26,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from study.fast_weights import MemberLayer, Weighted
-from study.members import replace_modules, unfold, weighted_layers
+from study.errors import StudyError
+from study.layers.members import replace_modules, unfold, weighted_layers
+from study.layers.perturbed import MemberLayer, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
-from study.schema import StudyError
 from study.spec import Strict
 
 TRIES: Final = 100

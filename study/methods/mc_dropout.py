@@ -6,15 +6,14 @@ independent of how the data are batched, and pairwise measures between members m
 Training is that of the single network with dropout; batch normalisation is in evaluation mode.
 """
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from study.dropout import drop
-from study.members import fold, replace_modules, unfold
+from study.errors import StudyError
+from study.layers.dropout import MemberDropout
+from study.layers.members import fold, replace_modules, unfold
 from study.methods import MakeNetwork
 from study.methods._one_network import OneNetwork
-from study.schema import StudyError
 from study.spec import Strict, derive_seed
 
 
@@ -22,30 +21,6 @@ class Params(Strict):
     """``members`` is the number of forward passes T; the rate is the backbone's ``dropout``."""
 
     members: int = Field(20, ge=1, le=256)
-
-
-class MemberDropout(nn.Module):
-    """Ordinary dropout in training; one fixed mask per member in evaluation."""
-
-    def __init__(self, rate: float, members: int, seed: int) -> None:
-        super().__init__()
-        self.rate, self.members, self.seed = rate, members, seed
-        self.mask: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop units of ``x``: (B, ...) in training, (M*B, ...) in evaluation."""
-        if self.training:
-            return drop(x, self.rate)
-        mask = self._mask(x)
-        return (x.unflatten(0, (self.members, -1)) * mask).flatten(0, 1)
-
-    def _mask(self, x: Tensor) -> Tensor:
-        if self.mask is None or self.mask.shape[2:] != x.shape[1:]:
-            generator = torch.Generator().manual_seed(self.seed)
-            keep = torch.rand(self.members, 1, *x.shape[1:], generator=generator) >= self.rate
-            self.mask = keep / (1 - self.rate)
-        self.mask = self.mask.to(x.device)
-        return self.mask
 
 
 class Ensemble(OneNetwork):

@@ -23,11 +23,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from study.convolution import Convolution
-from study.fast_weights import OwnLayer, Weighted
-from study.members import fold, replace_modules, unfold, weighted_layers
+from study.errors import StudyError
+from study.layers.convolution import Convolution
+from study.layers.members import fold, replace_modules, unfold, weighted_layers
+from study.layers.perturbed import OwnLayer, Weighted
 from study.methods import MakeNetwork, Method
-from study.schema import StudyError
 from study.spec import Strict
 
 

@@ -34,10 +34,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from study.members import weighted_layers
-from study.methods import MakeNetwork, Phase, deep_ensemble, single
-from study.packing import pack, packed_bytes, unpack
-from study.quantisation import (
+from study.errors import StudyError
+from study.layers.members import weighted_layers
+from study.layers.quantised import (
     LEVELS,
     Granularity,
     Mixture,
@@ -46,10 +45,13 @@ from study.quantisation import (
     barrier,
     fitted,
     kept,
+    pack,
+    packed_bytes,
     quantised_layers,
     set_quantisers,
+    unpack,
 )
-from study.schema import StudyError
+from study.methods import MakeNetwork, Phase, deep_ensemble, single
 from study.spec import Strict, Training
 
 Bits = Literal[2, 3, 4, 6, 8]

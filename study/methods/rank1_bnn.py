@@ -20,8 +20,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.fast_weights import RankOneLayer, Start, Weighted
-from study.members import replace_modules
+from study.layers.members import replace_modules
+from study.layers.perturbed import RankOneLayer, Start, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
 from study.spec import Strict

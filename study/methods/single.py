@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from study.members import weighted_layers
+from study.layers.members import weighted_layers
 from study.methods import MakeNetwork, Method
 from study.methods._one_network import OneNetwork
 from study.spec import Strict

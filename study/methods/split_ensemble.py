@@ -28,9 +28,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.members import stages_of
+from study.errors import StudyError
+from study.layers.members import stages_of
 from study.methods import MakeNetwork, Method, Phase
-from study.schema import StudyError
 from study.spec import Strict
 
 NONE_OF_MINE: Final = 0

@@ -21,9 +21,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.fast_weights import MemberLayer, OwnLayer, Weighted
-from study.heads import last_layer
-from study.members import replace_modules, weighted_layers
+from study.layers.fixed_heads import last_layer
+from study.layers.members import replace_modules, weighted_layers
+from study.layers.perturbed import MemberLayer, OwnLayer, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
 from study.spec import Strict

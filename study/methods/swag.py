@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from study.members import renormalise
+from study.layers.members import renormalise
 from study.methods import MakeNetwork, Phase
 from study.methods._one_training import OneTraining
 from study.spec import Strict, Training

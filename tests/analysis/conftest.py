@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load import Run, load
-from analysis.measure import Measures, measure
+from analysis.data.run import Run, load
+from analysis.measures.measure import Measures, measure
 from tests.analysis.make_run import make_run
 
 

@@ -59,7 +59,7 @@ class Arm:
 
     @property
     def key(self) -> str:
-        """Arm key, as in ``analysis.measure`` (without the size of a Deep Ensemble)."""
+        """Arm key, as in ``analysis.measures.measure`` (without the size of a Deep Ensemble)."""
         open_roles = ("candidate", "comparison")
         return self.spec(0, "confirm")["configuration"] if self.role in open_roles else self.role
 

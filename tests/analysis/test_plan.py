@@ -1,4 +1,4 @@
-"""The plan of seeds: its numbers are those of ``analysis.power``, its mistakes one line."""
+"""The plan of seeds: its numbers are those of ``analysis.stats.power``, its mistakes one line."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +7,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from analysis.cases import study_of
-from analysis.load import Run
-from analysis.measure import Measures
-from analysis.plan import main
-from analysis.power import Spread, power_track, recovery_found, seeds_needed
-from analysis.spreads import spreads_of
-from study.schema import StudyError
+from analysis.data.run import Run
+from analysis.measures.measure import Measures
+from analysis.plan import main, spreads_of
+from analysis.stats.power import Spread, power_track, recovery_found, seeds_needed
+from analysis.verdict.arms import study_of
+from study.errors import StudyError
 
 OPTIONS = ["--sd-single", "30", "--sd-arm", "25", "--sd-ensemble", "18", "--gap", "100"]
 SPREAD = Spread(0.30, 0.25, 0.18)

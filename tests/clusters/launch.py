@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from study.integrity import examine
-from study.store import Store
+from study.run_folder.integrity import examine
+from study.run_folder.store import Store
 from tests.clusters.hosts import ROOT, Hosts, why_not
 
 ON_HOSTS = [

@@ -10,9 +10,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from study.nodes import fitting
+from study.cluster.nodes import fitting
 from study.run import parser
-from study.space_file import load_study
+from study.space.load import load_study
 from tests.clusters.cloud import SERVER, Cloud
 from tests.clusters.hosts import ROOT, Hosts, why_not
 from tests.clusters.launch import Cluster, settings, without_index

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 
-from study.store import Store
+from study.run_folder.store import Store
 from tests.clusters.hosts import ROOT, Hosts
 from tests.clusters.launch import ENV, HEAD, ON_HOSTS
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from study.run import parser
-from study.space_file import load_study
+from study.space.load import load_study
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "clusters" / "kuberay.yaml").read_text()

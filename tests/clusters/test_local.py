@@ -2,7 +2,7 @@
 
 import time
 
-from study.store import Store
+from study.run_folder.store import Store
 from tests.clusters.hosts import Hosts
 from tests.clusters.launch import ON_HOSTS, Cluster, check, settings, without_index
 

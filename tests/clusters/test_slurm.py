@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from study.store import Store
+from study.run_folder.store import Store
 from tests.clusters.hosts import PATH, Hosts, why_not
 
 ROOT = Path(__file__).parents[2]

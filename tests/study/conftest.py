@@ -9,10 +9,10 @@ import pytest
 from study import backbones, datasets
 from study.datasets import digits
 from study.schema import Outcome, TrialRow
-from study.space import Study
-from study.space_file import load_study
+from study.space.load import load_study
+from study.space.study import Study
 from study.spec import Regularisation, Training, TrialSpec
-from study.trial import new_row
+from study.trials.row import new_row
 
 SMOKE = Path(__file__).parents[2] / "search_spaces" / "smoke.yaml"
 

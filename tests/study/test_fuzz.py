@@ -8,12 +8,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from study.integrity import examine
-from study.schema import StudyError
-from study.space import Study
-from study.space_file import load_study
-from study.store import ROW, Store
-from study.trial import run_trials
+from study.errors import StudyError
+from study.run_folder.integrity import examine
+from study.run_folder.store import ROW, Store
+from study.space.load import load_study
+from study.space.study import Study
+from study.trials.trial import run_trials
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 EXTREME = st.sampled_from([0, -1, 2**70, 1e308, float("nan"), float("inf"), "", " ", "../..", "~"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from study import regularisers
+from study.errors import StudyError
 from study.regularisers import JS_CAP, MemberOutputs, find
-from study.schema import StudyError
 
 
 def outputs(logits, perturbations=None):

@@ -3,7 +3,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from study.backbones.cnn import Network, Params
-from study.schema import StudyError
+from study.errors import StudyError
 
 
 def test_channels_are_the_convolutions() -> None:

@@ -6,11 +6,12 @@ from pydantic import ValidationError
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from study.backbones.vit import FeedForward, Network, Params, from_torchvision
-from study.cost import counter
-from study.fast_weights import RankOneLayer
-from study.members import fold, replace_modules, unfold
-from study.schema import StudyError
+from study.backbones.vit import Network, Params, from_torchvision
+from study.diagnostics.cost import counter
+from study.errors import StudyError
+from study.layers.members import fold, replace_modules, unfold
+from study.layers.perturbed import RankOneLayer
+from study.layers.transformer import FeedForward
 
 SHAPE, CLASSES = (3, 16, 16), 5
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from study.corruptions import TEST
 from study.datasets import load
 from study.datasets._cifar10c import CONDITIONS
+from study.datasets._corruptions import TEST
 from study.datasets.cifar10 import _read_parquet
-from study.schema import StudyError
+from study.errors import StudyError
 
 CIFAR = {"name": "cifar10", "val_size": 20, "shift_size": 4}
 PLAIN = {**CIFAR, "ood": "none"}

@@ -3,7 +3,7 @@ import pytest
 
 from study.datasets import Dataset, load
 from study.datasets.digits import MIN_CONTRAST, Options
-from study.schema import StudyError
+from study.errors import StudyError
 
 
 @pytest.fixture(scope="module")

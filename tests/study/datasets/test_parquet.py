@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from study.datasets import Dataset, _parquet_images, load
 from study.datasets.parquet import Options
-from study.schema import StudyError
+from study.errors import StudyError
 
 Write = Callable[..., Any]
 

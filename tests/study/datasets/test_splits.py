@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from study.corruptions import TEST, VALIDATION, shifted
 from study.datasets import CommonOptions, Dataset, Images, Labels
+from study.datasets._corruptions import TEST, VALIDATION, shifted
 from study.datasets._splits import assemble, split, stratified_order
-from study.schema import StudyError
+from study.errors import StudyError
 
 
 def options(**given: object) -> CommonOptions:

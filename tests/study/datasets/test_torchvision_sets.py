@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from study.datasets import load
-from study.schema import StudyError
+from study.errors import StudyError
 
 MNIST = {"name": "mnist", "val_size": 10, "shift_size": 3}
 Write = Callable[..., Path]

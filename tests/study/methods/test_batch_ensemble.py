@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from study.conformance import Subject
-from study.fast_weights import MemberBatchNorm, MemberLayer
+from study.errors import StudyError
+from study.layers.norms import MemberBatchNorm
+from study.layers.perturbed import MemberLayer
 from study.methods import build
 from study.methods.batch_ensemble import Params
-from study.schema import StudyError
 from study.spec import Training
 
 

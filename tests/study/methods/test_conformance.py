@@ -6,8 +6,8 @@ import pytest
 
 from study import conformance
 from study.conformance import CHECKS, Subject, check_method
+from study.errors import StudyError
 from study.plugins import load_plugin, names
-from study.schema import StudyError
 
 METHODS, BACKBONES = names("study.methods"), names("study.backbones")
 EXAMPLES = [(m, p) for m in METHODS for p in load_plugin("study.methods", m).EXAMPLES]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from study import backbones, datasets, methods
-from study.batches import Pixels, channel_statistics
 from study.plugins import names
-from study.space import configuration
-from study.space_file import load_study
+from study.space.configuration import configuration
+from study.space.load import load_study
 from study.spec import Regularisation
-from study.train import fit, predict
+from study.training.batches import Pixels, channel_statistics
+from study.training.fit import fit, predict
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
 TUNED = [name for name in names("study.methods") if name not in ("single", "deep_ensemble")]

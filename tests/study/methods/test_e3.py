@@ -11,17 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from study import backbones, datasets
-from study.batches import Pixels, channel_statistics
 from study.conformance import BATCH, CLASSES, Subject, inputs
-from study.cost import counter
 from study.datasets import digits
-from study.members import watched
+from study.diagnostics.cost import counter
+from study.errors import StudyError
+from study.layers.members import watched
 from study.methods import build
 from study.methods.e3 import ExpertLayer, Params, importance, load, replaceable
 from study.plugins import names
-from study.schema import StudyError
 from study.spec import Regularisation, Training
-from study.train import fit, predict
+from study.training.batches import Pixels, channel_statistics
+from study.training.fit import fit, predict
 
 LABELS = torch.arange(BATCH) % CLASSES
 

@@ -9,9 +9,9 @@ from torch import nn
 from study.backbones import build as build_backbone
 from study.backbones.mlp import Params as Mlp
 from study.conformance import CLASSES, Subject, inputs
+from study.errors import StudyError
 from study.methods import build
 from study.methods.film_ensemble import FilmNorm
-from study.schema import StudyError
 
 M = 3
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from study.conformance import Subject, inputs
-from study.fast_weights import AdditiveLayer, OwnLayer
+from study.errors import StudyError
+from study.layers.perturbed import AdditiveLayer, OwnLayer
 from study.methods import build
-from study.schema import StudyError
 from study.spec import Training
 
 START = {"members": 3, "rank": 2, "warm_start": 0.0}

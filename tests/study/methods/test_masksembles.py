@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from study.conformance import Subject, inputs
+from study.errors import StudyError
 from study.methods import build
 from study.methods.masksembles import MaskedLayer, active_units, draw_masks
-from study.schema import StudyError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # those of the peer and of what it imports are its own

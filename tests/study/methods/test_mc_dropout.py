@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from study.conformance import Subject, inputs
-from study.methods.mc_dropout import MemberDropout
+from study.layers.dropout import MemberDropout
 
 
 def test_a_member_drops_its_share_of_the_units_and_scales_the_others_up():

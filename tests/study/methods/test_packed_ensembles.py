@@ -9,10 +9,10 @@ from torch import nn
 from study.backbones import build as build_backbone
 from study.backbones.mlp import Params as Mlp
 from study.conformance import CLASSES, Subject, inputs
-from study.members import unfold, watched
+from study.errors import StudyError
+from study.layers.members import unfold, watched
 from study.methods import build
 from study.methods.packed_ensembles import GroupedLinear, Params
-from study.schema import StudyError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # those of the peer and of what it imports are its own

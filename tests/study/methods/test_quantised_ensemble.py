@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from study import datasets
-from study.batches import Pixels, channel_statistics
 from study.conformance import Subject, inputs
 from study.datasets import digits
+from study.diagnostics.cost import size
+from study.errors import StudyError
+from study.layers.quantised import quantised_layers
 from study.methods import build, deep_ensemble
 from study.methods.quantised_ensemble import EXAMPLES, Params, member_bits
-from study.quantisation import quantised_layers
-from study.schema import StudyError
 from study.spec import Regularisation, Training
-from study.train import fit, predict
-from study.trial import size
+from study.training.batches import Pixels, channel_statistics
+from study.training.fit import fit, predict
 
 NAME = "quantised_ensemble"
 WAYS = {

@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from study.conformance import CLASSES, Subject, inputs
-from study.members import stages_of
+from study.diagnostics.cost import flops
+from study.errors import StudyError
+from study.layers.members import stages_of
 from study.methods.split_ensemble import Parallel, confusion_groups, targets
-from study.schema import StudyError
-from study.trial import flops
 
 
 def test_targets_by_hand():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from study.conformance import CLASSES, Subject, inputs
-from study.fast_weights import OwnLayer
+from study.layers.perturbed import OwnLayer
 from study.methods import build
 from study.methods.sve import SingularLayer
 from study.spec import Training

@@ -1,0 +1,1 @@
+"""Reading and checking: runs, predictions, the plan, predictions of other programs."""

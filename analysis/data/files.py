@@ -1,0 +1,87 @@
+"""Reading Parquet files and writing any file; what is wrong is said in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study.errors import StudyError
+from study.run_folder.paths import Place, source
+
+
+def open_parquet(file: Place, remedy: str, **options: Any) -> Any:
+    """Open a Parquet file; ``remedy`` ends the line on one that is not there or not whole.
+
+    Raises:
+        StudyError: When there is no such file, or it is not Parquet.
+    """
+    if not file.exists():
+        raise StudyError(f"{file}: the file must exist, but is not there; {remedy}")
+    try:
+        content = source(file)
+    except OSError as error:
+        raise StudyError(f"{file}: must be readable, but {error.strerror}; {remedy}") from None
+    try:
+        return pq.ParquetFile(content, **options)
+    except KeyError:  # A column that an option names is not there: whoever reads it will say so.
+        return pq.ParquetFile(content)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StudyError(_not_whole(file, error, remedy)) from None
+
+
+def read_parquet(
+    file: Place, parquet: Any, remedy: str, columns: list[str] | None = None
+) -> pa.Table:
+    """Read an open file and close it.
+
+    Raises:
+        StudyError: When it is damaged.
+    """
+    try:
+        return parquet.read(columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StudyError(_not_whole(file, error, remedy)) from None
+    finally:
+        parquet.close()
+
+
+def _not_whole(file: Place, error: Exception, remedy: str) -> str:
+    why = first_line(error)
+    return f"{file}: must be whole Parquet, but is cut short or damaged ({why}); {remedy}"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error, cut to 120 characters."""
+    return str(error).strip().splitlines()[0][:120]
+
+
+def check_columns(file: Place, found: list[str], wanted: list[str]) -> None:
+    """Refuse a file that lacks a column or has one too many.
+
+    Raises:
+        StudyError: With the file and the names.
+    """
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in wanted]
+    if missing or extra:
+        raise StudyError(
+            f"{file}: columns must be those of study/schema.py, but missing: "
+            f"{', '.join(missing) or 'none'}, unknown: {', '.join(extra) or 'none'}; "
+            "write it with that schema"
+        )
+
+
+def write(file: Path, content: str | bytes) -> None:
+    """Write a file and the folders above it.
+
+    Raises:
+        StudyError: When that is not possible.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise StudyError(
+            f"{file}: must be writable, but {error.strerror or error}; choose another place"
+        ) from None

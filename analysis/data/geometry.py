@@ -1,0 +1,61 @@
+"""The geometry files of the confirmed ensembles, as one frame."""
+
+from functools import partial
+from typing import Any, Final
+
+import polars as pl
+
+from analysis.data.files import open_parquet, read_parquet
+from analysis.data.predictions import predictions_file
+from analysis.data.roles import arm_key
+from analysis.data.run import Run
+from study import schema
+from study.errors import StudyError
+from study.run_folder.paths import Place, each
+
+_COLUMNS: Final[dict[str, Any]] = {
+    **{"arm": pl.String, "role": pl.String, "replicate": pl.Int32, "quantity": pl.String},
+    **{"epoch": pl.Int32, "layer": pl.String, "i": pl.Int16, "j": pl.Int16, "value": pl.Float64},
+}
+
+
+def geometry(run: Run) -> pl.DataFrame:
+    """Return the geometry of the confirm stage's complete trials; empty where none was stored.
+
+    Returns:
+        arm, role, replicate, and quantity, epoch, layer, i, j, value as in
+        ``study.schema.GEOMETRY``. A Deep Ensemble's arm is that of its whole pool.
+
+    Raises:
+        StudyError: When a file is damaged or breaks the format.
+    """
+    done = pl.col("stage") == "confirm", pl.col("status") == "complete"
+    frames = [pl.DataFrame(schema=_COLUMNS)]
+    trials = run.trials.filter(*done).sort("role", "configuration", "replicate").to_dicts()
+    files = [predictions_file(run, trial["trial"], "geometry") for trial in trials]
+    there = [(trial, file) for trial, file in zip(trials, files, strict=True) if file.exists()]
+    found = each(partial(_read, remedy=run.remedy), (file for _, file in there))
+    for (trial, _), own in zip(there, found, strict=True):
+        arm = arm_key(trial["role"], trial["configuration"])
+        if arm == "deep_ensemble":
+            arm = f"{arm}-{trial['members']}"
+        keys = {"arm": arm, "role": trial["role"], "replicate": trial["replicate"]}
+        rows = own.with_columns(**{key: pl.lit(value) for key, value in keys.items()})
+        frames.append(rows.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items()))
+    return pl.concat(frames)
+
+
+def _read(file: Place, remedy: str) -> pl.DataFrame:
+    """Return a checked geometry file."""
+    parquet = open_parquet(file, remedy, page_checksum_verification=True)
+    table = read_parquet(file, parquet, remedy)
+    schema.check_version(table.schema, str(file))
+    if not table.schema.equals(schema.GEOMETRY):
+        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        raise StudyError(
+            f"{file}: columns must be those of GEOMETRY in study/schema.py, but are {found}; "
+            "write it with that schema"
+        )
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame

@@ -1,0 +1,157 @@
+"""From a run folder to its committed trials and its plan; what is wrong is said in one line."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from analysis.data import coerce
+from analysis.data.files import check_columns, first_line, open_parquet, read_parquet
+from analysis.data.protocol import Plan, read_plan
+from study import schema
+from study.errors import StudyError
+from study.run_folder.paths import ObjectPlace, Place, each, place
+
+IntArray = npt.NDArray[np.integer[Any]]
+OBJECTS = {"spec": ("dataset", "backbone", "training", "params", "regulariser"), "versions": ()}
+REDO = "delete the trial's folder and give the command of the study again"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, or predictions that were given without one.
+
+    Attributes:
+        folder: Where it lies; if in an object store, as it was there when it was loaded.
+        trials: All committed trial rows (columns of ``study.schema.TRIAL``), sorted by trial.
+        plan: What was declared before the test set was opened, or None.
+        given: Whether it is predictions alone (see ``analysis.data.external``): a trial is
+            ``arm/seed``, what only a study knows is null, and files may have any program's types.
+        begun: Trials that were begun and are not committed.
+    """
+
+    folder: Place
+    trials: pl.DataFrame
+    plan: Plan | None
+    given: bool = False
+    begun: int = 0
+
+    @cached_property
+    def members(self) -> dict[str, int]:
+        """Ensemble size of each committed trial."""
+        return dict(self.trials.select("trial", "members").iter_rows())
+
+    def checksums(self, trial: str) -> list[dict[str, str]]:
+        """Names and SHA-256 of a trial's files, as they were committed."""
+        own = self.trials.filter(pl.col("trial") == trial)["files"].to_list()
+        return list(own[0] or ())
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a file that is not as it should be."""
+        return coerce.AGAIN if self.given else REDO
+
+
+def load(address: str | Place) -> Run:
+    """Read all committed trials and the plan of a run: a folder, or an address (``s3://…``).
+
+    A trial's folder without ``trial.parquet`` is not committed and only counted. The study may be
+    at work meanwhile.
+
+    Raises:
+        StudyError: When there is no such folder, nothing in it, or a file breaks the format.
+    """
+    folder = place(address) if isinstance(address, str) else address
+    if isinstance(folder, ObjectPlace):
+        folder = _listed(folder)
+    begun = [path for path in folder.glob("trials/*") if path.is_dir()]
+    files: list[Place] = sorted(folder.glob("trials/*/trial.parquet"), key=str)
+    rows = [row for row in each(_committed, files) if row is not None]
+    if not rows:
+        started = (folder / "study.json").exists()
+        remedy = "give the folder that the study wrote, or run the study first"
+        raise StudyError(
+            f"{folder}: a run folder must hold trials/<trial>/trial.parquet, but none is there; "
+            f"{'give the command again when the first trial has ended' if started else remedy}"
+        )
+    trials = pl.from_arrow(pa.concat_tables(rows))
+    assert isinstance(trials, pl.DataFrame)
+    open_ = {path.name for path in begun} - set(trials["trial"])
+    return Run(folder, trials, read_plan(folder / "plan.json"), begun=len(open_))
+
+
+def vanished(run: Run) -> bool:
+    """Tell whether a trial was taken away since the run was loaded, as a study at work may do."""
+    folder = _listed(run.folder) if isinstance(run.folder, ObjectPlace) else run.folder
+    rows = (folder / "trials" / trial / "trial.parquet" for trial in run.trials["trial"])
+    return not run.given and not all(row.exists() for row in rows)
+
+
+def _listed(folder: ObjectPlace) -> ObjectPlace:
+    try:
+        return folder.within(0).listed()
+    except OSError as error:
+        raise StudyError(f"{folder}: must be readable, but {error.strerror}") from None
+
+
+def _committed(file: Place) -> pa.Table | None:
+    """Return the row of a file, None when it is gone since it was listed."""
+    try:
+        return _trial_row(file)
+    except StudyError:
+        there = file.renewed() if isinstance(file, ObjectPlace) else file
+        if there.exists():
+            raise
+        return None
+
+
+def _trial_row(file: Place) -> pa.Table:
+    """Return the one checked row of a trial file."""
+    parquet = open_parquet(file, REDO)
+    schema.check_version(parquet.schema_arrow, str(file))
+    check_columns(file, parquet.schema_arrow.names, schema.TRIAL.names)
+    table = read_parquet(file, parquet, REDO)
+    if table.num_rows != 1:
+        raise StudyError(f"{file}: a trial must be one row, but there are {table.num_rows}; {REDO}")
+    try:
+        table = table.cast(schema.TRIAL)
+    except (pa.ArrowException, ValueError) as error:
+        raise StudyError(
+            f"{file}: the row must have the types of study/schema.py, but {first_line(error)}; "
+            "write it with that schema"
+        ) from None
+    row = table.to_pylist()[0]
+    allowed = {"role": schema.Role, "stage": schema.Stage, "status": schema.Status}
+    for column, literal in allowed.items():
+        if row[column] not in get_args(literal):
+            raise StudyError(
+                f"{file}: {column} must be one of {', '.join(get_args(literal))}, "
+                f"but is {row[column]!r}; write it with study/schema.py"
+            )
+    for column, sections in OBJECTS.items():
+        if not _is_object(row[column], sections):
+            raise StudyError(
+                f"{file}: {column} must be a JSON object, as must its sections, "
+                f"but is {row[column]!r:.80}; write it as the study does"
+            )
+    if row["trial"] != file.parent.name:
+        raise StudyError(
+            f"{file}: trial must be the folder's name, but is {row['trial']!r}; "
+            "put the folder back under its own name"
+        )
+    return table
+
+
+def _is_object(text: str, sections: tuple[str, ...]) -> bool:
+    """Tell whether a text is a JSON object, and each of these keys in it one, if it is there."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    known = isinstance(value, dict)
+    return known and all(isinstance(value.get(name, {}), dict) for name in sections)

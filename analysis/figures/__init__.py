@@ -1,0 +1,1 @@
+"""The figures, one file per section of the page: data and chart together."""

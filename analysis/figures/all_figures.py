@@ -1,0 +1,44 @@
+"""Every figure of the report, in the order of the page.
+
+Claims are computed from the same rows as the marks, so that a title cannot outlive its data.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from analysis.figures import importance, search
+from analysis.figures.calibration import reliability_figure
+from analysis.figures.context import Figure, Scene
+from analysis.figures.cost import cost_figure
+from analysis.figures.members import (
+    evidence_figure,
+    landscape_figure,
+    members_figure,
+    trajectory_figure,
+)
+from analysis.figures.ood_detection import areas_figure, roc_figure, scores_figure
+from analysis.figures.recovery import (
+    collapsed_figure,
+    diversity_figure,
+    forest_figure,
+    growth_figure,
+)
+from analysis.figures.shift import severity_figure
+
+
+def draw(scene: Scene) -> list[Figure]:
+    """Return every figure that the data can fill, in the order of the page."""
+    confirmed: list[Callable[[Scene], Figure | None]] = [
+        forest_figure, diversity_figure, collapsed_figure, growth_figure,
+        severity_figure, reliability_figure,
+        scores_figure, roc_figure, areas_figure,
+        members_figure, trajectory_figure, landscape_figure, evidence_figure, cost_figure,
+    ]  # fmt: skip
+    ready = len(scene.recovery) > 0
+    drawn = [figure(scene) for figure in confirmed if ready]
+    drawn += [search.history_figure(scene), *importance.draw(scene)]
+    found = [figure for figure in drawn if figure is not None]
+    narrow = Counter(figure.section for figure in found if not figure.wide)
+    # A narrow figure without a neighbour takes the whole width.
+    return [replace(figure, wide=figure.wide or narrow[figure.section] == 1) for figure in found]

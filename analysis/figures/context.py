@@ -1,0 +1,224 @@
+"""What every figure is drawn from, and what a figure is."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from string import ascii_uppercase
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from analysis.data.geometry import geometry
+from analysis.data.run import Run
+from analysis.data.search_space import Space, spaces
+from analysis.figures.encodings import Chart
+from analysis.measures.measure import Measures
+from analysis.text.names import title
+from analysis.verdict.schema import Arm, Counts, Verdict
+from analysis.verdict.wording import names
+
+OTHERS: Final = {
+    "negative_control": ("−", "Negative control"),
+    "positive_control": ("+", "Positive control"),
+    "single": ("S", "Single model"),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every figure draws from.
+
+    Attributes:
+        measures: Frames of the confirm stage.
+        trials: All trial rows.
+        geometry: Where members lie (see ``analysis.data.geometry``); empty if it was not stored.
+        arms: arm, tag, label, method, role, members, reference, verdict; best candidate first, then
+            comparisons, controls, anchors.
+        recovery: arm, endpoint, panel, estimate, low, high, low_wide, high_wide; primary endpoints.
+        equivalents: arm, members, low, high: the size of the Deep Ensemble that is as good in
+            calibrated NLL; null where none in the pool is.
+        methods: Domain of colour: deep_ensemble, single, then the others by name.
+        titles: Method -> readable name.
+        margin: Half width of the band around the single model.
+        primary: The first endpoint of performance on which there is a recovery, or None.
+        levels: What the intervals of recovery cover, in words: the one that decides, the wider one.
+        tally: How many candidates escape, track, stay open, in words.
+        spaces: What was searched, candidates first; none if that is not known.
+    """
+
+    measures: Measures
+    trials: pl.DataFrame
+    geometry: pl.DataFrame
+    arms: pl.DataFrame
+    recovery: pl.DataFrame
+    equivalents: pl.DataFrame
+    methods: list[str]
+    titles: dict[str, str]
+    margin: float
+    primary: str | None
+    levels: tuple[str, str]
+    tally: str
+    spaces: Sequence[Space] = ()
+
+    def judged(self) -> pl.DataFrame:
+        """Return the arms that have a recovery, best candidate first."""
+        return self.arms.filter(pl.col("arm").is_in(self.recovery["arm"].unique().to_list()))
+
+    def lead(self) -> dict[str, Any]:
+        """Return the first candidate, or the first judged arm if there is no candidate."""
+        return self.judged().row(0, named=True)
+
+    def seeds(self, arms: Sequence[str]) -> str:
+        """Return how many replicates the arms have: one number, or the range."""
+        replicates = self.measures.replicates.filter(pl.col("arm").is_in(arms))
+        counts = replicates.group_by("arm").len()["len"].to_list()
+        least, most = min(counts), max(counts)
+        return f"{most}" if least == most else f"{least} to {most}"
+
+    def axis(self) -> str:
+        """Return the title of an axis of recovery on the primary endpoint."""
+        own = self.recovery.filter(pl.col("endpoint") == self.primary)
+        return f"recovery, {own['panel'][0]}"
+
+    def estimate(self, arm: str) -> float | None:
+        """Return the recovery of ``arm`` on the primary endpoint."""
+        found = self.recovery.filter((pl.col("arm") == arm) & (pl.col("endpoint") == self.primary))
+        return found["estimate"].item() if len(found) else None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    ``choices`` are the values of its parameter ``metric``; ``slider`` names a parameter from 0 to 1
+    that the reader sets, what stands before it, and where it stands at first.
+
+    How to read it stands in ``how_to_read.html.j2`` under its ``key``.
+    """
+
+    key: str
+    section: str
+    claim: str
+    sample: str
+    chart: Chart
+    wide: bool = True
+    choices: tuple[tuple[str, str], ...] = ()
+    slider: tuple[str, str, float] | None = None
+
+
+def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFrame:
+    """Return mean, low, high (95 % t-interval over the rows) and n of ``value`` per group."""
+    frame = (
+        rows.drop_nulls(value)
+        .group_by(by, maintain_order=True)
+        .agg(mean=pl.col(value).mean(), sd=pl.col(value).std(), n=pl.len())
+    )
+    half = np.array(
+        [
+            float(stats.t.ppf(0.975, n - 1)) * sd / n**0.5 if n > 1 and sd is not None else np.nan
+            for sd, n in frame.select("sd", "n").iter_rows()
+        ]
+    )
+    return frame.with_columns(half=pl.Series(half, dtype=pl.Float64).fill_nan(None)).with_columns(
+        low=pl.col("mean") - pl.col("half"), high=pl.col("mean") + pl.col("half")
+    )
+
+
+def reference_ensemble(scene: Scene) -> str:
+    """Return the arm of the deep ensemble that the first judged arm is measured against."""
+    return str(scene.lead()["reference"])
+
+
+def scene(run: Run, measures: Measures, verdict: Verdict) -> Scene:
+    """Put names, order and recovery to the arms that were judged."""
+    protocol = verdict.protocol
+    seen = set(run.trials["method"].to_list()) - {"deep_ensemble", "single"}
+    methods = ["deep_ensemble", "single", *sorted(seen)]
+    bounds = ("low", "high", "low_wide", "high_wide")
+    effects = [
+        {"arm": arm.arm, "endpoint": key, "panel": label, "estimate": effect.recovery}
+        | {name: getattr(effect, name) for name in bounds}
+        for key, label in protocol.labels.items()
+        for arm in verdict.arms
+        if (effect := arm.endpoints.get(key)) and effect.recovery is not None
+    ]
+    columns = dict.fromkeys(("arm", "endpoint", "panel"), pl.String) | dict.fromkeys(
+        ("estimate", *bounds), pl.Float64
+    )
+    known = {effect["endpoint"] for effect in effects}
+    performance = [key for key, kind in protocol.kinds.items() if kind == "performance"]
+    return Scene(
+        measures=measures,
+        trials=run.trials,
+        geometry=geometry(run),
+        arms=_arms(verdict),
+        recovery=pl.DataFrame(effects, schema=columns),
+        equivalents=_equivalents(verdict),
+        methods=methods,
+        titles={method: title(method) for method in methods},
+        margin=protocol.delta,
+        primary=next((key for key in performance if key in known), None),
+        levels=(f"{100 * protocol.level:g} %", f"{100 * protocol.level_wide:g} %"),
+        tally=tally(verdict.counts, verdict.withheld),
+        spaces=() if run.given else spaces(run.folder),
+    )
+
+
+def _arms(verdict: Verdict) -> pl.DataFrame:
+    """Return one row per judged arm, best candidate first, then the anchors (see ``Scene``)."""
+    rows: list[tuple[str | int, ...]] = []
+    letters, called = _tags(), names(verdict.arms)
+    for arm in sorted(verdict.arms, key=lead_order):
+        tag, name = OTHERS.get(arm.role) or (next(letters), called[arm.arm])
+        row = (arm.arm, tag, name, arm.method, arm.role, arm.reference, arm.verdict, arm.members)
+        rows.append(row)
+    sizes = sum(anchor.role == "deep_ensemble" for anchor in verdict.anchors)
+    for one in verdict.anchors:
+        tag, name = OTHERS["single"]
+        if one.role == "deep_ensemble":
+            tag, name = f"DE{one.members}" if sizes > 1 else "DE", f"Deep ensemble of {one.members}"
+        rows.append((one.arm, tag, name, one.role, one.role, one.arm, "reference", one.members))
+    texts = ("arm", "tag", "label", "method", "role", "reference", "verdict")
+    columns = dict.fromkeys(texts, pl.String) | {"members": pl.Int64}
+    frame = pl.DataFrame(rows, schema=columns, orient="row")
+    return frame.with_columns(label=pl.format("{} · {}", "tag", "label"))
+
+
+def _equivalents(verdict: Verdict) -> pl.DataFrame:
+    """Return each arm's Deep Ensemble equivalent (see ``Scene``)."""
+    rows = [
+        (arm.arm, found.members, found.low, found.high)
+        for arm in verdict.arms
+        if (found := arm.equivalent)
+    ]
+    columns = {"arm": pl.String} | dict.fromkeys(("members", "low", "high"), pl.Float64)
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def lead_order(arm: Arm) -> tuple[int, bool, bool]:
+    """Return the sort key that puts what escapes first and what is not whole last of its role."""
+    roles = ("candidate", "comparison", "positive_control", "negative_control")
+    return roles.index(arm.role), arm.verdict != "escapes", arm.failed > 0
+
+
+def _tags() -> Iterator[str]:
+    for length in (1, 2):
+        yield from map("".join, product(ascii_uppercase, repeat=length))
+
+
+def tally(counts: Counts, withheld: bool) -> str:
+    """Return how many candidates escape, track, are worse and stay open, in words."""
+    total, escape = counts.candidates, counts.escapes
+    if withheld:
+        return f"Withheld because of a control: {escape} of {total} configurations would pass"
+    parts = [f"{escape or 'None'} of {total} configurations escape{'s' * (escape == 1)}"]
+    for number, one, many in (
+        (counts.tracks, "tracks a single model", "track a single model"),
+        (counts.worse, "is worse than one", "are worse than one"),
+        (counts.inconclusive, "stays open", "stay open"),
+    ):
+        if number:
+            parts.append(f"{number} {one if number == 1 else many}")
+    return ", ".join(parts)

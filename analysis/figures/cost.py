@@ -1,0 +1,130 @@
+"""Recovery against cost, with the Pareto front."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from analysis.figures import encodings
+from analysis.figures.context import Figure, Scene
+from analysis.figures.encodings import HIGHEST, F, Facets, Frame
+from analysis.measures.costs import costs as arm_costs
+from analysis.measures.costs import multiples
+
+
+def cost_figure(scene: Scene) -> Figure | None:
+    """Return recovery against each kind of cost."""
+    if scene.primary is None:
+        return None
+    kinds = {
+        "parameters": "Parameters",
+        "stored_bytes": "Stored bytes",
+        "train_flops": "Training FLOPs",
+        "infer_flops": "Inference FLOPs",
+    }
+    multiples = costs(scene).unpivot(
+        on=list(kinds), index="arm", variable_name="kind", value_name="cost"
+    )
+    recovery = scene.recovery.filter(pl.col("endpoint") == scene.primary).drop("panel")
+    anchors = scene.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"])).with_columns(
+        estimate=pl.when(pl.col("role") == "single").then(0.0).otherwise(1.0)
+    )
+    rows = (
+        pl.concat([scene.judged().join(recovery, on="arm"), anchors], how="diagonal_relaxed")
+        .join(multiples, on="arm")
+        .drop_nulls(["cost", "estimate"])
+        .with_columns(panel=pl.col("kind").replace_strict(kinds))
+        .pipe(with_front)
+    )
+    order = {name: n for n, name in enumerate(kinds)}
+    rows = rows.sort(pl.col("kind").replace_strict(order), maintain_order=True)
+    if rows.is_empty():
+        return None
+    lead = scene.lead()
+    price = {r["kind"]: r["cost"] for r in rows.filter(pl.col("arm") == lead["arm"]).to_dicts()}
+    estimate = scene.estimate(lead["arm"])
+    claim = "Recovery against cost"
+    if estimate is not None and {"stored_bytes", "infer_flops"} <= price.keys():
+        claim = (
+            f"{lead['tag']} recovers {estimate:.2f} of the gap for "
+            f"{price['stored_bytes']:.2f}× the memory and {price['infer_flops']:.2f}× the "
+            "inference FLOPs of the single model"
+        )
+    kept = ["arm", "tag", "label", "method", "panel", "cost", "estimate", "low", "high", "front"]
+    return Figure(
+        "cost",
+        "Cost",
+        claim,
+        f"Cost is counted, not timed; whiskers are {scene.levels[0]} intervals over seeds.",
+        cost_chart(rows.select(kept), scene.margin, scene.methods, scene.axis()),
+    )
+
+
+def costs(scene: Scene) -> pl.DataFrame:
+    """Return arm and its parameters, bytes and FLOPs as multiples of the single model's."""
+    return multiples(arm_costs(scene.trials, scene.measures))
+
+
+def with_front(rows: pl.DataFrame) -> pl.DataFrame:
+    """Add ``front``: whether no other row of the panel costs as little and recovers more.
+
+    Args:
+        rows: panel, cost, estimate.
+    """
+    best = pl.col("estimate").cum_max().shift(1).over("panel")
+    ordered = rows.sort("panel", "cost", "estimate", descending=[False, False, True])
+    return ordered.with_columns(front=(pl.col("estimate") > best).fill_null(True))
+
+
+def cost_chart(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Facets:
+    """Draw recovery against cost relative to the single model, high enough for the front.
+
+    Args:
+        rows: arm, tag, label, method, panel (the kind of cost), cost, estimate, low, high, front
+            (whether it is on the Pareto front).
+        margin: Half width of the band around the single model.
+        methods: Domain of colour and shape.
+        title: Which recovery.
+    """
+    low, high = encodings.frame(rows, margin)
+    front = max(rows.filter("front")["estimate"].to_list())
+    domain = low, max(high, min(front + 0.3, HIGHEST))
+    rows = rows.filter(pl.col("estimate").is_between(*domain))
+    least, most = min(rows["cost"].to_list()), max(rows["cost"].to_list())
+    rows = encodings.placed(rows.with_columns(pl.col("cost").log().alias("_at")), "_at", domain)
+    base = alt.Chart().encode(
+        x=alt.X(
+            "cost:Q",
+            title="multiple of the single model",
+            scale=alt.Scale(type="log", domain=[least / 1.25, most * 1.4], nice=False),
+            axis=alt.Axis(
+                grid=False,
+                labelExpr="datum.label+'×'",
+                values=[n for n in encodings.TICKS if least / 1.25 <= n <= most * 1.4],
+                format="~g",
+            ),
+        ),
+        color=encodings.colour(methods),
+        opacity=encodings.dim(),
+    )
+    y = encodings.recovery(alt.Y, "estimate", domain, title)
+    tips = [
+        ("label", "Configuration", ""),
+        ("cost", "Cost, × single", ".3f"),
+        ("estimate", "Recovery", F),
+    ]
+    chart = alt.layer(
+        *encodings.guides(margin, alt.Y, domain, title),
+        base.mark_rule(size=1, clip=True).encode(
+            y=encodings.recovery(alt.Y, "low", domain, title), y2="high:Q"
+        ),
+        alt.Chart()
+        .transform_filter("datum.front")
+        .mark_line(interpolate="step-after", clip=True, strokeDash=[4, 3], color="gray", size=1.5)
+        .encode(x=base.encoding.x, y=y),
+        base.mark_point(filled=True, size=75, clip=True).encode(
+            y=y, shape=encodings.shape(methods), tooltip=encodings.tips(tips)
+        ),
+        *encodings.labels(base, y),
+    )
+    return encodings.panels(chart, rows, columns=2, least=250, height=260)

@@ -1,0 +1,182 @@
+"""What the charts share: encodings, guides, small multiples, tags that do not cover each other.
+
+Colours, fonts, widths and dark mode are no part of a chart: the page sets them when it draws
+(report.js), so a chart names the domains of its scales and the styles of its guides only.
+
+Columns that mean the same everywhere: ``arm`` (the key that a selection links across figures),
+``tag`` (its short name on marks), ``label``, ``method``, ``panel`` (title of a small multiple).
+Rows are drawn in the order of the frame.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+import polars as pl
+from polars import selectors as cs
+
+Chart = alt.LayerChart | alt.FacetChart
+
+F = ".2f"
+HIGHEST = 8.0
+"""Recovery above which not even the Pareto front is drawn."""
+
+Frame = pl.DataFrame
+Facets = alt.FacetChart
+Tip = tuple[str, str, str]
+Spot = tuple[Any, float, float, float]
+
+SELECTED = alt.param(name="sel", value=[])
+CHOSEN = "{metric}"
+"""Title of an axis that is called after the choice which the reader has made."""
+TICKS = [0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128]
+
+
+def tidy(rows: Frame) -> Frame:
+    """Return the frame as JSON can hold it: no NaN, no infinity, five significant digits."""
+    floats = cs.float().cast(pl.Float64)
+    return rows.with_columns(pl.when(floats.is_finite()).then(floats.round_sig_figs(5)))
+
+
+def panels(
+    chart: Any, rows: Frame, columns: int, least: int, free: Sequence[str] = (), **cell: float
+) -> Facets:
+    """Facet by ``panel``, with scales of its own for each channel in ``free``.
+
+    The page gives every cell ``least`` to ``most`` px, and ``height`` or ``ratio`` of its width.
+    """
+    header = alt.Header(labelExpr="split(datum.label, '\\n')")
+    facet = alt.Facet("panel:N", sort=order(rows, "panel"), title=None, header=header)
+    layers = chart.add_params(SELECTED).properties(width=least, height=cell.get("height", 200))
+    facets: Facets = layers.facet(
+        facet,
+        data=tidy(rows),
+        columns=min(columns, rows["panel"].n_unique()),
+        usermeta={"columns": columns, "least": least, **cell},
+        resolve=alt.Resolve(scale=dict.fromkeys(free, "independent"), axis={"x": "independent"}),
+    )
+    return facets
+
+
+def guides(
+    margin: float, axis: type[Any], domain: Sequence[float], title: str = "recovery"
+) -> list[alt.Chart]:
+    """Return the band of ±margin and the lines of single model and deep ensemble."""
+    x2 = "x2" if axis is alt.X else "y2"
+    band = alt.Chart(pl.DataFrame({"from": [-margin], "to": [margin]})).mark_rect(style="band")
+    lines = alt.Chart(pl.DataFrame({"at": [0, 1]})).mark_rule(style="ref")
+    return [
+        band.encode(recovery(axis, "from", domain, title)).encode(**{x2: "to:Q"}),
+        lines.encode(recovery(axis, "at", domain, title)),
+    ]
+
+
+def recovery(axis: type[Any], field: str, domain: Sequence[float], title: str = "recovery") -> Any:
+    """Return a channel for recovery, the same in every figure."""
+    step = 0.5 if domain[1] - domain[0] < 4 else 1.0
+    values = [n * step for n in range(-4, 17) if domain[0] <= n * step <= domain[1]]
+    return axis(
+        f"{field}:Q",
+        title=title,
+        scale=alt.Scale(domain=list(domain), nice=False),
+        axis=alt.Axis(values=values, format="~f", grid=False),
+    )
+
+
+def frame(rows: Frame, margin: float, most: float = 2.2) -> tuple[float, float]:
+    """Return the range of recovery to draw: estimates up to ``most``, both anchors, the band."""
+    known = rows["estimate"].drop_nulls().drop_nans().to_list()
+    low = min([-margin, -0.35, *(value - 0.15 for value in known)])
+    high = max([1.2, *(value + 0.15 for value in known)])
+    return max(round(low, 2), -1.6), min(round(high, 2), most)
+
+
+PLACES: Sequence[tuple[int, int, Literal["left", "right"]]] = (
+    (8, -8, "left"),
+    (-8, -8, "right"),
+    (8, 9, "left"),
+    (-8, 9, "right"),
+)
+
+
+def placed(rows: Frame, x: str, domain: Sequence[float]) -> Frame:
+    """Give every row the number of the place at which its tag covers the fewest others.
+
+    Widths are those of a panel of about 350 by 330 px; narrower ones only come close.
+    """
+    values = rows[x].to_numpy()
+    width = max(float(np.ptp(values)), 1e-9) if len(values) else 1.0
+    height = domain[1] - domain[0]
+    panels = rows["panel"] if "panel" in rows.columns else [None] * len(rows)
+    points = [
+        (panel, at / width, level / height, 0.018)
+        for panel, at, level in zip(panels, values, rows["estimate"], strict=True)
+    ]
+    taken, places = list(points), []
+    for (panel, at, level, _), tag in zip(points, rows["tag"], strict=True):
+        half = 4 * len(tag)
+        spots = [
+            (panel, at + (dx + (half if dx > 0 else -half)) / 350, level - dy / 330, half / 350)
+            for dx, dy, _ in PLACES
+        ]
+        crowd = [_covered(spot, taken) for spot in spots]
+        places.append(crowd.index(min(crowd)))
+        taken.append(spots[places[-1]])
+    return rows.with_columns(_place=pl.Series(places, dtype=pl.Int64))
+
+
+def _covered(spot: Spot, others: Sequence[Spot]) -> int:
+    """Return how many of the others a tag at ``spot`` (panel, x, y, half its width) touches."""
+    panel, x, y, half = spot
+    return sum(p == panel and abs(a - x) < half + h and abs(b - y) < 0.035 for p, a, b, h in others)
+
+
+def labels(base: alt.Chart, y: alt.Y) -> list[alt.Chart]:
+    """Return the tags beside their points, one layer per place."""
+    return [
+        base.transform_filter(f"datum._place=={number}")
+        .mark_text(align=align, dx=dx, dy=dy, fontWeight=600, clip=True)
+        .encode(y=y, text="tag:N")
+        for number, (dx, dy, align) in enumerate(PLACES)
+    ]
+
+
+def order(rows: Frame, column: str) -> list[Any]:
+    """Return the distinct values of a column in the order of the rows."""
+    return rows[column].drop_nulls().unique(maintain_order=True).to_list()
+
+
+def arms(rows: Frame) -> alt.Y:
+    """Return a row for each arm, in the order of the frame."""
+    return alt.Y("label:N", sort=order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+
+
+def y(field: str, title: str, scale: alt.Scale, axis: alt.Axis) -> alt.Y:
+    """Return a quantitative y that layers can share: same title, scale and axis."""
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
+
+
+def colour(methods: Sequence[str]) -> alt.Color:
+    """Return the methods' colours; the page's key stands for a legend."""
+    return alt.Color("method:N", scale=alt.Scale(domain=list(methods)), legend=None)
+
+
+def shape(methods: Sequence[str]) -> alt.Shape:
+    """Return the methods' shapes, in the order of the colours."""
+    return alt.Shape("method:N", scale=alt.Scale(domain=list(methods)), legend=None)
+
+
+def dim() -> Any:
+    """Return the opacity that fades what is not selected."""
+    chosen = "length(sel)==0||indexof(sel,datum.arm)>=0"
+    return alt.condition(chosen, alt.value(1), alt.value(0.13))
+
+
+def tips(fields: Sequence[Tip]) -> list[alt.Tooltip]:
+    """Return tooltips of (field, title, format); without a format the field is text."""
+    kinds = {"": "N"}
+    return [
+        alt.Tooltip(f"{field}:{kinds.get(form, 'Q')}", title=title, format=form or alt.Undefined)
+        for field, title, form in fields
+    ]

@@ -1,0 +1,346 @@
+"""Recovery of every arm, and what goes with it: disagreement, collapse, a growing Deep Ensemble."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import altair as alt
+import polars as pl
+from scipy import stats
+
+from analysis.figures import encodings
+from analysis.figures.context import Figure, Scene, over_seeds, reference_ensemble
+from analysis.figures.encodings import HIGHEST, Chart, F, Facets, Frame
+from analysis.figures.ood_detection import MANY
+from analysis.text.numbers import number
+
+BEYOND = 0.5
+"""How far right of the largest Deep Ensemble stands what is worth more."""
+
+
+def forest_figure(scene: Scene) -> Figure:
+    """Return the recovery of every arm on every endpoint, with its intervals."""
+    rows = scene.judged().join(scene.recovery, on="arm", maintain_order="left")
+    seeds = scene.seeds(rows["arm"].unique().to_list())
+    return Figure(
+        "recovery",
+        "Recovery",
+        scene.tally,
+        f"{seeds} replicates per arm. Intervals ({scene.levels[0]} thick, {scene.levels[1]} thin) "
+        "cover training seeds (initialisation, order, augmentation) with the data fixed, not the "
+        "choice of test images.",
+        forest_chart(rows, scene.margin, scene.methods, scene.levels),
+    )
+
+
+def forest_chart(
+    rows: Frame, margin: float, methods: Sequence[str], levels: tuple[str, str]
+) -> Facets:
+    """Draw recovery per arm and endpoint: thick and thin (wider) interval, band of ±margin.
+
+    Args:
+        rows: arm, label, method, panel, estimate, low, high, low_wide, high_wide.
+        margin: Half width of the band around the single model.
+        methods: Domain of colour and shape.
+        levels: What the two intervals cover, in words.
+    """
+    low, high = domain = encodings.frame(rows, margin)
+    at = pl.col("estimate")
+    drawn = {
+        f"_{end}{level}": pl.col(f"{bound}{level}").fill_null(edge)
+        for end, bound, edge in (("from", "low", low), ("to", "high", high))
+        for level in ("", "_wide")
+    }
+    rows = rows.with_columns(
+        **drawn,
+        _edge=pl.when(at < low).then(low).when(at > high).then(high),
+        _outside=pl.when(at < low)
+        .then(pl.format("◄ {}", at.round(1)))
+        .when(at > high)
+        .then(pl.format("{} ►", at.round(1))),
+    )
+    y = encodings.arms(rows)
+    base = alt.Chart().encode(y=y, color=encodings.colour(methods), opacity=encodings.dim())
+    tips = [("label", "Configuration", ""), ("panel", "Endpoint", ""), ("estimate", "Recovery", F)]
+    for level, suffix in zip(levels, ("", "_wide"), strict=True):
+        tips += [(f"low{suffix}", f"{level} from", F), (f"high{suffix}", f"{level} to", F)]
+    point = base.mark_point(filled=True, size=80, clip=True).encode(
+        x=encodings.recovery(alt.X, "estimate", domain),
+        shape=encodings.shape(methods),
+        tooltip=encodings.tips(tips),
+    )
+    beside: Sequence[tuple[float, Literal["left", "right"]]] = ((low, "left"), (high, "right"))
+    beyond = [
+        base.transform_filter(f"isValid(datum._edge) && datum._edge=={edge}")
+        .mark_text(align=align, baseline="middle", dy=-9, fontWeight=600)
+        .encode(x=encodings.recovery(alt.X, "_edge", domain), text="_outside:N")
+        for edge, align in beside
+    ]
+    chart = alt.layer(
+        *encodings.guides(margin, alt.X, domain),
+        *(
+            base.mark_rule(size=size, clip=True).encode(
+                x=encodings.recovery(alt.X, f"_from{level}", domain), x2=f"_to{level}:Q"
+            )
+            for size, level in ((1.5, "_wide"), (5, ""))
+        ),
+        point,
+        *beyond,
+    )
+    return encodings.panels(chart, rows, columns=3, least=250, height=26 * rows["label"].n_unique())
+
+
+def diversity_figure(scene: Scene) -> Figure | None:
+    """Return recovery against the members' disagreement."""
+    if scene.primary is None:
+        return None
+    spread = over_seeds(scene.measures.replicates, ["arm"], "disagreement")
+    rows = (
+        scene.judged()
+        .join(scene.recovery.filter(pl.col("endpoint") == scene.primary), on="arm")
+        .join(spread.select("arm", disagreement="mean"), on="arm", maintain_order="left")
+    )
+    anchors = (
+        scene.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"]))
+        .join(spread.select("arm", disagreement="mean"), on="arm", how="left")
+        .with_columns(
+            pl.col("disagreement").fill_null(0.0),
+            estimate=pl.when(pl.col("role") == "single").then(0.0).otherwise(1.0),
+        )
+    )
+    rows = rows.drop_nulls(["disagreement", "estimate"])
+    if rows.is_empty():
+        return None
+    rho = None
+    if len(rows) >= 4 and rows["disagreement"].n_unique() > 1 and rows["estimate"].n_unique() > 1:
+        rho = float(stats.spearmanr(rows["disagreement"], rows["estimate"]).statistic)
+    claim = f"{len(rows)} configurations are too few to say whether disagreement pays"
+    if rho is not None:
+        how = (
+            "goes with more" if rho > 0.3 else "goes with less" if rho < -0.3 else "does not order"
+        )
+        claim = f"More disagreement {how} recovery (rank correlation {number(rho)})"
+    kept = ["arm", "tag", "label", "method", "disagreement", "estimate", "low", "high"]
+    return Figure(
+        "diversity",
+        "Recovery",
+        claim,
+        f"{len(rows)} configurations, mean over seeds; whiskers are {scene.levels[0]} intervals. "
+        "The correlation is descriptive.",
+        diversity_chart(
+            pl.concat([rows, anchors], how="diagonal_relaxed").select(kept),
+            scene.margin,
+            scene.methods,
+            scene.axis(),
+            scene.levels[0],
+        ),
+        wide=False,
+    )
+
+
+def diversity_chart(
+    rows: Frame, margin: float, methods: Sequence[str], title: str, level: str
+) -> Chart:
+    """Draw recovery against the members' disagreement.
+
+    Args:
+        rows: arm, tag, label, method, disagreement, estimate, low, high.
+        margin: Half width of the band around the single model.
+        methods: Domain of colour and shape.
+        title: Which recovery.
+        level: What its interval covers, in words.
+    """
+    domain = encodings.frame(rows, margin, HIGHEST)
+    right = max(rows["disagreement"].to_list(), default=0.1)
+    rows = encodings.placed(rows, "disagreement", domain)
+    base = alt.Chart(encodings.tidy(rows)).encode(
+        x=alt.X(
+            "disagreement:Q",
+            title="pairwise disagreement of members",
+            axis=alt.Axis(format="~%", grid=False, tickCount=6),
+            scale=alt.Scale(domain=[-0.04 * right, 1.08 * right], nice=False),
+        ),
+        color=encodings.colour(methods),
+        opacity=encodings.dim(),
+    )
+    y = encodings.recovery(alt.Y, "estimate", domain, title)
+    tips = [("label", "Configuration", ""), ("disagreement", "Disagreement", ".2%")]
+    tips += [("estimate", "Recovery", F)]
+    tips += [("low", f"{level} from", F), ("high", f"{level} to", F)]
+    chart = alt.layer(
+        *encodings.guides(margin, alt.Y, domain, title),
+        base.mark_rule(size=1.5, clip=True).encode(
+            y=encodings.recovery(alt.Y, "low", domain, title), y2="high:Q"
+        ),
+        base.mark_point(filled=True, size=90, clip=True)
+        .encode(y=y, shape=encodings.shape(methods), tooltip=encodings.tips(tips))
+        .add_params(alt.selection_interval(name="brush")),
+        *encodings.labels(base, y),
+    )
+    return chart.add_params(encodings.SELECTED).properties(width="container", height=340)
+
+
+def collapsed_figure(scene: Scene) -> Figure | None:
+    """Return what each ensemble loses when its members are averaged into one."""
+    frames = []
+    for panel, full, lone in (
+        ("Test", "nll", "collapsed_nll"),
+        ("Under shift", "shift_nll", "collapsed_shift_nll"),
+    ):
+        per_arm = over_seeds(scene.measures.replicates, ["arm"], full)
+        alone = over_seeds(scene.measures.replicates, ["arm"], lone)
+        if alone.is_empty():
+            continue
+        pair = scene.judged().join(alone.select("arm", other="mean"), on="arm")
+        anchor = scene.arms.filter(pl.col("arm").is_in(["single", reference_ensemble(scene)]))
+        for kind, arms, values in (
+            ("full", pair.drop("other"), per_arm),
+            ("collapsed", pair.drop("other"), alone),
+            ("anchor", anchor.with_columns(label=pl.lit(None, pl.String)), per_arm),
+        ):
+            frames.append(
+                arms.join(values, on="arm", maintain_order="left").with_columns(
+                    panel=pl.lit(panel), kind=pl.lit(kind), nll="mean"
+                )
+            )
+        frames[-2] = frames[-2].join(per_arm.select("arm", other="mean"), on="arm")
+    if not frames:
+        return None
+    rows = pl.concat(frames, how="diagonal_relaxed").with_columns(
+        kind=pl.when(pl.col("kind") != "anchor")
+        .then("kind")
+        .when(pl.col("role") == "single")
+        .then(pl.lit("single"))
+        .otherwise(pl.lit("deep ensemble"))
+    )
+    kept = ["arm", "label", "method", "panel", "kind", "nll", "low", "high", "other"]
+    first = rows.filter(pl.col("panel") == rows["panel"][0])
+    loss = first.filter(pl.col("kind") == "collapsed").with_columns(
+        loss=pl.col("nll") - pl.col("other")
+    )
+    worst = loss.sort("loss", descending=True).row(0, named=True)
+    return Figure(
+        "collapsed",
+        "Recovery",
+        f"Averaging the members into one network costs {worst['tag']} "
+        f"{worst['loss']:.3f} nats on test, the most of {len(loss)}"
+        if worst["loss"] > 0
+        else "No ensemble loses when its members are averaged into one network",
+        "Mean over seeds; dashed lines are 95 % t-intervals over seeds.",
+        collapsed_chart(rows.select(kept), scene.methods),
+        wide=rows["arm"].n_unique() > MANY,
+    )
+
+
+def collapsed_chart(rows: Frame, methods: Sequence[str]) -> Facets:
+    """Draw each ensemble's NLL beside that of its one-member collapse.
+
+    Args:
+        rows: arm, label, method, panel, kind (full, collapsed, single, deep ensemble), nll, low,
+            high, other (the partner's NLL, on rows of kind ``collapsed``).
+        methods: Domain of colour and shape.
+    """
+    scale = alt.Scale(zero=False, nice=True, padding=8)
+    axis = alt.Axis(tickCount=4, grid=False)
+
+    def x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title="NLL (nats)", scale=scale, axis=axis)
+
+    y = encodings.arms(rows)
+    base = alt.Chart().encode(y=y, color=encodings.colour(methods), opacity=encodings.dim())
+    full, single_pass = (f"datum.kind=='{kind}'" for kind in ("full", "collapsed"))
+    tips = [("label", "Configuration", ""), ("kind", "Kind", ""), ("nll", "NLL", ".4f")]
+    tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
+    anchor = alt.Chart().encode(x=x("nll"), tooltip=encodings.tips([tips[1], tips[2]]))
+    chart = alt.layer(
+        anchor.transform_filter("datum.kind=='single'").mark_rule(style="single"),
+        anchor.transform_filter("datum.kind=='deep ensemble'").mark_rule(style="ensemble"),
+        base.transform_filter(single_pass).mark_rule(size=2).encode(x=x("nll"), x2="other:Q"),
+        base.transform_filter(f"{full}||{single_pass}")
+        .mark_rule(size=1, strokeDash=[2, 2])
+        .encode(x=x("low"), x2="high:Q"),
+        base.transform_filter(single_pass)
+        .mark_point(style="hollow", size=85)
+        .encode(x=x("nll"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
+        base.transform_filter(full)
+        .mark_point(filled=True, size=85)
+        .encode(x=x("nll"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
+    )
+    height = max(306, 24 * rows["label"].drop_nulls().n_unique())
+    return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))
+
+
+def growth_figure(scene: Scene) -> Figure | None:
+    """Draw calibrated NLL against the number of members, and every arm where it meets the curve."""
+    curve = over_seeds(scene.measures.curve, ["members"], "cll").sort("members")
+    cll = over_seeds(scene.measures.replicates, ["arm"], "cll").select("arm", "mean")
+    rows = (
+        scene.judged()
+        .drop("members")
+        .join(scene.equivalents, on="arm", maintain_order="left")
+        .join(cll, on="arm", maintain_order="left")
+        .drop_nulls("mean")
+    )
+    if len(curve) < 2 or rows.is_empty():
+        return None
+    largest = int(curve["members"][-1])
+    rows = rows.with_columns(
+        beyond=pl.col("members").is_null(),
+        at=pl.col("members").fill_null(largest + BEYOND),
+        low=pl.col("low").fill_null(largest + BEYOND),
+        high=pl.col("high").fill_null(largest + BEYOND),
+        said=pl.when(pl.col("members").is_null())
+        .then(pl.lit(f"more than {largest}"))
+        .otherwise(pl.col("members").map_elements("{:.1f}".format, pl.String)),
+    )
+    lead = rows.row(0, named=True)
+    kept = ["arm", "tag", "label", "method", "mean", "at", "low", "high", "beyond", "said"]
+    return Figure(
+        "growth",
+        "Recovery",
+        f"{lead['tag']} is worth a deep ensemble of {lead['said']} members in calibrated NLL",
+        f"{int(curve['n'].to_numpy().min())} deep ensembles of 1 to {largest} members, "
+        f"{scene.seeds(rows['arm'].to_list())} replicates per arm; the band is a 95 % t-interval, "
+        f"whiskers are {scene.levels[0]} bootstrap intervals over the seeds of both.",
+        growth_chart(curve, rows.select(kept), scene.methods),
+    )
+
+
+def growth_chart(curve: pl.DataFrame, rows: pl.DataFrame, methods: list[str]) -> Chart:
+    """Draw the growing Deep Ensemble as a curve, and every arm where it meets it."""
+    largest = int(curve["members"][-1])
+    title = "calibrated NLL (nats)"
+    seen = [*curve["low"].drop_nulls(), *curve["high"].drop_nulls(), *curve["mean"], *rows["mean"]]
+    scale = alt.Scale(domain=[min(seen), max(seen)], nice=True, padding=10)
+    axis = alt.Axis(tickCount=5)
+    x_axis = alt.Axis(grid=False, values=list(range(1, largest + 1)), format="d")
+    ends = alt.Scale(domain=[0.7, largest + 2 * BEYOND], nice=False)
+
+    def x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", title="members of a deep ensemble", scale=ends, axis=x_axis)
+
+    grown = alt.Chart(encodings.tidy(curve)).encode(x=x("members"))
+    tips = [("members", "Members", "d"), ("mean", "NLL", ".4f")]
+    tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
+    placed = encodings.placed(
+        rows.with_columns(estimate="mean"), "at", (min(seen), max(seen))
+    ).drop("estimate")
+    own = alt.Chart(encodings.tidy(placed)).encode(
+        color=encodings.colour(methods), opacity=encodings.dim()
+    )
+    y = encodings.y("mean", title, scale, axis)
+    about = [("label", "Configuration", ""), ("mean", "NLL", ".4f"), ("said", "Worth", "")]
+    chart = alt.layer(
+        grown.mark_area(style="ribbon").encode(
+            y=encodings.y("low", title, scale, axis), y2="high:Q"
+        ),
+        grown.mark_line(style="ensemble").encode(y=y),
+        grown.mark_point(style="ensemble", filled=True, size=50, opacity=1).encode(
+            y=y, tooltip=encodings.tips(tips)
+        ),
+        own.mark_rule(size=1.5).encode(y=y, x=x("low"), x2="high:Q"),
+        own.mark_point(filled=True, size=85).encode(
+            y=y, x=x("at"), shape=encodings.shape(methods), tooltip=encodings.tips(about)
+        ),
+        *encodings.labels(own.encode(x=x("at")), y),
+    )
+    return chart.add_params(encodings.SELECTED).properties(width="container", height=340)

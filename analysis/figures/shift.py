@@ -1,0 +1,123 @@
+"""How the arms hold up as the test images are corrupted."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from analysis.figures import encodings
+from analysis.figures.context import Figure, Scene, over_seeds
+from analysis.figures.encodings import Facets, Frame
+
+
+def _under_shift(scene: Scene, metrics: Sequence[str]) -> pl.DataFrame:
+    """Return metrics less the single model's, and as they are, under ``<metric>_itself``.
+
+    Columns: arm, metric, severity, value, low, high.
+    """
+    per_seed = (
+        scene.measures.severities.drop_nulls("severity")
+        .group_by("arm", "replicate", "severity")
+        .agg(pl.col(metrics).mean())
+        .unpivot(on=metrics, index=["arm", "replicate", "severity"], variable_name="metric")
+        .sort("arm", "metric", "severity", "replicate")
+    )
+    keys = ["arm", "metric", "severity"]
+    known = over_seeds(per_seed, keys, "value")
+    single = known.filter(pl.col("arm") == "single").select(*keys[1:], at="mean", s="half")
+    gap = known.join(single, on=keys[1:]).select(
+        *keys,
+        half=(pl.col("half") ** 2 + pl.col("s") ** 2).sqrt(),
+        value=pl.col("mean") - pl.col("at"),
+    )
+    itself = known.select(*keys, "half", value="mean").with_columns(pl.col("metric") + "_itself")
+    return pl.concat([gap, itself]).with_columns(
+        low=pl.col("value") - pl.col("half"), high=pl.col("value") + pl.col("half")
+    )
+
+
+def severity_figure(scene: Scene) -> Figure | None:
+    """Return every arm's metrics against the severity of the corruption."""
+    metrics = {"nll": "NLL", "accuracy": "Accuracy", "ece": "ECE"}
+    values = _under_shift(scene, list(metrics))
+    if values.is_empty():
+        return None
+    panels = []
+    for arm in scene.judged().head(8).iter_rows(named=True):
+        shown = {arm["arm"]: arm["method"], arm["reference"]: "deep_ensemble", "single": "single"}
+        for key, method in shown.items():
+            own = values.filter(pl.col("arm") == key)
+            if key == "single":  # Its difference from itself is 0 without doubt.
+                sure = ~pl.col("metric").str.ends_with("_itself")
+                own = own.with_columns(pl.when(~sure).then(pl.col("low", "high")))
+            who = {"method": pl.lit(method), "anchor": pl.lit(key != arm["arm"])}
+            panels.append(own.with_columns(panel=pl.lit(arm["label"]), **who))
+    kept = ["arm", "method", "panel", "metric", "severity", "value", "low", "high", "anchor"]
+    choices = {key: f"{name} − single" for key, name in metrics.items()}
+    choices |= {f"{key}_itself": name for key, name in metrics.items()}
+    order = {key: number for number, key in enumerate(choices)}
+    rows = pl.concat(panels).select(kept)
+    rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
+    top = max(rows["severity"].to_list())
+    hardest = rows.filter((pl.col("metric") == "nll") & (pl.col("severity") == top))
+    lead = scene.lead()
+    ours = hardest.filter((pl.col("arm") == lead["arm"]) & ~pl.col("anchor"))["value"]
+    deep = (pl.col("arm") == lead["reference"]) & (pl.col("panel") == lead["label"])
+    theirs = hardest.filter(deep)["value"]
+    claim = "How the gap to the single model grows with the severity of the shift"
+    if len(ours) and len(theirs):
+        claim = (
+            f"At severity {top}, {lead['tag']} is {_by(ours.item())} than the "
+            f"single model in NLL; the deep ensemble is {_by(theirs.item())}"
+        )
+    return Figure(
+        "severity",
+        "Shift",
+        claim,
+        f"{scene.seeds(rows['arm'].unique().to_list())} replicates per arm; bands are 95 % "
+        "intervals over seeds, for a difference those of both arms joined in quadrature.",
+        severity_chart(rows, scene.methods, "nll"),
+        choices=tuple(choices.items()),
+    )
+
+
+def _by(difference: float) -> str:
+    return f"{abs(difference):.3f} nats {'better' if difference < 0 else 'worse'}"
+
+
+def severity_chart(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
+    """Draw a metric, or its difference from the single model, against the corruption's severity.
+
+    Args:
+        rows: arm, method, panel, metric, severity, value, low, high, anchor (whether it is an
+            anchor, repeated in every panel).
+        methods: Domain of colour.
+        metric: Shown first; the page switches the parameter ``metric``.
+    """
+    x = alt.X("severity:O", title="severity", axis=alt.Axis(labelAngle=0, grid=False))
+    title = encodings.CHOSEN
+    base = (
+        alt.Chart()
+        .transform_filter("datum.metric==metric")
+        .encode(x=x, color=encodings.colour(methods), detail="arm:N")
+    )
+    tips = [
+        ("panel", "Panel", ""),
+        ("severity", "Severity", ""),
+        ("value", "Value", ".4f"),
+    ]
+    tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
+    scale = alt.Scale(zero=False)
+    axis = alt.Axis(format="~g", tickCount=5)
+    y = encodings.y("value", title, scale, axis)
+    chart = alt.layer(
+        base.mark_area(style="ribbon").encode(
+            y=encodings.y("low", title, scale, axis), y2="high:Q"
+        ),
+        base.mark_line(size=2).encode(y=y),
+        base.mark_point(filled=True, size=45, opacity=1).encode(
+            y=y, shape=encodings.shape(methods), tooltip=encodings.tips(tips)
+        ),
+    )
+    chart = chart.add_params(alt.param(name="metric", value=metric))
+    return encodings.panels(chart, rows, columns=4, least=150, ratio=0.8)

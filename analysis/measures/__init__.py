@@ -1,0 +1,1 @@
+"""From predictions to frames of numbers, and what is kept of them."""

@@ -1,0 +1,1 @@
+"""The report: ``python -m analysis.report``."""

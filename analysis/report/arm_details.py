@@ -1,0 +1,96 @@
+"""What the page knows of one arm: figures, parameters, and how to have it again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import polars as pl
+import yaml
+
+from analysis.data.run import Run
+from analysis.data.search_space import command_of, flatten
+from analysis.figures.context import Scene
+from analysis.measures.columns import METRICS
+from analysis.report import measures_table
+from analysis.text import numbers
+from analysis.verdict.schema import Arm, Mean, Verdict
+
+SECTIONS: Final = ("backbone", "training", "regulariser", "params")
+
+
+def names(verdict: Verdict) -> list[str]:
+    """Return the names of the measures, in the order of every arm's."""
+    return [name for name in METRICS if any(name in own for own in verdict.measures.values())]
+
+
+def details(scene: Scene, run: Run, verdict: Verdict) -> dict[str, dict[str, object]]:
+    """Return arm -> label, verdict, lists of (name, value) pairs, measures, and texts to copy.
+
+    Of predictions without a study there are no parameters and nothing to run again.
+    """
+    judged, labels = verdict.by_arm(), verdict.protocol.labels
+    measured = scene.measures.replicates.join(run.trials.select("trial", "spec"), on="trial")
+    found = {}
+    for arm in scene.arms.to_dicts():
+        own = measured.filter(pl.col("arm") == arm["arm"]).sort("replicate")
+        if own.is_empty():
+            continue
+        spec = json.loads(own["spec"][0] or "{}")
+        found[arm["arm"]] = {
+            "label": arm["label"],
+            "verdict": arm["verdict"],
+            "recovery": _recovery(judged.get(arm["arm"]), labels),
+            "parameters": _parameters(spec),
+            "measures": _measures(names(verdict), verdict.measures.get(arm["arm"], {})),
+            "texts": _texts(scene, run, arm, spec, own["trial"][0]),
+        }
+    return found
+
+
+def _recovery(arm: Arm | None, labels: Mapping[str, str]) -> list[list[str]]:
+    return [
+        [labels[key], f"{numbers.number(effect.recovery)} {numbers.interval(effect)}"]
+        for key, effect in (arm.endpoints if arm else {}).items()
+        if effect.recovery is not None
+    ]
+
+
+def _parameters(spec: Mapping[str, Any]) -> list[list[str]]:
+    known = flatten(json.dumps(spec)) if spec else {}
+    return [[key, numbers.plain(value)] for key, value in known.items() if value is not None]
+
+
+def _measures(every: Sequence[str], found: Mapping[str, Mean]) -> list[str | None]:
+    cells = (measures_table.cell(found.get(name)) for name in every)
+    return [" ± ".join(filter(None, cell)) if cell else None for cell in cells]
+
+
+def _texts(
+    scene: Scene, run: Run, arm: Mapping[str, Any], spec: Mapping[str, Any], trial: str
+) -> list[list[str]]:
+    """Return what can be copied: title and text."""
+    if run.given or not spec:
+        return []
+    unknown = f"python -m study.run --space SPACE.yaml --out runs/{run.folder.name}"
+    command = command_of(run.folder) or unknown
+    texts = [["Replay its first run", f"{command} --replay {trial}"]]
+    if arm["role"] in ("candidate", "comparison"):
+        texts.append(["A space of this configuration alone", _space(scene, arm, spec)])
+    return texts
+
+
+def _space(scene: Scene, arm: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    """Return a search space, as YAML, in which nothing but this configuration is confirmed."""
+    fixed = {
+        section: {key: value for key, value in spec[section].items() if value is not None}
+        for section in SECTIONS
+    }
+    document = {
+        "name": f"only-{arm['arm']}",
+        "dataset": spec["dataset"],
+        "budget": {"trials": 1, "rescore": 1, "rescore_seeds": 0},
+        "protocol": {"seeds": int(scene.measures.replicates["replicate"].n_unique())},
+        "method": spec["method"],
+        "fixed": fixed,
+    }
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

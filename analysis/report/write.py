@@ -1,0 +1,91 @@
+"""Writes the report of one run or of several, ``verdict.json`` and the export."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from analysis.data.files import write
+from analysis.report import arm_details, html, page, paper_figures, side_by_side, tables
+from analysis.result import Judged, judged_folder
+from analysis.verdict.schema import Verdict
+from study.run_folder.paths import ObjectPlace, Place
+
+
+def write_all(found: dict[str, Judged], out: Path, export_to: Path | None) -> list[str]:
+    """Write every page, verdict and export; return a line on each run.
+
+    Args:
+        found: Name -> run; one run has no name.
+        out: The page: of the run, or of the comparison.
+        export_to: Folder for the export, or None.
+
+    Raises:
+        StudyError: When a file cannot be written.
+    """
+    now = datetime.now(UTC)
+    if len(found) == 1:
+        (own,) = found.values()
+        write_report(own, out, now)
+        if export_to:
+            paper_figures.write_paper(own, export_to)
+        return [own.verdict.sentence]
+    links = side_by_side.links(found, out)
+    for name, own in found.items():
+        write_report(own, out.parent / links[name], now)
+        if export_to:
+            paper_figures.write_paper(
+                own, export_to / Path(links[name]).stem.removeprefix(f"{out.stem}_")
+            )
+    write(out, side_by_side.comparison_page(found, links, now))
+    if export_to:
+        titles = {method: t for own in found.values() for method, t in own.scene.titles.items()}
+        paper_figures.write_figures(side_by_side.drawn(found), titles, export_to)
+    return [f"{name}: {own.verdict.sentence}" for name, own in found.items()]
+
+
+def report(folder: Place, out: Path, now: datetime | None = None) -> Verdict:
+    """Judge the run in ``folder``, write the page and ``verdict.json``, return the verdict.
+
+    Args:
+        folder: Run folder.
+        out: The page.
+        now: Time to print on it; all else depends on the run alone.
+
+    Raises:
+        StudyError: When the folder is no run, breaks the format, or a file cannot be written.
+    """
+    own = judged_folder(folder)
+    write_report(own, out, now or datetime.now(UTC))
+    return own.verdict
+
+
+def write_report(own: Judged, out: Path, now: datetime) -> None:
+    """Write page and ``verdict.json`` of a run.
+
+    That of predictions alone, or of a folder that cannot be written, lies beside the page.
+
+    Raises:
+        StudyError: When a file cannot be written.
+    """
+    scene, arms = own.scene, own.scene.arms
+    methods = {m: arms.filter(arms["method"] == m)["arm"].to_list() for m in scene.methods}
+    content = page.content(scene, own.run, own.verdict, own.drawn, now)
+    payload = html.payload(own.drawn, methods)
+    payload |= {
+        "measured": arm_details.names(own.verdict),
+        "arms": arm_details.details(scene, own.run, own.verdict),
+        "protocol": own.verdict.protocol.model_dump(),
+        "provenance": dict(tables.provenance(own.run, own.verdict, now)),
+    }
+    write(out, html.render("report.html.j2", content, payload))
+    verdict = json.dumps(own.verdict.model_dump(), indent=1, allow_nan=False) + "\n"
+    folder = own.run.folder
+    if isinstance(folder, ObjectPlace):
+        try:
+            (folder / "verdict.json").within(0).write_bytes(verdict.encode())
+        except OSError:
+            write(out.parent / "verdict.json", verdict)
+        return
+    beside = own.run.given or not os.access(folder, os.W_OK)
+    write((out.parent if beside else folder) / "verdict.json", verdict)

@@ -1,0 +1,1 @@
+"""Statistics of arms: contrasts between anchors, power, resampling."""

@@ -1,0 +1,231 @@
+"""Seeds, power and the recovery that can be found, before anything is paid for.
+
+All follow from the spread over seeds of single model, arm and Deep Ensemble. Powers are those of
+the t-tests of ``analysis.verdict.decisions`` for normal errors: given the sample variances the
+means are normal, and the sample variances are integrated out. No random numbers are drawn.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import comb, prod
+from typing import Final, Literal
+
+import numpy as np
+from scipy.special import ndtr, roots_legendre, stdtrit
+from scipy.stats import chi2, qmc
+
+from analysis.data.protocol import GATE_LEVEL, GATE_RATIO
+from analysis.stats.contrasts import Anchored, Contrast, FloatArray, Summary, detectable_effect
+
+Verdict = Literal["escape", "track"]
+
+DELTA: Final = 0.25
+ALPHA: Final = 0.05
+POWER: Final = 0.8
+MOST_SEEDS: Final = 2000
+"""Where ``seeds_needed`` gives up."""
+DRAWS: Final = 1024
+"""Points at which the sample variances are taken."""
+FAR: Final = 9.0
+"""Standard deviations beyond which a normal density adds nothing."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations over seeds on one endpoint, and the gap between the anchors.
+
+    Attributes:
+        single: Of the single model, in the unit of ``gap``.
+        arm: Of the arm that is judged.
+        deep_ensemble: Of the Deep Ensemble.
+        gap: Loss of the single model minus that of the Deep Ensemble, above 0.
+        two_sided: Whether tracking has two sides (performance) or one (diversity).
+    """
+
+    single: float
+    arm: float
+    deep_ensemble: float
+    gap: float = 1.0
+    two_sided: bool = True
+
+    def anchored(self, recovery: float, seeds: int) -> Anchored:
+        """Return the effect of an arm of this true recovery, as if the truth had been drawn."""
+        means = 0.0, -recovery * self.gap, -self.gap
+        deviations = self.single, self.arm, self.deep_ensemble
+        parts = (Summary(m, s * s, seeds) for m, s in zip(means, deviations, strict=True))
+        return Anchored(*parts)
+
+
+def power_escape(
+    spread: Spread, recovery: float, seeds: int, delta: float = DELTA, alpha: float = ALPHA
+) -> float:
+    """Return P(T(delta) > 0 is shown at level alpha)."""
+    truth, reach = _contrast(spread, recovery, seeds, delta, alpha)
+    if truth.se == 0:
+        return float(truth.estimate > 0)
+    return float(ndtr((truth.estimate - reach) / truth.se).mean())
+
+
+def power_track(
+    spread: Spread, recovery: float, seeds: int, delta: float = DELTA, alpha: float = ALPHA
+) -> float:
+    """Return P(T(delta) < 0 and T(-delta) > 0 are both shown), one side only for diversity."""
+    below, below_reach = _contrast(spread, recovery, seeds, delta, alpha)
+    if below.se == 0:
+        both = -delta < recovery < delta
+        return float(both if spread.two_sided else recovery < delta)
+    top = (-below_reach - below.estimate) / below.se
+    if not spread.two_sided:
+        return float(ndtr(top).mean())
+    above, above_reach = _contrast(spread, recovery, seeds, -delta, alpha)
+    bottom = (above_reach - above.estimate) / above.se
+    variances = spread.single**2, spread.arm**2, spread.deep_ensemble**2
+    covariance = np.dot([1 - delta**2, 1, -(delta**2)], variances) / seeds
+    return float(_between(top, bottom, covariance / (below.se * above.se)).mean())
+
+
+def power_gate(spread: Spread, seeds: int) -> float:
+    """Return P(the anchors are shown to differ, by at least one pooled standard deviation).
+
+    With n seeds each the pooled deviation is sqrt(n/2) standard errors of the gap, so both rules
+    are bounds on one ratio.
+    """
+    gap = spread.anchored(0.0, seeds).gap
+    if gap.se == 0:
+        return float(gap.estimate > 0)
+    se, df = _estimated(spread, seeds, (1.0, 0.0, -1.0))
+    least = np.maximum(stdtrit(df, 1 - GATE_LEVEL), GATE_RATIO * (seeds / 2) ** 0.5)
+    return float(ndtr((gap.estimate - least * se) / gap.se).mean())
+
+
+def power_all(
+    spreads: Sequence[Spread],
+    verdict: Verdict,
+    recovery: float,
+    seeds: int,
+    delta: float = DELTA,
+    alpha: float = ALPHA,
+) -> float:
+    """Return a bound on the power on every endpoint at once: the product of the powers.
+
+    It is exact for independent endpoints and too low for positively correlated ones.
+    """
+    power: Callable[..., float] = power_escape if verdict == "escape" else power_track
+    return prod(power(spread, recovery, seeds, delta, alpha) for spread in spreads)
+
+
+def seeds_needed(
+    spreads: Sequence[Spread],
+    verdict: Verdict = "escape",
+    recovery: float = 0.5,
+    power: float = POWER,
+    delta: float = DELTA,
+    alpha: float = ALPHA,
+    configurations: int = 1,
+) -> int | None:
+    """Return the fewest seeds per arm with this power on all endpoints at once.
+
+    Args:
+        spreads: One per endpoint.
+        verdict: ``escape`` at ``recovery``, or ``track`` (pass ``recovery=0``).
+        recovery: True recovery on every endpoint.
+        power: Wanted probability of the verdict.
+        delta: Margin.
+        alpha: One-sided level.
+        configurations: How many share Holm's correction; an escape is planned at alpha over this
+            number, Holm's strictest step, so the seeds suffice whatever the others do. Tracking is
+            not corrected.
+
+    Returns:
+        Number of seeds, at least 2; None where ``MOST_SEEDS`` do not suffice.
+    """
+    level = alpha / configurations if verdict == "escape" else alpha
+
+    def enough(seeds: int) -> bool:
+        return power_all(spreads, verdict, recovery, seeds, delta, level) >= power
+
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def recovery_found(
+    spreads: Sequence[Spread],
+    seeds: int,
+    power: float = POWER,
+    delta: float = DELTA,
+    alpha: float = ALPHA,
+    configurations: int = 1,
+) -> float:
+    """Return the least recovery on every endpoint that ESCAPE finds with this power.
+
+    ``stats.detectable_effect`` at alpha over ``configurations``; of several endpoints, the largest
+    with each at power^(1/endpoints), so that the product suffices.
+    """
+    each = power ** (1 / len(spreads))
+    level = alpha / configurations
+    found = [detectable_effect(s.anchored(0.0, seeds), delta, level, each) for s in spreads]
+    return max(effect for effect in found if effect is not None)
+
+
+def least_permutation_p(seeds: int) -> float:
+    """Return the least one-sided p-value of any permutation of labels between two arms."""
+    return 1 / comb(2 * seeds, seeds)
+
+
+def least_sign_flip_p(seeds: int) -> float:
+    """Return the least one-sided p-value of any flip of the signs of paired differences."""
+    return float(0.5**seeds)
+
+
+def _contrast(
+    spread: Spread, recovery: float, seeds: int, theta: float, alpha: float
+) -> tuple[Contrast, FloatArray]:
+    """Return the true T(theta), and by how much its estimate must differ from 0 to be shown.
+
+    The latter is t_{1-alpha, df} times the standard error as studies would estimate them, (DRAWS,).
+    """
+    se, df = _estimated(spread, seeds, (1 - theta, -1.0, theta))
+    return spread.anchored(recovery, seeds).at(theta), stdtrit(df, 1 - alpha) * se
+
+
+def _estimated(
+    spread: Spread, seeds: int, weights: tuple[float, float, float]
+) -> tuple[FloatArray, FloatArray]:
+    """Return the standard error of a contrast and its df as studies would estimate them, (DRAWS,).
+
+    Sample variances are chi², of which an unscrambled Sobol sequence takes quantiles.
+    """
+    deviations = spread.single, spread.arm, spread.deep_ensemble
+    parts = np.square(np.multiply(weights, deviations)) / seeds * _chi2(seeds - 1)
+    variance = parts.sum(1)
+    if not variance.any():
+        return variance, np.full(DRAWS, np.inf)
+    return np.sqrt(variance), (seeds - 1) * variance**2 / (parts**2).sum(1)
+
+
+@cache
+def _chi2(df: int) -> FloatArray:
+    """Return chi²/df of three independent variances, (DRAWS, 3)."""
+    uniform = qmc.Sobol(3, scramble=False).random(DRAWS) + 0.5 / DRAWS
+    return np.asarray(chi2.ppf(uniform, df) / df)
+
+
+def _between(top: FloatArray, bottom: FloatArray, rho: float) -> FloatArray:
+    """Return P(Z1 < top, Z2 > bottom) of standard normals of correlation rho, elementwise.
+
+    Gauss-Legendre over Z1 between -FAR and top.
+    """
+    nodes, weights = roots_legendre(64)
+    half = (np.clip(top, -FAR, FAR) + FAR)[:, None] / 2
+    z = half * (nodes + 1) - FAR
+    given = ndtr((rho * z - bottom[:, None]) / max(1e-12, 1 - rho**2) ** 0.5)
+    density = np.exp(-(z**2) / 2) / (2 * np.pi) ** 0.5
+    return np.asarray((half * weights * density * given).sum(1))

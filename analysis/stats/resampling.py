@@ -1,0 +1,131 @@
+"""Permutation, BCa and bootstrap of recovery; seeded, so that a verdict is reproducible."""
+
+import hashlib
+import warnings
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from analysis.stats.contrasts import UNBOUNDED, Interval
+
+Floats = npt.NDArray[np.floating[Any]]
+
+PERMUTATIONS: Final = 1_999
+RESAMPLES: Final = 2_000
+CHUNK: Final = 250
+SEED: Final = 20_260_123
+
+
+def generator(*words: str) -> np.random.Generator:
+    """Return the generator that belongs to ``words``."""
+    mark = hashlib.blake2b("\x1f".join(words).encode(), digest_size=8).digest()
+    return np.random.default_rng([SEED, int.from_bytes(mark)])
+
+
+def permutation_test(
+    single: Floats, arm: Floats, deep: Floats, theta: float, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the one-sided p-values against "R <= theta" and against "R >= theta".
+
+    The values of ``arm`` and of u = (1 - theta) S + theta DE (seed by seed: the anchors' seeds are
+    independent, so any pairing will do) have the same mean when R = theta. Their labels are
+    exchanged and Welch's t compared with its permutation distribution: exact where both have one
+    law, and of the right size in the limit where only the means agree (Janssen 1997).
+
+    Args:
+        single: (n,) losses of the single model's replicates.
+        arm: (n,) losses of the arm's.
+        deep: (n,) losses of the Deep Ensemble's.
+        theta: Recovery under the null hypothesis.
+        rng: Source of the permutations; unused where all of them are fewer than ``PERMUTATIONS``.
+    """
+    n = min(len(single), len(deep))
+    mixture = (1 - theta) * single[:n] + theta * deep[:n]
+    if np.ptp(mixture) == 0 and np.ptp(arm) == 0:
+        better = float(mixture[0] - arm[0])
+        return (0.0 if better > 0 else 1.0), (0.0 if better < 0 else 1.0)
+    # The two tails of one null distribution: drawn once, counted from both ends.
+    found = stats.permutation_test(
+        (mixture, arm),
+        _welch,
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        alternative="greater",
+        rng=rng,
+    )
+    null = found.null_distribution
+    exact = len(null) < PERMUTATIONS
+    below = int((null <= found.statistic * (1 + 1e-14 * np.sign(found.statistic))).sum())
+    return float(found.pvalue), below / len(null) if exact else (below + 1) / (len(null) + 1)
+
+
+def _welch(a: Floats, b: Floats, axis: int = -1) -> Floats:
+    """Return Welch's t of mean a - mean b; 0 / 0 counts as 0."""
+    spread = a.var(axis, ddof=1) / a.shape[axis] + b.var(axis, ddof=1) / b.shape[axis]
+    difference = a.mean(axis) - b.mean(axis)
+    tiny = np.finfo(np.float64).tiny
+    return np.asarray(difference / np.sqrt(np.maximum(spread, tiny)))
+
+
+def recovery(single: Floats, arm: Floats, deep: Floats, axis: int = -1) -> Floats:
+    """Return (S - x) / (S - DE) of the means over ``axis``."""
+    base = single.mean(axis)
+    return np.asarray((base - arm.mean(axis)) / (base - deep.mean(axis)))
+
+
+def bca_interval(
+    single: Floats, arm: Floats, deep: Floats, level: float, rng: np.random.Generator
+) -> Interval:
+    """Return the BCa interval of R over seeds (Efron 1987), or none where it is degenerate.
+
+    Args:
+        single: (n,) losses of the single model's replicates; each arm is resampled by itself.
+        arm: Losses of the arm's.
+        deep: Losses of the Deep Ensemble's.
+        level: Two-sided level.
+        rng: Source of the draws.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a degenerate sample is answered by UNBOUNDED
+        found = stats.bootstrap(
+            (single, arm, deep),
+            recovery,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            confidence_level=level,
+            method="BCa",
+            rng=rng,
+        ).confidence_interval
+    if not np.isfinite([found.low, found.high]).all():
+        return UNBOUNDED
+    return float(found.low), float(found.high)
+
+
+def recounts(units: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return how often each of ``units`` is drawn in each resample, (RESAMPLES, units)."""
+    counts = np.empty((RESAMPLES, units), np.uint8)
+    for row in counts:
+        row[:] = np.bincount(rng.integers(0, units, units), minlength=units)
+    return counts
+
+
+def resampled(
+    values_RN: Floats, weights_N: Floats, counts_BN: npt.NDArray[np.uint8], seeds_BR: Floats
+) -> Floats:
+    """Return an arm's mean in each crossed resample of seeds and examples, (B,).
+
+    Args:
+        values_RN: Each example's contribution to each replicate's measure, which is
+            sum(values) / sum(weights).
+        weights_N: See above.
+        counts_BN: Draws of examples, the same for every arm: all are tested on the same images.
+        seeds_BR: Weights of the replicates, each row sums to 1.
+    """
+    means = np.empty(seeds_BR.shape)
+    for start in range(0, len(counts_BN), CHUNK):
+        part = slice(start, start + CHUNK)
+        drawn = counts_BN[part].astype(np.float32)
+        means[part] = (drawn @ values_RN.T) / (drawn @ weights_N)[:, None]
+    return np.asarray((means * seeds_BR).sum(1))

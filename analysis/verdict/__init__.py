@@ -1,0 +1,1 @@
+"""From measures to the verdict: arms, decisions, robustness, words."""

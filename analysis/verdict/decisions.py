@@ -1,0 +1,199 @@
+"""From effects to verdicts: intersection-union tests, Holm, the global rule.
+
+What is decided here is facts, which ``analysis.verdict.wording`` puts into words.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from analysis.data.protocol import Endpoint, Protocol
+from analysis.data.roles import FAMILIES
+from analysis.stats.contrasts import Anchored, holm
+from analysis.verdict.arms import Case, Gate, Reason, Study, case_of, gates_of, runs_there
+from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Global, Kind, Tests
+
+Label = (
+    Literal["better but not diverse", "diverse but not better"]
+    | Literal["better in part", "worse in part", "too few seeds"]
+)
+ControlName = Literal["positive", "negative"]
+EXPECTED: Final[dict[ControlName, Literal["escapes", "tracks"]]] = {
+    "positive": "escapes",
+    "negative": "tracks",
+}
+NOTHING_SHOWN: Final = Tests(p_escape=1.0, p_track=1.0, p_worse=1.0)
+
+
+@dataclass(frozen=True)
+class Open:
+    """What an arm shows that neither escapes nor tracks: the endpoints above the margin, and so on.
+
+    ``unlike`` are those on which a negative control, which must track, is not shown to.
+    """
+
+    label: Label
+    above: tuple[Endpoint, ...]
+    not_above: tuple[Endpoint, ...]
+    below: tuple[Endpoint, ...]
+    delta: float
+    unlike: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One arm's verdict at one margin, and why it is inconclusive: the last three fields.
+
+    ``tests`` are those of all endpoints together; ``p_holm`` is their p of escape, adjusted within
+    the arm's family; ``lost_among`` so many arms it would escape without that correction.
+    """
+
+    verdict: Kind
+    tests: Tests = NOTHING_SHOWN
+    p_holm: float | None = None
+    reasons: tuple[Reason, ...] = ()
+    open: Open | None = None
+    lost_among: int | None = None
+
+    @property
+    def alone(self) -> Kind:
+        """The verdict before the correction for the other arms."""
+        return "escapes" if self.lost_among else self.verdict
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A study with the verdict on every arm, and on all of them."""
+
+    study: Study
+    gates: Mapping[tuple[int, str], Gate]
+    cases: Sequence[Case]
+    decisions: Mapping[str, Decision]
+
+    @property
+    def candidates(self) -> dict[str, Decision]:
+        """The decisions that the study is about."""
+        own = (case.arm for case in self.cases if case.arm.role == "candidate")
+        return {arm.arm: self.decisions[arm.arm] for arm in own}
+
+    @property
+    def controls(self) -> dict[ControlName, Decision | None]:
+        """What the controls did, None where one was not run."""
+        return {name: self.decisions.get(f"{name}_control") for name in EXPECTED}
+
+    @property
+    def withheld(self) -> bool:
+        """Whether a control misbehaved, so that nothing is claimed of any arm."""
+        return any(found and not behaves(name, found) for name, found in self.controls.items())
+
+    @property
+    def verdict(self) -> Global:
+        """What candidates and controls say together.
+
+        A control that misbehaves withholds any verdict; "all track" needs both controls besides.
+        """
+        verdicts = {decision.verdict for decision in self.candidates.values()}
+        done, total = runs_there(self.study)  # Before the last a verdict would be a peek.
+        if done < total or self.withheld:
+            return INCONCLUSIVE
+        if "escapes" in verdicts:
+            return SOME_ESCAPES
+        proved = all(c and c.verdict == EXPECTED[name] for name, c in self.controls.items())
+        return ALL_TRACK if verdicts == {"tracks"} and proved else INCONCLUSIVE
+
+    def at_margin(self, delta: float) -> "Decided":
+        """Return what would be decided at another margin."""
+        study = replace(self.study, protocol=replace(self.study.protocol, delta=delta))
+        return Decided(study, self.gates, self.cases, decide_all(self.cases, study.protocol))
+
+
+def decide(study: Study) -> Decided:
+    """Return the verdict on every arm and on the study, with nothing that goes beside them."""
+    gates = {(gate.members, gate.endpoint.key): gate for gate in gates_of(study)}
+    cases = [case_of(study, arm, gates) for arm in study.arms]
+    return Decided(study, gates, cases, decide_all(cases, study.protocol))
+
+
+def behaves(control: ControlName, found: Decision) -> bool:
+    """Tell whether a control did what it must; a negative one may stay open."""
+    return (found.verdict == "escapes") == (control == "positive")
+
+
+def tests_of(endpoint: Endpoint, effect: Anchored, delta: float) -> Tests:
+    """Return the tests of R > delta, of |R| < delta (diversity: R < delta) and of R < -delta."""
+    above, below = effect.at(delta), effect.at(-delta)
+    track = above.p_negative
+    if endpoint.kind == "performance":
+        track = max(track, below.p_positive)
+    return Tests(p_escape=above.p_positive, p_track=track, p_worse=below.p_negative)
+
+
+def joint_of(tests: Mapping[str, Tests], protocol: Protocol) -> Tests:
+    """Return the tests of all endpoints together: each claim needs every one (the largest p).
+
+    Being worse is a claim about the endpoints of performance alone.
+    """
+    performance = [tests[e.key] for e in protocol.endpoints if e.kind == "performance"]
+    return Tests(
+        p_escape=max(test.p_escape for test in tests.values()),
+        p_track=max(test.p_track for test in tests.values()),
+        p_worse=max(test.p_worse for test in performance),
+    )
+
+
+def verdict_of(joint: Tests, alpha: float) -> Kind:
+    """Return what an arm's joint tests say, before any correction for the other arms."""
+    if joint.p_escape <= alpha:
+        return "escapes"
+    if joint.p_track <= alpha:
+        return "tracks"
+    return "worse" if joint.p_worse <= alpha else "inconclusive"
+
+
+def decide_all(cases: Sequence[Case], protocol: Protocol) -> dict[str, Decision]:
+    """Return every arm's decision: Holm within candidates and within comparisons, not controls."""
+    decided = {case.arm.arm: _decide(case, protocol) for case in cases}
+    for family in FAMILIES:
+        own = [case.arm.arm for case in cases if case.arm.role == family]
+        for arm, p_holm in holm({arm: decided[arm].tests.p_escape for arm in own}).items():
+            found = replace(decided[arm], p_holm=p_holm)
+            if found.verdict == "escapes" and p_holm > protocol.alpha:
+                found = replace(found, verdict="inconclusive", lost_among=len(own))
+            decided[arm] = found
+    return decided
+
+
+def _decide(case: Case, protocol: Protocol) -> Decision:
+    """Return the decision on one arm for itself, before any correction for the others."""
+    if case.reasons:
+        return Decision("inconclusive", reasons=case.reasons)
+    tests = {e.key: tests_of(e, case.effects[e.key], protocol.delta) for e in protocol.endpoints}
+    joint = joint_of(tests, protocol)
+    verdict = verdict_of(joint, protocol.alpha)
+    if verdict != "inconclusive":
+        return Decision(verdict, joint)
+    found = _open(tests, protocol)
+    if case.arm.role == "negative_control":
+        unlike = (e for e in protocol.endpoints if tests[e.key].p_track > protocol.alpha)
+        found = replace(found, unlike=tuple(unlike))
+    return Decision(verdict, joint, open=found)
+
+
+def _open(tests: Mapping[str, Tests], protocol: Protocol) -> Open:
+    """Return what an arm shows that neither escapes nor tracks."""
+    alpha, endpoints = protocol.alpha, protocol.endpoints
+    above = tuple(e for e in endpoints if tests[e.key].p_escape <= alpha)
+    below = tuple(e for e in endpoints if e.kind == "performance" and tests[e.key].p_worse <= alpha)
+    # Per kind: {True} where all its endpoints are above, {False} where none is, else both.
+    better, diverse = (
+        {e in above for e in endpoints if e.kind == kind} for kind in ("performance", "diversity")
+    )
+    label: Label
+    if better == {True}:
+        label = "better but not diverse"
+    elif diverse == {True} and better == {False}:
+        label = "diverse but not better"
+    else:
+        label = "worse in part" if below else "better in part" if above else "too few seeds"
+    not_above = tuple(e for e in endpoints if e not in above)
+    return Open(label, above, not_above, below, protocol.delta)

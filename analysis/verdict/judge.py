@@ -1,0 +1,275 @@
+"""The protocol applied: from measures and plan to the verdict.
+
+Nothing here or below rounds or prints, and every draw has its own seed: same study, same numbers.
+"""
+
+from collections import Counter
+from functools import partial
+from statistics import median
+from typing import Final, get_args
+
+import polars as pl
+
+from analysis.data.protocol import GATE_LEVEL, GATE_RATIO, Endpoint, Plan, Protocol
+from analysis.data.roles import FAMILIES
+from analysis.measures.measure import Measures
+from analysis.measures.selection import UNDECLARED
+from analysis.stats.contrasts import Anchored, detectable_effect, fieller
+from analysis.stats.power import POWER, Spread, seeds_needed
+from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
+from analysis.verdict import schema, wording
+from analysis.verdict.arms import CONTROLS, Case, count, failed, study_of
+from analysis.verdict.decisions import (
+    EXPECTED,
+    ControlName,
+    Decided,
+    Decision,
+    behaves,
+    decide,
+    tests_of,
+)
+from analysis.verdict.deep_ensemble_equivalent import Equivalents
+from analysis.verdict.robustness import Crossed, check
+from analysis.verdict.schema import Kind, Verdict
+
+DE_LIKE: Final = 0.75
+WANTED: Final = 0.5
+"""The recovery for which the seeds that would be needed are told."""
+
+
+def judge(measures: Measures, plan: Plan | None) -> Verdict:
+    """Return the verdicts on a study: decided first, then put into words.
+
+    ``rules.decide`` alone is quick; what costs time here is what stands beside its verdicts: other
+    ways to ask, seeds that would be needed, Deep Ensemble equivalents.
+
+    Args:
+        measures: The confirm stage, measured.
+        plan: The declaration, or None: then all is judged by the default protocol, and the result
+            is marked as exploratory.
+    """
+    study = study_of(measures, plan)
+    decided, protocol = decide(study), study.protocol
+    crossed, equivalents = Crossed(measures.examples), Equivalents(measures)
+    arms = tuple(
+        sorted((_arm(decided, case, crossed, equivalents) for case in decided.cases), key=_order)
+    )
+    anchors = _anchors(decided)
+    seeds = [anchor.seeds for anchor in anchors] + [arm.seeds for arm in arms]
+    undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
+    exploratory = tuple(wording.exploratory(plan))
+    found = Verdict(
+        format=1,
+        sentence="",
+        verdict=decided.verdict,
+        withheld=decided.withheld,
+        reasons=(*wording.limits(decided), *wording.undeclared(undeclared)),
+        exploratory=bool(exploratory),
+        exploratory_reasons=exploratory,
+        plan=_plan(plan),
+        protocol=_protocol(protocol),
+        seeds=schema.Seeds(planned=protocol.seeds, fewest=min(seeds), most=max(seeds)),
+        counts=_counts(decided, undeclared),
+        anchors=anchors,
+        gates=tuple(
+            schema.Gate(
+                members=gate.members,
+                endpoint=gate.endpoint.key,
+                open=gate.reason is None,
+                gap_shown=gate.shown,
+                gap=gate.gap.estimate if gate.gap else None,
+                ratio=gate.ratio,
+                p=gate.gap.p_positive if gate.gap else None,
+                reason=wording.reason(gate.reason) if gate.reason else None,
+            )
+            for gate in decided.gates.values()
+        ),
+        arms=arms,
+        controls=schema.Controls(
+            **{name: _control(name, found) for name, found in decided.controls.items()}
+        ),
+        robustness=schema.Agreement(
+            permutations=PERMUTATIONS,
+            resamples=RESAMPLES,
+            seed=SEED,
+            disagreements=tuple(wording.disagreements(arms)),
+        ),
+        sensitivity=tuple(_margin(decided, delta) for delta in protocol.sensitivity),
+        detectable_effect=_detectable(decided),
+    )
+    beyond = plan.limits if plan else ()
+    sentence = wording.sentence(found)
+    return found.model_copy(update={"sentence": sentence, "reasons": found.reasons + beyond})
+
+
+def _needed(case: Case, protocol: Protocol, candidates: int) -> schema.Needed | None:
+    """Return how many seeds would show an escape, or that the arm tracks, by the spread seen."""
+    if case.reasons:
+        return None
+    spreads = [
+        Spread(
+            effect.single.variance**0.5,
+            effect.arm.variance**0.5,
+            effect.deep_ensemble.variance**0.5,
+            gap=effect.gap.estimate,
+            two_sided=endpoint.kind == "performance",
+        )
+        for endpoint in protocol.endpoints
+        for effect in [case.effects[endpoint.key]]
+    ]
+    needed = partial(seeds_needed, spreads, delta=protocol.delta, alpha=protocol.alpha)
+    family = candidates if case.arm.role == "candidate" else 1
+    return schema.Needed(
+        power=POWER,
+        recovery=WANTED,
+        escape=needed("escape", WANTED, configurations=family),
+        track=needed("track", 0.0),
+    )
+
+
+def _arm(decided: Decided, case: Case, crossed: Crossed, equivalents: Equivalents) -> schema.Arm:
+    protocol, arm = decided.study.protocol, case.arm
+    decision = decided.decisions[arm.arm]
+    effects = {
+        e.key: _effect(e, case.effects[e.key], protocol)
+        for e in protocol.endpoints
+        if e.key in case.effects
+    }
+    lows = [effect.low for effect in effects.values()]
+    recoveries = {key: e.recovery for key, e in effects.items() if e.recovery is not None}
+    whole = all(low is not None and low >= DE_LIKE for low in lows)
+    return schema.Arm(
+        arm=arm.arm,
+        role=arm.role,
+        method=arm.method,
+        configuration=arm.configuration,
+        name=arm.name,
+        members=arm.members,
+        reference=arm.reference,
+        reason=arm.reason,
+        stratum=arm.stratum,
+        seeds=count(decided.study, arm.arm),
+        failed=failed(decided.study, arm.arm),
+        verdict=decision.verdict,
+        alone=decision.alone,
+        label=wording.label(decision),
+        detail=wording.detail(decision),
+        p_holm=decision.p_holm,
+        **dict(decision.tests),
+        de_like=decision.verdict == "escapes" and whole,
+        weakest=min(recoveries, key=lambda key: recoveries[key], default=None),
+        endpoints=effects,
+        needed=_needed(case, protocol, len(decided.candidates)),
+        equivalent=equivalents.of(arm.arm, protocol.level),
+        robustness=check(case, protocol, decision.alone, crossed),
+    )
+
+
+def _effect(endpoint: Endpoint, effect: Anchored, protocol: Protocol) -> schema.Effect:
+    low, high = fieller(effect, protocol.level)
+    low_wide, high_wide = fieller(effect, protocol.level_wide)
+    own_unit = {"mean": effect.arm, "single": effect.single, "deep_ensemble": effect.deep_ensemble}
+    return schema.Effect(
+        recovery=effect.recovery,
+        low=low,
+        high=high,
+        low_wide=low_wide,
+        high_wide=high_wide,
+        **dict(tests_of(endpoint, effect, protocol.delta)),
+        **{name: endpoint.sign * of.mean + 0.0 for name, of in own_unit.items()},
+        sd=effect.arm.variance**0.5,
+        detectable=detectable_effect(effect, protocol.delta, protocol.alpha, POWER),
+    )
+
+
+def _order(arm: schema.Arm) -> tuple[int, float, str]:
+    weakest = arm.endpoints[arm.weakest].recovery if arm.weakest else None
+    least = -1e9 if weakest is None else weakest
+    return (*FAMILIES, *CONTROLS).index(arm.role), -least, arm.arm
+
+
+def _plan(plan: Plan | None) -> schema.Plan | None:
+    if plan is None or (plan.given and not plan.source):
+        return None
+    return schema.Plan.model_validate(plan, from_attributes=True)
+
+
+def _protocol(protocol: Protocol) -> schema.Protocol:
+    return schema.Protocol(
+        delta=protocol.delta,
+        alpha=protocol.alpha,
+        endpoints=tuple(e.key for e in protocol.endpoints),
+        labels={e.key: e.label for e in protocol.endpoints},
+        kinds={e.key: e.kind for e in protocol.endpoints},
+        sensitivity=protocol.sensitivity,
+        level=protocol.level,
+        level_wide=protocol.level_wide,
+        gate_level=GATE_LEVEL,
+        gate_ratio=GATE_RATIO,
+        de_like=DE_LIKE,
+    )
+
+
+def _anchors(decided: Decided) -> tuple[schema.Anchor, ...]:
+    study = decided.study
+    sizes = sorted({arm.beside for arm in study.arms})
+    found: dict[str, tuple[schema.AnchorRole, int]] = {"single": ("single", 1)}
+    found |= {f"deep_ensemble-{size}": ("deep_ensemble", size) for size in sizes}
+    return tuple(
+        schema.Anchor(
+            arm=arm, role=role, members=size, seeds=count(study, arm), failed=failed(study, arm)
+        )
+        for arm, (role, size) in found.items()
+    )
+
+
+def _control(name: ControlName, found: Decision | None) -> schema.Control | None:
+    if found is None:
+        return None
+    return schema.Control(
+        arm=f"{name}_control",
+        expected=EXPECTED[name],
+        verdict=found.verdict,
+        ok=behaves(name, found),
+        line=wording.control(name, found),
+    )
+
+
+def _counts(decided: Decided, undeclared: int) -> schema.Counts:
+    own = decided.candidates.values()
+    verdicts = Counter(decision.verdict for decision in own)
+    labels = Counter(label for label in map(wording.label, own) if label)
+    return schema.Counts(
+        candidates=len(own),
+        **{kind: verdicts[kind] for kind in get_args(Kind)},
+        labels=dict(sorted(labels.items())),
+        failed_runs=decided.study.failed.total(),
+        undeclared_runs=undeclared,
+    )
+
+
+def _margin(decided: Decided, delta: float) -> schema.Margin:
+    """Return the verdicts at another margin."""
+    found = decided.at_margin(delta)
+    own = sorted(found.candidates.items())
+    escapes, tracks = (
+        tuple(arm for arm, decision in own if decision.verdict == kind)
+        for kind in ("escapes", "tracks")
+    )
+    return schema.Margin(delta=delta, verdict=found.verdict, escapes=escapes, tracks=tracks)
+
+
+def _detectable(decided: Decided) -> schema.Detectable:
+    """Return the least recovery that the median candidate would have shown, by endpoint."""
+    protocol, own = decided.study.protocol, decided.candidates
+    alpha = protocol.alpha / max(1, len(own))
+    effects = [case.effects for case in decided.cases if case.arm.arm in own]
+    found: dict[str, float | None] = {}
+    for endpoint in protocol.endpoints:
+        known = [own[endpoint.key] for own in effects if endpoint.key in own]
+        each = (detectable_effect(effect, protocol.delta, alpha, POWER) for effect in known)
+        values = [value for value in each if value is not None]
+        found[endpoint.key] = median(values) if values else None
+    all_known = [value for value in found.values() if value is not None]
+    worst = max(all_known) if len(all_known) == len(found) else None
+    return schema.Detectable(power=POWER, alpha=alpha, endpoints=found, worst=worst)

@@ -1,0 +1,441 @@
+"""The format of ``verdict.json``, key by key.
+
+``python -m analysis.verdict`` prints it as JSON Schema. p-values are one-sided; null stands where
+something is undefined, never NaN.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+P = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[
+    float | None, BeforeValidator(lambda v: v if v is not None and isfinite(v) else None)
+]
+"""Null where it is undefined or not finite."""
+Kind = Literal["escapes", "tracks", "worse", "inconclusive"]
+Role = Literal["candidate", "comparison", "positive_control", "negative_control"]
+Budget = Literal["train", "infer"]
+AnchorRole = Literal["single", "deep_ensemble"]
+Global = Literal["some configuration escapes", "all tested track a single model", "inconclusive"]
+SOME_ESCAPES: Final = "some configuration escapes"
+ALL_TRACK: Final = "all tested track a single model"
+INCONCLUSIVE: Final = "inconclusive"
+
+
+class Record(BaseModel):
+    """A JSON object in which every key is present and no other is; it never changes."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Plan(Record):
+    """What was declared before the test set was opened."""
+
+    study: str | None
+    declared: str | None
+    """When."""
+    tuning: Mapping[str, Mapping[str, int]] | None
+    """Planned search trials by method."""
+    hash: str
+    """Digest of study, protocol and arms as declared."""
+    content_hash: str
+    """Digest of what the file holds now."""
+
+
+class Protocol(Record):
+    """The numbers that decide."""
+
+    delta: float
+    """Margin in units of recovery."""
+    alpha: float
+    """One-sided level of every test."""
+    endpoints: tuple[str, ...]
+    """Keys in order: an arm must pass all of them."""
+    labels: dict[str, str]
+    kinds: dict[str, Literal["performance", "diversity"]]
+    sensitivity: tuple[float, ...]
+    """Other margins."""
+    level: float
+    """Level of the interval that decides: 1 - 2 alpha."""
+    level_wide: float
+    """Level of the wider interval: 1 - alpha."""
+    gate_level: float
+    """One-sided level at which the anchors must differ."""
+    gate_ratio: float
+    """Least gap between the anchors, in SDs over seeds."""
+    de_like: float
+    """Recovery from which an arm counts as like a Deep Ensemble."""
+
+
+class Seeds(Record):
+    """Replicates per anchor and arm."""
+
+    planned: Count | None
+    fewest: Count
+    most: Count
+
+    @property
+    def span(self) -> str:
+        """Their number, or the least and the most, in words."""
+        return f"{self.most}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
+
+
+class Counts(Record):
+    """How many candidates came out how."""
+
+    candidates: Count
+    escapes: Count
+    tracks: Count
+    worse: Count
+    inconclusive: Count
+    labels: dict[str, Count]
+    """Candidates by sub-label."""
+    failed_runs: Count
+    """Runs of the confirm stage that did not complete."""
+    undeclared_runs: Count
+    """Complete runs of arms that the plan does not declare."""
+
+
+class Anchor(Record):
+    """One end of the scale: recovery 0 or 1."""
+
+    arm: str
+    role: AnchorRole
+    members: Count
+    seeds: Count
+    failed: Count
+
+
+class Gate(Record):
+    """Whether an endpoint can be assessed at one ensemble size."""
+
+    members: Count
+    endpoint: str
+    open: bool
+    """Whether arms are judged on it."""
+    gap_shown: bool
+    """Whether the runs that there are show a gap."""
+    gap: Number
+    """Mean loss of the single model less the Deep Ensemble's."""
+    ratio: Number
+    """Gap over pooled SD over seeds."""
+    p: P | None
+    """Against gap <= 0."""
+    reason: str | None
+    """Why it is closed."""
+
+
+class Interval(Record):
+    """An interval of recovery; null where it is unbounded."""
+
+    low: Number
+    high: Number
+
+
+class Effect(Record):
+    """One arm on one endpoint; ``low`` and ``high`` are the interval that decides (Fieller)."""
+
+    recovery: Number
+    """(single - arm) / (single - Deep Ensemble): 0 is the single model, 1 the Deep Ensemble."""
+    low: Number
+    high: Number
+    low_wide: Number
+    high_wide: Number
+    p_escape: P
+    """Against R <= delta."""
+    p_track: P
+    """Against |R| >= delta; for diversity against R >= delta."""
+    p_worse: P
+    """Against R >= -delta."""
+    mean: float
+    """Over seeds, in the endpoint's own unit; so are the next two."""
+    single: float
+    deep_ensemble: float
+    sd: float
+    """Over seeds."""
+    detectable: Number
+    """Least recovery found with power ``detectable_effect.power``, for this arm alone."""
+
+
+class Needed(Record):
+    """Seeds per arm that would do, given the spread that was seen; null: too many to say."""
+
+    power: P
+    recovery: float
+    """That an escape is to be found at, on every endpoint."""
+    escape: Count | None
+    """With Holm's strictest step."""
+    track: Count | None
+    """At recovery 0."""
+
+
+class Equivalent(Record):
+    """Deep Ensemble equivalent on calibrated NLL (Ashukha et al. 2020), over seeds."""
+
+    members: Number
+    """Members of a Deep Ensemble that is as good; 1: no better than one; null: than the largest."""
+    low: Number
+    high: Number
+    largest: Count
+    """Largest size that was measured."""
+
+
+class Tests(Record):
+    """Permutation tests of one arm on one endpoint; keys as in ``Effect``."""
+
+    p_escape: P
+    p_track: P
+    p_worse: P
+
+
+class ByPermutation(Record):
+    """What the permutation of labels says."""
+
+    verdict: Kind
+    endpoints: dict[str, Tests]
+    agrees: bool
+    """With the primary test, before Holm."""
+
+
+class ByInterval(Record):
+    """What a bootstrap's intervals say."""
+
+    verdict: Kind
+    endpoints: dict[str, Interval]
+    agrees: bool
+
+
+class Robustness(Record):
+    """The same question about one arm, asked in other ways; null: could not be asked."""
+
+    permutation: ByPermutation | None
+    """Null with so few seeds that no permutation can reach the level."""
+    bca: ByInterval
+    """Over seeds."""
+    crossed: ByInterval | None
+    """Over seeds and examples."""
+
+    @property
+    def answers(self) -> dict[str, ByPermutation | ByInterval]:
+        """What each method that could be used says, by its key."""
+        methods = {"permutation": self.permutation, "bca": self.bca, "crossed": self.crossed}
+        return {name: answer for name, answer in methods.items() if answer is not None}
+
+
+class Arm(Record):
+    """One configuration in one role."""
+
+    arm: str
+    role: Role
+    method: str
+    configuration: str
+    name: str | None
+    members: Count
+    reference: str
+    """Arm of the Deep Ensemble that it is measured against."""
+    reason: str | None
+    """Why it was shortlisted."""
+    stratum: str | None
+    seeds: Count
+    failed: Count
+    verdict: Kind
+    alone: Kind
+    """Before Holm's correction."""
+    label: str | None
+    """Sub-label of an inconclusive verdict."""
+    detail: str | None
+    p_escape: P
+    """The largest over endpoints; so are ``p_track`` and ``p_worse``, this over performance."""
+    p_holm: P | None
+    """``p_escape``, adjusted within candidates or comparisons; null for controls."""
+    p_track: P
+    p_worse: P
+    de_like: bool
+    """Escapes, and every interval lies above ``protocol.de_like``."""
+    weakest: str | None
+    """Endpoint of the least recovery."""
+    endpoints: dict[str, Effect]
+    """Those whose gap is shown."""
+    needed: Needed | None
+    """Null where the arm cannot be assessed."""
+    equivalent: Equivalent | None
+    robustness: Robustness | None
+
+
+class Control(Record):
+    """What a control had to do and did."""
+
+    arm: str
+    expected: Literal["escapes", "tracks"]
+    verdict: Kind
+    ok: bool
+    """Nothing is withheld because of it."""
+    line: str
+
+
+class Controls(Record):
+    """Null: it was not run."""
+
+    positive: Control | None
+    negative: Control | None
+
+
+class Margin(Record):
+    """The verdict at another margin."""
+
+    delta: float
+    verdict: Global
+    escapes: tuple[str, ...]
+    tracks: tuple[str, ...]
+
+
+class Agreement(Record):
+    """How far the other ways of asking agree."""
+
+    permutations: Count
+    resamples: Count
+    """Of each bootstrap."""
+    seed: Count
+    """Root of all draws."""
+    disagreements: tuple[str, ...]
+
+
+class Amount(Record):
+    """A cost, and how often it is the single model's."""
+
+    value: Number
+    multiple: Number
+
+
+class Cost(Record):
+    """What an arm cost; FLOPs are of matrix products and convolutions, for all members."""
+
+    arm: str
+    epochs: Number
+    examples: int | None
+    """For training, per epoch."""
+    parameters: Amount
+    stored_bytes: Amount
+    train_flops: Amount
+    """Forward and backward, per example."""
+    infer_flops: Amount
+    """Per example."""
+    total_train_flops: Amount
+    """``train_flops`` times epochs times examples."""
+    train_seconds: Amount
+    """Wall time."""
+
+
+class EpochMatched(Record):
+    """Whether an arm's members were trained on as much as the single model."""
+
+    arm: str
+    matched: bool
+    differences: tuple[str, ...]
+
+
+class ComputeMatched(Record):
+    """An arm beside the Deep Ensemble that its compute would buy; null with one seed."""
+
+    arm: str
+    kind: Budget
+    members: float
+    """Of equal compute."""
+    compared: float
+    """The same within 1 and the pool's size."""
+    note: str | None
+    """Why both differ."""
+    cll: Number = None
+    deep_ensemble: Number = None
+    difference: Number = None
+    """Calibrated NLL, arm - Deep Ensemble: below 0 the arm is better."""
+    low: Number = None
+    high: Number = None
+    """Welch's interval over seeds, at ``level``."""
+    finding: Literal["better", "worse", "open"] | None = None
+
+
+class Tuning(Record):
+    """Search trials of a method."""
+
+    method: str
+    planned: Count | None
+    done: Count
+    complete: Count
+    tuned: bool
+
+
+class Fairness(Record):
+    """The terms on which the arms were compared; none of it feeds the verdict."""
+
+    costs: tuple[Cost, ...]
+    epoch_matched: tuple[EpochMatched, ...]
+    compute_matched: tuple[ComputeMatched, ...]
+    level: float
+    tuning: tuple[Tuning, ...]
+    equal: bool | None
+    """Whether tuning and anchors were on equal terms; null where no tuning is known."""
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    """Violations."""
+
+
+class Detectable(Record):
+    """The least recovery that the seeds at hand would have found."""
+
+    power: P
+    alpha: P
+    """Bonferroni's bound on Holm's level."""
+    endpoints: dict[str, Number]
+    """Median over the candidates."""
+    worst: Number
+
+
+class Mean(Record):
+    """One metric of one arm over seeds."""
+
+    mean: float
+    sd: Number
+    n: Count
+
+
+class Verdict(Record):
+    """What a study decided."""
+
+    format: Literal[1]
+    sentence: str
+    """The verdict with its figures."""
+    verdict: Global
+    withheld: bool
+    """A control misbehaved: nothing is claimed of any arm."""
+    reasons: tuple[str, ...]
+    """Why it is inconclusive, or what limits it."""
+    exploratory: bool
+    exploratory_reasons: tuple[str, ...]
+    plan: Plan | None
+    protocol: Protocol
+    seeds: Seeds
+    counts: Counts
+    anchors: tuple[Anchor, ...]
+    gates: tuple[Gate, ...]
+    arms: tuple[Arm, ...]
+    """Candidates (largest weakest recovery first), comparisons, controls."""
+    controls: Controls
+    robustness: Agreement
+    sensitivity: tuple[Margin, ...]
+    detectable_effect: Detectable
+    fairness: Fairness | None = None
+    """Added by the report to what is judged; so is ``measures``."""
+    measures: dict[str, dict[str, Mean]] = {}
+    """Arm -> metric (``analysis.measures.columns``) -> what it was; descriptive, nothing here is
+    tested."""
+
+    def by_arm(self) -> dict[str, Arm]:
+        """Return the judged arms by key."""
+        return {arm.arm: arm for arm in self.arms}

@@ -1,0 +1,278 @@
+"""Every sentence of a verdict, put to what was decided before.
+
+Numbers are rounded here, where they are shown, and nowhere else.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from analysis.data.protocol import Endpoint, Plan
+from analysis.text.names import title
+from analysis.verdict.arms import Reason, runs_there
+from analysis.verdict.decisions import EXPECTED, ControlName, Decided, Decision, Open, behaves
+from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Arm, Verdict
+
+SAID: Final = {
+    "escapes": "escapes",
+    "tracks": "tracks a single model",
+    "worse": "is worse than a single model",
+}
+METHODS: Final = {
+    "permutation": "permutation of labels",
+    "bca": "BCa bootstrap over seeds",
+    "crossed": "bootstrap over seeds and examples",
+}
+"""What the methods of ``robustness`` are called."""
+
+
+# --- the study
+
+
+def sentence(verdict: Verdict) -> str:
+    """Return the verdict in one sentence, with its figures."""
+    if verdict.verdict == SOME_ESCAPES:
+        said = _some_escape(verdict)
+    elif verdict.verdict == ALL_TRACK:
+        said = _all_track(verdict)
+    else:
+        said = f"Inconclusive: {'; '.join(verdict.reasons)} ({_seeds(verdict)})."
+    if verdict.exploratory:
+        return f"Exploratory, as {verdict.exploratory_reasons[0]}. {said}"
+    return said
+
+
+def _some_escape(verdict: Verdict) -> str:
+    counts, protocol, own = verdict.counts, verdict.protocol, verdict.arms
+    best = next(arm for arm in own if arm.verdict == "escapes" and arm.role == "candidate")
+    assert best.weakest is not None
+    assert best.p_holm is not None
+    weakest = best.endpoints[best.weakest]
+    one, low, high = counts.escapes == 1, weakest.low_wide, weakest.high_wide
+    verb = "escapes a single model: it recovers" if one else "escape: they recover"
+    reach = "unbounded" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+    return (
+        f"{counts.escapes} of {counts.candidates} tested configurations {verb} more than "
+        f"{_percent(protocol.delta)} of the way from a single model to a Deep "
+        f"Ensemble on {join(protocol.labels.values())} (best: {names(own)[best.arm]}, whose "
+        f"weakest is {protocol.labels[best.weakest]} with recovery "
+        f"{weakest.recovery:.2f}, {100 * protocol.level_wide:g} % interval "
+        f"{reach}; {_p(best.p_holm)} after Holm; {_seeds(verdict)})."
+    )
+
+
+def _all_track(verdict: Verdict) -> str:
+    n, protocol = verdict.counts.candidates, verdict.protocol
+    own = [arm for arm in verdict.arms if arm.role == "candidate"]
+    # An arm tracks only where its interval is bounded on every endpoint.
+    highs = [effect.high or 0.0 for arm in own for effect in arm.endpoints.values()]
+    which = f"All {n} tested configurations track" if n > 1 else "The tested configuration tracks"
+    return (
+        f"{which} a single model: recovery stays within "
+        f"±{_percent(protocol.delta)} of the way to a Deep Ensemble on "
+        f"{join(protocol.labels.values())} (largest upper "
+        f"{100 * protocol.level:g} % bound {max(highs):.2f}; {_seeds(verdict)}); "
+        "this is about what was tested, not about every configuration there is."
+    )
+
+
+def _seeds(verdict: Verdict) -> str:
+    return f"{verdict.seeds.span} seed{'s' * (verdict.seeds.most != 1)}"
+
+
+def limits(decided: Decided) -> list[str]:
+    """Say what keeps a study inconclusive, or goes with its verdict."""
+    done, total = runs_there(decided.study)
+    if done < total:
+        return [f"the study is not finished: {done} of {total} runs are there"]
+    candidates, controls = list(decided.candidates.values()), decided.controls
+    present = {name: found for name, found in controls.items() if found}
+    missing = [f"no {name} control was run" for name in controls if name not in present]
+    withheld = [
+        f"withheld: {control(name, found, because=False)}"
+        for name, found in present.items()
+        if not behaves(name, found)
+    ]
+    if not candidates:
+        return [*withheld, "no candidate was confirmed", *missing]
+    if withheld or decided.verdict != INCONCLUSIVE:
+        return withheld or missing
+    unproven = [control(n, c) for n, c in present.items() if c.verdict != EXPECTED[n]]
+    return [_none_escapes(candidates), *unproven, *missing]
+
+
+def _none_escapes(decisions: Sequence[Decision]) -> str:
+    """Say how many configurations came out how; and why they are open, if for one reason."""
+    verdicts: Counter[str] = Counter(decision.verdict for decision in decisions)
+    said = {"tracks": "track a single model", "worse": "worse than it", "inconclusive": "open"}
+    parts = [f"{verdicts[kind]} {said[kind]}" for kind in said if verdicts[kind]]
+    why_open = {detail(found) for found in decisions if found.verdict == "inconclusive"}
+    because = f" ({why_open.pop()})" if len(why_open) == 1 else ""
+    tested = f"none of {len(decisions)} tested configurations escapes"
+    if len(decisions) == 1:
+        tested = "the tested configuration does not escape"
+    return f"{tested}: {join(parts)}{because}"
+
+
+def undeclared(runs: int) -> list[str]:
+    """Say what was left out."""
+    if not runs:
+        return []
+    which = "1 run is" if runs == 1 else f"{runs} runs are"
+    return [f"{which} of no arm of the plan and not judged"]
+
+
+def exploratory(plan: Plan | None) -> list[str]:
+    """Say why results under this plan explore rather than confirm; nothing if they confirm."""
+    if plan is None:
+        return ["nothing was declared before the test set was opened (no plan.json)"]
+    if plan.given:
+        nothing = "nothing was declared before the predictions were seen (no protocol.json)"
+        return [] if plan.source else [nothing]
+    reasons = []
+    if plan.content_hash != plan.hash:
+        reasons.append(
+            f"plan.json was changed after it was declared: its hash is {plan.hash}, "
+            f"but its content gives {plan.content_hash}"
+        )
+    if times := plan.revised:
+        reasons.append(
+            f"the plan was declared anew {times} time{'s' if times > 1 else ''} "
+            "after the test set had been opened"
+        )
+    if plan.other_seeds:
+        reasons.append(
+            f"seeds are {plan.protocol.seeds}, but the protocol declares {plan.other_seeds}"
+        )
+    return reasons
+
+
+# --- one arm
+
+
+def control(name: ControlName, found: Decision, because: bool = True) -> str:
+    """Say what a control did, and that it should have done something else."""
+    called, verdict = f"the {name} control", found.verdict
+    if verdict == EXPECTED[name]:
+        return f"{called} {SAID[verdict]}, as it must"
+    if verdict == "inconclusive":
+        known = "escape" if name == "positive" else "track a single model"
+        why = detail(found) if because else None
+        return f"{called} is not shown to {known}{f' ({why})' if why else ''}"
+    if verdict == "worse":
+        return f"{called} is worse than a single model: it neither escapes nor tracks"
+    return f"{called} {SAID[verdict]}, which it must not"
+
+
+def label(decision: Decision) -> str | None:
+    """Return the sub-label of an inconclusive verdict."""
+    if decision.lost_among:
+        return "not after Holm"
+    if decision.open:
+        return decision.open.label
+    if not decision.reasons:
+        return None
+    first = decision.reasons[0]
+    if first.anchor is None and first.kind == "runs failed":
+        return reason(first)
+    own = first.anchor is None and first.kind in ("runs missing", "too few seeds")
+    return first.kind if own else "not assessable"
+
+
+def detail(decision: Decision) -> str | None:
+    """Say why a verdict is inconclusive."""
+    if decision.lost_among:
+        return (
+            f"passes alone ({_p(decision.tests.p_escape)}), but not among {decision.lost_among} "
+            f"tested ({_p(decision.p_holm or 0.0)} after Holm)"
+        )
+    if decision.open:
+        return _open(decision.open)
+    return "; ".join(dict.fromkeys(map(reason, decision.reasons))) or None
+
+
+def _open(found: Open) -> str:
+    """Say on which endpoints an arm is shown to be above the margin, and on which it is not."""
+    delta, parts = found.delta, []
+    if found.unlike:
+        return f"not shown to be within {delta:g} on {_on(found.unlike)}"
+    if found.above:
+        parts.append(f"above {delta:g} on {_on(found.above)}")
+    parts.append(f"not shown to be above {delta:g} on {_on(found.not_above)}")
+    if found.below:
+        parts.append(f"below {-delta:g} on {_on(found.below)}")
+    if not found.above and not found.below:
+        parts.append("nor to be like a single model")
+    return ", ".join(parts)
+
+
+def reason(found: Reason) -> str:
+    """Say why an arm or an endpoint cannot be judged."""
+    runs, of, anchor = found.found, found.of, found.anchor
+    endpoint = found.endpoint.label if found.endpoint else ""
+    same = {None: "this arm", "single": "single"}.get(anchor, "the Deep Ensemble")
+    share = f"in {runs} of {of} runs" if anchor else "in every run"
+    said = {
+        "runs failed": f"{runs} of {of} runs failed",
+        "runs missing": f"{runs} of {of} runs are missing",
+        "too few seeds": f"a verdict needs at least 2 runs, but there are {runs}",
+        "pool too small": "its pool has fewer members",
+        "not measured": f"{endpoint} was not measured {share}",
+        "copies": f"{of} runs gave {runs} different values of {endpoint}: "
+        "a copy of a run is no replicate",
+        "no noise": f"all {of} runs of {same} gave the same {endpoint}: were seeds used?",
+        "no skill": "no better than chance",
+        "gap not shown": f"{endpoint}: the Deep Ensemble is not shown to be better than single",
+        "gap below noise": f"{endpoint}: the gap between the anchors is below one SD over seeds",
+    }[found.kind]
+    return f"anchor {anchor}: {said}" if anchor and found.kind != "no noise" else said
+
+
+def disagreements(arms: Sequence[Arm]) -> list[str]:
+    """Return a line on every verdict that a method of ``robustness`` does not share."""
+    called = names(arms)
+    return [
+        f"{called[arm.arm]}: {SAID.get(arm.alone, 'is inconclusive')} by the primary "
+        f"test, but {SAID.get(answer.verdict, 'is inconclusive')} by {METHODS[method]} "
+        "(each before Holm)"
+        for arm in arms
+        if arm.robustness
+        for method, answer in arm.robustness.answers.items()
+        if not answer.agrees
+    ]
+
+
+# --- words
+
+
+def names(arms: Sequence[Arm]) -> dict[str, str]:
+    """Return what to call each arm, by key.
+
+    Where candidates of several methods are judged, the method stands before a name of its own.
+    """
+    several = len({arm.method for arm in arms if arm.role == "candidate"}) > 1
+    found = {}
+    for arm in arms:
+        found[arm.arm] = arm.name or f"{title(arm.method)} {arm.configuration[:6]}"
+        # Predictions without a study have no methods: an arm is called by its own folder.
+        if several and arm.name and arm.name != arm.method:
+            found[arm.arm] = f"{title(arm.method)}: {arm.name}"
+    return found
+
+
+def join(words: Iterable[str]) -> str:
+    """Return ``a``, ``a and b`` or ``a, b and c``."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _on(endpoints: Iterable[Endpoint]) -> str:
+    return join(endpoint.label for endpoint in endpoints)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

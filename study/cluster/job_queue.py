@@ -1,0 +1,149 @@
+"""What is to be run next: walks through a study's stages and keeps the rows of what has ended.
+
+A job whose worker died is handed out again, ``resources.max_failures`` times at most; one whose
+node was lost, as preemptible ones are, ``LOSSES`` times. Tune's own restarts are not used: they
+leave out a trial that was about to be given the dead worker.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import Final
+
+from study.errors import StudyError
+from study.jobs import Job, Rows
+from study.progress.table import Progress
+from study.run_folder.free_space import refuse_full
+from study.run_folder.store import HANG, Store
+from study.schema import Outcome, TrialRow
+from study.space.study import Study
+from study.spec import TrialSpec
+from study.stages.pilot import SeedsNeeded
+from study.stages.sequence import stages
+from study.stages.stage import Stage, Together, one_by_one
+from study.trials.row import new_row
+
+FEW: Final = 20
+"""Trials before which the share of failed ones says nothing."""
+LOSSES: Final = 100
+"""Nodes that a job may lose; preemptible ones come and go."""
+
+
+class Agenda:
+    """The study as a queue of jobs, one stage after the other."""
+
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        rows: Rows,
+        fingerprint: str,
+        progress: Progress,
+        together: Together = one_by_one,
+        seeds_needed: SeedsNeeded | None = None,
+    ) -> None:
+        self.store, self.rows, self.fingerprint = store, rows, fingerprint
+        self.progress = progress
+        self.stages: Iterator[Stage] = stages(study, store, rows, together, seeds_needed)
+        self.stage: Stage | None = None
+        self.waiting: Job | None = None
+        self.restarts = study.resources.max_failures
+        self.hours = study.resources.trial_hours
+        self.concurrency = study.resources.concurrency
+        self.most_failed = study.resources.failed_share
+        self.deaths: Counter[tuple[str, bool]] = Counter()
+        self.reasons: Counter[str | None] = Counter()
+        self.ended = 0
+        self.again: deque[Job] = deque()
+        progress.know(rows.values())
+        self._advance()
+
+    @property
+    def finished(self) -> bool:
+        """Whether no stage is left."""
+        return self.stage is None
+
+    def next(self) -> Job | None:
+        """Return the next job, None while running ones must end first.
+
+        Raises:
+            StudyError: When the disk is as good as full.
+        """
+        refuse_full(self.store)
+        if self.again:
+            return self.again.popleft()
+        job, self.waiting = self.waiting, None
+        while job is None and self.stage is not None:
+            job = self.stage.next()
+            if job is None and self.stage.remaining:
+                return None
+            if job is None:
+                self._advance()
+        if job is not None:
+            self.progress.started(job)
+        return job
+
+    def end(self, job: Job, died: bool, lost: bool = False) -> None:
+        """Take the end of a job; a worker that died too often leaves rows with the reason.
+
+        Args:
+            job: What has ended.
+            died: Whether its worker died.
+            lost: Whether that was because its node was lost, which is no fault of the job.
+        """
+        rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
+        hung = died and self.store.hung(job.spec.trial)
+        most = LOSSES if lost else self.restarts
+        may_restart = not hung and self.deaths[job.spec.trial, lost] < most
+        if None in rows.values() and may_restart:
+            self.deaths[job.spec.trial, lost] += 1
+            self.again.append(job)
+            return
+        reason = "worker died or could not start" if died else "ended without a row"
+        if hung:
+            reason = f"took more than resources.trial_hours={self.hours:g}; {HANG} says where"
+        self.progress.left(job)
+        assert self.stage is not None
+        new = [spec for spec in job.specs if spec.trial not in self.rows]
+        ended = [rows[spec.trial] or self._failed(spec, job.name, reason) for spec in new]
+        self.progress.took(ended)
+        for row in ended:
+            self._end(row)
+        if self.waiting is None and not self.stage.remaining:
+            self._advance()
+
+    def _failed(self, spec: TrialSpec, name: str | None, reason: str) -> TrialRow:
+        outcome = Outcome(members=spec.members, status="failed", reason=reason)
+        row = new_row(spec, self.fingerprint, name, outcome)
+        self.store.commit(row)
+        return row
+
+    def _end(self, row: TrialRow) -> None:
+        self.rows[row.trial] = row
+        assert self.stage is not None
+        self.stage.end(row)
+        self.progress.ended(row)
+        self.ended += 1
+        if row.status == "failed":
+            self.reasons[row.reason] += 1
+        failed = self.reasons.total()
+        if self.ended >= FEW and failed > self.most_failed * self.ended:
+            raise StudyError(
+                f"{failed} of {self.ended} trials of this run failed, more than "
+                f"resources.failed_share={self.most_failed:g} (most often: "
+                f"{self.reasons.most_common(1)[0][0]}); mend that and give the same command again"
+            )
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+        self.progress.close()
+
+    def _advance(self) -> None:
+        """Go to the first stage that has something to run."""
+        self.progress.close()
+        for stage in self.stages:
+            self.stage = stage
+            self.waiting = stage.next()
+            self.progress.enter(stage, self.waiting)
+            if self.waiting is not None:
+                return
+        self.stage = None

@@ -1,0 +1,155 @@
+"""What a node of a cluster must be like: a look at it, and a line on each thing that is wrong."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+
+from study.run_folder.store import Store
+from study.space.study import Study
+from study.trials.row import versions
+
+Found = dict[str, Any]
+
+PACKAGE: Final = Path(__file__).parents[1]
+SKEW: Final = 60.0
+"""Seconds by which clocks may differ: they tell what came before what."""
+ROOM: Final = 5e8
+"""Bytes that must be free for Ray's own files on a node."""
+SEES_GPU: Final = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a node is asked about.
+
+    Attributes:
+        out: Address of the run.
+        mark: Name of what the driver wrote there.
+        weights: Files that trials read.
+    """
+
+    out: str
+    mark: str
+    weights: tuple[str, ...] = ()
+
+
+def look(asked: Asked, gpu: bool) -> Found:
+    """Return what a node, on which this runs, is like."""
+    return {
+        "clock": time.time(),
+        "versions": json.loads(versions()),
+        "code": code(),
+        "free": shutil.disk_usage(_temporary()).free,
+        "gpu": _sees_gpu() if gpu else None,
+        "weights": [path for path in asked.weights if not Path(path).is_file()],
+        "out": _marked(Store(asked.out), asked.mark),
+    }
+
+
+def _sees_gpu() -> bool:
+    """Tell whether torch would see a GPU here; all may be taken, so none is asked for."""
+    variables = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    ended = subprocess.run([sys.executable, "-c", SEES_GPU], env=variables, check=False)
+    return ended.returncode == 0
+
+
+def _temporary() -> str:
+    """Return the folder that Ray writes to."""
+    node = ray._private.worker._global_node
+    return tempfile.gettempdir() if node is None else str(node.get_session_dir_path())
+
+
+def _marked(store: Store, mark: str) -> str | None:
+    """Answer the driver's mark with one of this node; say why if that cannot be done."""
+    try:
+        if not (store.root / mark).exists():
+            return "is another folder"
+        (store.root / f"{mark}-{ray.get_runtime_context().get_node_id()}").write_text("")
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    return None
+
+
+def code(package: Path = PACKAGE) -> str:
+    """Return a digest of a package's code, of every folder in it; by default of ``study``."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        name = file.relative_to(package).as_posix()
+        digest.update(name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def problems(name: str, here: Found, there: Found, asked: Asked) -> list[str]:
+    """Return a line on each thing that is wrong with a node.
+
+    Args:
+        name: Of the node.
+        here: What the driver found where it runs, with ``began`` and ``ended`` of the question.
+        there: What the node found.
+        asked: What it was asked about.
+    """
+    lines = []
+    own, other = here["versions"], there["versions"]
+    wrong = [f"{p} {other.get(p)} instead of {v}" for p, v in own.items() if other.get(p) != v]
+    if wrong:
+        lines.append(
+            f"node {name}: packages must be those of the driver, but it has {', '.join(wrong)}; "
+            "install from clusters/constraints.txt on every node"
+        )
+    if there["code"] != here["code"]:
+        lines.append(
+            f"node {name}: this project's code must be that of the driver ({here['code']}), but is "
+            f"{there['code']}; copy it to every node (ray up does) and start Ray there again"
+        )
+    if there["out"] is not None and "://" in asked.out:
+        lines.append(
+            f"--out {asked.out}: must be written from every node, but on node {name} it "
+            f"{there['out']}; give that node credentials and a way to the store"
+        )
+    elif there["out"] is not None:
+        lines.append(
+            f"--out {asked.out}: must be the same place on every node, but on node {name} it "
+            f"{there['out']}; give s3://BUCKET/NAME (or gs://), or a folder that all nodes share"
+        )
+    if there["gpu"] is False:
+        lines.append(
+            f"node {name}: Ray counts a GPU there, but torch sees none; install its driver, or "
+            "start Ray there with --num-gpus=0"
+        )
+    if there["weights"]:
+        lines.append(
+            f"node {name}: must have {', '.join(there['weights'])}, which backbone.weights names; "
+            "put it there under the same path"
+        )
+    if there["free"] < ROOM:
+        lines.append(
+            f"node {name}: {ROOM / 1e6:.0f} MB must be free for Ray's files, but "
+            f"{there['free'] / 1e6:.0f} are; free some, or start Ray with another --temp-dir"
+        )
+    late, early = there["clock"] - here["ended"], here["began"] - there["clock"]
+    if max(late, early) > SKEW:
+        lines.append(
+            f"node {name}: clocks must agree within {SKEW:.0f} s, but its is "
+            f"{max(late, early):.0f} s {'ahead' if late > early else 'behind'}; set it by NTP"
+        )
+    return lines
+
+
+def weights_of(study: Study) -> tuple[str, ...]:
+    """Return every file of weights that a space names."""
+    found: set[str] = set()
+    for space in study.spaces:
+        fixed = space.fixed.get("backbone.weights")
+        chosen = [d.choice or () for d in space.search.get("backbone.weights", ())]
+        found |= {w for w in [fixed, *(w for each in chosen for w in each)] if isinstance(w, str)}
+    return tuple(sorted(found))

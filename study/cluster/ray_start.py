@@ -1,0 +1,143 @@
+"""The Ray runtime that this process starts or joins, and what it says when that cannot be."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import ray
+
+from study.errors import StudyError
+
+JOIN: Final = 90.0
+"""Seconds in which a cluster must let this process join."""
+LOOK_EVERY, GRACE = 2.0, 10.0
+"""Seconds between looks at Ray's processes, and for Ray to notice by itself that one has died."""
+
+
+def start_ray(address: str | None, verbose: bool) -> None:
+    """Start or join a Ray runtime, silently unless ``verbose``.
+
+    Even a local one listens to the network. Ray lets in only who knows the token, which it would
+    keep in the user's home; a local runtime has one of its own.
+    """
+    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if not verbose:
+        for name in ("ray", "ray.tune", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    if address is not None:
+        _reach(address)
+    try:
+        with _answering(address):
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.CRITICAL,
+            )
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if address is not None:
+            raise StudyError(_not_joined(address, why)) from (error if verbose else None)
+        raise StudyError(
+            f"Ray could not be started ({why}); give the same command again (-v shows more)"
+        ) from (error if verbose else None)
+    if not verbose:
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler prints a trace; a cluster ends its jobs so.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _reach(address: str) -> None:
+    """Refuse an address at which no machine answers: Ray would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise StudyError(
+            f"--address {address}: must be auto, HOST:PORT or http://HEAD:8265; give one of these"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise StudyError(
+            f"--address {address}: a cluster must answer there, but {error.strerror or error}; "
+            "start it (ray up clusters/gpu.yaml), or mend the address"
+        ) from None
+
+
+@contextmanager
+def _answering(address: str | None) -> Iterator[None]:
+    """End the process when a cluster takes connections, but does not let it join."""
+
+    def end() -> None:
+        print(
+            f"error: --address {address}: the cluster did not let this machine join in "
+            f"{JOIN:.0f} s; give the command on its head (ray exec clusters/gpu.yaml '...'), or "
+            "with --address http://HEAD:8265",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+    timer = threading.Timer(JOIN, end)
+    timer.daemon = True
+    if address is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _not_joined(address: str, why: str) -> str:
+    """Say in one line why a cluster could not be joined, and what to do."""
+    remedy = (
+        "put the cluster's token into ~/.ray/auth_token here, and give the command on one of its "
+        "nodes, or with --address http://HEAD:8265"
+    )
+    if "ersion mismatch" in why:
+        remedy = "use the cluster's versions of Ray and Python (clusters/constraints.txt)"
+    elif address == "auto" and "ConnectionError" in why:
+        remedy = "start a cluster first (ray up clusters/gpu.yaml)"
+    return f"--address {address}: the cluster must let this process join, but {why}; {remedy}"
+
+
+@contextmanager
+def ending_with_ray(run: str, close: Callable[[], None]) -> Iterator[None]:
+    """End this process when one that Ray started here dies: Ray itself would wait for ever.
+
+    Args:
+        run: What the line begins with.
+        close: Called before it.
+    """
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(LOOK_EVERY):
+            node = ray._private.worker.global_worker.node
+            dead = node.dead_processes() if node is not None else []
+            if dead and not done.wait(GRACE):
+                close()
+                names = ", ".join(sorted({kind for kind, _ in dead}))
+                print(
+                    f"error: {run}: Ray's {names} died; give the same command again: "
+                    "nothing that was finished is lost",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()

@@ -1,0 +1,183 @@
+"""Between Tune, which has the workers, and the agenda, which has the jobs."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from ray.tune import Callback
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from study.cluster.job_queue import Agenda
+from study.cluster.nodes import Nodes
+from study.errors import StudyError
+from study.jobs import Job
+
+DOUBT: Final = 60.0
+"""Seconds in which Ray notices that a node was lost; that its worker was, it may notice before."""
+NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
+"""Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap, and how
+many of these may end in a second. Tune ends a worker for which no trial waits."""
+
+
+class AgendaSearcher(Searcher):  # type: ignore[misc]
+    """Hands on between Tune and the agenda; has no state of its own to save.
+
+    Attributes:
+        error: What went wrong in the agenda; nothing more is handed out then.
+        live: What has been handed out and has not ended, naps too.
+        started: Of these, those that have begun, and the node that each runs on.
+        doubtful: When, where and with which job a worker was lost, maybe with its node.
+    """
+
+    def __init__(self, agenda: Agenda, nodes: Nodes) -> None:
+        super().__init__()
+        self.agenda, self.nodes = agenda, nodes
+        self.jobs: dict[str, Job] = {}
+        self.live: set[str] = set()
+        self.started: dict[str, str | None] = {}
+        self.doubtful: list[tuple[float, str, Job]] = []
+        self.error: Exception | None = None
+        self.nap = NAP
+        agenda.progress.slots = max(1, nodes.present)
+
+    @property
+    def most(self) -> int:
+        """How many may be live: more than fit, as a worker is kept warm only by one that waits."""
+        return self.agenda.concurrency or 2 * self.nodes.slots
+
+    def look(self) -> None:
+        """Take notice of nodes that have come or gone."""
+        try:
+            lines = self.nodes.renew()
+        except Exception as error:
+            self.error = self.error or error
+            return
+        self.agenda.progress.slots = max(1, self.nodes.present)
+        for line in lines[:-1]:
+            print(f"error: {line}", file=sys.stderr)
+        if lines:
+            self.error = self.error or StudyError(lines[-1])
+        self._decide()
+
+    def _decide(self) -> None:
+        """Hand the jobs back whose workers were lost with their nodes, or a while ago."""
+        doubtful, self.doubtful = self.doubtful, []
+        for at, node, job in doubtful:
+            lost = node not in self.nodes.alive
+            if lost or time.monotonic() - at >= DOUBT:
+                self._end(job, died=True, lost=lost)
+            else:
+                self.doubtful.append((at, node, job))
+
+    def _end(self, job: Job, died: bool, lost: bool = False) -> None:
+        if self.error is None:
+            try:
+                self.agenda.end(job, died, lost)
+            except Exception as failure:  # Tune would log it and go on.
+                self.error = failure
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return a trial's configuration, a nap's while others must end first, or FINISHED.
+
+        None while as many are live as may be.
+        """
+        if self.error is None and len(self.live) >= self.most:
+            return None
+        job = None
+        if self.error is None:
+            try:
+                job = self.agenda.next()
+            except Exception as error:  # Tune would log it and go on.
+                self.error = error
+        if self.error is not None:
+            return Searcher.FINISHED
+        if job is None and self.nodes.grows and not self.agenda.finished:
+            return None  # A nap would hold a machine that may go.
+        if job is None:
+            self.nap = min(max(LONGEST_NAP, self.nodes.slots / MOST_NAPS), 1.5 * self.nap)
+            if self.agenda.finished:
+                return Searcher.FINISHED
+            self.live.add(trial_id)
+            return {"specs": None, "name": None, "nap": self.nap}
+        self.nap = NAP
+        self.live.add(trial_id)
+        self.jobs[trial_id] = job
+        return {"specs": [spec.to_json() for spec in job.specs], "name": job.name, "nap": None}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Pass on that a trial has ended, or that its worker, or its node, was lost."""
+        self.live.discard(trial_id)
+        node = self.started.pop(trial_id, None)
+        job = self.jobs.pop(trial_id, None)
+        if job is None:
+            return
+        if error and node is not None:
+            self.doubtful.append((time.monotonic(), node, job))
+        else:
+            self._end(job, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing that matters: the committed rows are the state."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never used: each start makes a new Tuner."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Tune's own snapshot cannot and need not hold."""
+        return {}
+
+
+class Watching(Callback):  # type: ignore[misc]
+    """Looks at what is under way, also while no trial ends."""
+
+    def __init__(self, searcher: "AgendaSearcher") -> None:
+        self.searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Note where the trial runs."""
+        searcher = self.searcher
+        searcher.started[trial.trial_id] = searcher.nodes.node_of(trial.temporary_state.ray_actor)
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Show the live table, and look at nodes that have joined, where it is due."""
+        self.searcher.agenda.progress.show()
+        self.searcher.look()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Tune's own snapshot cannot and need not hold."""
+        return {}
+
+
+class OldestWithoutWorker(FIFOScheduler):  # type: ignore[misc]
+    """Gives a free worker to the trial that has waited longest and whose own is not being started.
+
+    Tune would give it to the one that has waited longest of all, for which a worker is just being
+    started, and end that: where trials are shorter than the start of a worker, a node that joins
+    would never get one. Which are being started is not known, but workers are started in order, on
+    slots where no trial runs.
+    """
+
+    def __init__(self, searcher: AgendaSearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return a pending trial; only those that are live are looked through."""
+        waiting = len(self.searcher.live) - len(self.searcher.started)
+        pending: list[Any] = []
+        for trial in reversed(tune_controller.get_trials()):
+            if len(pending) >= waiting:
+                break
+            if trial.status == trial.PENDING:
+                pending.append(trial)
+        # One slot is that of the free worker itself.
+        starting = self.searcher.nodes.present - len(self.searcher.started) - 1
+        oldest = pending[::-1]
+        return next(iter(oldest[max(0, starting) :] or oldest[-1:]), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what Tune's own snapshot cannot and need not hold."""
+        return {}

@@ -1,0 +1,157 @@
+"""Ray: starts the runtime and lets Tune run what the agenda says, on as many slots as fit.
+
+Tune's own state is never restored: what is complete is what is committed, so each start makes a
+new Tuner for what is missing.
+"""
+
+import shutil
+import tempfile
+
+import ray
+from ray import tune
+
+from study.cluster.job_queue import Agenda
+from study.cluster.nodes import Nodes
+from study.cluster.ray_start import ending_with_ray, start_ray
+from study.cluster.runtime import Runtime
+from study.cluster.trackers import callbacks
+from study.cluster.tune_searcher import AgendaSearcher, OldestWithoutWorker, Watching
+from study.cluster.worker import trainable
+from study.datasets import Dataset
+from study.errors import StudyError
+from study.jobs import Rows
+from study.progress.table import Progress
+from study.run_folder.free_space import free_space
+from study.run_folder.store import Store
+from study.search.storage import silence
+from study.space.study import Study
+from study.spec import TrialSpec
+from study.stages.pilot import SeedsNeeded
+from study.stages.stage import Together
+from study.trials.trial import replicates_as_one
+
+FULL = 1e6
+"""Bytes of free space below which a disk counts as full."""
+
+
+def schedule(
+    study: Study,
+    store: Store,
+    rows: Rows,
+    data: Dataset,
+    fingerprint: str,
+    runtime: Runtime,
+    seeds_needed: SeedsNeeded,
+) -> bool:
+    """Run every missing trial under Ray Tune; return whether the study is complete."""
+    verbose = runtime.verbose
+    if not verbose:
+        silence()
+    together = _together(study.execution.most, data)
+    try:
+        agenda = Agenda(study, store, rows, fingerprint, Progress(), together, seeds_needed)
+    except (StudyError, OSError):
+        raise
+    except Exception as error:  # As of a database.
+        raise _stopped(store, error) from (error if verbose else None)
+    if agenda.finished:
+        print("nothing is missing")
+        return True
+    nodes: Nodes | None = None
+    storage_path = ""
+    try:
+        start_ray(runtime.address, verbose)
+        nodes = Nodes(study, store, joined=runtime.address is not None)
+        nodes.require(runtime.unchecked)
+        nodes.pack(data)
+        searcher = AgendaSearcher(agenda, nodes)
+        # Tune's state is not needed again; an object store would only make it slow.
+        storage_path = tempfile.mkdtemp(prefix="tune-") if store.remote else str(store.ray)
+        tuner = _tuner(study, store, data, fingerprint, runtime, searcher, storage_path)
+        try:
+            with ending_with_ray(f"--out {store.root}", agenda.close):
+                tuner.fit()
+        except Exception as error:
+            searcher.error = searcher.error or error
+        if (why := searcher.error) is not None:
+            told = isinstance(why, StudyError | OSError)
+            raise why if told else _stopped(store, why) from (why if verbose else None)
+        return agenda.finished
+    except KeyboardInterrupt:
+        return False
+    finally:
+        agenda.close()
+        agenda.progress.summary()
+        if nodes is not None:
+            nodes.forget()
+        ray.shutdown()
+        if store.remote and storage_path:
+            shutil.rmtree(storage_path, ignore_errors=True)
+
+
+def _tuner(
+    study: Study,
+    store: Store,
+    data: Dataset,
+    fingerprint: str,
+    runtime: Runtime,
+    searcher: AgendaSearcher,
+    storage_path: str,
+) -> tune.Tuner:
+    """Return Tune, set up to run what the searcher says."""
+    nodes = searcher.nodes
+    return tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(trainable, data=data), {"cpu": nodes.cpus, "gpu": nodes.gpus}
+        ),
+        param_space={
+            "out": str(store.root),
+            "fingerprint": fingerprint,
+            "hours": study.resources.trial_hours,
+            "gpus": nodes.gpus,
+            "execution": study.execution.model_dump(),
+        },
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=OldestWithoutWorker(searcher),
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=storage_path,
+            verbose=1 if runtime.verbose else 0,
+            callbacks=[
+                Watching(searcher),
+                *callbacks(runtime.log, study.name, store, runtime.verbose),
+            ],
+        ),
+    )
+
+
+def _together(most: int | None, data: Dataset) -> Together:
+    """Return how many replicates of a trial's configuration a worker gets at a time."""
+    known: dict[str, int] = {}
+
+    def together(spec: TrialSpec) -> int:
+        if spec.configuration not in known:
+            try:
+                size = replicates_as_one(spec, data.shape, data.classes, most)
+            except Exception:  # It will fail in its trial, where the reason is noted.
+                size = 1
+            known[spec.configuration] = size
+        return known[spec.configuration]
+
+    return together
+
+
+def _stopped(store: Store, error: Exception) -> StudyError:
+    """Say in one line why Tune gave up."""
+    free = free_space(store)
+    why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if free < FULL:
+        why = f"only {free / 1e6:.1f} MB are free there"
+    return StudyError(
+        f"--out {store.root}: the run stopped, since {why}; mend that (-v shows more) and give the "
+        "same command again: nothing that was finished is lost"
+    )

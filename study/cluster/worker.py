@@ -1,0 +1,58 @@
+"""What runs in a Ray worker: a job's trials, one after another or as one stack.
+
+The C library's allocator is told to keep what a training step frees: the next one needs it again.
+By itself glibc gives large blocks back to the system, and each step then pays for fresh pages.
+"""
+
+import ctypes
+import os
+import time
+from typing import Any, Final
+
+from ray import tune
+
+from study.cluster.trackers import figures
+from study.datasets import Dataset
+from study.run_folder.store import Store
+from study.spec import Execution, TrialSpec
+from study.trials.timeout import ending_hangs
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # Of malloc.h.
+LARGEST: Final = 2**25
+"""Bytes up to which a block can be kept, the most that glibc takes."""
+
+
+def trainable(config: dict[str, Any], data: Dataset) -> None:
+    """Run a job in a worker; without specs, only pass the time."""
+    if config["specs"] is None:
+        time.sleep(config["nap"])
+        tune.report({"status": "nap"})
+        return
+    if not config["gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Newer releases of Ray leave them in sight.
+    import torch
+
+    from study.trials.trial import run_trials
+
+    keep_freed_memory()
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    specs = [TrialSpec.model_validate_json(spec) for spec in config["specs"]]
+    store = Store(config["out"])
+    with ending_hangs(store.hang(specs[0].trial), 3600 * config["hours"] * len(specs)):
+        rows = run_trials(
+            specs,
+            data,
+            store,
+            fingerprint=config["fingerprint"],
+            name=config["name"],
+            execution=Execution(**config["execution"]),
+        )
+    tune.report({"status": "ended"} | figures(rows))
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory in this process; does nothing where the C library is another."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, LARGEST)
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)

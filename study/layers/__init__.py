@@ -1,0 +1,1 @@
+"""Layers that hold all members at once, and the norms that go with them."""

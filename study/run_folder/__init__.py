@@ -1,0 +1,1 @@
+"""The run folder, on a disk or in an object store: what is written there, and by whom."""

@@ -1,0 +1,320 @@
+"""Where a run lies: a local folder, or an address of an object store (``s3://bucket/run``).
+
+``ObjectPlace`` is the part of ``pathlib.Path`` that runs need, over pyarrow's filesystems. Of an
+object store one can read, list, replace and delete whole objects; there are no folders and no
+renaming, and what was replaced is seen at once, whole.
+"""
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NamedTuple, TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from study.errors import StudyError
+
+SCHEMES: Final = ("s3", "gs")
+AT_ONCE: Final = 16
+"""Requests to an object store at a time."""
+PATIENCE: Final = 60.0
+"""Seconds for which a store that does not answer is asked again."""
+REASONS: Final = {
+    "NO_SUCH_BUCKET": "there is no such bucket; create it or mend the address",
+    "EXPIRED_TOKEN": "the credentials have expired; renew them",
+    "ExpiredToken": "the credentials have expired; renew them",
+    "INVALID_ACCESS_KEY_ID": "the access key is unknown there; check the credentials",
+    "INVALID_CLIENT_TOKEN_ID": "the access key is unknown there; check the credentials",
+    "SIGNATURE_DOES_NOT_MATCH": "the secret key is wrong; check the credentials",
+    "ACCESS_DENIED": "access is denied; check the credentials and what they allow",
+    "AccessDenied": "access is denied; check the credentials and what they allow",
+    "PERMISSION_DENIED": "access is denied; check the credentials and what they allow",
+    "UNAUTHENTICATED": "there are no credentials; give those of the cloud",
+    "PermissionDenied": "access is denied; check the credentials and what they allow",
+    "RequestTimeTooSkewed": "this machine's clock is wrong; set it by NTP",
+    "REQUEST_TIME_TOO_SKEWED": "this machine's clock is wrong; set it by NTP",
+}
+"""Part of an error of a store that asking again does not mend -> what it means."""
+Result = TypeVar("Result")
+
+
+class StoreError(OSError):
+    """An object store does not do what it is asked, which no trial is to blame for."""
+
+
+class Stat(NamedTuple):
+    """What is known of an object: bytes, and seconds since 1970 by the store's clock."""
+
+    st_size: int
+    st_mtime: float
+
+
+Known = dict[str, Stat | None]
+"""Key -> what a listing said of an object, or None of what would be a folder."""
+
+
+class ObjectPlace:
+    """A place in an object store; ``/`` and the methods are those of ``pathlib.Path``.
+
+    Args:
+        scheme: Of the address.
+        filesystem: Of pyarrow.
+        key: Bucket and key.
+        known: A listing from which to answer what is there, instead of asking the store.
+        patience: Seconds for which the store is asked again if it does not answer.
+    """
+
+    def __init__(
+        self,
+        scheme: str,
+        filesystem: fs.FileSystem,
+        key: str,
+        known: Known | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.scheme, self.filesystem, self.key = scheme, filesystem, key
+        self.known, self.patience = known, patience
+        pure = PurePosixPath(key)
+        self.name, self.stem, self.suffix = pure.name, pure.stem, pure.suffix
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.key}"
+
+    def __repr__(self) -> str:
+        return f"ObjectPlace({str(self)!r})"
+
+    def __reduce__(self) -> Any:
+        return place, (str(self),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectPlace) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __lt__(self, other: "ObjectPlace") -> bool:
+        return str(self) < str(other)
+
+    def __truediv__(self, name: str) -> "ObjectPlace":
+        return self._at(f"{self.key}/{name}")
+
+    @property
+    def parent(self) -> "ObjectPlace":
+        """The place above."""
+        return self._at(self.key.rpartition("/")[0])
+
+    def _at(self, key: str) -> "ObjectPlace":
+        return ObjectPlace(self.scheme, self.filesystem, key, self.known, self.patience)
+
+    def within(self, seconds: float) -> "ObjectPlace":
+        """Return this place with another patience."""
+        return ObjectPlace(self.scheme, self.filesystem, self.key, self.known, seconds)
+
+    def listed(self) -> "ObjectPlace":
+        """Return this place as it is now: what is there is asked of the store once, for all."""
+        return ObjectPlace(self.scheme, self.filesystem, self.key, self._list(self.key, True))
+
+    def renewed(self) -> "ObjectPlace":
+        """Return this place as it is whenever it is asked."""
+        return ObjectPlace(self.scheme, self.filesystem, self.key)
+
+    def resolve(self) -> "ObjectPlace":
+        """Return itself: an address is absolute."""
+        return self
+
+    def mkdir(self, **options: Any) -> None:
+        """Do nothing: there are no folders."""
+
+    def stat(self) -> Stat:
+        """Return size and time of the last change."""
+        if (stat := self._stat()) is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self))
+        return stat
+
+    def exists(self) -> bool:
+        """Tell whether there is such an object."""
+        return self._stat() is not None
+
+    def _stat(self) -> Stat | None:
+        if self.known is not None:
+            return self.known.get(self.key)
+        return _stat_of(self._asked(lambda: self.filesystem.get_file_info(self.key)))
+
+    def is_dir(self) -> bool:
+        """Tell whether there are objects below."""
+        if self.known is not None:
+            return self.key in self.known and self.known[self.key] is None
+        return any(True for _ in self.glob("*"))
+
+    def read_bytes(self) -> bytes:
+        """Return the whole content."""
+
+        def read() -> bytes:
+            with self.filesystem.open_input_stream(self.key) as stream:
+                return bytes(stream.read())
+
+        return self._asked(read)
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return the whole content as text."""
+        return self.read_bytes().decode(encoding)
+
+    def write_bytes(self, content: bytes | pa.Buffer) -> None:
+        """Replace the object."""
+
+        def write() -> None:
+            with self.filesystem.open_output_stream(self.key) as stream:
+                stream.write(content)
+
+        self._asked(write)
+
+    def write_text(self, content: str) -> None:
+        """Replace the object."""
+        self.write_bytes(content.encode())
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the object."""
+        try:
+            self._asked(lambda: self.filesystem.delete_file(self.key))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def rmtree(self) -> None:
+        """Remove every object below."""
+        with contextlib.suppress(FileNotFoundError):
+            self._asked(lambda: self.filesystem.delete_dir(self.key))
+
+    def glob(self, pattern: str) -> Iterator["ObjectPlace"]:
+        """Yield the places that match, objects and what would be folders."""
+        fixed, *rest = pattern.split("/")
+        at = self
+        while rest and "*" not in fixed:
+            at, (fixed, *rest) = at / fixed, rest
+        depth = len(self.key.split("/")) + len(pattern.split("/"))
+        # Google's answer has no folders: they are found by what lies in them.
+        deep = bool(rest) or self.scheme == "gs"
+        for key in at._list(at.key, deep) if self.known is None else self.known:
+            if (
+                key.startswith(f"{at.key}/")
+                and len(key.split("/")) == depth
+                and PurePosixPath(key).match(pattern)
+            ):
+                yield self._at(key)
+
+    def _list(self, key: str, recursive: bool) -> Known:
+        selector = fs.FileSelector(key, allow_not_found=True, recursive=recursive)
+        found = self._asked(lambda: self.filesystem.get_file_info(selector))
+        listed: Known = {}
+        for info in found:
+            above = info.path.rpartition("/")[0]
+            while len(above) > len(key) and above not in listed:
+                listed[above] = None
+                above = above.rpartition("/")[0]
+            listed[info.path] = _stat_of(info)
+        return listed
+
+    def _asked(self, request: Callable[[], Result]) -> Result:
+        """Return the answer of the store, asked again for a while if it gives none.
+
+        Raises:
+            StoreError: With the address, and in ``strerror`` what it means and the remedy.
+        """
+        start, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                return request()
+            except FileNotFoundError:
+                raise FileNotFoundError(errno.ENOENT, "no such object", str(self)) from None
+            except (OSError, pa.ArrowException) as error:
+                text = " ".join(str(error).split())
+                why = next((means for part, means in REASONS.items() if part in text), None)
+                if why is None and time.monotonic() - start + pause < self.patience:
+                    time.sleep(pause)
+                    pause *= 2
+                    continue
+                said = why or f"the store does not answer as it should ({text[:200]})"
+                raise StoreError(errno.EIO, said, str(self)) from None
+
+
+def _stat_of(info: fs.FileInfo) -> Stat | None:
+    return Stat(info.size, info.mtime_ns / 1e9) if info.type == fs.FileType.File else None
+
+
+Place = Path | ObjectPlace
+
+
+def place(address: str | Path) -> Place:
+    """Return the place of an address: ``s3://``, ``gs://``, or a path.
+
+    Raises:
+        StudyError: When the address cannot be understood.
+    """
+    scheme, separator, rest = str(address).partition("://")
+    if not separator:
+        return Path(address)
+    key = rest.strip("/")
+    if {"?", "@"} & set(key):
+        raise StudyError(
+            f"{scheme}://…: an address must have neither options nor a user, as it is kept with "
+            "the run; give them in the environment (AWS_ENDPOINT_URL, AWS_PROFILE)"
+        )
+    if scheme not in SCHEMES or not key or "//" in key:
+        raise StudyError(
+            f"{address}: an address must be a path, or "
+            f"{' or '.join(f'{known}://BUCKET/NAME' for known in SCHEMES)}; mend it"
+        )
+    try:
+        return ObjectPlace(scheme, _filesystem(scheme, key.partition("/")[0]), key)
+    except (OSError, pa.ArrowException) as error:
+        raise StudyError(
+            f"{address}: cannot be opened ({' '.join(str(error).split())}); check the network and "
+            "the credentials"
+        ) from None
+
+
+@cache
+def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
+    # One request for a small object instead of three.
+    options = "?allow_delayed_open=true" if scheme == "s3" else ""
+    return fs.FileSystem.from_uri(f"{scheme}://{bucket}/{options}")[0]
+
+
+def source(at: Place) -> Any:
+    """Return what pyarrow reads Parquet from."""
+    return at if isinstance(at, Path) else pa.BufferReader(at.read_bytes())
+
+
+def replace(at: Place, content: bytes | pa.Buffer, lasting: bool = False) -> None:
+    """Write a file so that no reader finds half of it; a lasting one survives a loss of power."""
+    if isinstance(at, ObjectPlace):
+        at.write_bytes(content)
+        return
+    temporary = at.with_name(f".{at.name}-{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(at)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def each(function: Callable[[Place], Result], places: Iterable[Place]) -> Iterator[Result]:
+    """Yield the results in order; of an object store many are asked for at a time."""
+    found = list(places)
+    if not found or isinstance(found[0], Path):
+        yield from map(function, found)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(function, found)

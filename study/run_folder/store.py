@@ -1,0 +1,296 @@
+"""The run folder: where everything lies, how it is committed, what is complete.
+
+    <run>/study.json           the study as it was asked for
+    <run>/plan.json            what is judged and how, written before the test set is opened
+    <run>/optuna.journal       Optuna's storage, one study per tuned method (``optuna/`` in an
+                               object store; nothing where ``storage:`` names a database)
+    <run>/trials/<trial>/      val, test, shift, ood: predictions, of controls behind a prefix;
+                               geometry: the members' weights; trial.parquet: the commit mark
+    <run>/damaged/             trials whose files were not as committed, set aside
+    <run>/ray/                 Ray Tune's own files
+    <run>/logs/                what ``--log`` asked for
+    <run>/report.html, verdict.json
+
+The folder is on this machine, shared by several, or in an object store (see
+``study.run_folder.paths``). A trial's row is written last and in one step, so a trial is either
+wholly there or not at all.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study import schema
+from study.errors import StudyError
+from study.run_folder.lease import held
+from study.run_folder.paths import ObjectPlace, Place, each, place, replace, source
+from study.schema import File, GeometryRow, TrialRow
+
+ROW = "trial.parquet"
+GEOMETRY = "geometry.parquet"
+HANG = "hang.txt"
+
+
+class DamagedError(StudyError):
+    """A trial that is not as it was committed."""
+
+
+class Store:
+    """The run folder at ``root``; nothing is created until something is written."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root: Place = place(root).resolve()
+        self.written: dict[str, dict[str, str]] = {}
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies in an object store."""
+        return isinstance(self.root, ObjectPlace)
+
+    @property
+    def journal(self) -> Place:
+        """Optuna's journal: a file, or what the names of its objects begin with."""
+        return self.root / ("optuna" if self.remote else "optuna.journal")
+
+    @property
+    def ray(self) -> Place:
+        """Ray Tune's folder."""
+        return self.root / "ray"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the loggers' files, which append to them: never in an object store."""
+        if isinstance(self.root, Path):
+            return self.root / "logs"
+        return Path("runs", self.root.key.replace("/", "-"), "logs").resolve()
+
+    @property
+    def plan(self) -> Place:
+        """The declaration that precedes the opening of the test set."""
+        return self.root / "plan.json"
+
+    @property
+    def study(self) -> Place:
+        """The study as it was asked for."""
+        return self.root / "study.json"
+
+    @property
+    def report(self) -> Place:
+        """The report of the run."""
+        return self.root / "report.html"
+
+    def create(self) -> None:
+        """Make the folder, or say in one line why it cannot be written."""
+        try:
+            probe = self.root / f".write-{uuid.uuid4().hex}"
+            if isinstance(probe, ObjectPlace):
+                probe.within(0).write_bytes(b"")
+            else:
+                (self.root / "trials").mkdir(parents=True, exist_ok=True)
+                probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise StudyError(
+                f"--out {self.root}: the run folder must be writable, but {error.strerror}; "
+                "choose another with --out"
+            ) from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other drivers out of the folder, until the block or the process ends.
+
+        In an object store, which knows no locks, it is a lease (see ``study.run_folder.lease``).
+        """
+        if isinstance(self.root, ObjectPlace):
+            with held(self.root / ".lock"):
+                yield
+            return
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StudyError(
+                    f"--out {self.root}: another run is at work in this folder; wait for it to "
+                    "end, or choose another --out"
+                ) from None
+            except OSError as error:
+                raise StudyError(
+                    f"--out {self.root}: the file system must have locks, but {error.strerror}; "
+                    "mount it with them (flock), or give s3://BUCKET/NAME"
+                ) from None
+            yield
+
+    def folder(self, trial: str) -> Place:
+        """Return the folder of one trial."""
+        if not trial.isalnum():
+            raise DamagedError(f"trial {trial!r}: a trial's name has letters and digits only")
+        return self.root / "trials" / trial
+
+    def hang(self, trial: str) -> Place:
+        """Return the file that says where a trial hung; it may be there, and empty, before."""
+        return self.folder(trial) / HANG
+
+    def hung(self, trial: str) -> bool:
+        """Tell whether the trial was ended because it took too long."""
+        file = self.hang(trial)
+        return file.exists() and file.stat().st_size > 0
+
+    def write_predictions(self, trial: str, split: str, table: pa.Table) -> None:
+        """Write one split's predictions; visible to readers once the row is committed."""
+        self._write(
+            trial,
+            f"{split}.parquet",
+            table,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=["member", "label", "condition", "severity"],
+            column_encoding={"logits.list.element": "BYTE_STREAM_SPLIT"},
+            write_page_checksum=True,
+        )
+
+    def write_geometry(self, trial: str, rows: list[GeometryRow]) -> None:
+        """Write where the members lie; visible to readers once the row is committed."""
+        finite = (
+            r if r.value is None or isfinite(r.value) else r._replace(value=None) for r in rows
+        )
+        table = pa.Table.from_pylist([r._asdict() for r in finite], schema=schema.GEOMETRY)
+        self._write(trial, GEOMETRY, table, compression="zstd", write_page_checksum=True)
+
+    def _write(self, trial: str, name: str, table: pa.Table, **options: Any) -> None:
+        folder = self.folder(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = _parquet(table, **options)
+        self.written.setdefault(trial, {})[name] = hashlib.sha256(content).hexdigest()
+        replace(folder / name, content)
+
+    def commit(self, row: TrialRow) -> None:
+        """Write a trial's row: from now on the trial is complete."""
+        folder = self.folder(row.trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        sums = self.written.pop(row.trial, {})
+        columns = {name: getattr(row, name) for name in schema.TRIAL.names}
+        columns["files"] = [{"name": name, "sha256": sums[name]} for name in sorted(sums)]
+        table = pa.Table.from_pylist([columns], schema=schema.TRIAL)
+        replace(folder / ROW, _parquet(table), lasting=True)
+
+    def row(self, trial: str) -> TrialRow | None:
+        """Return the trial's row, or None when it is not committed."""
+        return _read_row(self.folder(trial) / ROW)
+
+    def committed(self) -> list[str]:
+        """Return every committed trial."""
+        return sorted(path.parent.name for path in self.root.glob(f"trials/*/{ROW}"))
+
+    def unfinished(self) -> list[str]:
+        """Return every trial that was begun and is not committed."""
+        begun = {path.name for path in self.root.glob("trials/*")}
+        return sorted(begun - set(self.committed()))
+
+    def each_row(self) -> Iterator[tuple[str, TrialRow | DamagedError | None]]:
+        """Yield every committed trial with its row, or with what is wrong with that."""
+
+        def read(path: Place) -> TrialRow | DamagedError | None:
+            try:
+                return _read_row(path)
+            except DamagedError as error:
+                return error
+
+        trials = self.committed()
+        rows = each(read, (self.root / "trials" / trial / ROW for trial in trials))
+        yield from zip(trials, rows, strict=True)
+
+    def rows(self) -> dict[str, TrialRow]:
+        """Return every committed row by trial."""
+        found = each(_read_row, (self.folder(trial) / ROW for trial in self.committed()))
+        return {row.trial: row for row in found if row is not None}
+
+    def present(self) -> dict[str, set[str]]:
+        """Return the names of every trial's Parquet files but its row."""
+        found: dict[str, set[str]] = {}
+        for path in self.root.glob("trials/*/*.parquet"):
+            found.setdefault(path.parent.name, set()).add(path.name)
+        return {trial: names - {ROW} for trial, names in found.items()}
+
+    def discard(self, trial: str) -> None:
+        """Remove a trial that is to be done again; its commit mark goes first."""
+        folder = self.folder(trial)
+        (folder / ROW).unlink(missing_ok=True)
+        if isinstance(folder, ObjectPlace):
+            folder.rmtree()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def write_json(self, path: Place, value: object) -> None:
+        """Replace the JSON file at ``path`` in one step."""
+        replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+    def read_json(self, path: Place) -> dict[str, Any] | None:
+        """Return the content of a JSON file, None when there is no such file."""
+        try:
+            value = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if self.remote:
+                raise
+            raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
+        except ValueError as error:
+            raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
+        if not isinstance(value, dict):
+            raise StudyError(f"{path}: must be a JSON object, but is {value!r}; restore it")
+        return value
+
+
+def checksums(folder: Place) -> dict[str, str]:
+    """Return the SHA-256 of each of a trial's files but its row, by name."""
+    files = sorted(path for path in folder.glob("*.parquet") if path.name != ROW)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _parquet(table: pa.Table, **options: Any) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()
+
+
+def _read_row(path: Place) -> TrialRow | None:
+    try:
+        content = source(path)
+    except FileNotFoundError:
+        return None
+    try:
+        with pq.ParquetFile(content) as parquet:
+            table = parquet.read(use_threads=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(_broken(path, " ".join(str(error).split()))) from None
+    schema.check_version(table.schema, str(path))
+    if len(table) != 1 or not table.schema.equals(schema.TRIAL):
+        raise DamagedError(_broken(path, f"it has {len(table)} rows or other columns"))
+    columns: dict[str, Any] = table.to_pylist()[0]
+    if columns["stack"] is not None:
+        columns["stack"] = tuple(columns["stack"])
+    if columns["files"] is not None:
+        columns["files"] = tuple(File(**file) for file in columns["files"])
+    row = TrialRow(**columns)
+    if row.trial != path.parent.name:
+        raise DamagedError(_broken(path, f"it is the row of trial {row.trial}"))
+    return row
+
+
+def _broken(path: Place, why: str) -> str:
+    return (
+        f"{path}: must be the one row of its trial, but {why}; "
+        "remove the trial's folder to have it done again"
+    )

@@ -1,0 +1,1 @@
+"""Everything that is Optuna: proposals, points of a space, storage."""

@@ -1,0 +1,111 @@
+"""YAML 1.2 from a file, and ``--set`` on top of it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from study.errors import StudyError
+from study.plugins import suggest
+
+STUDY_KEYS: Final = (
+    *("name", "seed", "dataset", "budget", "protocol", "resources", "precision", "storage"),
+)
+METHOD_KEYS: Final = ("method", "fixed", "search", "enqueue", "strata")
+TOP_KEYS: Final = (*STUDY_KEYS, *METHOD_KEYS, "compare", "include")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML as in its version 1.2: 1e-4 is a number, no is a word; no key stands twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping, refusing a key that stands twice in it."""
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge":
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.constructor.ConstructorError(
+                        None, None, "a key must be a word", key.start_mark
+                    )
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if not tag.endswith((":float", ":bool", ":int"))]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|nan))$"
+    ),
+    list("-+0123456789."),
+)
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]{1,18}$"), list("-+0123456789")
+)
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false)$"), list("tf"))
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        StudyError: When it cannot be read, is no YAML, or has a key that is not known.
+    """
+    try:
+        document = yaml.load(file.read_text(), Loader=_Loader)
+        json.dumps(document, default=str)  # What refers to itself has no end.
+    except OSError as error:
+        raise StudyError(f"{file}: cannot be read ({error.strerror}); check --space") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise StudyError(f"{file}: must be YAML, but {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise StudyError(f"{file}: must be a mapping with the key method, but is {document!r}")
+    for key in document:
+        if key not in TOP_KEYS:
+            raise StudyError(f"{file}: {key}: unknown key{suggest(str(key), [*TOP_KEYS])}")
+    return document
+
+
+def set_key(document: dict[str, Any], override: str, file: Path) -> None:
+    """Set a key of the document from ``key=value``, whose value is YAML.
+
+    Raises:
+        StudyError: When the key is not known, or the text is none of that form.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise StudyError(f"--set {override}: must be key=value, as budget.trials=100")
+    *path, last = key.split(".")
+    at = document
+    for part in path:
+        at = at.setdefault(part, {})
+        if not isinstance(at, dict):
+            raise StudyError(
+                f"--set {override}: {part} in {file} is no mapping; name a key inside one"
+            )
+    if (path or [last])[0] not in TOP_KEYS:
+        raise StudyError(f"--set {override}: unknown key{suggest(key, [*TOP_KEYS])}")
+    try:
+        at[last] = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise StudyError(f"--set {override}: the value must be YAML, but is {text!r}") from None
+
+
+def listed(document: dict[str, Any], key: str, file: Path) -> list[Any]:
+    """Return the list under ``key``, empty where there is none."""
+    value = document.get(key) or []
+    if not isinstance(value, list):
+        raise StudyError(f"{file}: {key}: must be a list, but is {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""The study as stages: search, rescore, pilot, confirm. Knows neither Ray nor Parquet."""

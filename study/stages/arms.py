@@ -1,0 +1,143 @@
+"""Which arms are confirmed: anchors, controls, shortlisted candidates, comparisons."""
+
+from collections import Counter
+
+from study.errors import StudyError
+from study.jobs import Rows
+from study.schema import TrialRow
+from study.search.method_search import MethodSearch
+from study.space.study import Study
+from study.spec import Configuration, TrialSpec
+from study.stages.plan import Arm, Reason
+from study.stages.selection import order, shortlist
+
+
+def search_rows(method: str, rows: Rows) -> list[TrialRow]:
+    """Return the method's search rows, in an order that does not depend on when they ended."""
+    found = (r for r in rows.values() if r.method == method and r.stage == "search")
+    return sorted(found, key=lambda row: row.trial)
+
+
+def is_candidate(study: Study, method: str) -> bool:
+    """Tell whether a method is judged, not only compared with."""
+    return any(space.method == method for space in study.candidates)
+
+
+def spec_of(configuration: str, rows: Rows) -> TrialSpec:
+    """Return the spec of the search trial; that of a later stage has another role."""
+    searched = (r for r in rows.values() if r.stage == "search")
+    row = next(r for r in searched if r.configuration == configuration)
+    return TrialSpec.model_validate_json(row.spec)
+
+
+def choose_arms(
+    study: Study, searches: list[MethodSearch], finalists: dict[str, list[str]], rows: Rows
+) -> list[Arm]:
+    """Return the arms of the plan, in its order: anchors, controls, candidates, comparisons.
+
+    Args:
+        study: Its protocol says how many of each there are.
+        searches: Of every tuned method.
+        finalists: Configurations of each method that were run again.
+        rows: Of the search, and of the runs again.
+
+    Raises:
+        StudyError: When no trial of a method is complete.
+    """
+    best = {method: _ranked(study, method, chosen, rows) for method, chosen in finalists.items()}
+    single = spec_of(best["single"][0], rows).alone()
+    own = [search for search in searches if is_candidate(study, search.space.method)]
+    candidates = [
+        arm for search in own for arm in _candidates(study, search, best[search.space.method], rows)
+    ]
+    negative = _negative_control(single, own)
+    comparisons = _comparisons(study, best, rows)
+    # The positive control is what a candidate would be if its members were networks of their own:
+    # it has the size that most candidates have.
+    sizes = Counter(arm.spec.members for arm in candidates) or Counter([4])
+    common = sizes.most_common(1)[0][0]
+    # Every arm is held against as many of the anchor's networks as it has members itself, so the
+    # anchor has as many as the largest.
+    most = max(common, *(arm.spec.members for arm in (negative, *candidates, *comparisons)))
+    deep, fresh = _deep_ensemble(single, most), _deep_ensemble(single, common)
+    return [
+        Arm(spec=single, role="single", reason="anchor", name="single"),
+        Arm(spec=deep, role="deep_ensemble", reason="anchor", name="deep ensemble"),
+        Arm(spec=fresh, role="positive_control", reason="control", name="fresh deep ensemble"),
+        negative,
+        *candidates,
+        *comparisons,
+    ]
+
+
+def _ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list[str]:
+    """Return the finalists from best to worst, by their runs on fresh search seeds.
+
+    The one run by which each became a finalist was a lucky one; by it the luckiest would win.
+    """
+    stage = "rescore" if study.budget.rescore_seeds else "search"
+    found = (r for r in rows.values() if r.stage == stage and r.configuration in finalists)
+    judged = sorted(found, key=lambda row: row.trial)
+    ordered = order(judged, is_candidate(study, method))
+    if ordered:
+        return ordered
+    reasons = Counter(f"{row.status}: {row.reason}" for row in search_rows(method, rows))
+    raise StudyError(
+        f"{method}: none of the {reasons.total()} search trials is complete (most often "
+        f"{reasons.most_common(1)[0][0]}); mend the method or its space and choose another --out"
+    )
+
+
+def _candidates(study: Study, search: MethodSearch, ordered: list[str], rows: Rows) -> list[Arm]:
+    """Return a method's candidates: what was enqueued by name, then the best of each stratum.
+
+    The enqueued ones are confirmed whatever their rank, since they are what is asked about. Only
+    those that exceed the method's own limit are not: they were never trained. A negative control
+    has an arm of its own and would be judged twice.
+    """
+    protocol = study.protocol
+    trained = (job for job in search.enqueued() if rows[job.spec.trial].status != "pruned")
+    names = {job.spec.configuration: job.name for job in trained}
+    controls = {job.spec.configuration for job in search.enqueued("negative")}
+    ordered = [configuration for configuration in ordered if configuration not in controls]
+    specs = {chosen: spec_of(chosen, rows).alone() for chosen in [*names, *ordered]}
+    strata = {c: _stratum(specs[c], search.space.strata) for c in ordered}
+    arms = []
+    for c in shortlist(ordered, strata, list(names), protocol.shortlist, protocol.per_stratum):
+        reason: Reason = "enqueued" if c in names else "validation"
+        said = {"name": names.get(c), "stratum": strata.get(c)}
+        arms.append(Arm(spec=specs[c], role="candidate", reason=reason, **said))
+    return arms
+
+
+def _comparisons(study: Study, best: dict[str, list[str]], rows: Rows) -> list[Arm]:
+    """Return the best configurations of each method that is there to compare with."""
+    return [
+        Arm(spec=spec_of(chosen, rows).alone(), role="comparison", reason="comparison")
+        for space in study.others
+        if space.method not in ("single", "deep_ensemble")
+        for chosen in best[space.method][: study.protocol.comparisons]
+    ]
+
+
+def _negative_control(single: Configuration, searches: list[MethodSearch]) -> Arm:
+    """Return the control that must track a single model: the first that is declared as such.
+
+    It is trained as the tuned single network is, so that nothing but its members' identity tells
+    it from that; where none is declared, it is that network on fresh seeds.
+    """
+    declared = [job for search in searches for job in search.enqueued("negative")]
+    if not declared:
+        return Arm(spec=single, role="negative_control", reason="control", name="fresh single")
+    spec, name = declared[0].spec, declared[0].name
+    own = single.model_copy(update={"method": spec.method, "params": spec.params})
+    return Arm(spec=own, role="negative_control", reason="control", name=name)
+
+
+def _deep_ensemble(single: Configuration, members: int) -> Configuration:
+    return single.model_copy(update={"method": "deep_ensemble", "params": {"members": members}})
+
+
+def _stratum(spec: Configuration, keys: tuple[str, ...]) -> str:
+    flat, parts = spec.model_dump(), (key.partition(".") for key in keys)
+    return ", ".join(f"{name}={flat[section][name]}" for section, _, name in parts)

@@ -1,0 +1,88 @@
+"""The study as stages: search, rescore, pilot, confirm. Knows neither Ray nor Parquet.
+
+A stage is a set of jobs that may run side by side; the next begins when all of it has ended. Which
+jobs there are depends on the study and on earlier rows alone, so that an interrupted study goes
+on where it was.
+"""
+
+from collections.abc import Iterator
+
+from study.jobs import Job, Rows
+from study.run_folder.store import Store
+from study.search.method_search import MethodSearch
+from study.search.storage import open_storage, optuna_name
+from study.space.study import Study
+from study.spec import derive_seed
+from study.stages.arms import choose_arms, is_candidate, search_rows, spec_of
+from study.stages.pilot import SeedsNeeded, pilot_jobs, seeds_for
+from study.stages.plan import Plan, declare
+from study.stages.selection import order
+from study.stages.stage import Fixed, Search, Stage, Together, one_by_one
+
+
+def stages(
+    study: Study,
+    store: Store,
+    rows: Rows,
+    together: Together = one_by_one,
+    seeds_needed: SeedsNeeded | None = None,
+) -> Iterator[Stage]:
+    """Yield the study's stages; each sees in ``rows`` what the earlier ones have left there.
+
+    Args:
+        study: What to do.
+        store: Where Optuna's journal and the plan lie.
+        rows: Every committed row by trial; the caller adds to it as trials end.
+        together: How many replicates of a trial's configuration make up a job.
+        seeds_needed: What knows the power of the tests, for ``protocol.seeds=auto``.
+    """
+    storage = open_storage(study, store)
+    searches = {
+        space.method: MethodSearch(
+            study, space, storage, rows, optuna_name(study, store, space.method)
+        )
+        for space in study.spaces
+        if space.method != "deep_ensemble"
+    }
+    yield Search(list(searches.values()), rows)
+    finalists = {method: _finalists(study, method, rows) for method in searches}
+    rescore = [job for method in searches for job in _rescore_jobs(study, finalists[method], rows)]
+    yield Fixed("rescore", rescore, rows, together)
+    arms = choose_arms(study, list(searches.values()), finalists, rows)
+    seeds, because = study.protocol.seeds, "as asked for"
+    if seeds == "auto":
+        pilot = pilot_jobs(study, arms)
+        yield Fixed("pilot", pilot, rows, together)
+        assert seeds_needed is not None, "protocol.seeds=auto needs the tests' power"
+        measured = [rows[job.spec.trial] for job in pilot]
+        seeds, because = seeds_for(study, measured, seeds_needed)
+    tuning = {method: search.total for method, search in searches.items()}
+    plan = declare(study, arms, tuning, seeds, because, store)
+    yield Fixed("confirm", confirm_jobs(study, plan), rows, together)
+
+
+def _finalists(study: Study, method: str, rows: Rows) -> list[str]:
+    return order(search_rows(method, rows), is_candidate(study, method))[: study.budget.rescore]
+
+
+def _rescore_jobs(study: Study, finalists: list[str], rows: Rows) -> list[Job]:
+    jobs = []
+    for configuration in finalists:
+        spec = spec_of(configuration, rows)
+        for replicate in range(1, study.budget.rescore_seeds + 1):
+            seed = derive_seed(study.seed, "rescore", configuration, replicate)
+            jobs.append(Job(spec.trial_of(spec.role, "rescore", replicate, seed)))
+    return jobs
+
+
+def confirm_jobs(study: Study, plan: Plan) -> list[Job]:
+    """Return every arm's replicates on fresh seeds, replicate by replicate, long ones first."""
+    arms = sorted(
+        plan.arms, key=lambda arm: (arm.spec.method != "deep_ensemble", -arm.spec.members)
+    )
+    jobs = []
+    for replicate in range(plan.seeds):
+        for arm in arms:
+            seed = derive_seed(study.seed, "confirm", arm.role, arm.spec.configuration, replicate)
+            jobs.append(Job(arm.spec.trial_of(arm.role, "confirm", replicate, seed), arm.name))
+    return jobs

@@ -1,0 +1,112 @@
+"""The two kinds of stage: jobs known beforehand, and jobs that a search proposes."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import zip_longest
+
+from study import schema
+from study.jobs import Ahead, Job, Rows
+from study.schema import TrialRow
+from study.search.method_search import MethodSearch
+from study.spec import TrialSpec
+
+Together = Callable[[TrialSpec], int]
+
+
+def one_by_one(spec: TrialSpec) -> int:
+    """Return how many replicates of ``spec`` make up a job: one."""
+    return 1
+
+
+class Fixed:
+    """A stage whose trials are known beforehand; jobs all of which have rows are not handed out.
+
+    Args:
+        name: Of the stage.
+        jobs: One trial each.
+        rows: Those that are there.
+        together: How many replicates of a trial's configuration make up a job. Which do does not
+            depend on ``rows``, so that an interruption changes no number.
+    """
+
+    def __init__(
+        self, name: schema.Stage, jobs: list[Job], rows: Rows, together: Together = one_by_one
+    ) -> None:
+        self.name, self.total = name, len(jobs)
+        self.open = {job.spec.trial for job in jobs if job.spec.trial not in rows}
+        self.queue = deque(
+            job for job in _joined(jobs, together) if any(s.trial in self.open for s in job.specs)
+        )
+
+    @property
+    def remaining(self) -> int:
+        """How many trials have not ended."""
+        return len(self.open)
+
+    def next(self) -> Job | None:
+        """Return the next job in order."""
+        return self.queue.popleft() if self.queue else None
+
+    def end(self, row: TrialRow) -> None:
+        """Take the row of a job that has ended."""
+        self.open.discard(row.trial)
+
+    def ahead(self) -> Iterator[Ahead]:
+        """Yield the jobs in order."""
+        yield from (Ahead(job.spec.method, job) for job in self.queue)
+
+
+class Search:
+    """The search of every tuned method, in turns, so that no slot waits for a generation to end."""
+
+    name: schema.Stage = "search"
+
+    def __init__(self, searches: list[MethodSearch], rows: Rows) -> None:
+        self.searches, self.rows = searches, rows
+        self.total = sum(search.total for search in searches)
+        self.owner: dict[str, MethodSearch] = {}
+
+    @property
+    def remaining(self) -> int:
+        """How many trials have not ended."""
+        return sum(search.remaining for search in self.searches)
+
+    def next(self) -> Job | None:
+        """Return a job of the method that is furthest behind and has one ready."""
+        for search in list(self.searches):
+            while (job := search.next()) is not None:
+                if job.spec.trial in self.rows:
+                    search.tell(self.rows[job.spec.trial])
+                    continue
+                self.searches.remove(search)
+                self.searches.append(search)
+                self.owner[job.spec.trial] = search
+                return job
+        return None
+
+    def end(self, row: TrialRow) -> None:
+        """Tell Optuna."""
+        self.owner.pop(row.trial).tell(row)
+
+    def ahead(self) -> Iterator[Ahead]:
+        """Yield a job of each method in turn."""
+        for turn in zip_longest(*(search.ahead() for search in self.searches)):
+            yield from (ahead for ahead in turn if ahead is not None)
+
+
+Stage = Search | Fixed
+
+
+def _joined(jobs: list[Job], together: Together) -> list[Job]:
+    """Return the jobs with replicates of one arm joined, in the order of the first of each."""
+    found: dict[tuple[str, str, int], list[Job]] = {}
+    count: Counter[tuple[str, str]] = Counter()
+    for job in jobs:
+        arm = (job.spec.role, job.spec.configuration)
+        found.setdefault((*arm, count[arm] // together(job.spec)), []).append(job)
+        count[arm] += 1
+    return [
+        replace(first, beside=tuple(job.spec for job in others))
+        for first, *others in found.values()
+    ]

@@ -1,0 +1,1 @@
+"""Training: batches on the device, the loop, networks stacked and trained as one."""

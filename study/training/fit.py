@@ -1,0 +1,292 @@
+"""Training and prediction: loops that one can read from top to bottom. No Ray, no files."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from study import regularisers
+from study.errors import StudyError
+from study.layers.members import unfold, watched
+from study.methods import Method, Phase, TrainingForward
+from study.spec import Regularisation, Schedule, Training, derive_seed
+from study.training.batches import Pixels
+
+OnEpoch = Callable[[int], None]
+
+
+class DivergenceError(Exception):
+    """The training loss stopped being finite."""
+
+
+def fit(
+    method: Method,
+    pixels: Pixels,
+    labels: Tensor,
+    training: Training,
+    regularisation: Regularisation,
+    seed: int,
+    on_epoch: OnEpoch = lambda epoch: None,
+    pieces: int = 1,
+    one_by_one: bool = False,
+) -> None:
+    """Train ``method`` in place for ``training.epochs``; the last partial batch is dropped.
+
+    Each of the method's phases has a new optimiser, and the whole learning-rate schedule.
+
+    Args:
+        method: What to train, on the device of ``pixels``.
+        pixels: Training images.
+        labels: (N,) their classes, on the same device.
+        training: Optimiser, schedule, batches, augmentation.
+        regularisation: Diversity term that joins the loss.
+        seed: Root of the order of batches, augmentation and dropout. Sets torch's global seed.
+        on_epoch: Called with the number of epochs done after each.
+        pieces: Micro-batches of a step, of which the weighted mean of the losses is minimised;
+            batch normalisation and diversity terms see one at a time. Not for a stack.
+        one_by_one: Whether members that know nothing of each other are passed through the network
+            one after another, which takes the memory of one: see :func:`passes_of`.
+
+    Raises:
+        DivergenceError: When the loss of an epoch is not finite.
+        StudyError: When the diversity term does not apply to the method.
+    """
+    torch.manual_seed(derive_seed(seed, "dropout"))
+    phases = method.phases()
+    if not any(phase.diverse for phase in phases):
+        _refuse_pairs(regularisation)
+    batches = _batches(pixels, labels, training, method.streams(seed))
+    done = 0
+    for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
+        with torch.device(labels.device):
+            phase.begin()
+        step = _step(method, phase, training, regularisation, pieces, one_by_one)
+        for epoch in range(epochs):
+            method.train()
+            losses = [
+                step(x, y_B, (epoch + progress) / epochs) for x, y_B, progress in next(batches)
+            ]
+            done += 1
+            loss = torch.stack(losses).sum().item()
+            if not math.isfinite(loss):
+                raise DivergenceError(f"loss is {loss} in epoch {done}")
+            phase.after_epoch()
+            if epoch == epochs - 1:
+                phase.end()
+            on_epoch(done)
+
+
+Batch = tuple[Tensor, Tensor, float]
+"""Images, labels, and which share of the epoch was done before."""
+
+
+def _batches(
+    pixels: Pixels, labels: Tensor, training: Training, seeds: list[int]
+) -> Iterator[Iterator[Batch]]:
+    """Yield epochs without end, each an iterator over its batches, of every stream one."""
+    orders = [torch.Generator().manual_seed(derive_seed(seed, "order")) for seed in seeds]
+    chances = [torch.Generator().manual_seed(derive_seed(seed, "augmentation")) for seed in seeds]
+    size = min(training.batch_size, len(pixels))
+    steps = len(pixels) // size
+
+    def epoch() -> Iterator[Batch]:
+        every = torch.stack([torch.randperm(len(pixels), generator=order) for order in orders])
+        for step, index in enumerate(every[:, : steps * size].to(labels.device).split(size, dim=1)):
+            if training.augment == "none":
+                x = pixels.batch(index.flatten())
+            else:
+                flip = training.augment == "crop_flip"
+                streams = zip(index, chances, strict=True)
+                x = torch.cat([pixels.augmented(own, flip, chance) for own, chance in streams])
+            yield x, labels[index.flatten()], step / steps
+
+    while True:
+        yield epoch()
+
+
+def _step(
+    method: Method,
+    phase: Phase,
+    training: Training,
+    regularisation: Regularisation,
+    pieces: int,
+    one_by_one: bool,
+) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """Return the optimiser step of a phase: images, labels, the phase's progress -> the loss."""
+    optimizer = make_optimizer(method, training)
+    peak = [group["lr"] for group in optimizer.param_groups]
+    schedule = phase.schedule or training.schedule
+    diversity = _diversity(method, regularisation, phase)
+    passes = passes_of(method, regularisation) if one_by_one else [method.training_forward]
+
+    def loss_of(forward: TrainingForward, x: Tensor, y_B: Tensor, progress: float) -> Tensor:
+        with _precision(x.device, training), watched(method) as features:
+            logits_MBC, y_MB = forward(x, y_B)
+        logits_MBC = logits_MBC.float()
+        loss = method.loss(logits_MBC, y_MB, training.label_smoothing)
+        if diversity is not None:
+            term = diversity(logits_MBC, y_MB, features, x)
+            loss = loss + _ramp(progress, regularisation.ramp) * term
+        return loss
+
+    def step(x: Tensor, y_B: Tensor, progress: float) -> Tensor:
+        factor = lr_factor(progress, schedule, training.warmup)
+        for group, lr in zip(optimizer.param_groups, peak, strict=True):
+            group["lr"] = lr * factor
+        optimizer.zero_grad(set_to_none=True)
+        total = x.new_zeros(())
+        for own_x, own_y in zip(x.chunk(pieces), y_B.chunk(pieces), strict=True):
+            for forward in passes:
+                share = len(own_x) / len(x) / len(passes)
+                loss = loss_of(forward, own_x, own_y, progress) * share
+                loss.backward()
+                total += loss.detach()
+        optimizer.step()
+        return total
+
+    return step
+
+
+def passes_of(method: Method, regularisation: Regularisation) -> list[TrainingForward]:
+    """Return the passes that a step may be made of: one for each member, or one for all.
+
+    The mean of their losses is the loss. A diversity term needs all members at a time.
+    """
+    return method.passes() if regularisation.name == "none" else [method.training_forward]
+
+
+def epochs_of(phases: list[Phase], epochs: int) -> list[int]:
+    """Return the number of epochs of each phase: its share, but as many as it needs.
+
+    Raises:
+        StudyError: When there are fewer epochs than the phases need.
+    """
+    needed = [phase.at_least for phase in phases]
+    if epochs < sum(needed):
+        raise StudyError(
+            f"training.epochs must be at least the {sum(needed)} that the method's "
+            f"{len(phases)} phases of training need, but is {epochs}; raise it"
+        )
+    ends, share = [0], 0.0
+    for number, phase in enumerate(phases):
+        share += phase.share
+        earliest, latest = ends[-1] + needed[number], epochs - sum(needed[number + 1 :])
+        ends.append(min(max(round(share * epochs), earliest), latest))
+    return [end - start for start, end in pairwise(ends)]
+
+
+def _ramp(progress: float, ramp: float) -> float:
+    return min(1.0, progress / ramp) if ramp else 1.0
+
+
+def _precision(device: torch.device, training: Training) -> AbstractContextManager[Any]:
+    if training.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def make_optimizer(method: Method, training: Training) -> torch.optim.Optimizer:
+    """Return the optimiser over the method's own parameter groups."""
+    groups = method.param_groups(training)
+    if training.optimizer == "sgd":
+        nesterov = training.momentum > 0
+        return torch.optim.SGD(
+            groups, lr=training.lr, momentum=training.momentum, nesterov=nesterov, fused=True
+        )
+    return torch.optim.AdamW(groups, lr=training.lr, fused=True)
+
+
+def lr_factor(progress: float, schedule: Schedule, warmup: float) -> float:
+    """Return the learning rate over its peak at ``progress`` (0 to 1) of a phase's steps."""
+    if progress < warmup:
+        return progress / warmup
+    rest = (progress - warmup) / (1 - warmup)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * rest))
+    if schedule == "step":
+        return 0.1 ** int(rest * 3)
+    return 1.0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether the device's memory, or the computer's, did not suffice."""
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or "can't allocate memory" in str(error)
+
+
+@torch.inference_mode()
+def predict(method: Method, pixels: Pixels, batch_size: int = 2048) -> Tensor:
+    """Return every member's logits (M, N, C) on the CPU, in float32 and evaluation mode."""
+    method.eval()
+    size = max(1, batch_size // method.members)
+    indices = torch.arange(len(pixels), device=pixels.images.device).split(size)
+    return torch.cat([method(pixels.batch(index)).float().cpu() for index in indices], dim=1)
+
+
+def _refuse_pairs(regularisation: Regularisation) -> None:
+    """Refuse a term that compares members.
+
+    Raises:
+        StudyError: Unless the term is none, or one of each network for itself.
+    """
+    regulariser = regularisers.find(regularisation.name)
+    if regulariser is not None and not getattr(regulariser, "applies_alone", False):
+        raise StudyError(
+            f"regulariser {regularisation.name} compares members that are trained jointly on the "
+            "same examples, which this method does not have; set regulariser.name to none"
+        )
+
+
+def _require_same_examples(y_MB: Tensor, regularisation: Regularisation) -> None:
+    if not torch.equal(y_MB, y_MB[:1].expand_as(y_MB)):
+        raise StudyError(
+            f"regulariser {regularisation.name} needs members that see the same examples at a "
+            "time, which in this method they do not; set regulariser.name to none or, where "
+            "there is one, params.batch to repeat"
+        )
+
+
+def _by_member(features: Tensor, members: int, examples: int) -> Tensor:
+    """Return features (M, B, F) from (M*B, F), or from (B, F) that the members share."""
+    if len(features) == examples:
+        return features.expand(members, *features.shape)
+    return unfold(features, members)
+
+
+def _split(tensor: Tensor | None, streams: int) -> Sequence[Any]:
+    return [None] * streams if tensor is None else tensor.chunk(streams)
+
+
+def _diversity(
+    method: Method, regularisation: Regularisation, phase: Phase
+) -> Callable[[Tensor, Tensor, list[Tensor], Tensor], Tensor] | None:
+    """Return the weighted diversity term of logits, labels, features and images."""
+    regulariser = regularisers.find(regularisation.name)
+    if regulariser is None:
+        return None
+    if not phase.diverse and not getattr(regulariser, "applies_alone", False):
+        return None
+
+    streams = len(method.streams(0))
+
+    def weighted(logits_MBC: Tensor, y_MB: Tensor, features: list[Tensor], x: Tensor) -> Tensor:
+        members = len(logits_MBC) // streams
+        if members < 2:
+            _refuse_pairs(regularisation)
+        seen = features[-1].float().flatten(1) if features else None
+        every = (logits_MBC, y_MB, x.flatten(1), seen, method.perturbations())
+        parts = (_split(tensor, streams) for tensor in every)
+        total = logits_MBC.new_zeros(())
+        for logits, labels, images, z, deviations in zip(*parts, strict=True):
+            _require_same_examples(labels, regularisation)
+            z = None if z is None else _by_member(z, members, len(images))
+            total = total + regulariser(
+                regularisers.MemberOutputs(logits, labels[0], deviations, z, images)
+            )
+        return (regularisation.weight or 0.0) * total
+
+    return weighted

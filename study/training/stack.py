@@ -1,0 +1,231 @@
+"""Methods of one shape, trained as one: each on its own batches, with its own dropout.
+
+Every weight has a leading axis of the N networks, so that a step is one batched product per layer
+in place of N small ones. What each network sees and draws is what it would alone, so each step is
+that of separate training up to rounding (which a long training at a high rate may amplify).
+
+Only networks are stacked whose class says ``stackable = True``: that its forward pass is made of
+the layers below and treats the batch's leading axis as examples, and nothing else.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from study.layers.dropout import Dropout, MemberDropout, drop
+from study.layers.fixed_heads import EquiangularHead
+from study.layers.members import unfold
+from study.layers.norms import GroupedBatchNorm, MemberBatchNorm
+from study.layers.perturbed import AdditiveLayer, MemberLayer, OwnLayer, RankOneLayer, ResidualLayer
+from study.methods import Method, Phase
+from study.methods._one_network import OneNetwork
+from study.spec import Training, derive_seed
+
+MOST: Final = 10
+CACHED: Final = 2**20
+"""Parameters of a stack that repay: with gradients and momentum they must stay in a CPU's cache.
+Found by timing; not for a GPU, on which it has not been timed."""
+
+
+class StackedLinear(nn.Module):
+    """N linear layers: (N*B, ..., in) -> (N*B, ..., out), network by network.
+
+    Attributes:
+        weight: (N, in, out), the order in which a product's gradient comes out.
+        bias: (N, 1, out), or None.
+    """
+
+    def __init__(self, layer: nn.Linear, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight.detach().mT.repeat(count, 1, 1))
+        self.bias: nn.Parameter | None = None
+        if layer.bias is not None:
+            self.bias = nn.Parameter(layer.bias.detach().repeat(count, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply each layer to its own part of the batch."""
+        rows = unfold(x, len(self.weight)).flatten(1, -2)
+        if self.bias is None:
+            y = torch.bmm(rows, self.weight)
+        else:
+            y = torch.baddbmm(self.bias, rows, self.weight)
+        return y.view(*x.shape[:-1], -1)
+
+
+class StackedDropout(nn.Module):
+    """Dropout whose masks are drawn for each network by its own generator."""
+
+    def __init__(self, rate: float, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.rate, self.generators = rate, generators
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop units of (N*B, ...)."""
+        return drop(x, self.rate, self.generators)
+
+
+class Stack(Method):
+    """N methods as one, each trained on a stream of batches of its own. Only for training.
+
+    Args:
+        methods: Of one shape, and each ``stackable``; they get the weights back after every epoch.
+        seeds: Of their batches and dropout.
+
+    Attributes:
+        method: The first, its layers replaced by those of all.
+        origins: Each of its parameters and buffers that is made of theirs, in their shape, and
+            theirs.
+    """
+
+    def __init__(self, methods: Sequence[OneNetwork], seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.seeds, self.members = list(seeds), sum(method.members for method in methods)
+        device = next(methods[0].parameters()).device
+        generators = [torch.Generator(device).manual_seed(derive_seed(s, "dropout")) for s in seeds]
+        self.origins: list[tuple[Tensor, Sequence[Tensor]]] = []
+        stacked: dict[int, nn.Module] = {}
+        for layers in zip(*(_layers(method.network) for method in methods), strict=True):
+            new = stacked[id(layers[0])] = STACKED[type(layers[0])](
+                layers[0], len(layers), generators
+            )
+            states = [_state(layer) for layer in layers]
+            for name, tensor in _state(new).items():
+                own = [state[name] for state in states]
+                tensor.requires_grad_(own[0].requires_grad)
+                transposed = name == "weight" and not isinstance(new, GroupedBatchNorm)
+                as_theirs = tensor.detach().mT if transposed else tensor.detach()
+                view = as_theirs.view(-1, *own[0].shape)
+                view.copy_(torch.stack(own).detach())
+                self.origins.append((view, own))
+        self.method: OneNetwork = copy.deepcopy(methods[0], stacked)  # type: ignore[arg-type]
+
+    def streams(self, seed: int) -> list[int]:
+        """Return the methods' own seeds."""
+        return self.seeds
+
+    def phases(self) -> list[Phase]:
+        """Return one phase, after each epoch of which the methods have their weights."""
+        return [Phase(after_epoch=self.give_back)]
+
+    @torch.no_grad()
+    def give_back(self) -> None:
+        """Copy the weights to the methods."""
+        for view, origins in self.origins:
+            for own, origin in zip(view, origins, strict=True):
+                origin.copy_(own)
+
+    def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N*M, B', C) and labels (N*M, B') for N batches, one after the other."""
+        x, y_MB = self.method.enter(x, y_B, len(self.seeds))
+        return unfold(self.method.network(x), len(y_MB)), y_MB
+
+    def loss(self, logits_MBC: Tensor, y_MB: Tensor, label_smoothing: float) -> Tensor:
+        """Return the sum of the methods' losses: each has its own gradient."""
+        return len(self.seeds) * self.method.loss(logits_MBC, y_MB, label_smoothing)
+
+    def param_groups(self, training: Training) -> list[dict[str, Any]]:
+        """Return the groups of the one method, each parameter that of all."""
+        return self.method.param_groups(training)
+
+    def perturbations(self) -> Tensor | None:
+        """Return those of every method, (N*M, P)."""
+        return self.method.perturbations()
+
+
+Make = Callable[[Any, int, Sequence[torch.Generator]], nn.Module]
+_MEMBERS: Make = lambda layer, count, _: layer.stacked(count)  # noqa: E731
+_NORMS: Make = lambda norm, count, _: GroupedBatchNorm(norm, count)  # noqa: E731
+STACKED: Final[dict[type[nn.Module], Make]] = {
+    nn.Linear: lambda layer, count, _: StackedLinear(layer, count),
+    RankOneLayer: _MEMBERS,
+    ResidualLayer: _MEMBERS,
+    AdditiveLayer: _MEMBERS,
+    OwnLayer: _MEMBERS,
+    nn.BatchNorm1d: _NORMS,
+    nn.BatchNorm2d: _NORMS,
+    MemberBatchNorm: lambda norm, n, _: MemberBatchNorm(norm.plain(0), n * norm.members),
+    Dropout: lambda dropout, _, generators: StackedDropout(dropout.p, generators),
+    MemberDropout: lambda dropout, _, generators: StackedDropout(dropout.rate, generators),
+}
+"""How a layer for as many like one is made, with any weights, by the exact type: a subclass may do
+more."""
+
+STATELESS: Final = (
+    *(nn.Identity, nn.Flatten, nn.Sequential, nn.ModuleList),
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid),
+)
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers to be stacked, in order, without what they are made of."""
+    if type(module) in STACKED:
+        yield module
+    else:
+        for child in module.children():
+            yield from _layers(child)
+
+
+def _state(layer: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and running statistics of a layer, or of the norm that it wraps."""
+    layer = layer.norm if isinstance(layer, GroupedBatchNorm) else layer
+    named = [*layer.named_parameters(), *layer.named_buffers()]
+    return {name: tensor for name, tensor in named if tensor.dim()}
+
+
+def joined(
+    parts: Sequence[tuple[Method, int]], most: int | None = None
+) -> list[tuple[Method, int]]:
+    """Return the parts, with the seeds of their batches, in stacks of the size that repays.
+
+    Args:
+        parts: Alike but for their seeds.
+        most: Parts of a stack, at most; None for no other limit.
+    """
+    size = best_size(parts[0][0], most)
+    if size < 2 or not all(stackable(method) for method, _ in parts):
+        return list(parts)
+    groups = [parts[start : start + size] for start in range(0, len(parts), size)]
+    return [_stack(group) if len(group) > 1 else group[0] for group in groups]
+
+
+def _stack(parts: Sequence[tuple[Method, int]]) -> tuple[Method, int]:
+    methods, seeds = zip(*parts, strict=True)
+    return Stack(methods, seeds), 0
+
+
+def best_size(method: Method, most: int | None = None) -> int:
+    """Return how many methods like this one are best trained as one, at most ``most``."""
+    if not stackable(method):
+        return 1
+    parameters = sum(p.numel() for p in method.parameters())
+    return max(1, min(MOST, most or MOST, CACHED // parameters))
+
+
+def stackable(method: Method) -> bool:
+    """Tell whether the method may be trained with others as one."""
+    if not isinstance(method, OneNetwork) or not vars(type(method)).get("stackable", False):
+        return False
+    network = method.network
+    return (
+        method.phases() == [Phase()]
+        and bool(vars(type(network)).get("stackable", False))
+        and not [*network.parameters(recurse=False), *network.buffers(recurse=False)]
+        and all(map(_is_known, network.children()))
+        and len(list(network.parameters()))
+        == len(list(network.named_parameters(remove_duplicate=False)))
+    )
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Tell whether the module can be stacked, or is the same for all."""
+    kind: Any = type(module)
+    if isinstance(module, MemberLayer):
+        return kind in STACKED and module.convolution is None
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return bool(module.affine and module.track_running_stats)
+    if kind is EquiangularHead:
+        return not module.rotated  # The frame is the same for all.
+    return kind in STACKED or (kind in STATELESS and all(map(_is_known, module.children())))

@@ -1,0 +1,56 @@
+"""Trials that take too long: their process is ended, and where it was is written down."""
+
+import faulthandler
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Final
+
+from study.run_folder.paths import ObjectPlace, Place
+
+LAST_WORD: Final = 60.0
+"""Seconds after which a worker that cannot say where it hangs is ended all the same."""
+
+
+@contextmanager
+def ending_hangs(file: Place, seconds: float) -> Iterator[None]:
+    """End the process when the block takes longer, and write to ``file`` where it was.
+
+    Where that is in an object store, a process that is stuck outside Python leaves no trace.
+    """
+    if isinstance(file, ObjectPlace):
+        with tempfile.TemporaryFile("w+") as own:
+            last_word = threading.Timer(seconds, _leave_word, (file, own))
+            last_word.daemon = True
+            last_word.start()
+            try:
+                with _ending(own, seconds + LAST_WORD):
+                    yield
+            finally:
+                last_word.cancel()
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream, _ending(stream, seconds):
+        yield
+    file.unlink()
+
+
+@contextmanager
+def _ending(stream: IO[str], seconds: float) -> Iterator[None]:
+    # Of C, so that it works where Python itself is stuck.
+    faulthandler.dump_traceback_later(seconds, exit=True, file=stream)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _leave_word(file: ObjectPlace, stream: IO[str]) -> None:
+    faulthandler.dump_traceback(stream)
+    stream.seek(0)
+    try:
+        file.write_text(stream.read())
+    finally:
+        os._exit(1)

@@ -1,0 +1,269 @@
+"""Trials from spec to committed files: seed, build, fit, predict, commit. A plain call."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Final
+
+import torch
+
+from study import backbones, methods
+from study.datasets import Dataset
+from study.diagnostics.cost import flops, size
+from study.diagnostics.weights import Trajectory, weight_cosine, when
+from study.methods import Method
+from study.run_folder.paths import StoreError
+from study.run_folder.store import Store
+from study.schema import Outcome, TrialRow
+from study.spec import Execution, TrialSpec
+from study.training.batches import Splits, default_device
+from study.training.fit import DivergenceError, OnEpoch, fit, is_out_of_memory, passes_of
+from study.training.stack import MOST, best_size, joined
+from study.trials.evaluation import Run, Setup, evaluate
+from study.trials.row import new_row, peak_bytes
+
+DEFAULT = Execution()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How much of a training step is in memory at a time.
+
+    Attributes:
+        most: Networks that are trained as one, at most; None for as many as repay.
+        one_by_one: Whether members are passed through one after another, where they can be.
+        pieces: Parts of a batch, passed through one after another.
+    """
+
+    most: int | None
+    one_by_one: bool = False
+    pieces: int = 1
+
+    def passes(self, run: Run) -> int:
+        """Return in how many passes the members are computed."""
+        return len(passes_of(run.method, run.spec.regulariser)) if self.one_by_one else 1
+
+
+IN_TURN: Final = Attempt(most=1, one_by_one=True)
+IN_HALVES: Final = Attempt(most=1, one_by_one=True, pieces=2)
+
+
+def run_trials(
+    specs: Sequence[TrialSpec],
+    dataset: Dataset,
+    store: Store,
+    *,
+    fingerprint: str,
+    name: str | None = None,
+    on_epoch: OnEpoch = lambda epoch: None,
+    execution: Execution = DEFAULT,
+) -> list[TrialRow]:
+    """Run replicates of one configuration and commit each; committed ones are only read.
+
+    Several are trained as one where their method can be, and one by one where it cannot or where
+    that fails. If any is missing all are trained, so that numbers do not depend on interruptions.
+
+    Args:
+        specs: What to run; they differ in seeds alone.
+        dataset: The data that the specs name.
+        store: Where predictions and rows go.
+        fingerprint: Of the dataset (costly, so computed once by the caller).
+        name: The configuration's name for readers.
+        on_epoch: Called with the number of epochs done (of each separately trained part).
+        execution: How to train and to store.
+
+    Returns:
+        The committed rows. Divergence and exceptions are a status with a reason, not raised.
+    """
+    rows = [store.row(spec.trial) for spec in specs]
+    done = [row for row in rows if row is not None]
+    if len(done) == len(specs):
+        return done
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    splits = _splits(dataset, fingerprint)
+    setup = Setup(splits, fingerprint, name, store, execution, on_epoch)
+    runs = _trained_as_one(specs, setup) if len(specs) > 1 else {}
+    return [
+        row or _run(spec, setup, runs.get(spec.trial))
+        for spec, row in zip(specs, rows, strict=True)
+    ]
+
+
+def _run(spec: TrialSpec, setup: Setup, run: Run | None) -> TrialRow:
+    """Train one trial, unless that is done, predict, and commit it."""
+    start, epochs, store = time.perf_counter(), 0, setup.store
+
+    def count(epoch: int) -> None:
+        nonlocal epochs
+        epochs = epoch
+        setup.on_epoch(epoch)
+
+    outcome = Outcome(members=spec.members)
+    try:
+        if run is None:
+            run = _trained(spec, replace(setup, on_epoch=count))
+        if (done := store.row(spec.trial)) is not None:
+            return done  # By a node that was thought lost, and was only cut off.
+        outcome = run.outcome
+        if outcome.status == "complete":
+            outcome = evaluate(run, setup)
+    except DivergenceError as error:
+        outcome = replace(outcome, status="diverged", reason=str(error))
+    except StoreError:
+        raise  # No fault of the trial: it is to be run again.
+    except Exception as error:
+        # Whatever a method of the user's own raises ends its trial, not the study.
+        outcome = replace(outcome, status="failed", reason=f"{type(error).__name__}: {error}")
+    outcome = replace(
+        outcome,
+        epochs=epochs or outcome.epochs,
+        seconds=outcome.seconds + time.perf_counter() - start,
+        peak_bytes=peak_bytes(),
+    )
+    row = new_row(spec, setup.fingerprint, setup.name, outcome)
+    store.commit(row)
+    return row
+
+
+def _trained(spec: TrialSpec, setup: Setup) -> Run:
+    """Return the trained run; out of memory it is begun again, with less at a time."""
+    as_asked = Attempt(setup.execution.most, setup.execution.low_memory)
+    for attempt in (as_asked, IN_TURN, IN_HALVES):
+        run = _prepared(spec, setup.splits)
+        if run.outcome.status != "complete":
+            return run
+        if attempt is IN_TURN and attempt.passes(run) == 1:
+            continue  # Its members are not to be had one by one.
+        try:
+            return _train([run], joined(_parts([run]), attempt.most), setup, attempt)[0]
+        except Exception as error:
+            if attempt is IN_HALVES or not is_out_of_memory(error):
+                raise
+        del run  # With the error gone, so is all that its frames held.
+        torch.cuda.empty_cache()
+    raise AssertionError
+
+
+def _trained_as_one(specs: Sequence[TrialSpec], setup: Setup) -> dict[str, Run]:
+    """Return the trained runs by trial; none where they cannot be trained as one, or that fails.
+
+    A failure is not theirs all: each is then to be found out alone.
+    """
+    start, stack = time.perf_counter(), tuple(spec.trial for spec in specs)
+    try:
+        runs = [_prepared(spec, setup.splits) for spec in specs]
+        together = Attempt(setup.execution.most)
+        if any(run.outcome.status != "complete" for run in runs):
+            return {}
+        parts = joined(_parts(runs), together.most)
+        if len(parts) > 1:
+            return {}
+        runs = _train(runs, parts, setup, together)
+    except Exception:
+        logging.getLogger(__name__).warning("not trained as one", exc_info=True)
+        return {}
+    seconds = (time.perf_counter() - start) / len(runs)
+    return {
+        run.spec.trial: replace(
+            run,
+            outcome=replace(
+                run.outcome, stack=stack, seconds=seconds, epochs=run.spec.training.epochs
+            ),
+        )
+        for run in runs
+    }
+
+
+def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
+    """Build the spec's method around its backbone, initialised from the spec's seed."""
+    network = partial(backbones.build, spec.backbone, shape, classes)
+    return methods.build(spec.method, spec.params, network, spec.seed)
+
+
+def replicates_as_one(
+    spec: TrialSpec, shape: tuple[int, int, int], classes: int, most: int | None = None
+) -> int:
+    """Return how many replicates of the spec are best trained as one, at most ``most``."""
+    parts = build(spec, shape, classes).parts()
+    return min(max(1, best_size(parts[0][0]) // len(parts)), most or MOST)
+
+
+def _prepared(spec: TrialSpec, splits: Splits) -> Run:
+    """Build the method; what exceeds a limit of its own already has a status."""
+    dataset = splits.dataset
+    method = build(spec, dataset.shape, dataset.classes).to(splits.device)
+    excess = method.excess()
+    outcome = Outcome(
+        members=method.members,
+        comparable=method.comparable,
+        excess=excess,
+        cosine_init=weight_cosine(method),
+    )
+    if excess is not None and excess > 0:
+        reason = f"exceeds the method's own limit by {100 * excess:.3g} %"
+        outcome = replace(outcome, status="pruned", reason=reason)
+    path = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
+    return Run(spec, method, path, outcome)
+
+
+def _parts(runs: list[Run]) -> list[tuple[Method, int]]:
+    """Return what is trained apart, each with the seed of its batches."""
+    return [
+        (part, run.spec.seed if seed is None else seed)
+        for run in runs
+        for part, seed in run.method.parts()
+    ]
+
+
+def _train(
+    runs: list[Run], parts: list[tuple[Method, int]], setup: Setup, how: Attempt
+) -> list[Run]:
+    """Train the runs' parts, or stacks of them; add what it cost, in equal shares."""
+    first, splits = runs[0].spec, setup.splits
+    training, regulariser = first.training, first.regulariser
+    cost = flops(runs[0].method, splits.dataset.shape, splits.device, training.batch_size)
+
+    def after(epoch: int) -> None:
+        setup.on_epoch(epoch)
+        if len(parts) == 1:  # Parts that are trained apart are at the same epoch at the ends alone.
+            for run in runs:
+                run.path.record(epoch)
+
+    for run in runs:
+        run.path.record(0)
+    looking = sum(run.path.seconds for run in runs)
+    start = time.perf_counter()
+    for part, seed in parts:
+        train, labels = splits.train
+        fit(part, train, labels, training, regulariser, seed, after, how.pieces, how.one_by_one)
+    seconds = time.perf_counter() - start - sum(run.path.seconds for run in runs) + looking
+
+    def trained(run: Run) -> Run:
+        run.path.record(training.epochs)
+        outcome = replace(
+            run.outcome,
+            train_seconds=seconds / len(runs),
+            pieces=how.pieces * how.passes(run),
+            cosine=weight_cosine(run.method),
+            **cost._asdict(),
+            **size(run.method)._asdict(),
+        )
+        return replace(run, outcome=outcome)
+
+    return [trained(run) for run in runs]
+
+
+@lru_cache(maxsize=1)
+def _kept(fingerprint: str) -> list[Splits]:
+    return []
+
+
+def _splits(dataset: Dataset, fingerprint: str) -> Splits:
+    """Return the dataset on the device; the last one stays there for the next trial."""
+    kept = _kept(fingerprint)
+    if not kept:
+        kept.append(Splits(dataset, default_device()))
+    return kept[0]

@@ -1,0 +1,393 @@
+"""The report in a real browser: a page of a real study, and pages that are hard to lay out."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+
+from analysis.report.__main__ import main
+from tests.analysis.browser import Opened, opened
+from tests.analysis.make_predictions import ARMS, make_predictions
+from tests.analysis.make_run import DEEP_ENSEMBLE, SINGLE, Arm, Data, default_arms, make_run
+from tests.running import Finished
+
+SMALL = Data(test=60, shift=12, ood=20, classes=4, severities=2)
+MARKUP = "<img src=x onerror=alert(1)><b>be</b> & 'co' \"x\" </script>"
+LONG = "a configuration whose name goes on and on " * 4 + "without_any_space_" * 8
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+PHONE = {"viewport": NARROW, "is_mobile": True, "has_touch": True}
+
+
+def written(run: Path, *more: str) -> Path:
+    assert main(["--runs", str(run), "--out", str(run / "report.html"), *more]) == 0
+    return run / "report.html"
+
+
+@pytest.fixture(scope="module")
+def real(finished_study: Finished) -> Path:
+    """The report of a real, small study."""
+    return finished_study.out / "report.html"
+
+
+def hard_runs(folder: Path) -> dict[str, Path]:
+    """Write runs that are hard to show."""
+    one = (SINGLE, DEEP_ENSEMBLE, Arm("candidate", "batchensemble", name="only", diversity=0.9))
+    hundred = tuple(
+        Arm("candidate", "batchensemble", init_std=0.1 + 0.002 * n, diversity=n / 100)
+        for n in range(100)
+    )
+    nothing = (SINGLE, Arm("deep_ensemble", "deep_ensemble", diversity=0.0), one[2])
+    names = tuple(
+        Arm("candidate", "batchensemble", name=name, diversity=0.5) for name in (LONG, MARKUP)
+    )
+    made = {
+        "one": make_run(folder / "one", one, seeds=4, data=SMALL),
+        "hundred": make_run(folder / "hundred", (*one[:2], *hundred), seeds=4, data=SMALL),
+        "nothing": make_run(folder / "nothing", nothing, seeds=4, data=SMALL),
+        "names": make_run(folder / "names", (*default_arms(), *names), seeds=3, data=SMALL),
+    }
+    partial = make_run(folder / "partial", default_arms(), seeds=4, data=SMALL)
+    for row in sorted(partial.glob("trials/*/trial.parquet"))[::3]:
+        row.unlink()
+    return made | {"partial": partial}
+
+
+HARD = ("one", "hundred", "nothing", "names", "partial")
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("hard")
+    runs = {name: written(run) for name, run in hard_runs(folder).items()}
+    given = make_predictions(folder / "given", ARMS, seeds=4, data=SMALL, splits=("test", "ood"))
+    page = folder / "given.html"
+    assert main(["--predictions", str(given), "--out", str(page)]) == 0
+    return runs | {"given": page}
+
+
+def sound(found: Opened) -> None:
+    """Nothing was said or asked for, every figure has marks, nothing is wider than the page."""
+    assert found.said == []
+    assert [url for url in found.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert len([url for url in found.requests if url.startswith("file:")]) == 1
+    assert found.look("window.__report.errors") == []
+    empty = found.look(
+        """() => [...document.querySelectorAll("[data-chart]")].filter((box) => {
+            const marks = box.querySelectorAll("svg .role-mark path, svg .role-mark text, svg .role-mark line");
+            const { width, height } = box.getBoundingClientRect();
+            return !marks.length || width < 100 || height < 60 || /NaN|undefined/.test(box.innerHTML);
+        }).map((box) => box.dataset.chart)"""
+    )
+    assert empty == []
+    assert found.look("document.documentElement.scrollWidth <= innerWidth")
+    cut = found.look(
+        """() => [...document.querySelectorAll("[data-chart]")].filter((box) =>
+            box.querySelector("svg").getBoundingClientRect().right
+            > box.getBoundingClientRect().right + 1).map((box) => box.dataset.chart)"""
+    )
+    assert cut == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "how",
+    [{"viewport": WIDE}, PHONE, {"viewport": {"width": 1600, "height": 900}}],
+    ids=["wide", "phone", "wider"],
+)
+def test_a_real_report(chromium: Browser, real: Path, how: dict[str, Any], scheme: str) -> None:
+    with opened(chromium, real, color_scheme=scheme, **how) as found:
+        sound(found)
+        dark = found.look("document.documentElement.classList.contains('dark')")
+        assert dark == (scheme == "dark")
+
+
+@pytest.mark.parametrize("name", [*HARD, "given"])
+@pytest.mark.parametrize("how", [{"viewport": WIDE}, PHONE], ids=["wide", "phone"])
+def test_a_hard_report(
+    chromium: Browser, hard: dict[str, Path], how: dict[str, Any], name: str
+) -> None:
+    with opened(chromium, hard[name], **how) as found:
+        sound(found)
+        figures = found.page.locator("[data-chart]").count()
+        assert (figures == 0) == (name == "nothing")
+        if name == "names":
+            assert MARKUP in found.page.locator("#configurations ~ .table").inner_text()
+        if name == "partial":
+            assert "PARTIAL" in " ".join(found.page.locator(".banner").all_inner_texts())
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("real", "light"), ("real", "dark"), ("given", "light")]
+)
+def test_axe_finds_no_violation(
+    chromium: Browser, real: Path, hard: dict[str, Path], name: str, scheme: str
+) -> None:
+    with opened(
+        chromium, {"real": real, **hard}[name], color_scheme=scheme, viewport=WIDE
+    ) as found:
+        if name == "real":
+            found.page.locator("[data-open]").first.click()
+        rules = ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]
+        result = Axe().run(
+            found.page, context={"exclude": [["svg.marks *"]]}, options={"runOnly": rules}
+        )
+        said = [
+            (v["id"], [n["html"][:120] for n in v["nodes"]]) for v in result.response["violations"]
+        ]
+        assert said == []
+
+
+def arms_of(found: Opened) -> list[str]:
+    return found.look(
+        "[...new Set([...document.querySelectorAll('tr[data-arm].on')].map((row) => row.dataset.arm))]"
+    )
+
+
+def faded(found: Opened, figure: str) -> int:
+    return found.look(
+        """(key) => [...document.querySelectorAll(`[data-chart=${key}] svg .mark-symbol path`)]
+            .filter((path) => Number(path.getAttribute("opacity") ?? 1) < 0.5).length""",
+        figure,
+    )
+
+
+def test_a_click_selects_everywhere(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        assert faded(found, "recovery") == 0
+        found.page.locator("[data-chart=diversity] .mark-symbol path").first.click()
+        found.page.locator("#chip").wait_for()
+        (arm,) = arms_of(found)
+        assert f"sel={arm}" in found.page.url
+        found.page.wait_for_timeout(200)
+        assert faded(found, "recovery") > 0
+        assert faded(found, "cost") > 0
+        with opened(chromium, real, at=found.page.url.partition("html")[2]) as again:
+            assert arms_of(again) == [arm]
+        found.page.locator("[data-act=clear]").click()
+        assert arms_of(found) == []
+        assert "#" not in found.page.url
+
+
+def test_a_brush_selects_what_it_holds(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        chart = found.page.locator("[data-chart=diversity] svg")
+        chart.evaluate("(svg) => svg.scrollIntoView({ block: 'center', behavior: 'instant' })")
+        box = chart.bounding_box()
+        found.page.mouse.move(box["x"] + 70, box["y"] + 10)
+        found.page.mouse.down()
+        found.page.mouse.move(box["x"] + box["width"] - 8, box["y"] + box["height"] - 70, steps=8)
+        found.page.mouse.up()
+        found.page.locator("#chip").wait_for()
+        every = found.page.locator("tr[data-arm]").count()
+        assert 1 < len(arms_of(found)) < every
+        drawn = (
+            "document.querySelectorAll('[data-chart=diversity] [class*=brush_brush] path').length"
+        )
+        assert found.look(drawn) > 0
+        found.page.locator("[data-act=clear]").click()
+        found.page.wait_for_timeout(200)
+        sizes = found.look(
+            "[...document.querySelectorAll('[data-chart=diversity] [class*=brush_brush]')]"
+            ".map((node) => node.getBoundingClientRect().width)"
+        )
+        assert max(sizes, default=0) < 5
+
+
+def test_a_method_of_the_key_selects_its_arms(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        found.page.locator("[data-method=batch_ensemble]").click()
+        candidates = found.look(
+            "JSON.parse(document.getElementById('payload').textContent).methods.batch_ensemble"
+        )
+        assert sorted(arms_of(found)) == sorted(candidates)
+
+
+def test_the_drawer_has_all_of_an_arm(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        row = found.page.locator("tr[data-arm]").first
+        arm = row.get_attribute("data-arm")
+        row.locator("[data-open]").click()
+        drawer = found.page.locator("#drawer")
+        text = drawer.inner_text()
+        assert "--replay" in text
+        assert "method: " in text
+        page = found.look("JSON.parse(document.getElementById('payload').textContent)")
+        measures = zip(page["measured"], page["arms"][arm]["measures"], strict=True)
+        assert all(name in text and said in text for name, said in measures if said)
+        assert f"open={arm}" in found.page.url
+        with opened(chromium, real, at=found.page.url.partition("html")[2]) as again:
+            assert again.page.locator("#drawer").is_visible()
+        found.page.keyboard.press("Escape")
+        assert not drawer.is_visible()
+        assert "open=" not in found.page.url
+
+
+def test_the_table_sorts_and_filters(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        table = found.page.locator("#configurations ~ .table")
+        rows = table.locator("tbody tr")
+        table.locator("th button", has_text="NLL").last.click()
+        values = [
+            float(v)
+            for v in found.look(
+                "[...document.querySelectorAll('#configurations ~ .table tbody tr')].map((r) => r.cells[r.cells.length - 3].dataset.v)"
+            )
+            if v
+        ]
+        assert values == sorted(values, reverse=True)
+        every = rows.count()
+        found.page.locator("#filter").fill("positive")
+        assert rows.locator("visible=true").count() == 1
+        assert found.page.locator("#found").inner_text() == f"1 of {every}"
+
+
+def test_a_choice_redraws(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        figure = found.page.locator("[data-figure=severity]")
+        assert figure.locator("svg", has_text="NLL − single").count() == 1
+        figure.locator("button", has_text=re.compile("^Accuracy$")).click()
+        found.page.wait_for_timeout(300)
+        assert figure.locator("svg", has_text="NLL − single").count() == 0
+        assert found.said == []
+
+
+def test_a_tooltip_says_what_a_mark_is(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        found.page.locator("[data-chart=diversity] .mark-symbol path").first.hover()
+        tip = found.page.locator("#vg-tooltip-element.visible")
+        tip.wait_for()
+        assert "Configuration" in tip.inner_text()
+
+
+@pytest.mark.parametrize("kind", ["csv", "svg", "png"])
+def test_every_figure_can_be_kept(chromium: Browser, real: Path, kind: str, tmp_path: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        page = found.look("JSON.parse(document.getElementById('payload').textContent)")
+        for number, key in enumerate(page["figures"]):
+            if number % 8 == 7:  # Chromium lets a page keep ten files.
+                found.page.reload()
+                found.page.wait_for_function("window.__report?.ready === true")
+            with found.page.expect_download() as download:
+                found.page.locator(f"[data-figure={key}] [data-save={kind}]").click()
+            file = tmp_path / download.value.suggested_filename
+            download.value.save_as(file)
+            content = file.read_bytes()
+            if kind == "csv":
+                sets = [page["datasets"][name] for name in page["figures"][file.stem]["uses"]]
+                longest = max(map(len, sets))
+                rows = sum(len(own) for own in sets if len(own) > 2 or len(own) == longest)
+                assert len(list(csv.reader(io.StringIO(content.decode())))) == rows + 1
+            else:
+                assert content.startswith({"svg": b"<svg", "png": b"\x89PNG"}[kind])
+                assert len(content) > 1000
+
+
+@pytest.mark.parametrize(
+    "at", ["#open=__proto__", "#open=constructor", "#sel=<script>&open=x", "#%", "#sel=toString"]
+)
+def test_an_address_that_names_nothing_opens_nothing(
+    chromium: Browser, real: Path, at: str
+) -> None:
+    with opened(chromium, real, at=at, viewport=WIDE) as found:
+        assert found.said == []
+        assert not found.page.locator("#drawer").is_visible()
+        assert arms_of(found) == []
+
+
+def test_any_name_of_an_arm_survives_its_address(chromium: Browser, tmp_path: Path) -> None:
+    names = ["x,y", "p+q", "a&b", "50%25", "=1+1"]
+    arms = {"single": ARMS["single"], "deep_ensemble": ARMS["deep_ensemble"]}
+    arms |= dict.fromkeys(names, (4, 0.8))
+    given = make_predictions(tmp_path / "given", arms, seeds=3, data=SMALL)
+    page = tmp_path / "given.html"
+    assert main(["--predictions", str(given), "--out", str(page)]) == 0
+    with opened(chromium, page, viewport=WIDE) as found:
+        for button in found.page.locator("tr[data-arm] .tag").all():
+            button.click()
+        chosen = arms_of(found)
+        assert set(names) <= set(chosen)
+        with opened(chromium, page, at=found.page.url.partition("html")[2]) as again:
+            assert arms_of(again) == chosen
+
+
+def test_an_address_is_followed_on_the_open_page_and_outlives_a_section(
+    chromium: Browser, real: Path
+) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        arm = found.page.locator("tr[data-arm]").first.get_attribute("data-arm")
+        found.look("(arm) => { location.hash = `sel=${arm}`; }", arm)
+        found.page.locator("#chip").wait_for()
+        assert arms_of(found) == [arm]
+        found.page.locator("nav a", has_text="Cost").click()
+        found.look("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+        found.page.locator("#chip [data-act=copy]").click()
+        assert f"sel={arm}" in found.look("window.copied")
+
+
+def test_a_choice_outlives_another_theme(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        figure = found.page.locator("[data-figure=severity]")
+        figure.locator("button", has_text=re.compile("^Accuracy$")).click()
+        found.page.locator("[data-act=theme]").click()
+        found.page.wait_for_timeout(1500)
+        assert figure.locator("svg", has_text="Accuracy").count() == 1
+        assert found.said == []
+
+
+def test_print_has_the_whole_table_and_ink_on_white(chromium: Browser, real: Path) -> None:
+    for scheme in ("light", "dark"):
+        with opened(chromium, real, viewport=WIDE, color_scheme=scheme) as found:
+            assert len(found.page.pdf(format="A4", print_background=True)) > 50_000
+            found.page.locator("#filter").fill("positive")
+            found.page.emulate_media(media="print")
+            rows = found.page.locator("#configurations ~ .table tbody tr")
+            assert rows.locator("visible=true").count() == rows.count() > 1
+            body, ink = found.look(
+                "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+            )
+            assert (body, ink) == ("rgb(255, 255, 255)", "rgb(28, 31, 35)")
+            assert found.look(
+                "document.querySelector('#configurations ~ .table table').scrollWidth"
+                " <= document.querySelector('#configurations ~ .table').clientWidth"
+            )
+
+
+def test_the_keyboard_reaches_everything(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        wanted = found.look(
+            "[...document.querySelectorAll('main button, main input, main a')].filter((n) => n.offsetParent).length"
+        )
+        found.look(
+            """() => { window.seen = new Set();
+            document.addEventListener('focusin', (e) => e.target.matches('main button, main input, main a') && window.seen.add(e.target)); }"""
+        )
+        for _ in range(wanted + 60):
+            found.page.keyboard.press("Tab")
+        assert found.look("window.seen.size") == wanted
+        found.page.locator("tr[data-arm] .tag").first.focus()
+        found.page.keyboard.press("Enter")
+        assert len(arms_of(found)) == 1
+
+
+def test_a_page_is_small_and_ready_soon(
+    chromium: Browser, real: Path, hard: dict[str, Path], record_property: Any
+) -> None:
+    for name, file, most in (("real", real, 3e6), ("hundred", hard["hundred"], 3e6)):
+        with opened(chromium, file, viewport=WIDE) as found:
+            record_property(name, f"{file.stat().st_size / 1e6:.2f} MB, {found.seconds:.2f} s")
+        assert file.stat().st_size < most
+
+
+def test_the_payload_is_json_without_an_end_of_script(hard: dict[str, Path]) -> None:
+    text = hard["names"].read_text()
+    payload = re.search(r'<script type="application/json" id="payload">(.*?)</script>', text, re.S)
+    assert MARKUP in json.dumps(json.loads(payload[1]), ensure_ascii=False).replace('\\"', '"')
+    assert io.StringIO(text).read().count("onerror=alert") == payload[1].count(
+        "onerror=alert"
+    ) + text.count("&lt;img src=x onerror=alert")

@@ -1,0 +1,241 @@
+"""The validation enters where a run does, counts what it says, and can fail."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from analysis import metrics
+from analysis.data.run import Run
+from analysis.measures.columns import METRICS
+from analysis.measures.measure import Measures
+from analysis.stats import contrasts
+from analysis.validation import __main__ as validation_main
+from analysis.validation import table
+from analysis.validation.gaussian import SPREADS, gaussian_study, one_endpoint, three_endpoints
+from analysis.validation.planted import from_predictions, search
+from analysis.validation.populations import ENDPOINTS, Members, Planted, generated, of_run, planted
+from analysis.validation.questions import Question, Row, run
+from analysis.validation.simulate import (
+    Blend,
+    Design,
+    Gaussian,
+    Pipeline,
+    Units,
+    draw_study,
+    judged,
+    tally,
+)
+from analysis.validation.stress import gate, stress
+from analysis.verdict.arms import PlacedArm
+from analysis.verdict.judge import judge
+from study.errors import StudyError
+
+RECOVERIES = [(0.7, 0.8, 0.9), (0.0, 0.0, 0.0), (0.4, 0.3, 0.4), (-0.8, -0.7, 0.0)]
+
+
+@pytest.fixture(scope="module")
+def members() -> Members:
+    return generated(np.random.default_rng(1), members=30, examples=120)
+
+
+@pytest.fixture(scope="module")
+def truths(members: Members) -> Planted:
+    return planted(members, 25, np.random.default_rng(2))
+
+
+def design(recoveries: Any = RECOVERIES, seeds: int = 8, controls: bool = True) -> Design:
+    spreads = [SPREADS[name] for name in ("test", "shift", "gain")]
+    return gaussian_study(spreads, recoveries, seeds, ENDPOINTS, controls=controls)
+
+
+def as_measures(losses: Any, arms: Sequence[PlacedArm]) -> Measures:
+    """Return the frames that a run folder with these losses would give."""
+    roles = {"single": "single", "deep_ensemble-4": "deep_ensemble"}
+    roles |= {arm.arm: arm.role for arm in arms}
+    rows = []
+    for arm, role in roles.items():
+        columns = {key: losses[arm, key] * (-1 if key == "gain" else 1) for key in ENDPOINTS}
+        for replicate in range(len(columns["cll"])):
+            row = dict.fromkeys(METRICS) | {k: float(v[replicate]) for k, v in columns.items()}
+            row |= {"arm": arm, "role": role, "method": "m", "configuration": arm, "name": arm}
+            row |= {"trial": f"{arm}/{replicate}", "replicate": replicate}
+            rows.append(row | {"members": 1 if arm == "single" else 4})
+    types = dict.fromkeys(("arm", "role", "method", "configuration", "name", "trial"), pl.String)
+    types |= {"replicate": pl.Int32, "members": pl.Int16} | dict.fromkeys(METRICS, pl.Float64)
+    nothing = dict.fromkeys(("trial", "arm", "stage", "status", "reason"), pl.String)
+    empty = pl.DataFrame()
+    frame = pl.DataFrame(rows, schema=types)
+    return Measures(frame, empty, empty, empty, pl.DataFrame(schema=nothing))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_drawn_study_is_judged_as_a_measured_one(seed: int) -> None:
+    rng, asked = np.random.default_rng(seed), design()
+    drawn = draw_study(asked, rng, [arm.draw(rng, asked.seeds) for arm in asked.arms])
+    found, light = judge(as_measures(drawn.losses, drawn.arms), None), judged(drawn)
+    verdicts = Counter(arm.verdict for arm in found.arms if arm.role == "candidate")
+    assert light["any_escapes"] == bool(verdicts["escapes"])
+    assert light["some_escape"] == (found.verdict == "some configuration escapes")
+    assert light["assessed"] == all(gate.open for gate in found.gates)
+    first = found.by_arm()["candidate0"]
+    assert light["first_escapes"] == (first.verdict == "escapes")
+
+
+@pytest.mark.parametrize("errors", ["normal", "t3", "lognormal"])
+def test_replicates_have_their_mean_and_spread(errors: Any) -> None:
+    population = Gaussian((0.5, -1.0), (2.0, 0.5), 0.5, errors)
+    drawn = population.draw(np.random.default_rng(3), 200_000)
+    assert drawn.mean(0) == pytest.approx([-0.5, 1.0], abs=0.03)
+    assert drawn.std(0) == pytest.approx([2.0, 0.5], rel=0.15 if errors == "t3" else 0.04)
+    assert np.corrcoef(drawn.T)[0, 1] == pytest.approx(0.5, abs=0.1)
+
+
+def test_failed_runs_are_left_out_or_written_as_the_worst() -> None:
+    plain = design([(0.9, 0.9, 0.9)], controls=False)
+    parts = (plain.endpoints, plain.single, plain.deep, plain.arms, plain.seeds)
+    rng = np.random.default_rng(4)
+    assert tally(plain, 20, rng).known("first_escapes").mean() > 0.9
+    assert Design(*parts, diverged=1.0).run(rng)["first_escapes"] == 0
+    assert Design(*parts, diverged=0.3).run(rng)["first_escapes"] == 0
+    found = tally(Design(*parts, diverged=0.5, worst=5.0), 20, rng)
+    assert found.known("first_escapes").mean() == 0
+
+
+def test_a_search_without_effect_sees_one() -> None:
+    """The best of 50 means of one run is about 2.25 standard deviations too good."""
+    asked = design([(0.0, 0.0, 0.0)], controls=False)
+    found = tally(Pipeline(asked, 50, 1, asked.arms[0], (0.0, -1.0)), 150, np.random.default_rng(5))
+    assert found.known("apparent").mean() == pytest.approx(2.25 * 0.25, abs=0.05)
+    assert found.known("any_escapes").mean() < 0.03
+
+
+def test_units_are_measured_as_the_study_measures(members: Members) -> None:
+    chosen = np.array([3, 7, 11])
+    logp = members.test[chosen]
+    found = members.unit(chosen)
+    assert found[2] == pytest.approx(-metrics.gain(logp, members.labels))
+    two_halves = np.array([3, 7, 11, 3, 7, 11])
+    assert members.losses(two_halves) == pytest.approx(members.losses(chosen))
+    weighted = members.losses(chosen, np.array([1.0, 0.0, 0.0]))
+    assert weighted == pytest.approx(members.unit(chosen[:1]))
+
+
+def test_planted_truths_are_known(truths: Planted) -> None:
+    deep = truths.deep
+    assert truths.recovery(truths.singles) == pytest.approx([0, 0, 0])
+    assert truths.recovery(truths.copies) == pytest.approx([0, 0, 0], abs=1e-12)
+    assert truths.recovery(deep[4]) == pytest.approx([1, 1, 1])
+    assert np.all(truths.recovery(deep[2]) < truths.recovery(deep[3]))
+    share = truths.share_for(0.25)
+    assert truths.recovery(truths.mixed(share)).min() == pytest.approx(0.25, abs=0.04)
+    blend = truths.blend(3, 0.25)
+    assert blend is not None
+    drawn = Units(blend.draw(np.random.default_rng(6), 40_000))
+    assert truths.recovery(drawn).min() == pytest.approx(0.25, abs=0.02)
+    assert truths.blend(2, 0.99) is None
+
+
+def test_a_blend_takes_whole_runs() -> None:
+    ones, twos = Units(np.ones((3, 2))), Units(np.full((3, 2), 2.0))
+    drawn = Blend(0.25, ones, twos).draw(np.random.default_rng(7), 4000)
+    assert np.array_equal(drawn[:, 0], drawn[:, 1])
+    assert (drawn[:, 0] == 1).mean() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.slow
+def test_every_scenario_of_the_plan_is_there(truths: Planted) -> None:
+    cells = [*one_endpoint(), *three_endpoints(), *stress(), *gate()]
+    cells += [*from_predictions(truths, (0.25,)), *search(truths)]
+    names = [(c.scenario, c.setting, c.study.seeds, c.arms) for c in cells]
+    assert len(set(names)) == len(names)  # a cell's random numbers follow from its name
+    assert {c.study.seeds for c in cells if c.scenario.startswith("one endpoint")} == {
+        5,
+        10,
+        20,
+        30,
+    }
+    assert {c.arms for c in cells} == {1, 8}
+    for cell in cells:
+        (row, *_) = run(cell, 2, 0)
+        assert row.studies <= 2
+
+
+@pytest.mark.slow
+def test_the_quick_form_holds_its_promise(tmp_path: Path, capsys: Any) -> None:
+    files = tmp_path / "table.json", tmp_path / "table.md"
+    out = [word for file in files for word in ("--out", str(file))]
+    arguments = ["--quick", "--replications", "40", "--workers", "1", *out]
+    assert validation_main.main(arguments) == 0
+    assert "0 of " in capsys.readouterr().out
+    rows = json.loads(files[0].read_text())["rows"]
+    assert {row["kind"] for row in rows} == {"size", "power", "shown"}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    assert files[1].read_text().count("| wrong |") == sum(row["kind"] == "size" for row in rows)
+
+
+def test_the_same_seed_gives_the_same_rows() -> None:
+    cell = next(one_endpoint())
+    assert run(cell, 50, 3) == run(cell, 50, 3)
+    assert run(cell, 50, 3) != run(cell, 50, 4)
+
+
+def test_tests_that_reject_too_often_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were every t-statistic 30 % too large, the validation would say so."""
+    exact = contrasts.stdtr
+    cells = [c for c in one_endpoint() if c.quick and "R = 0.25" in c.setting]
+    assert not any(row.fails for cell in cells for row in run(cell, 1500, 0))
+    monkeypatch.setattr(contrasts, "stdtr", lambda df, t: exact(df, 1.3 * t))
+    rows = [row for cell in cells for row in run(cell, 1500, 0)]
+    assert any(row.fails and row.event == "escapes" for row in rows)
+    assert table.Table(rows, {}).fails
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "pilot", "formula", "bound", "mark"),
+    [
+        ("size", 0.055, None, None, False, "ok"),
+        ("size", 0.064, None, None, False, "FAILS"),
+        ("power", 0.70, 0.73, 0.72, False, "ok"),
+        ("power", 0.60, 0.73, 0.60, False, "off plan"),
+        ("power", 0.90, None, 0.72, True, "ok"),
+        ("power", 0.60, None, 0.72, True, "off plan"),
+        ("shown", 0.60, 0.1, 0.1, False, ""),
+    ],
+)
+def test_marks(kind: Any, value: float, pilot: Any, formula: Any, bound: bool, mark: str) -> None:
+    ends = value - 0.005, value + 0.005
+    row = Row("s", "x", 10, 1, "escapes", kind, 4000, value, *ends, pilot, formula, bound)
+    assert row.mark == mark
+    few = Row("s", "x", 10, 1, "escapes", "size", 50, 0.08, 0.02, 0.19, None, None, False)
+    assert few.mark == "ok"  # nothing is shown by fifty studies
+
+
+def test_an_event_that_never_was_has_no_value() -> None:
+    cells = [c for c in gate() if "worse than single" in c.setting]
+    cell = cells[0]
+    asked = type(cell)("s", "x", cell.design, (Question("escapes_if_assessed", "shown"),))
+    (row,) = run(asked, 5, 0)
+    assert (row.studies, row.low, row.high) == (0, 0.0, 1.0)
+
+
+def test_members_of_a_real_folder(run: Run) -> None:
+    found = of_run(run)
+    assert found.test.shape[0] == found.shift.shape[0] == 24
+    truth = planted(found, 10, np.random.default_rng(8))
+    assert np.all(truth.deep[4].mean < truth.singles.mean)
+
+
+def test_mistakes_are_one_line(tmp_path: Path, run: Run, capsys: Any) -> None:
+    assert validation_main.main(["--replications", "1"]) == 2
+    assert "--replications must be at least 2, but is 1" in capsys.readouterr().err
+    assert validation_main.main(["--runs", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    none = run.trials.filter(pl.col("role") != "deep_ensemble")
+    with pytest.raises(StudyError, match="at least 12 confirmed members of Deep Ensembles"):
+        of_run(Run(run.folder, none, None))

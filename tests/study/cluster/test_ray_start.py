@@ -1,0 +1,45 @@
+"""Whom a local Ray runtime, which listens to the network, lets in."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+STRANGER = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level=50)"
+HOST = """
+import os, subprocess, sys
+import ray
+from study.cluster.ray_start import start_ray
+
+start_ray(None, verbose=False)
+address = ray.get_runtime_context().gcs_address
+token = os.environ["RAY_AUTH_TOKEN"]
+wait = {"RAY_gcs_rpc_server_connect_timeout_s": "2"}
+others = {"right": {}, "wrong": {"RAY_AUTH_TOKEN": "0" * 64}, "none": {"RAY_AUTH_MODE": "disabled"}}
+begun = [
+    subprocess.Popen(
+        [sys.executable, "-c", sys.argv[1], address],
+        env=os.environ | wait | how,
+        stderr=subprocess.DEVNULL,
+    )
+    for how in others.values()
+]
+print(dict(zip(others, [process.wait() == 0 for process in begun])))
+"""
+
+
+def test_only_who_has_the_token_gets_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", HOST, STRANGER],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.stdout.strip() == "{'right': True, 'wrong': False, 'none': False}", ended.stderr
+    assert not (tmp_path / ".ray").exists()

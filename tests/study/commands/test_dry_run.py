@@ -1,0 +1,139 @@
+"""The dry run: shows the space, checks that every parameter is used, trains nothing."""
+
+import sys
+
+import pytest
+
+from study.commands.dry_run import dry_run
+from study.errors import StudyError
+from study.run_folder.store import Store
+from study.space.load import load_study
+
+
+def test_it_shows_the_space_and_estimates(smoke, tmp_path, capsys):
+    assert dry_run(smoke, Store(tmp_path / "run"), None) == 0
+    out = capsys.readouterr().out
+    assert "params.init_std" in out
+    assert "sample 2" in out
+    assert "nothing was trained" in " ".join(out.split())
+    assert list((tmp_path / "run" / "trials").iterdir()) == []
+
+
+SPACE = (
+    "dataset: {name: digits}\nmethod: plugins.mine\n"
+    "fixed: {backbone: {name: mlp, width: 8}, training: {epochs: 1}}\n"
+    "search: {params: {volume: {float: [0.0, 1.0]}}, training: {lr: {float: [0.1, 0.2]}}}\n"
+)
+METHOD = (
+    "from study.methods import single\nfrom study.spec import Strict\n"
+    "class Params(Strict):\n    volume: float = 1.0\n"
+    "class Ensemble(single.Ensemble):\n    "
+)
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Write a method outside the project and a space for it; return the space's file."""
+
+    def write(body, name="mine"):
+        file = tmp_path / "plugins" / f"{name}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(body)
+        space = tmp_path / "mine.yaml"
+        space.write_text(SPACE.replace("plugins.mine", f"plugins.{name}"))
+        return space
+
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in [m for m in sys.modules if m.partition(".")[0] == "plugins"]:
+        monkeypatch.delitem(sys.modules, module)
+    return write
+
+
+def test_a_parameter_that_nothing_uses_is_found(plugin, tmp_path):
+    space = plugin(METHOD + "pass\n", "deaf")
+    with pytest.raises(StudyError, match=r"params\.volume: searched, but no sampled configuration"):
+        dry_run(load_study([space]), Store(tmp_path / "run"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("raises", METHOD + "def forward(self, x): raise KeyError('x')\n", "fails with KeyError: 'x'"),
+        ("flat", METHOD + "def forward(self, x): return super().forward(x)[0]\n", "logits must be .members, batch, classes. = .1, 2, 10., but are .2, 10."),
+        ("syntax", "def\n", "cannot be imported .SyntaxError"),
+        ("empty", "", "'plugins.empty' has no Params; a method defines Params and Ensemble"),
+    ],
+)  # fmt: skip
+def test_a_method_with_a_fault_is_one_line(plugin, tmp_path, name, body, message):
+    space = plugin(body, name)
+    with pytest.raises(StudyError, match=message) as caught:
+        dry_run(load_study([space]), Store(tmp_path / "run"), None)
+    assert "\n" not in str(caught.value)
+    assert "mine.yaml" in str(caught.value)
+
+
+LIMITED = METHOD + (
+    "def excess(self): return self.over\n"
+    "    def __init__(self, params, make_network, seed):\n"
+    "        super().__init__(params, make_network, seed)\n"
+    "        self.over = params.volume - {limit}\n"
+    "    def training_forward(self, x, y_B):\n"
+    "        assert self.over <= 0\n"
+    "        return super().training_forward(x, y_B)\n"
+)
+
+
+def test_what_exceeds_a_limit_is_not_trained(plugin, tmp_path, capsys):
+    space = plugin(LIMITED.replace("{limit}", "0.5"), "limited")
+    assert dry_run(load_study([space]), Store(tmp_path / "run"), None) == 0
+    samples = [line for line in capsys.readouterr().out.splitlines() if "params.volume" in line]
+    assert any(float(line.split('volume":')[1].split(",")[0]) > 0.5 for line in samples[1:4])
+
+
+def test_a_space_beyond_its_limit_is_one_line(plugin, tmp_path):
+    space = plugin(LIMITED.replace("{limit}", "-1"), "beyond")
+    with pytest.raises(StudyError, match=r"mine\.yaml: .* all 64 sampled .* exceed the method's"):
+        dry_run(load_study([space]), Store(tmp_path / "run"), None)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "training", "message"),
+    [
+        ("snapshot_ensemble", "members: 4", "epochs: 2", "epochs must be at least the 4 that"),
+        ("swag", "members: 2, collect: 0.5", "epochs: 2", "epochs must be at least the 3 that"),
+        ("lora_ensemble", "members: 2, rank: 4", "epochs: 1", "epochs must be at least the 2 that"),
+        ("masksembles", "members: 8, batch: split", "batch_size: 4", "at least one example per"),
+        ("packed_ensembles", "members: 4, alpha: 0.1", "epochs: 2", "alpha must be at least 0.5"),
+        ("lora_ensemble", "members: 2, rank: 64", "epochs: 2", "rank must be at most 8"),
+    ],
+)
+def test_what_would_fail_in_every_trial_is_refused(tmp_path, method, params, training, message):
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        f"dataset: {{name: digits, train_size: 60, val_size: 60, shift_size: 20}}\nmethod: {method}\n"
+        f"fixed: {{params: {{{params}}}, backbone: {{name: mlp, width: 8}}, training: {{{training}}}}}\n"
+        "search: {training: {lr: {float: [0.01, 0.1]}}}\n"
+    )
+    with pytest.raises(StudyError, match=f"space.yaml: {method} at .*{message}"):
+        dry_run(load_study([file]), Store(tmp_path / "run"), None)
+
+
+def test_a_condition_that_never_holds_is_refused(tmp_path):
+    file = tmp_path / "space.yaml"
+    text = (
+        "method: batch_ensemble\nsearch:\n  params:\n    init: {choice: [ones, sign]}\n"
+        "    negative_share: {float: [0.1, 0.5], when: {params.init: WORD}}\n"
+    )
+    file.write_text(text.replace("WORD", "sgn"))
+    with pytest.raises(StudyError, match="init must be one of what is searched, but is 'sgn'"):
+        load_study([file])
+    file.write_text(text.replace("WORD", "sign"))
+    load_study([file])
+
+
+def test_divergence_everywhere_is_called_that(tmp_path, plugin):
+    nan = "def forward(self, x):\n        self.params.volume\n        return super().forward(x) * float('nan')\n"
+    make = "def __init__(self, params, make_network, seed):\n        super().__init__(params, make_network, seed)\n        self.params = params\n    "
+    file = plugin(METHOD + make + nan, "nan")
+    with pytest.raises(StudyError, match="sampled configurations diverge"):
+        dry_run(load_study([file]), Store(tmp_path / "run"), None)

@@ -1,0 +1,93 @@
+"""What of a run folder the command goes on with; Ray, which would do the rest, is left out."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from study.run import main
+from study.run_folder.store import Store
+from study.spec import canonical
+from study.trials.row import versions
+from tests.study.conftest import row_of
+
+SMOKE = Path(__file__).parents[3] / "search_spaces" / "smoke.yaml"
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "run")
+    store.create()
+    return store
+
+
+@pytest.fixture
+def go_on(store, monkeypatch):
+    """Give the command; return its exit status and, if it gets so far, what it goes on with."""
+    found = []
+
+    def schedule(study, store, rows, *rest):
+        found.append(set(rows))
+        return False
+
+    monkeypatch.setattr("study.cluster.tuner.schedule", schedule)
+
+    def go_on(*more):
+        found.clear()
+        return main(["--space", str(SMOKE), "--out", str(store.root), *more]), *found
+
+    return go_on
+
+
+@pytest.fixture
+def commit(store, make_spec, data):
+    """Commit a row whose values are replaced; return the trial."""
+
+    def commit(stage="search", seed=1, **values):
+        given = {"data": data.fingerprint} | values
+        row = replace(row_of(make_spec(stage=stage, seed=seed)), **given)
+        store.commit(row)
+        return row.trial
+
+    return commit
+
+
+def test_what_is_complete_is_kept_and_what_failed_is_done_again(go_on, commit, store):
+    kept = {commit(seed=1), commit(seed=2, status="diverged"), commit("confirm", seed=3)}
+    failed = commit(seed=4, status="failed")
+    assert go_on() == (130, kept)
+    assert store.row(failed) is None
+
+
+def test_what_a_plan_was_chosen_from_stays_as_it_is(go_on, commit, store):
+    search, confirm = commit(status="failed"), commit("confirm", status="failed")
+    store.write_json(store.plan, {})
+    assert go_on() == (130, {search})
+    assert store.row(confirm) is None
+
+
+def test_trials_on_other_data_are_not_mixed(go_on, commit, capsys):
+    trial = commit(data="other")
+    assert go_on() == (2,)
+    assert f"but trial {trial} was run on other; restore the data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["torch", "numpy", "optuna"])
+def test_trials_of_other_versions_are_mixed_only_where_that_is_asked_for(
+    go_on, commit, capsys, package
+):
+    trial = commit(versions=canonical(json.loads(versions()) | {package: "0.1"}))
+    assert go_on() == (2,)
+    assert f"trial {trial} was run with {package} 0.1, now" in capsys.readouterr().err
+    assert go_on("--mixed") == (130, {trial})
+
+
+def test_more_trials_are_the_same_study_and_other_training_is_not(go_on, store, capsys):
+    assert go_on() == (130, set())
+    before = store.read_json(store.study)
+    assert go_on("--set", "budget.trials=5") == (130, set())
+    after = store.read_json(store.study)
+    assert (after["id"], after["budget"]["trials"]) == (before["id"], 5)
+    assert go_on("--set", "fixed.training.epochs=3") == (2,)
+    assert "training.epochs is 2 there and 3 here; choose another --out" in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""What takes too long is ended, and leaves word of where it was."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from study.cluster import worker
+from study.trials.timeout import ending_hangs
+
+STUCK = """
+import sys, time
+from pathlib import Path
+from study.trials.timeout import ending_hangs
+
+def stuck():
+    time.sleep(60)
+
+with ending_hangs(Path(sys.argv[1]), 0.2):
+    stuck()
+"""
+
+
+def test_a_process_that_hangs_is_ended_and_says_where_it_was(tmp_path):
+    file, start = tmp_path / "trial" / "hang.txt", time.monotonic()
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run([sys.executable, "-c", STUCK, str(file)], env=env, check=False)
+    assert process.returncode != 0
+    assert time.monotonic() - start < 60
+    assert "in stuck" in file.read_text()
+
+
+def test_what_ends_in_time_leaves_nothing(tmp_path):
+    file = tmp_path / "trial" / "hang.txt"
+    with ending_hangs(file, 0.2):
+        assert file.exists()
+    assert not file.exists()
+    time.sleep(0.3)  # Its time is up, and this process still there.
+
+
+def test_a_job_has_the_time_of_all_its_trials(make_spec, tmp_path, monkeypatch):
+    given = []
+
+    @contextmanager
+    def noted(file, seconds):
+        given.append(seconds)
+        raise InterruptedError
+        yield
+
+    monkeypatch.setattr(worker, "ending_hangs", noted)
+    specs = [make_spec(seed=seed).to_json() for seed in range(3)]
+    config = {"specs": specs, "out": str(tmp_path), "hours": 2.0, "gpus": 1}
+    with pytest.raises(InterruptedError):
+        worker.trainable(config, data=None)
+    assert given == [3 * 2 * 3600]
