@@ -1,4 +1,4 @@
-"""The README is run: its recipes as written, its commands as far as they train nothing."""
+"""The READMEs are run: their recipes as written, their commands as far as they train nothing."""
 
 import json
 import os
@@ -18,8 +18,23 @@ from study.run import main
 from study.space.load import load_study
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+FOLDERS = (
+    "",
+    "analysis",
+    "benchmarks",
+    "clusters",
+    "search_spaces",
+    "study/datasets",
+    "study/methods",
+)
+READMES = {
+    ROOT / folder / "README.md": (ROOT / folder / "README.md").read_text() for folder in FOLDERS
+}
+BLOCKS = [
+    block
+    for text in READMES.values()
+    for block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+]
 FILES = {
     first.removeprefix("# "): body
     for language, body in BLOCKS
@@ -37,7 +52,7 @@ COMMANDS = [
 
 @pytest.fixture
 def recipes(tmp_path, monkeypatch):
-    """A folder with every file of the README, as the current folder and importable."""
+    """A folder with every file of the READMEs, as the current folder and importable."""
     for name, body in FILES.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -139,8 +154,18 @@ def test_every_command_exists(monkeypatch):
             assert words[:3] == ["python", "-m", "analysis.report"]
 
 
-def test_every_file_named_exists():
-    for path in re.findall(r"`((?:study|search_spaces|clusters|tests|analysis)/[\w/.]*)`", README):
+def anchors(text):
+    """Return what GitHub calls the headings of a page."""
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        yield re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_and_heading_named_exists(readme):
+    text = READMES[readme]
+    for path in re.findall(r"`((?:study|search_spaces|clusters|tests|analysis)/[\w/.]*)`", text):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
-        assert (ROOT / path).exists(), path
+    for link in re.findall(r"\[[^]]*\]\((?!https?:)([^)]+)\)", text):
+        path, _, heading = link.partition("#")
+        assert (readme.parent / path).exists(), link
+        assert not heading or heading in anchors((readme.parent / path).read_text()), link

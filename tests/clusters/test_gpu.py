@@ -101,7 +101,7 @@ def test_gpu_machines_cost_nothing_while_they_are_not_needed():
 
 
 COMMANDS = {
-    "README.md": (ROOT / "README.md").read_text(),
+    "README.md": (ROOT / "clusters" / "README.md").read_text(),
     "gpu.yaml": re.sub(r"\n#\s+", " ", (ROOT / "clusters" / "gpu.yaml").read_text()),
 }
 
