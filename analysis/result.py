@@ -1,24 +1,267 @@
-"""A run with all that is said of it: measured once, for the page, the comparison and the export."""
+"""A run with all that is said of it: measured once, for notebooks, the page and the export."""
 
-import os
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import cached_property
+from html import escape
+from typing import Any, Final
 
+import altair as alt
+import numpy as np
+import polars as pl
+
+from analysis import metrics
+from analysis.data.predictions import predictions
+from analysis.data.roles import SPLITS, arm_key
 from analysis.data.run import Run, load, vanished
-from analysis.figures import all_figures, context
+from analysis.figures import all_figures, context, encodings, theme
 from analysis.figures.context import Figure, Scene
 from analysis.measures.fairness import fairness
-from analysis.measures.measure import measure
+from analysis.measures.measure import Measures, measure
+from analysis.measures.selection import confirmed
 from analysis.measures.summary import secondary
+from analysis.text.numbers import interval, number
 from analysis.verdict.judge import judge
-from analysis.verdict.schema import Verdict
+from analysis.verdict.schema import Effect, Verdict
+from analysis.verdict.wording import names
 from study.errors import StudyError
 from study.run_folder.paths import Place
 
 NOTHING_YET: Final = "Inconclusive: nothing has been confirmed yet."
 TIMES: Final = 3
 """How often a run is read again when the study takes trials away meanwhile."""
+WIDTH: Final = 560
+"""Of a figure of one panel in a notebook, px."""
+LONGEST_LABEL: Final = 210
+LONGEST_HEADER: Final = 300
+BOUNDS: Final = ("low", "high", "low_wide", "high_wide")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found; made by :func:`analysis.open`, and shown as a table in a notebook.
+
+    Whatever is computed is computed when it is first asked for, and kept.
+
+    Attributes:
+        run: The run as it was when it was opened.
+        workers: Processes to measure it with.
+    """
+
+    run: Run
+    workers: int = 1
+
+    @cached_property
+    def measures(self) -> Measures:
+        """Every metric of the confirm stage; ``measures.replicates`` has a row per arm and seed.
+
+        Raises:
+            StudyError: When a file breaks the format.
+        """
+        return measure(self.run, self.workers)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What was decided, as ``verdict.json`` has it; no figure is drawn for it.
+
+        Raises:
+            StudyError: When a file breaks the format.
+        """
+        measures = self.measures
+        beside = {"fairness": fairness(self.run, measures), "measures": secondary(measures)}
+        said = {} if "confirm" in self.run.trials["stage"] else {"sentence": NOTHING_YET}
+        return judge(measures, self.run.plan).model_copy(update=beside | said)
+
+    def recoveries(self) -> pl.DataFrame:
+        """Return one row per judged arm and endpoint, in the order of the verdict.
+
+        Returns:
+            arm, name, method, role, members, seeds, verdict, label (why an arm is inconclusive, or
+            null), endpoint, recovery (0: the single model, 1: the Deep Ensemble), low, high (the
+            interval that decides), low_wide, high_wide. Recovery is null where it could not be
+            assessed, a bound where the interval has none.
+        """
+        verdict = self.verdict
+        called = _called(verdict)
+        rows: list[tuple[Any, ...]] = []
+        for arm in verdict.arms:
+            about = (arm.arm, called[arm.arm], arm.method, arm.role, arm.members, arm.seeds)
+            for key in verdict.protocol.endpoints:
+                effect = arm.endpoints.get(key)
+                values = [getattr(effect, name, None) for name in ("recovery", *BOUNDS)]
+                rows.append((*about, arm.verdict, arm.label, key, *values))
+        columns: dict[str, Any] = dict.fromkeys(("arm", "name", "method", "role"), pl.String)
+        columns |= dict.fromkeys(("members", "seeds"), pl.Int64)
+        columns |= dict.fromkeys(("verdict", "label", "endpoint"), pl.String)
+        columns |= dict.fromkeys(("recovery", *BOUNDS), pl.Float64)
+        return pl.DataFrame(rows, schema=columns, orient="row")
+
+    def trials(self) -> pl.DataFrame:
+        """Return every committed trial of every stage: the columns of ``study.schema.TRIAL``."""
+        return self.run.trials
+
+    def members(self, arm: str, split: str = "test") -> pl.DataFrame:
+        """Return what each member of an arm predicted in every replicate.
+
+        Args:
+            arm: Key or name of an arm, as in :meth:`recoveries`; or ``single``, or
+                ``deep_ensemble-M``.
+            split: ``test``, ``shift`` or ``ood``.
+
+        Returns:
+            replicate, member, example, condition (but for ``test``), severity (of ``shift``),
+            label (null out of distribution), logits and probabilities (one value per class);
+            sorted by replicate and member.
+
+        Raises:
+            StudyError: For an unknown arm or split, and when a file breaks the format.
+        """
+        key = self._keys.get(arm, arm)
+        _check_known("arm", key, self._confirmed)
+        _check_known("split", split, self._splits)
+        return pl.concat(
+            _members_of(self.run, trial, split, size).select(
+                pl.lit(replicate, pl.Int64).alias("replicate"), pl.all()
+            )
+            for replicate, trial, size in self._confirmed[key]
+        )
+
+    @cached_property
+    def figures(self) -> list[str]:
+        """Keys of the figures that this run can fill, in the order of the report."""
+        return list(self._figures)
+
+    def figure(self, key: str, metric: str | None = None) -> alt.TopLevelMixin:
+        """Return a figure of the report as an Altair chart, in the report's light colours.
+
+        Args:
+            key: One of :attr:`figures`.
+            metric: What to show, in a figure that leaves the choice; by default its first.
+
+        Raises:
+            StudyError: For an unknown figure or metric, with those that there are.
+        """
+        _check_known("figure", key, self._figures)
+        return _themed(self._figures[key], metric)
+
+    def _repr_html_(self) -> str:
+        """Return the verdict, and a table of recoveries with a row per arm."""
+        verdict = self.verdict
+        labels, called = verdict.protocol.labels, _called(verdict)
+        rows = [
+            [called[arm.arm], arm.role, arm.verdict]
+            + [_effect(arm.endpoints.get(key)) for key in verdict.protocol.endpoints]
+            for arm in verdict.arms
+        ]
+        titles = ["Configuration", "Role", "Verdict"]
+        titles += [f"Recovery, {labels[key]}" for key in verdict.protocol.endpoints]
+        sentence = f"<p><strong>{escape(verdict.sentence)}</strong></p>"
+        return sentence + (_table(titles, rows) if rows else "")
+
+    def __repr__(self) -> str:
+        return f"Result({str(self.run.folder)!r}, {len(self.run.trials)} trials)"
+
+    @cached_property
+    def _scene(self) -> Scene:
+        return context.scene(self.run, self.measures, self.verdict)
+
+    @cached_property
+    def _figures(self) -> dict[str, Figure]:
+        return {figure.key: figure for figure in all_figures.draw(self._scene)}
+
+    @cached_property
+    def _confirmed(self) -> dict[str, list[tuple[int, str, int]]]:
+        """Replicate, trial and size of each ensemble, by arm."""
+        arms: dict[str, list[tuple[int, str, int]]] = {}
+        for row, task in zip(*confirmed(self.run), strict=True):
+            for size in task.sizes:
+                key = arm_key(row["role"], row["configuration"])
+                key = f"{key}-{size}" if key == "deep_ensemble" else key
+                arms.setdefault(key, []).append((row["replicate"], task.trial, size))
+        return arms
+
+    @cached_property
+    def _splits(self) -> list[str]:
+        _, tasks = confirmed(self.run)
+        return [split for split in SPLITS if any(split in task.splits for task in tasks)]
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        """Key of each arm that was given a name, by that name."""
+        rows, _ = confirmed(self.run)
+        return {row["name"]: arm_key(row["role"], row["configuration"]) for row in rows}
+
+
+def _called(verdict: Verdict) -> dict[str, str]:
+    """Return what the report calls each judged arm."""
+    controls = {key: name for key, (_, name) in context.OTHERS.items()}
+    return {key: controls.get(key, name) for key, name in names(verdict.arms).items()}
+
+
+def _check_known(what: str, value: str, known: Sequence[str] | dict[str, Any]) -> None:
+    if value not in known:
+        listed = ", ".join(known) or "none yet"
+        raise StudyError(f"{what} must be one of {listed}, but is {value!r}")
+
+
+def _members_of(run: Run, trial: str, split: str, size: int) -> pl.DataFrame:
+    """Return the predictions of a trial's first ``size`` members."""
+    found = predictions(run, trial, split)
+    logits_MNC = found.logits[:size]
+    _, rows, classes = logits_MNC.shape
+    names_of = (*found.conditions, None)  # The last stands for -1: none.
+    columns = {
+        "member": pl.Series(np.repeat(np.arange(size), rows)),
+        "example": pl.Series(np.tile(found.example, size)),
+        "condition": pl.Series([names_of[at] for at in found.condition] * size, dtype=pl.String),
+        "severity": pl.Series(np.tile(found.severity, size)).replace(0, None),
+        "label": pl.Series(np.tile(found.labels, size)).replace(-1, None),
+        "logits": logits_MNC.reshape(-1, classes),
+        "probabilities": np.exp(metrics.log_softmax(logits_MNC)).reshape(-1, classes),
+    }
+    absent = {"test": ["condition", "severity"], "ood": ["severity"]}.get(split, [])
+    return pl.DataFrame(columns).drop(absent)
+
+
+def _themed(figure: Figure, metric: str | None) -> alt.TopLevelMixin:
+    """Return a chart with the report's look and, in place of the page's controls, its own."""
+    spec = figure.chart.to_dict()
+    choices = dict(figure.choices)
+    if metric is not None:
+        _check_known(f"metric of {figure.key}", metric, choices)
+    if choices:
+        metric = metric or next(iter(choices))
+        said = choices[metric]
+        spec = json.loads(json.dumps(spec).replace(encodings.CHOSEN, json.dumps(said)[1:-1]))
+        spec["title"] = said
+    for param in spec.get("params", []):
+        if param["name"] == "metric":
+            param["value"] = metric
+        if figure.slider and param["name"] == figure.slider[0]:
+            name = f"{figure.slider[1]} "
+            param["bind"] = {"input": "range", "min": 0, "max": 1, "step": 0.01, "name": name}
+    config = theme.config(LONGEST_LABEL, LONGEST_HEADER)
+    spacing = config.pop("facet")["spacing"]  # Altair takes two numbers of the chart alone.
+    spec |= {"config": config} | ({"spacing": spacing} if "facet" in spec else {"width": WIDTH})
+    return type(figure.chart).from_dict(spec)
+
+
+def _effect(effect: Effect | None) -> str:
+    if effect is None or effect.recovery is None:
+        return "–"
+    return f"{number(effect.recovery)} {interval(effect)}"
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    return f"<table><thead>{line(titles, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+# --- what the report writes
 
 
 @dataclass(frozen=True)
@@ -31,21 +274,21 @@ class Judged:
     drawn: Sequence[Figure]
 
 
-def judged(run: Run) -> Judged:
+def judged(run: Run, workers: int = 1) -> Judged:
     """Measure, judge and draw a run.
+
+    Args:
+        run: The run.
+        workers: See :func:`analysis.open`.
 
     Raises:
         StudyError: When a file breaks the format.
     """
-    measures = measure(run, workers=os.cpu_count() or 1)
-    beside = {"fairness": fairness(run, measures), "measures": secondary(measures)}
-    said = {} if "confirm" in run.trials["stage"] else {"sentence": NOTHING_YET}
-    verdict = judge(measures, run.plan).model_copy(update=beside | said)
-    scene = context.scene(run, measures, verdict)
-    return Judged(run, verdict, scene, all_figures.draw(scene))
+    found = Result(run, workers)
+    return Judged(run, found.verdict, found._scene, list(found._figures.values()))
 
 
-def judged_folder(folder: Place) -> Judged:
+def judged_folder(folder: Place, workers: int = 1) -> Judged:
     """Judge a run, at which the study may be at work.
 
     Raises:
@@ -54,8 +297,8 @@ def judged_folder(folder: Place) -> Judged:
     for _ in range(TIMES - 1):
         run = load(folder)
         try:
-            return judged(run)
+            return judged(run, workers)
         except (StudyError, FileNotFoundError):
             if not vanished(run):
                 raise
-    return judged(load(folder))
+    return judged(load(folder), workers)

@@ -10,6 +10,7 @@ written among what was given.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,14 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--export", type=Path, metavar="DIR", help="write figures and tables for a paper there"
     )
     given = parser.parse_args(arguments)
+    workers = os.cpu_count() or 1
     try:
         if given.predictions:
-            found = {"": judged(load_predictions(given.predictions))}
+            found = {"": judged(load_predictions(given.predictions), workers)}
         elif len(given.runs) == 1:
-            found = {"": judged_folder(place(given.runs[0]))}
+            found = {"": judged_folder(place(given.runs[0]), workers)}
         else:
             named = side_by_side.named([place(run) for run in given.runs])
-            found = {name: judged_folder(at) for name, at in named.items()}
+            found = {name: judged_folder(at, workers) for name, at in named.items()}
         lines = write_all(found, given.out, given.export)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
