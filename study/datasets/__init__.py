@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def load(options: dict[str, Any], root: Path | None) -> Dataset:
+def load(options: dict[str, Any], root: Path | None = None) -> Dataset:
     """Load the set that ``options`` describe (complete, as in a TrialSpec).
 
     Args:

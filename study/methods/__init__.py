@@ -9,11 +9,13 @@ and evaluation alike.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.errors import StudyError
 from study.layers.fixed_heads import Kind, refusing
 from study.plugins import load_plugin
 from study.spec import Schedule, Strict, Training
@@ -161,12 +163,47 @@ class Method(nn.Module):
 def build(
     name: str, params: dict[str, Any] | Strict, make_network: MakeNetwork, seed: int
 ) -> Method:
-    """Build the method ``name`` with initial weights that depend on ``seed`` alone."""
+    """Build a method, an ``nn.Module``, with initial weights that depend on ``seed`` alone.
+
+    Args:
+        name: Key of a method (``batch_ensemble``), or dotted name of one of your own.
+        params: The method's parameters; what is left out has its default.
+        make_network: Returns a new network, from (B, ...) to logits (B, C), at every call. The
+            method takes it over: most replace its ``nn.Linear`` and ``nn.Conv2d`` in place, in the
+            order in which they were defined, which must be that in which they act.
+        seed: Of the weights that the method adds, and of ``make_network``'s random numbers.
+
+    Returns:
+        From (B, ...) to the members' logits (M, B, C). In a loop of your own,
+        ``method.loss(*method.training_forward(x, y), label_smoothing=0.0)`` is the loss of a batch.
+        Methods of several :meth:`~Method.phases` need :func:`study.training.fit.fit`.
+
+    Raises:
+        StudyError: When there is no such method, it cannot wrap the network, or ``make_network``
+            returns one network twice.
+    """
     module = load_plugin("study.methods", name)
     if isinstance(params, dict):
         params = module.Params(**params)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         kind = module.Ensemble
-        method: Method = kind(params, refusing(make_network, name, kind.heads), seed)
+        method: Method = kind(params, refusing(_new(make_network, name), name, kind.heads), seed)
     return method
+
+
+def _new(make_network: MakeNetwork, name: str) -> MakeNetwork:
+    """Return ``make_network``, which then refuses to return one network twice."""
+    made: WeakSet[nn.Module] = WeakSet()
+
+    def make() -> nn.Module:
+        network = make_network()
+        if network in made:
+            raise StudyError(
+                f"make_network must return a new network at every call, as {name} has several, "
+                "but returns one twice; build the network inside it"
+            )
+        made.add(network)
+        return network
+
+    return make

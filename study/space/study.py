@@ -1,13 +1,15 @@
 """What a study is: its search spaces, budget and protocol."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from study.space.domain import Domain
-from study.spec import Execution, Strict
+from study.errors import StudyError
+from study.space.domain import Domain, Point
+from study.spec import Configuration, Execution, Strict
 
 Model = TypeVar("Model", bound=Strict)
 
@@ -98,6 +100,38 @@ class Study(Strict):
     storage: str | None = Field(None, description="database of the search instead of a journal")
     candidates: tuple[MethodSpace, ...]
     others: tuple[MethodSpace, ...] = ()
+
+    @classmethod
+    def from_yaml(cls, *files: str | Path, overrides: Sequence[str] = ()) -> "Study":
+        """Read a study as ``python -m study.run --space`` does.
+
+        Args:
+            files: YAML files: the first gives the settings, each a candidate method.
+            overrides: ``key=value`` texts that replace keys of the first file.
+
+        Raises:
+            StudyError: Naming file, key, rule, value and remedy.
+        """
+        from study.space.load import load_study  # Which needs this class.
+
+        return load_study([Path(file) for file in files], list(overrides))
+
+    def configuration(self, method: str, point: Point | None = None) -> Configuration:
+        """Return the complete configuration of a method at a point of its space.
+
+        Args:
+            method: One of the study's methods.
+            point: Values by key, as ``{"training.lr": 0.1}``; added to what the space fixes.
+
+        Raises:
+            StudyError: When there is no such method, or the values do not go together.
+        """
+        from study.space.configuration import configuration  # Which needs this class.
+
+        known = [space.method for space in self.spaces]
+        if method not in known:
+            raise StudyError(f"method must be one of {', '.join(known)}, but is {method!r}")
+        return configuration(self.space(method), point or {}, self.dataset)
 
     @property
     def spaces(self) -> tuple[MethodSpace, ...]:

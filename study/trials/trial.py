@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -90,6 +91,44 @@ def run_trials(
         row or _run(spec, setup, runs.get(spec.trial))
         for spec, row in zip(specs, rows, strict=True)
     ]
+
+
+def run_trial(
+    spec: TrialSpec,
+    dataset: Dataset,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    on_epoch: OnEpoch = lambda epoch: None,
+    execution: Execution = DEFAULT,
+) -> TrialRow:
+    """Run one trial in this process and commit it; one that is committed is only read.
+
+    Args:
+        spec: What to run; :meth:`study.space.study.Study.configuration` makes one.
+        dataset: The data that the spec names, from :func:`study.datasets.load`.
+        folder: Run folder or address (``s3://…``); made if it is not there.
+        name: The configuration's name for readers.
+        on_epoch: Called with the number of epochs done (of each separately trained part).
+        execution: How to train and to store.
+
+    Returns:
+        The committed row. Divergence and exceptions are a status with a reason, not raised.
+
+    Raises:
+        StudyError: When the folder cannot be written.
+    """
+    store = Store(folder)
+    store.create()
+    return run_trials(
+        [spec],
+        dataset,
+        store,
+        fingerprint=dataset.fingerprint,
+        name=name,
+        on_epoch=on_epoch,
+        execution=execution,
+    )[0]
 
 
 def _run(spec: TrialSpec, setup: Setup, run: Run | None) -> TrialRow:
