@@ -40,9 +40,9 @@ def open(
     from analysis.data.external import load_predictions
     from analysis.data.run import load
     from analysis.result import Result
-    from study.run_folder.paths import place
+    from study.run_folder.paths import any_path
 
     if (run is None) == (predictions is None):
         raise TypeError("analysis.open takes either a run or predictions=…, and not both")
-    found = load_predictions(predictions) if predictions is not None else load(place(run or ""))
+    found = load_predictions(predictions) if predictions is not None else load(any_path(run or ""))
     return Result(found, workers)

@@ -32,7 +32,7 @@ from analysis.stats.power import (
 )
 from analysis.verdict.arms import Study, count, study_of
 from study.errors import StudyError
-from study.run_folder.paths import Place, place
+from study.run_folder.paths import AnyPath, any_path
 
 SEEDS: Final = (5, 10, 20, 30, 50)
 CONFIGURATIONS: Final = 8
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
 def _question(given: argparse.Namespace) -> tuple[Question, list[int]]:
     """Return what is asked, and the numbers of seeds at hand."""
     if given.runs is not None:
-        found, at_hand = _of_run(place(given.runs))
+        found, at_hand = _of_run(any_path(given.runs))
     else:
         found, at_hand = _of_options(given), []
     delta = found.delta if given.delta is None else given.delta
@@ -134,7 +134,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         )
 
 
-def _of_run(folder: Place) -> tuple[Question, list[int]]:
+def _of_run(folder: AnyPath) -> tuple[Question, list[int]]:
     study = study_in(folder)
     many = sum(arm.role == "candidate" for arm in study.arms) or CONFIGURATIONS
     protocol = study.protocol
@@ -208,7 +208,7 @@ def _floors(question: Question, fewest: int) -> Iterator[str]:
     )
 
 
-def study_in(folder: Place) -> Study:
+def study_in(folder: AnyPath) -> Study:
     """Return what a run folder gives to judge.
 
     Raises:

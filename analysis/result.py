@@ -15,18 +15,18 @@ from analysis import metrics
 from analysis.data.predictions import predictions
 from analysis.data.roles import SPLITS, arm_key
 from analysis.data.run import Run, load, vanished
-from analysis.figures import all_figures, context, encodings, theme
-from analysis.figures.context import Figure, Scene
+from analysis.figures import all_figures, encodings, theme
+from analysis.figures.context import OTHERS, Figure, FigureContext, figure_context
 from analysis.measures.fairness import fairness
 from analysis.measures.measure import Measures, measure
 from analysis.measures.selection import confirmed
-from analysis.measures.summary import secondary
+from analysis.measures.summary import summarise_measures
 from analysis.text.numbers import interval, number
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import Effect, Verdict
 from analysis.verdict.wording import names
 from study.errors import StudyError
-from study.run_folder.paths import Place
+from study.run_folder.paths import AnyPath
 
 NOTHING_YET: Final = "Inconclusive: nothing has been confirmed yet."
 TIMES: Final = 3
@@ -69,7 +69,10 @@ class Result:
             StudyError: When a file breaks the format.
         """
         measures = self.measures
-        beside = {"fairness": fairness(self.run, measures), "measures": secondary(measures)}
+        beside = {
+            "fairness": fairness(self.run, measures),
+            "measures": summarise_measures(measures),
+        }
         said = {} if "confirm" in self.run.trials["stage"] else {"sentence": NOTHING_YET}
         return judge(measures, self.run.plan).model_copy(update=beside | said)
 
@@ -163,8 +166,8 @@ class Result:
         return f"Result({str(self.run.folder)!r}, {len(self.run.trials)} trials)"
 
     @cached_property
-    def _scene(self) -> Scene:
-        return context.scene(self.run, self.measures, self.verdict)
+    def _scene(self) -> FigureContext:
+        return figure_context(self.run, self.measures, self.verdict)
 
     @cached_property
     def _figures(self) -> dict[str, Figure]:
@@ -195,7 +198,7 @@ class Result:
 
 def _called(verdict: Verdict) -> dict[str, str]:
     """Return what the report calls each judged arm."""
-    controls = {key: name for key, (_, name) in context.OTHERS.items()}
+    controls = {key: name for key, (_, name) in OTHERS.items()}
     return {key: controls.get(key, name) for key, name in names(verdict.arms).items()}
 
 
@@ -265,16 +268,16 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedRun:
     """A run, its verdict, and its figures."""
 
     run: Run
     verdict: Verdict
-    scene: Scene
+    context: FigureContext
     drawn: Sequence[Figure]
 
 
-def judged(run: Run, workers: int = 1) -> Judged:
+def judge_run(run: Run, workers: int = 1) -> JudgedRun:
     """Measure, judge and draw a run.
 
     Args:
@@ -285,10 +288,10 @@ def judged(run: Run, workers: int = 1) -> Judged:
         StudyError: When a file breaks the format.
     """
     found = Result(run, workers)
-    return Judged(run, found.verdict, found._scene, list(found._figures.values()))
+    return JudgedRun(run, found.verdict, found._scene, list(found._figures.values()))
 
 
-def judged_folder(folder: Place, workers: int = 1) -> Judged:
+def judge_folder(folder: AnyPath, workers: int = 1) -> JudgedRun:
     """Judge a run, at which the study may be at work.
 
     Raises:
@@ -297,8 +300,8 @@ def judged_folder(folder: Place, workers: int = 1) -> Judged:
     for _ in range(TIMES - 1):
         run = load(folder)
         try:
-            return judged(run, workers)
+            return judge_run(run, workers)
         except (StudyError, FileNotFoundError):
             if not vanished(run):
                 raise
-    return judged(load(folder), workers)
+    return judge_run(load(folder), workers)

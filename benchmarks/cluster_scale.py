@@ -4,7 +4,7 @@ Measures the parts of a study apart, on made-up results, and prints a row for ea
 of this process's CPU, which a busy machine alters little, unless a heading says wall.
 
 * ``sampler``: a proposal after so many trials of one method.
-* ``agenda``: handing out and taking one of so many trials on 1,000 slots, at random points.
+* ``job_queue``: handing out and taking one of so many trials on 1,000 slots, at random points.
 * ``storage``: Optuna's, the journal or the one at ``--url``.
 * ``folder``: the run folder, as workers write it, and as each start and the report read it.
 * ``tune``: Ray Tune and so many sleeping trials on ``--slots``.
@@ -28,13 +28,13 @@ import optuna
 
 from benchmarks.long_run import _resident
 from study.cluster import runtime  # noqa: F401  (keeps Ray quiet)
-from study.cluster.job_queue import Agenda
+from study.cluster.job_queue import JobQueue
 from study.cluster.nodes import Nodes
-from study.cluster.tune_searcher import AgendaSearcher, OldestWithoutWorker
+from study.cluster.tune_searcher import JobQueueSearcher, OldestWithoutWorker
 from study.jobs import Job
 from study.progress.table import Progress
 from study.run_folder.integrity import examine
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.schema import Outcome, TrialRow
 from study.search import method_search, points
 from study.search.method_search import OBJECTIVES, MethodSearch
@@ -102,7 +102,7 @@ def sampler(size: int, options: argparse.Namespace) -> Cells:
     return {"copy, s": copied, "a proposal, s": took(propose, 3)}
 
 
-class Kept(Store):
+class Kept(RunFolder):
     """A store whose rows are in memory."""
 
     def __init__(self, root: str) -> None:
@@ -115,14 +115,14 @@ class Kept(Store):
         return self.kept.get(trial)
 
 
-def agenda(size: int, options: argparse.Namespace) -> Cells:
+def job_queue(size: int, options: argparse.Namespace) -> Cells:
     """Hand out and take trials of three methods; twice as many as slots are out at a time."""
     method_search.sampler = at_random
     with tempfile.TemporaryDirectory() as folder:
         store, rng, progress = Kept(folder), random.Random(0), Progress()
         progress.slots, progress.console.quiet = SLOTS, True
         study = of_size("smoke", size // 3, SLOTS)
-        plan = Agenda(study, store, {}, "data", progress)
+        plan = JobQueue(study, store, {}, "data", progress)
         out: list[Job] = []
         spent, counted = [0.0, 0.0], size // 4
         for done in range(size - 2 * SLOTS):
@@ -138,7 +138,7 @@ def agenda(size: int, options: argparse.Namespace) -> Cells:
                 spent[0] += handed - start
                 spent[1] += time.process_time() - made
         left = took(progress.seconds_left)
-        begin = took(lambda: Agenda(study, store, store.kept, "data", progress))
+        begin = took(lambda: JobQueue(study, store, store.kept, "data", progress))
         each = [1e3 * seconds / counted for seconds in spent]
         return {"next, ms": each[0], "end, ms": each[1], "time left, s": left, "start, s": begin}
 
@@ -150,7 +150,7 @@ def storage(size: int, options: argparse.Namespace) -> Cells:
 
         def there() -> optuna.storages.BaseStorage:
             if options.url is None:
-                return open_storage(Store(folder))
+                return open_storage(RunFolder(folder))
             return optuna.storages.RDBStorage(options.url.replace("FOLDER", folder))
 
         name, directions = f"{size}-{time.time()}", list(OBJECTIVES.values())
@@ -179,7 +179,7 @@ def folder(size: int, options: argparse.Namespace) -> Cells:
     spec = MethodSearch(of_size("be", 60), of_size("be", 60).spaces[0], _memory()).next()
     assert spec is not None
     with tempfile.TemporaryDirectory() as root:
-        store = Store(root)
+        store = RunFolder(root)
         store.create()
 
         def commit() -> None:
@@ -203,7 +203,7 @@ def _memory() -> optuna.storages.BaseStorage:
 
 
 class Sleeping:
-    """An agenda of trials that take no work; notes the driver's CPU seconds and memory."""
+    """A job queue of trials that take no work; notes the driver's CPU seconds and memory."""
 
     def __init__(self, job: Job, trials: int, most: int | None) -> None:
         self.job, self.left, self.concurrency = job, trials, most
@@ -238,7 +238,7 @@ def tune(size: int, options: argparse.Namespace) -> Cells:
     ray.init("local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as root:
         nodes = SimpleNamespace(slots=slots, present=slots, grows=False)
-        searcher = AgendaSearcher(cast(Agenda, sleeping), cast(Nodes, nodes))
+        searcher = JobQueueSearcher(cast(JobQueue, sleeping), cast(Nodes, nodes))
         tuning.Tuner(
             tuning.with_resources(_sleep, {"cpu": 1}),
             param_space={"seconds": slots / options.rate},
@@ -303,13 +303,13 @@ def slots(size: int, options: argparse.Namespace) -> Cells:
 
 PARTS: dict[str, Callable[[int, argparse.Namespace], Cells]] = {
     "sampler": sampler,
-    "agenda": agenda,
+    "job_queue": job_queue,
     "storage": storage,
     "folder": folder,
     "tune": tune,
     "slots": slots,
 }
-SIZES = {"agenda": (10_000, 30_000), "tune": (500,), "slots": (15, 250, 1000, 2000, 5000)}
+SIZES = {"job_queue": (10_000, 30_000), "tune": (500,), "slots": (15, 250, 1000, 2000, 5000)}
 
 
 def main(argv: list[str] | None = None) -> int:

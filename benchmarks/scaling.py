@@ -21,7 +21,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 
 BASE: Final[dict[str, Any]] = {
     "dataset": {"name": "digits", "train_size": 300, "shift_size": 50, "split_seed": 0},
@@ -68,7 +68,7 @@ def run(varied: str, size: int, folder: Path) -> Point:
     concurrency = f"resources.concurrency={SLOTS}"
     command = ["-m", "study.run", "--space", str(space), "--out", str(out), "--set", concurrency]
     subprocess.run([sys.executable, *command], check=True, capture_output=True)
-    rows = list(Store(out).rows().values())
+    rows = list(RunFolder(out).rows().values())
     seconds = [row.seconds for row in rows]
     began = min(row.finished.timestamp() - row.seconds for row in rows)
     ended = max(row.finished.timestamp() for row in rows)

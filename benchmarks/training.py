@@ -34,7 +34,7 @@ from study import backbones, methods
 from study.cluster.worker import keep_freed_memory
 from study.methods import Method
 from study.spec import Regularisation, Training
-from study.training.batches import Pixels, channel_statistics
+from study.training.batches import DeviceImages, channel_statistics
 from study.training.fit import fit
 from study.training.stack import joined
 
@@ -105,21 +105,21 @@ class Setting:
 
 
 def our_step(
-    method: Method, x: Tensor, y: Tensor, setting: Setting, one_by_one: bool = False
+    method: Method, x: Tensor, y: Tensor, setting: Setting, sequential_members: bool = False
 ) -> Act:
     """Return one optimiser step of a method, in one pass or in one of each member."""
     training = Training(lr=0.01)
     groups = method.to(x.device).train().param_groups(training)
     optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
 
-    passes = method.passes() if one_by_one else [method.training_forward]
+    forwards = method.member_forwards() if sequential_members else [method.training_forward]
 
     def step() -> None:
         optimizer.zero_grad()
-        for forward in passes:
+        for forward in forwards:
             with setting.autocast():
                 logits, labels = forward(x, y)
-            (method.loss(logits.float(), labels, 0.0) / len(passes)).backward()
+            (method.loss(logits.float(), labels, 0.0) / len(forwards)).backward()
         optimizer.step()
 
     return step
@@ -245,7 +245,7 @@ def side_by_side(
     """Return a step of each method on its own batch, in stacks as the project trains them."""
     steps, start = [], 0
     for part, seed in joined(parts):
-        own = batches[start : start + len(part.streams(seed))]
+        own = batches[start : start + len(part.batch_seeds(seed))]
         x, y = (torch.cat(many) for many in zip(*own, strict=True))
         steps.append(our_step(part, x, y, setting))
         start += len(own)
@@ -296,7 +296,7 @@ def images(channels: int, side: int, augment: bool, setting: Setting) -> list[Ra
     steps = [v2.ToPILImage(), *moves, v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     transform = v2.Compose([*steps, v2.Normalize((mean / 255).tolist(), (std / 255).tolist())])
     data = [(image, 0) for image in torch.from_numpy(pixels)]
-    own = Pixels(pixels, mean, std, setting.device)
+    own = DeviceImages(pixels, mean, std, setting.device)
     chance = torch.Generator().manual_seed(0)
 
     def ours() -> None:
@@ -319,7 +319,7 @@ def epoch(size: int, width: int, setting: Setting) -> list[Ratio]:
     pixels = rng.integers(0, 256, (size, 3, 32, 32), dtype=np.uint8)
     labels = torch.from_numpy(rng.integers(0, CLASSES, size)).to(setting.device)
     mean, std = channel_statistics(pixels)
-    own = Pixels(pixels, mean, std, setting.device)
+    own = DeviceImages(pixels, mean, std, setting.device)
     precision: Any = setting.precision
     training = Training(lr=0.01, batch_size=128, epochs=1, augment="crop_flip", precision=precision)
     options = backbones.parameters({"name": "resnet18", "width": width})
@@ -385,7 +385,7 @@ def _peak(side: str) -> float:
     if side.startswith("ours"):
         norm = "shared" if side == "ours" else "member"
         method = batch_ensemble(lambda: plain(3, CLASSES, **fixed), 4, norm)
-        step = our_step(method, x, y, setting, one_by_one=norm == "member")
+        step = our_step(method, x, y, setting, sequential_members=norm == "member")
     elif side == "LIMIT":
         step = plain_step(plain(3, CLASSES, **fixed), *many, setting)
     else:

@@ -51,7 +51,7 @@ class Subject:
         """Build the ensemble and lead it through its phases, a step each."""
         ensemble = self.make()
         torch.manual_seed(5)
-        for part, _ in ensemble.parts():
+        for part, _ in ensemble.independent_members():
             for phase in part.phases():
                 phase.begin()
                 _step(part)
@@ -100,7 +100,7 @@ def check_training(subject: Subject) -> None:
     """In each phase the groups hold each trained parameter once; all get a gradient."""
     ensemble = subject.make()
     torch.manual_seed(5)
-    for part, _ in ensemble.parts():
+    for part, _ in ensemble.independent_members():
         for phase in part.phases():
             phase.begin()
             trained = {name: p for name, p in part.named_parameters() if p.requires_grad}
@@ -121,7 +121,7 @@ def check_training(subject: Subject) -> None:
 
 def check_phases(subject: Subject) -> None:
     """The shares of a part's phases sum to 1."""
-    for part, _ in subject.make().parts():
+    for part, _ in subject.make().independent_members():
         assert abs(sum(phase.share for phase in part.phases()) - 1) < 1e-9, "shares sum to 1"
 
 
@@ -177,7 +177,7 @@ def check_copies(subject: Subject) -> None:
     ensemble, x = subject.make().eval(), inputs()
     before = ensemble(x)
     twin = copy.deepcopy(ensemble)
-    for part, _ in twin.parts():
+    for part, _ in twin.independent_members():
         for phase in part.phases():
             phase.begin()
             _step(part)

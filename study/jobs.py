@@ -29,7 +29,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ahead:
+class PlannedJob:
     """A job that has not been handed out, as far as it is known.
 
     Attributes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from study.cluster.runtime import Runtime, is_dashboard
 from study.commands.run_study import run
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 
 DATA_ROOT = "STUDY_DATA_ROOT"
 
@@ -95,7 +95,7 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
         from study.cluster.submit import submit
 
         return submit(arguments.address, argv, arguments.out, arguments.space)
-    store = Store(arguments.out or f"runs/{study.name}")
+    store = RunFolder(arguments.out or f"runs/{study.name}")
     root = None if arguments.data_root is None else Path(arguments.data_root)
     if arguments.status:
         from study.commands.status import status

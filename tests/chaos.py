@@ -1,11 +1,11 @@
 """Kills a study at random moments, again and again, and looks whether anything is lost.
 
-``python -m tests.chaos --kills 100`` (``make chaos``) runs a small study undisturbed, then others of
-the same seed whose workers, driver, raylet, GCS or everything at once are killed with SIGKILL. After
-each kill every committed trial must still be there, sound, and the very one that was committed. At
-the end of each study its trials, proposals and confirmed predictions must be those of the undisturbed
-one, to the last digit. Prints what was killed and found; exit status 1 if anything was not as it must
-be.
+``python -m tests.chaos --kills 100`` (``make chaos``) runs a small study undisturbed, then others
+of the same seed whose workers, driver, raylet, GCS or everything at once are killed with SIGKILL.
+After each kill every committed trial must still be there, sound, and the very one that was
+committed. At the end of each study its trials, proposals and confirmed predictions must be those of
+the undisturbed one, to the last digit. Prints what was killed and found; exit status 1 if anything
+was not as it must be.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from study.run_folder.integrity import examine
-from study.run_folder.store import GEOMETRY, ROW, Store
+from study.run_folder.store import GEOMETRY, ROW, RunFolder
 
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "search_spaces" / "smoke.yaml"
@@ -138,12 +138,12 @@ def _is(target: str, command: str) -> bool:
 
 def seen(out: Path) -> dict[str, Any]:
     """Return when each committed trial was committed."""
-    return {trial: row.finished for trial, row in examine(Store(out))[0].items()}
+    return {trial: row.finished for trial, row in examine(RunFolder(out))[0].items()}
 
 
 def stage_of(out: Path) -> str:
     """Return the stage of which the newest trial is."""
-    rows = examine(Store(out))[0].values()
+    rows = examine(RunFolder(out))[0].values()
     return max(rows, key=lambda row: row.finished).stage if rows else "start"
 
 
@@ -183,7 +183,7 @@ def disturb(
             for trial, when in before.items():
                 campaign.check(now.get(trial) == when, f"{out.name}: {trial} lost or repeated")
             before = now
-            damaged = examine(Store(out))[1]
+            damaged = examine(RunFolder(out))[1]
             campaign.check(not damaged, f"{out.name}: damaged after {target}: {damaged}")
             if target != "worker":
                 break
@@ -196,7 +196,7 @@ def disturb(
 
 def history(out: Path) -> dict[str, list[tuple[int, str, str]]]:
     """Return number, state and parameters of each proposal, by method."""
-    storage = JournalStorage(JournalFileBackend(str(Store(out).journal)))
+    storage = JournalStorage(JournalFileBackend(str(RunFolder(out).journal)))
     return {
         name: [
             (t.number, t.state.name, repr(sorted(t.params.items())))
@@ -208,7 +208,7 @@ def history(out: Path) -> dict[str, list[tuple[int, str, str]]]:
 
 def compare(out: Path, undisturbed: Path, campaign: Campaign) -> None:
     """Hold a study that was disturbed against one that was not."""
-    one, other = (examine(Store(folder))[0] for folder in (out, undisturbed))
+    one, other = (examine(RunFolder(folder))[0] for folder in (out, undisturbed))
     campaign.check(one.keys() == other.keys(), f"{out.name}: other trials than undisturbed")
     for trial in one.keys() & other.keys():
         own, expected = one[trial].status, other[trial].status

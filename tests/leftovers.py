@@ -2,8 +2,8 @@
 
 All processes that the tests start inherit a mark in their environment, and all temporary files lie
 in one folder. The watcher, a process in a session of its own, waits until the tests' process ends,
-by itself or by a signal that no process can handle, kills what bears the mark and removes the folder.
-Hosts that are namespaces end by themselves (see :mod:`tests.clusters.hosts`).
+by itself or by a signal that no process can handle, kills what bears the mark and removes the
+folder. Hosts that are namespaces end by themselves (see :mod:`tests.clusters.hosts`).
 """
 
 import os
@@ -57,7 +57,8 @@ def marked(mark: str) -> list[int]:
 
 
 def clear(folder: str, tests: int) -> None:
-    """Kill what bears the folder's name as its mark, but the tests' own process; remove the folder."""
+    """Kill what bears the folder's name as its mark, but the tests' own process; remove the
+    folder."""
     deadline = time.monotonic() + 20
     while (left := set(marked(folder)) - {tests}) and time.monotonic() < deadline:
         for pid in left:

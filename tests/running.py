@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.schema import TrialRow
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ def wait_for(
 
 def committed(out: Path, stage: str | None = None) -> set[str]:
     """Return the trials that are committed, of one stage or of all."""
-    rows = Store(out).rows().values() if (out / "trials").exists() else []
+    rows = RunFolder(out).rows().values() if (out / "trials").exists() else []
     return {r.trial for r in rows if stage is None or r.stage == stage}
 
 

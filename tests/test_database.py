@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from tests.running import content, finish, start, wait_for
 
 pytestmark = pytest.mark.slow
@@ -68,7 +68,7 @@ def test_two_runs_share_it_and_survive_a_kill(database, finished_study, tmp_path
     for out in outs:
         out.parent.mkdir()
     first, second = (start(out, *stored) for out in outs)
-    wait_for(lambda: len(Store(outs[0]).committed()) >= 3, first)
+    wait_for(lambda: len(RunFolder(outs[0]).committed()) >= 3, first)
     first.kill()
     first.communicate()
     code, printed = finish(second)
@@ -77,7 +77,7 @@ def test_two_runs_share_it_and_survive_a_kill(database, finished_study, tmp_path
     assert code == 0, printed
     assert not (outs[0] / "optuna.journal").exists()
     runs = (*outs, finished_study.out)
-    one, two, journal = (content(Store(out).rows()) for out in runs)
+    one, two, journal = (content(RunFolder(out).rows()) for out in runs)
     assert one == two == journal
     storage = optuna.storages.RDBStorage(url)
     names = optuna.get_all_study_names(storage)
@@ -109,7 +109,7 @@ def test_what_does_not_answer_is_said_in_a_line(database, tmp_path):
 def test_a_server_that_ends_on_the_way(database, tmp_path):
     url, server = database
     run = start(tmp_path / "run", "--set", f"storage={url}", "--set", "budget.trials=60")
-    wait_for(lambda: len(Store(tmp_path / "run").committed()) >= 4, run)
+    wait_for(lambda: len(RunFolder(tmp_path / "run").committed()) >= 4, run)
     server.send_signal(signal.SIGQUIT)
     server.wait(60)
     code, printed = finish(run)

@@ -11,8 +11,8 @@ import pytest
 
 from analysis.report.__main__ import main as report
 from study.run_folder.integrity import examine
-from study.run_folder.paths import place
-from study.run_folder.store import Store
+from study.run_folder.paths import any_path
+from study.run_folder.store import RunFolder
 from tests.running import ROOT, SMOKE, content, finish, start, wait_for
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ class Out:
 
 @pytest.fixture
 def undisturbed(finished_study):
-    return Store(finished_study.out).rows()
+    return RunFolder(finished_study.out).rows()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def out(object_store, tmp_path_factory):
     object_store.bucket("studies")
     folder = tmp_path_factory.mktemp("here")
     out = Out("s3://studies/smoke", folder)
-    trials = place("s3://studies/smoke/trials")
+    trials = any_path("s3://studies/smoke/trials")
     first = start(out)
     wait_for(lambda: len(list(trials.glob("*/trial.parquet"))) >= 2, first)
     done = {file.parent.name: file.stat() for file in trials.glob("*/trial.parquet")}
@@ -54,10 +54,10 @@ def out(object_store, tmp_path_factory):
 
 
 def test_killed_and_resumed_it_has_the_trials_of_a_local_run(out, undisturbed):
-    rows, damaged = examine(Store(str(out)), thorough=True)
+    rows, damaged = examine(RunFolder(str(out)), thorough=True)
     assert damaged == {}
     assert content(rows) == content(undisturbed)
-    assert not (place(str(out)) / ".lock").exists()
+    assert not (any_path(str(out)) / ".lock").exists()
 
 
 def test_the_same_command_again_does_nothing(out):
@@ -86,13 +86,13 @@ def test_it_is_judged_from_afar_without_its_predictions(out, object_store, tmp_p
         request for request in asked if re.search(r"(test|shift|ood|val)\.parquet", request)
     ]
     assert (tmp_path / "report.html").stat().st_size > 100_000
-    verdict = json.loads((place(str(out)) / "verdict.json").read_text())
+    verdict = json.loads((any_path(str(out)) / "verdict.json").read_text())
     assert verdict["sentence"].startswith("Inconclusive")
 
 
 def test_a_damaged_trial_is_set_aside_and_done_again(out, undisturbed):
     trial = next(row.trial for row in undisturbed.values() if row.stage == "search")
-    file = place(str(out)) / "trials" / trial / "val.parquet"
+    file = any_path(str(out)) / "trials" / trial / "val.parquet"
     whole = file.read_bytes()
     file.unlink()
     code, printed = finish(start(out))
@@ -106,7 +106,7 @@ def test_a_damaged_trial_is_set_aside_and_done_again(out, undisturbed):
 def test_two_runs_of_one_address_are_kept_apart(object_store, tmp_path):
     object_store.bucket("shared")
     out = Out("s3://shared/run", tmp_path)
-    lock = place("s3://shared/run/.lock")
+    lock = any_path("s3://shared/run/.lock")
     first = start(out)
     wait_for(lock.exists, first)
     code, printed = finish(start(out))
@@ -183,7 +183,7 @@ def test_credentials_that_end_on_the_way(checked, tmp_path):
     assert last.startswith("error: s3://guarded/on/")
     assert "check the credentials" in last
     checked.check_credentials(False)
-    rows, damaged = examine(Store("s3://guarded/on"))
+    rows, damaged = examine(RunFolder("s3://guarded/on"))
     assert rows
     assert damaged == {}
     assert {row.status for row in rows.values()} <= {"complete", "pruned"}

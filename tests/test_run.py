@@ -20,7 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from study.cluster.trackers import PACKAGES
 from study.run import main
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from tests.running import SMOKE, committed, finish, start, wait_for
 
 
@@ -30,7 +30,7 @@ def test_one_command_ends_with_a_verdict(finished_study):
     assert verdict["sentence"] in printed
     assert (out / "report.html").stat().st_size > 100_000
     assert (out.parent / "analysis" / "report.html").exists()
-    rows = Store(out).rows().values()
+    rows = RunFolder(out).rows().values()
     assert {r.status for r in rows} == {"complete"}
     searched = [r for r in rows if r.stage == "search"]
     methods = ["batch_ensemble"] * 4 + ["mc_dropout"] * 4 + ["single"] * 4
@@ -71,7 +71,7 @@ def events(file):
 
 def test_every_job_is_in_tensorboard_and_no_nap(finished_study):
     out, _ = finished_study
-    rows = Store(out).rows()
+    rows = RunFolder(out).rows()
     found = {
         file.parent.name: dict(events(file))
         for file in (out / "logs" / "tensorboard").glob("*/events*")
@@ -135,7 +135,7 @@ def test_a_logger_that_is_not_installed_is_one_line(tmp_path, capsys, monkeypatc
 def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(finished_study):
     out, _ = finished_study
     plan = json.loads((out / "plan.json").read_text())
-    rows = list(Store(out).rows().values())
+    rows = list(RunFolder(out).rows().values())
     confirm = [r for r in rows if r.stage == "confirm"]
     assert len(confirm) == 3 * len(plan["arms"])
     assert len({r.seed for r in rows}) == len(rows)
@@ -150,10 +150,10 @@ def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(finished_study):
 
 def test_run_again_does_nothing(finished_study):
     out, _ = finished_study
-    before = {t: r.finished for t, r in Store(out).rows().items()}
+    before = {t: r.finished for t, r in RunFolder(out).rows().items()}
     code, printed = finish(start(out))
     assert code == 0, printed
-    assert {t: r.finished for t, r in Store(out).rows().items()} == before
+    assert {t: r.finished for t, r in RunFolder(out).rows().items()} == before
     assert "nothing is missing" in printed
 
 
@@ -196,12 +196,12 @@ def test_killed_and_interrupted_a_study_ends_as_if_nothing_had_been(finished_stu
     wait_for(lambda: committed(out, "confirm"), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    kept = {t: r.finished for t, r in Store(out).rows().items()}
+    kept = {t: r.finished for t, r in RunFolder(out).rows().items()}
     assert len(kept) < len(committed(whole))
 
     code, printed = finish(start(out))
     assert code == 0, printed
-    rows = Store(out).rows()
+    rows = RunFolder(out).rows()
     assert rows.keys() == committed(whole)
     assert {trial: rows[trial].finished for trial in kept} == kept
     assert {row.status for row in rows.values()} == {"complete"}
@@ -317,13 +317,13 @@ def test_a_hang_is_ended_and_the_study_goes_on(tmp_path):
     file.write_text(json.dumps(space))
     code, printed = finish(start(out, "--space", str(file), space=None))
     assert code == 0, printed
-    rows = Store(out).rows().values()
+    rows = RunFolder(out).rows().values()
     hung = [row for row in rows if json.loads(row.spec)["params"].get("hang")]
     assert hung
     assert {row.status for row in hung} == {"failed"}
     for row in hung:
         assert "took more than resources.trial_hours=0.004" in row.reason
-        assert "training_forward" in Store(out).hang(row.trial).read_text()
+        assert "training_forward" in RunFolder(out).hang(row.trial).read_text()
     assert {row.status for row in rows if row not in hung} == {"complete"}
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from study.errors import StudyError
-from study.run_folder.paths import Place
+from study.run_folder.paths import AnyPath
 
 AGAIN: Final = "write the file again (the README shows how)"
 ALWAYS: Final = ("member", "example", "logits")
@@ -33,7 +33,7 @@ def base(split: str) -> str:
     return split.rpartition("_")[2]
 
 
-def check_names(file: Place, found: Sequence[str], split: str) -> None:
+def check_names(file: AnyPath, found: Sequence[str], split: str) -> None:
     """Refuse a file without the columns of its split, or with unknown ones.
 
     An index that pandas stored besides is no column of the user's.
@@ -54,7 +54,7 @@ def check_names(file: Place, found: Sequence[str], split: str) -> None:
         )
 
 
-def typed(file: Place, table: pa.Table, split: str) -> pa.Table:
+def typed(file: AnyPath, table: pa.Table, split: str) -> pa.Table:
     """Return the columns of ``study.schema.predictions``, in its types or wider ones.
 
     Args:
@@ -86,7 +86,7 @@ def typed(file: Place, table: pa.Table, split: str) -> pa.Table:
     )
 
 
-def _constant(file: Place, name: str, column: Any, split: str) -> pa.Array:
+def _constant(file: AnyPath, name: str, column: Any, split: str) -> pa.Array:
     """Return nulls, after a check that the column held one value: it tells nothing here."""
     values = len(column.unique())
     if values > 1:
@@ -97,7 +97,7 @@ def _constant(file: Place, name: str, column: Any, split: str) -> pa.Array:
     return pa.nulls(len(column))
 
 
-def _check_conditions(file: Place, condition: Any, severity: Any, split: str) -> None:
+def _check_conditions(file: AnyPath, condition: Any, severity: Any, split: str) -> None:
     for name, column in (("condition", condition), ("severity", severity)):
         if name in NEEDED[base(split)] and column.null_count:
             raise StudyError(
@@ -113,7 +113,7 @@ def _check_conditions(file: Place, condition: Any, severity: Any, split: str) ->
         )
 
 
-def _whole(file: Place, name: str, column: Any) -> Any:
+def _whole(file: AnyPath, name: str, column: Any) -> Any:
     """Return a column of whole numbers as int64."""
     kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
     try:
@@ -125,7 +125,7 @@ def _whole(file: Place, name: str, column: Any) -> Any:
     raise StudyError(f"{file}: column {name} must hold whole numbers, but {said}; {AGAIN}")
 
 
-def _text(file: Place, column: Any) -> Any:
+def _text(file: AnyPath, column: Any) -> Any:
     """Return a column of text as strings, or as a dictionary of strings."""
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -137,7 +137,7 @@ def _text(file: Place, column: Any) -> Any:
     return column
 
 
-def _lists(file: Place, column: Any) -> pa.FixedSizeListArray:
+def _lists(file: AnyPath, column: Any) -> pa.FixedSizeListArray:
     """Return logits as lists of float32 of one size."""
     kind = column.type
     listed = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -169,7 +169,7 @@ def _lists(file: Place, column: Any) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(values), sizes[0])
 
 
-def _check_values(file: Place, values: npt.NDArray[np.float32], classes: int) -> None:
+def _check_values(file: AnyPath, values: npt.NDArray[np.float32], classes: int) -> None:
     wrong = values.size - int((np.abs(values) <= LARGEST).sum())
     if wrong:
         raise StudyError(

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.errors import StudyError
-from study.run_folder.paths import Place, source
+from study.run_folder.paths import AnyPath, open_for_arrow
 
 
-def open_parquet(file: Place, remedy: str, **options: Any) -> Any:
+def open_parquet(file: AnyPath, remedy: str, **options: Any) -> Any:
     """Open a Parquet file; ``remedy`` ends the line on one that is not there or not whole.
 
     Raises:
@@ -19,7 +19,7 @@ def open_parquet(file: Place, remedy: str, **options: Any) -> Any:
     if not file.exists():
         raise StudyError(f"{file}: the file must exist, but is not there; {remedy}")
     try:
-        content = source(file)
+        content = open_for_arrow(file)
     except OSError as error:
         raise StudyError(f"{file}: must be readable, but {error.strerror}; {remedy}") from None
     try:
@@ -31,7 +31,7 @@ def open_parquet(file: Place, remedy: str, **options: Any) -> Any:
 
 
 def read_parquet(
-    file: Place, parquet: Any, remedy: str, columns: list[str] | None = None
+    file: AnyPath, parquet: Any, remedy: str, columns: list[str] | None = None
 ) -> pa.Table:
     """Read an open file and close it.
 
@@ -46,7 +46,7 @@ def read_parquet(
         parquet.close()
 
 
-def _not_whole(file: Place, error: Exception, remedy: str) -> str:
+def _not_whole(file: AnyPath, error: Exception, remedy: str) -> str:
     why = first_line(error)
     return f"{file}: must be whole Parquet, but is cut short or damaged ({why}); {remedy}"
 
@@ -56,7 +56,7 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:120]
 
 
-def check_columns(file: Place, found: list[str], wanted: list[str]) -> None:
+def check_columns(file: AnyPath, found: list[str], wanted: list[str]) -> None:
     """Refuse a file that lacks a column or has one too many.
 
     Raises:

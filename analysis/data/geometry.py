@@ -11,7 +11,7 @@ from analysis.data.roles import arm_key
 from analysis.data.run import Run
 from study import schema
 from study.errors import StudyError
-from study.run_folder.paths import Place, each
+from study.run_folder.paths import AnyPath, map_paths
 
 _COLUMNS: Final[dict[str, Any]] = {
     **{"arm": pl.String, "role": pl.String, "replicate": pl.Int32, "quantity": pl.String},
@@ -34,7 +34,7 @@ def geometry(run: Run) -> pl.DataFrame:
     trials = run.trials.filter(*done).sort("role", "configuration", "replicate").to_dicts()
     files = [predictions_file(run, trial["trial"], "geometry") for trial in trials]
     there = [(trial, file) for trial, file in zip(trials, files, strict=True) if file.exists()]
-    found = each(partial(_read, remedy=run.remedy), (file for _, file in there))
+    found = map_paths(partial(_read, remedy=run.remedy), (file for _, file in there))
     for (trial, _), own in zip(there, found, strict=True):
         arm = arm_key(trial["role"], trial["configuration"])
         if arm == "deep_ensemble":
@@ -45,7 +45,7 @@ def geometry(run: Run) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def _read(file: Place, remedy: str) -> pl.DataFrame:
+def _read(file: AnyPath, remedy: str) -> pl.DataFrame:
     """Return a checked geometry file."""
     parquet = open_parquet(file, remedy, page_checksum_verification=True)
     table = read_parquet(file, parquet, remedy)

@@ -17,7 +17,7 @@ from analysis.data.files import check_columns, open_parquet, read_parquet
 from analysis.data.run import Run
 from study import schema
 from study.errors import StudyError
-from study.run_folder.paths import Place
+from study.run_folder.paths import AnyPath
 
 IntArray = npt.NDArray[np.integer[Any]]
 WIDE = 2**32
@@ -55,7 +55,7 @@ class Predictions:
         }
 
 
-def predictions_file(run: Run, trial: str, split: str) -> Place:
+def predictions_file(run: Run, trial: str, split: str) -> AnyPath:
     """Return where a trial's predictions on ``split`` lie (or would)."""
     return run.folder / predictions_name(run, trial, split)
 
@@ -107,7 +107,7 @@ def predictions(run: Run, trial: str, split: str) -> Predictions:
     )
 
 
-def _typed(run: Run, file: Place, split: str) -> pa.Table:
+def _typed(run: Run, file: AnyPath, split: str) -> pa.Table:
     """Return the columns of ``study.schema.predictions``, in its types or wider ones."""
     parquet = open_parquet(file, run.remedy, read_dictionary=["condition"])
     if run.given:
@@ -126,7 +126,7 @@ def _sorted(
     return {name: key[order] for name, key in keys.items()}, logits[order]
 
 
-def _check_predictions_schema(file: Place, found: pa.Schema) -> None:
+def _check_predictions_schema(file: AnyPath, found: pa.Schema) -> None:
     """Refuse another version, other columns or other types."""
     schema.check_version(found, str(file))
     wanted = schema.predictions(1)
@@ -146,14 +146,14 @@ def _check_predictions_schema(file: Place, found: pa.Schema) -> None:
         _wrong_type(file, "logits", "a list of float16 or float32 of fixed size C", found)
 
 
-def _wrong_type(file: Place, name: str, wanted: str, found: pa.Schema) -> None:
+def _wrong_type(file: AnyPath, name: str, wanted: str, found: pa.Schema) -> None:
     raise StudyError(
         f"{file}: column {name} must be {wanted}, but is {found.field(name).type}; "
         "write it with study/schema.py"
     )
 
 
-def _refuse_nulls(file: Place, table: pa.Table, names: tuple[str, ...], remedy: str) -> None:
+def _refuse_nulls(file: AnyPath, table: pa.Table, names: tuple[str, ...], remedy: str) -> None:
     for name in names:
         if nulls := table[name].null_count:
             raise StudyError(f"{file}: column {name} must have no null, but has {nulls}; {remedy}")
@@ -165,7 +165,7 @@ def _members_of(run: Run, trial: str) -> int:
     return run.members[trial]
 
 
-def _check_members(file: Place, member: IntArray, size: int, remedy: str) -> tuple[int, int]:
+def _check_members(file: AnyPath, member: IntArray, size: int, remedy: str) -> tuple[int, int]:
     """Return (M, N) after a check that members are 0 to M-1 in order, with equal rows each."""
     if member.size == 0:
         raise StudyError(f"{file}: must have rows, but is empty; {remedy}")
@@ -214,7 +214,7 @@ def _filled(column: Any, missing: int) -> IntArray:
     return np.asarray(filled.to_numpy(), np.int64)
 
 
-def _same_per_member(file: Place, name: str, key: IntArray, members: int) -> IntArray:
+def _same_per_member(file: AnyPath, name: str, key: IntArray, members: int) -> IntArray:
     per_member = key.reshape(members, -1)
     wrong = np.flatnonzero((per_member != per_member[0]).any(1))
     if wrong.size:
@@ -225,7 +225,7 @@ def _same_per_member(file: Place, name: str, key: IntArray, members: int) -> Int
     return np.ascontiguousarray(per_member[0])
 
 
-def _check_labels(file: Place, labels: IntArray, nulls: int, classes: int, split: str) -> None:
+def _check_labels(file: AnyPath, labels: IntArray, nulls: int, classes: int, split: str) -> None:
     if nulls and coerce.base(split) != "ood":
         raise StudyError(
             f"{file}: labels may be null only out of distribution, but {nulls} are; "
@@ -240,7 +240,7 @@ def _check_labels(file: Place, labels: IntArray, nulls: int, classes: int, split
         )
 
 
-def _check_distinct(file: Place, keys: Mapping[str, IntArray], remedy: str) -> None:
+def _check_distinct(file: AnyPath, keys: Mapping[str, IntArray], remedy: str) -> None:
     """Refuse an example that stands twice under the same condition and severity."""
     condition, severity, example = (keys[k] for k in ("condition", "severity", "example"))
     names = np.arange(1)
@@ -258,7 +258,7 @@ def _check_distinct(file: Place, keys: Mapping[str, IntArray], remedy: str) -> N
         )
 
 
-def _logits(file: Place, column: Any, remedy: str) -> npt.NDArray[np.float32]:
+def _logits(file: AnyPath, column: Any, remedy: str) -> npt.NDArray[np.float32]:
     flat = column.combine_chunks()
     if isinstance(flat, pa.ChunkedArray):
         flat = pa.concat_arrays(flat.chunks)

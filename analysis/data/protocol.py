@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 
 from study.errors import StudyError
-from study.run_folder.paths import Place, StoreError
+from study.run_folder.paths import AnyPath, StoreError
 from study.schema import Role
 
 GATE_LEVEL: Final = 0.025
@@ -201,7 +201,7 @@ def plan_hash(plan: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_plan(file: Place) -> Plan | None:
+def read_plan(file: AnyPath) -> Plan | None:
     """Return the checked plan in ``plan.json``, None where there is none.
 
     Raises:

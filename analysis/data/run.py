@@ -15,7 +15,7 @@ from analysis.data.files import check_columns, first_line, open_parquet, read_pa
 from analysis.data.protocol import Plan, read_plan
 from study import schema
 from study.errors import StudyError
-from study.run_folder.paths import ObjectPlace, Place, each, place
+from study.run_folder.paths import AnyPath, ObjectPath, any_path, map_paths
 
 IntArray = npt.NDArray[np.integer[Any]]
 OBJECTS = {"spec": ("dataset", "backbone", "training", "params", "regulariser"), "versions": ()}
@@ -35,7 +35,7 @@ class Run:
         begun: Trials that were begun and are not committed.
     """
 
-    folder: Place
+    folder: AnyPath
     trials: pl.DataFrame
     plan: Plan | None
     given: bool = False
@@ -57,7 +57,7 @@ class Run:
         return coerce.AGAIN if self.given else REDO
 
 
-def load(address: str | Place) -> Run:
+def load(address: str | AnyPath) -> Run:
     """Read all committed trials and the plan of a run: a folder, or an address (``s3://…``).
 
     A trial's folder without ``trial.parquet`` is not committed and only counted. The study may be
@@ -66,12 +66,12 @@ def load(address: str | Place) -> Run:
     Raises:
         StudyError: When there is no such folder, nothing in it, or a file breaks the format.
     """
-    folder = place(address) if isinstance(address, str) else address
-    if isinstance(folder, ObjectPlace):
+    folder = any_path(address) if isinstance(address, str) else address
+    if isinstance(folder, ObjectPath):
         folder = _listed(folder)
     begun = [path for path in folder.glob("trials/*") if path.is_dir()]
-    files: list[Place] = sorted(folder.glob("trials/*/trial.parquet"), key=str)
-    rows = [row for row in each(_committed, files) if row is not None]
+    files: list[AnyPath] = sorted(folder.glob("trials/*/trial.parquet"), key=str)
+    rows = [row for row in map_paths(_committed, files) if row is not None]
     if not rows:
         started = (folder / "study.json").exists()
         remedy = "give the folder that the study wrote, or run the study first"
@@ -87,30 +87,30 @@ def load(address: str | Place) -> Run:
 
 def vanished(run: Run) -> bool:
     """Tell whether a trial was taken away since the run was loaded, as a study at work may do."""
-    folder = _listed(run.folder) if isinstance(run.folder, ObjectPlace) else run.folder
+    folder = _listed(run.folder) if isinstance(run.folder, ObjectPath) else run.folder
     rows = (folder / "trials" / trial / "trial.parquet" for trial in run.trials["trial"])
     return not run.given and not all(row.exists() for row in rows)
 
 
-def _listed(folder: ObjectPlace) -> ObjectPlace:
+def _listed(folder: ObjectPath) -> ObjectPath:
     try:
         return folder.within(0).listed()
     except OSError as error:
         raise StudyError(f"{folder}: must be readable, but {error.strerror}") from None
 
 
-def _committed(file: Place) -> pa.Table | None:
+def _committed(file: AnyPath) -> pa.Table | None:
     """Return the row of a file, None when it is gone since it was listed."""
     try:
         return _trial_row(file)
     except StudyError:
-        there = file.renewed() if isinstance(file, ObjectPlace) else file
+        there = file.renewed() if isinstance(file, ObjectPath) else file
         if there.exists():
             raise
         return None
 
 
-def _trial_row(file: Place) -> pa.Table:
+def _trial_row(file: AnyPath) -> pa.Table:
     """Return the one checked row of a trial file."""
     parquet = open_parquet(file, REDO)
     schema.check_version(parquet.schema_arrow, str(file))

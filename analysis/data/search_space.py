@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from study.errors import StudyError
-from study.run_folder.paths import Place
+from study.run_folder.paths import AnyPath
 
 BINS: Final = 10
 """Slots of a range; one of fewer whole numbers has a slot for each."""
@@ -102,7 +102,7 @@ class Space:
         return found
 
 
-def study_of(folder: Place) -> dict[str, Any] | None:
+def study_of(folder: AnyPath) -> dict[str, Any] | None:
     """Return what ``study.json`` holds, None without it.
 
     Raises:
@@ -120,20 +120,20 @@ def study_of(folder: Place) -> dict[str, Any] | None:
     return study
 
 
-def command_of(folder: Place) -> str | None:
+def command_of(folder: AnyPath) -> str | None:
     """Return the command that was given last, None where it is not known."""
     command = (study_of(folder) or {}).get("command")
     return command if isinstance(command, str) else None
 
 
-def _unlike(file: Place, error: Exception) -> StudyError:
+def _unlike(file: AnyPath, error: Exception) -> StudyError:
     return StudyError(
         f"{file}: must hold the study as study.run writes it, but reading it ended with "
         f"{type(error).__name__}: {error}; restore the file"
     )
 
 
-def spaces(folder: Place) -> list[Space]:
+def spaces(folder: AnyPath) -> list[Space]:
     """Return the spaces that were searched, candidates first; none without ``study.json``.
 
     Raises:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from analysis.figures import importance, search
 from analysis.figures.calibration import reliability_figure
-from analysis.figures.context import Figure, Scene
+from analysis.figures.context import Figure, FigureContext
 from analysis.figures.cost import cost_figure
 from analysis.figures.members import (
     evidence_figure,
@@ -27,17 +27,17 @@ from analysis.figures.recovery import (
 from analysis.figures.shift import severity_figure
 
 
-def draw(scene: Scene) -> list[Figure]:
+def draw(context: FigureContext) -> list[Figure]:
     """Return every figure that the data can fill, in the order of the page."""
-    confirmed: list[Callable[[Scene], Figure | None]] = [
+    confirmed: list[Callable[[FigureContext], Figure | None]] = [
         forest_figure, diversity_figure, collapsed_figure, growth_figure,
         severity_figure, reliability_figure,
         scores_figure, roc_figure, areas_figure,
         members_figure, trajectory_figure, landscape_figure, evidence_figure, cost_figure,
     ]  # fmt: skip
-    ready = len(scene.recovery) > 0
-    drawn = [figure(scene) for figure in confirmed if ready]
-    drawn += [search.history_figure(scene), *importance.draw(scene)]
+    ready = len(context.recovery) > 0
+    drawn = [figure(context) for figure in confirmed if ready]
+    drawn += [search.history_figure(context), *importance.draw(context)]
     found = [figure for figure in drawn if figure is not None]
     narrow = Counter(figure.section for figure in found if not figure.wide)
     # A narrow figure without a neighbour takes the whole width.

@@ -6,16 +6,16 @@ import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, Scene, over_seeds, reference_ensemble
+from analysis.figures.context import Figure, FigureContext, over_seeds, reference_ensemble
 from analysis.figures.encodings import Facets, Frame
 
 LEAST_IN_BIN = 20
 """A bin with fewer predictions, over all seeds, is noise (said in ``how_to_read.html.j2``)."""
 
 
-def reliability_figure(scene: Scene) -> Figure | None:
+def reliability_figure(context: FigureContext) -> Figure | None:
     """Return the reliability diagrams of the anchors and the leading arms."""
-    bins = scene.measures.reliability.filter(pl.col("count") > 0)
+    bins = context.measures.reliability.filter(pl.col("count") > 0)
     if bins.is_empty():
         return None
     band = over_seeds(bins, ["arm", "bin"], "accuracy")
@@ -26,9 +26,9 @@ def reliability_figure(scene: Scene) -> Figure | None:
         count=weight.sum(),
     )
     pooled = pooled.with_columns(share=pl.col("count") / pl.col("count").sum().over("arm"))
-    ece = over_seeds(scene.measures.replicates, ["arm"], "ece").select("arm", ece="mean")
-    anchors = scene.arms.filter(pl.col("arm").is_in([reference_ensemble(scene), "single"]))
-    shown = pl.concat([anchors.sort("role", descending=True), scene.judged().head(4)])
+    ece = over_seeds(context.measures.replicates, ["arm"], "ece").select("arm", ece="mean")
+    anchors = context.arms.filter(pl.col("arm").is_in([reference_ensemble(context), "single"]))
+    shown = pl.concat([anchors.sort("role", descending=True), context.judged().head(4)])
     rows = (
         shown.join(ece, on="arm", maintain_order="left")
         .with_columns(error=pl.col("ece").map_elements("{:.3f}".format, pl.String))
@@ -47,9 +47,9 @@ def reliability_figure(scene: Scene) -> Figure | None:
         "reliability",
         "Calibration",
         "Calibration error: " + ", ".join(f"{tag} {value:.3f}" for tag, value in three if value),
-        f"{scene.seeds(shown['arm'].to_list())} replicates per arm, 15 bins of equal width on "
+        f"{context.seeds(shown['arm'].to_list())} replicates per arm, 15 bins of equal width on "
         "the test set; bands are 95 % t-intervals over seeds.",
-        reliability_chart(rows.select(kept), scene.methods),
+        reliability_chart(rows.select(kept), context.methods),
     )
 
 

@@ -27,7 +27,7 @@ OTHERS: Final = {
 
 
 @dataclass(frozen=True)
-class Scene:
+class FigureContext:
     """What every figure draws from.
 
     Attributes:
@@ -126,12 +126,12 @@ def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFram
     )
 
 
-def reference_ensemble(scene: Scene) -> str:
+def reference_ensemble(context: FigureContext) -> str:
     """Return the arm of the deep ensemble that the first judged arm is measured against."""
-    return str(scene.lead()["reference"])
+    return str(context.lead()["reference"])
 
 
-def scene(run: Run, measures: Measures, verdict: Verdict) -> Scene:
+def figure_context(run: Run, measures: Measures, verdict: Verdict) -> FigureContext:
     """Put names, order and recovery to the arms that were judged."""
     protocol = verdict.protocol
     seen = set(run.trials["method"].to_list()) - {"deep_ensemble", "single"}
@@ -149,7 +149,7 @@ def scene(run: Run, measures: Measures, verdict: Verdict) -> Scene:
     )
     known = {effect["endpoint"] for effect in effects}
     performance = [key for key, kind in protocol.kinds.items() if kind == "performance"]
-    return Scene(
+    return FigureContext(
         measures=measures,
         trials=run.trials,
         geometry=geometry(run),

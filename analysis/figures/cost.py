@@ -6,15 +6,15 @@ import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, Scene
+from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import HIGHEST, F, Facets, Frame
 from analysis.measures.costs import costs as arm_costs
 from analysis.measures.costs import multiples
 
 
-def cost_figure(scene: Scene) -> Figure | None:
+def cost_figure(context: FigureContext) -> Figure | None:
     """Return recovery against each kind of cost."""
-    if scene.primary is None:
+    if context.primary is None:
         return None
     kinds = {
         "parameters": "Parameters",
@@ -22,15 +22,15 @@ def cost_figure(scene: Scene) -> Figure | None:
         "train_flops": "Training FLOPs",
         "infer_flops": "Inference FLOPs",
     }
-    multiples = costs(scene).unpivot(
+    multiples = costs(context).unpivot(
         on=list(kinds), index="arm", variable_name="kind", value_name="cost"
     )
-    recovery = scene.recovery.filter(pl.col("endpoint") == scene.primary).drop("panel")
-    anchors = scene.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"])).with_columns(
+    recovery = context.recovery.filter(pl.col("endpoint") == context.primary).drop("panel")
+    anchors = context.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"])).with_columns(
         estimate=pl.when(pl.col("role") == "single").then(0.0).otherwise(1.0)
     )
     rows = (
-        pl.concat([scene.judged().join(recovery, on="arm"), anchors], how="diagonal_relaxed")
+        pl.concat([context.judged().join(recovery, on="arm"), anchors], how="diagonal_relaxed")
         .join(multiples, on="arm")
         .drop_nulls(["cost", "estimate"])
         .with_columns(panel=pl.col("kind").replace_strict(kinds))
@@ -40,9 +40,9 @@ def cost_figure(scene: Scene) -> Figure | None:
     rows = rows.sort(pl.col("kind").replace_strict(order), maintain_order=True)
     if rows.is_empty():
         return None
-    lead = scene.lead()
+    lead = context.lead()
     price = {r["kind"]: r["cost"] for r in rows.filter(pl.col("arm") == lead["arm"]).to_dicts()}
-    estimate = scene.estimate(lead["arm"])
+    estimate = context.estimate(lead["arm"])
     claim = "Recovery against cost"
     if estimate is not None and {"stored_bytes", "infer_flops"} <= price.keys():
         claim = (
@@ -55,14 +55,14 @@ def cost_figure(scene: Scene) -> Figure | None:
         "cost",
         "Cost",
         claim,
-        f"Cost is counted, not timed; whiskers are {scene.levels[0]} intervals over seeds.",
-        cost_chart(rows.select(kept), scene.margin, scene.methods, scene.axis()),
+        f"Cost is counted, not timed; whiskers are {context.levels[0]} intervals over seeds.",
+        cost_chart(rows.select(kept), context.margin, context.methods, context.axis()),
     )
 
 
-def costs(scene: Scene) -> pl.DataFrame:
+def costs(context: FigureContext) -> pl.DataFrame:
     """Return arm and its parameters, bytes and FLOPs as multiples of the single model's."""
-    return multiples(arm_costs(scene.trials, scene.measures))
+    return multiples(arm_costs(context.trials, context.measures))
 
 
 def with_front(rows: pl.DataFrame) -> pl.DataFrame:

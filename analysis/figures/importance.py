@@ -20,7 +20,7 @@ from sklearn.model_selection import KFold
 
 from analysis.data.search_space import Domain, flatten
 from analysis.figures import encodings
-from analysis.figures.context import Figure, Scene
+from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import Facets, Frame
 from analysis.figures.parallel_coordinates import (
     axis_ticks,
@@ -28,7 +28,7 @@ from analysis.figures.parallel_coordinates import (
     declared_value,
     parallel_figure,
 )
-from analysis.figures.search import Seen, coverage_figure, seen
+from analysis.figures.search import SearchedParameter, coverage_figure, seen
 from analysis.text.names import title
 
 FLOATS = npt.NDArray[np.float64]
@@ -55,17 +55,19 @@ SHORT: Final = {"val_nll": "NLL", "val_gain": "gain"}
 TITLES: Final = {"val_nll": "NLL", "val_gain": "Gain"}
 
 
-def draw(scene: Scene) -> list[Figure]:
+def draw(context: FigureContext) -> list[Figure]:
     """Return every figure that the search's trials can fill."""
     done = (pl.col("stage") == "search") & (pl.col("status") == "complete")
-    trials = scene.trials.filter(done, pl.col("val_nll").is_finite()).sort("trial")
-    rankings = list(_rankings(scene, trials))
-    parameters = seen(scene.spaces, trials)
+    trials = context.trials.filter(done, pl.col("val_nll").is_finite()).sort("trial")
+    rankings = list(_rankings(context, trials))
+    parameters = seen(context.spaces, trials)
     figures = (
-        _importance(scene, rankings),
-        _slices(scene, trials, parameters, rankings),
-        parallel_figure(scene, trials, _most_important(scene, parameters, rankings) or parameters),
-        coverage_figure(scene, trials, parameters),
+        _importance(context, rankings),
+        _slices(context, trials, parameters, rankings),
+        parallel_figure(
+            context, trials, _most_important(context, parameters, rankings) or parameters
+        ),
+        coverage_figure(context, trials, parameters),
     )
     return [figure for figure in figures if figure is not None]
 
@@ -81,10 +83,10 @@ class Ranking:
 
 
 def _most_important(
-    scene: Scene, parameters: Sequence[Seen], rankings: Sequence[Ranking]
-) -> list[Seen]:
+    context: FigureContext, parameters: Sequence[SearchedParameter], rankings: Sequence[Ranking]
+) -> list[SearchedParameter]:
     """Return the candidates' parameters with the best rank of importance for either objective."""
-    candidates = {space.method for space in scene.spaces if space.candidate}
+    candidates = {space.method for space in context.spaces if space.candidate}
     ranks: dict[tuple[str, str], int] = {}
     for one in rankings:
         for rank, name in enumerate(one.ranked["parameter"]):
@@ -98,11 +100,11 @@ def _most_important(
     return [one for _, one in sorted(known, key=lambda pair: pair[0])]
 
 
-def _rankings(scene: Scene, trials: pl.DataFrame) -> list[Ranking]:
+def _rankings(context: FigureContext, trials: pl.DataFrame) -> list[Ranking]:
     found = []
-    own_panels = {"single": 2} | {space.method: 0 for space in scene.spaces if space.candidate}
+    own_panels = {"single": 2} | {space.method: 0 for space in context.spaces if space.candidate}
     # Candidates first; the single model, which has no gain, last: so that pairs stay in a row.
-    for method in sorted(scene.methods, key=lambda method: own_panels.get(method, 1)):
+    for method in sorted(context.methods, key=lambda method: own_panels.get(method, 1)):
         own = trials.filter(pl.col("method") == method)
         for objective in OBJECTIVES if len(own) >= LEAST_TRIALS else ():
             known = own.drop_nulls(objective)
@@ -159,7 +161,7 @@ def _keys(specs: list[dict[str, Any]]) -> list[str]:
     return sorted({key for spec in specs for key in spec})
 
 
-def _importance(scene: Scene, rankings: Sequence[Ranking]) -> Figure | None:
+def _importance(context: FigureContext, rankings: Sequence[Ranking]) -> Figure | None:
     if not rankings:
         return None
     frames, quality = [], []
@@ -224,9 +226,12 @@ def importance_chart(rows: Frame) -> Facets:
 
 
 def _slices(
-    scene: Scene, trials: pl.DataFrame, parameters: Sequence[Seen], rankings: Sequence[Ranking]
+    context: FigureContext,
+    trials: pl.DataFrame,
+    parameters: Sequence[SearchedParameter],
+    rankings: Sequence[Ranking],
 ) -> Figure | None:
-    chosen = _most_important(scene, parameters, rankings)[:PANELS]
+    chosen = _most_important(context, parameters, rankings)[:PANELS]
     if not chosen:
         return None
     found = associations(parameters, trials)
@@ -257,13 +262,13 @@ def _slices(
         f"choice. One seed per trial; trials {_range(len(one.values) for one in chosen)} per "
         "panel, proposed from one another's results and so not independent.",
         slices_chart(
-            pl.DataFrame(rows, infer_schema_length=None), scene.methods, _frames(chosen, by_trial)
+            pl.DataFrame(rows, infer_schema_length=None), context.methods, _frames(chosen, by_trial)
         ),
         choices=tuple(OBJECTIVES.items()),
     )
 
 
-def associations(parameters: Sequence[Seen], trials: pl.DataFrame) -> pl.DataFrame:
+def associations(parameters: Sequence[SearchedParameter], trials: pl.DataFrame) -> pl.DataFrame:
     """Return how each parameter goes with each objective, adjusted over all pairs.
 
     A range by Spearman's rank correlation, a choice by Kruskal's and Wallis's test of its values
@@ -328,7 +333,7 @@ def _tested(tests: Sequence[dict[str, Any] | None]) -> str:
     return " · ".join(texts) or "too few trials for a test"
 
 
-def _panel(one: Seen, by_trial: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _panel(one: SearchedParameter, by_trial: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of one panel: trials, medians of each part, and the axis."""
     losses = {name: np.array([by_trial[t][name] for t in one.trials], float) for name in OBJECTIVES}
     slots = np.array([one.domain.slot(value) for value in one.values])
@@ -345,7 +350,9 @@ def _panel(one: Seen, by_trial: dict[str, dict[str, Any]]) -> list[dict[str, Any
     return rows + axis_ticks(one)
 
 
-def _frames(chosen: Sequence[Seen], by_trial: dict[str, Any]) -> dict[str, tuple[float, float]]:
+def _frames(
+    chosen: Sequence[SearchedParameter], by_trial: dict[str, Any]
+) -> dict[str, tuple[float, float]]:
     """Return what is shown of each objective: to three quartile distances beyond the quartiles."""
     trials = {trial for one in chosen for trial in one.trials}
     found = {}

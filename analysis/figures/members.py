@@ -10,7 +10,7 @@ import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, Scene, over_seeds
+from analysis.figures.context import Figure, FigureContext, over_seeds
 from analysis.figures.encodings import Facets, Frame
 from analysis.text.numbers import number
 
@@ -38,11 +38,11 @@ EVIDENCE: Final = {
 BOUNDS: Final = ("chance", "same")
 
 
-def members_figure(scene: Scene) -> Figure | None:
+def members_figure(context: FigureContext) -> Figure | None:
     """Return which members disagree, pair by pair."""
-    pairs = scene.measures.pairs
-    anchors = scene.arms.filter(pl.col("role") == "deep_ensemble")
-    shown = pl.concat([anchors, scene.judged()]).filter(
+    pairs = context.measures.pairs
+    anchors = context.arms.filter(pl.col("role") == "deep_ensemble")
+    shown = pl.concat([anchors, context.judged()]).filter(
         pl.col("arm").is_in(pairs["arm"].unique().to_list())
     )[:12]
     if shown.is_empty():
@@ -60,7 +60,7 @@ def members_figure(scene: Scene) -> Figure | None:
         .join(cells, on="arm", maintain_order="left_right")
     )
     by_arm = dict(mean.iter_rows())
-    lead = scene.lead()
+    lead = context.lead()
     ours, theirs = by_arm.get(lead["arm"]), by_arm.get(lead["reference"])
     claim = "How often two members predict a different class"
     if ours is not None and theirs is not None:
@@ -72,7 +72,7 @@ def members_figure(scene: Scene) -> Figure | None:
         "members",
         "Members",
         claim,
-        f"Mean over {scene.seeds(shown['arm'].to_list())} replicates per arm, test set; the "
+        f"Mean over {context.seeds(shown['arm'].to_list())} replicates per arm, test set; the "
         "title gives the mean over pairs.",
         members_chart(rows.select("arm", "panel", "i", "j", "disagreement")),
     )
@@ -102,11 +102,11 @@ def members_chart(rows: Frame) -> Facets:
     return encodings.panels(chart, rows, columns=8, least=118, most=130, ratio=1, free=("x", "y"))
 
 
-def per_arm(scene: Scene, panels: dict[str, str], by: list[str]) -> pl.DataFrame:
+def per_arm(context: FigureContext, panels: dict[str, str], by: list[str]) -> pl.DataFrame:
     """Return mean, low and high over seeds of whole-network quantities, with the arms' names."""
     whole = pl.col("layer").is_null() & pl.col("i").is_null() & pl.col("quantity").is_in([*panels])
-    found = over_seeds(scene.geometry.filter(whole), by, "value")
-    shown = scene.arms.filter(~pl.col("role").is_in(["single", "positive_control"]))
+    found = over_seeds(context.geometry.filter(whole), by, "value")
+    shown = context.arms.filter(~pl.col("role").is_in(["single", "positive_control"]))
     order = {quantity: number for number, quantity in enumerate(panels)}
     return (
         shown.with_row_index("place")
@@ -118,19 +118,19 @@ def per_arm(scene: Scene, panels: dict[str, str], by: list[str]) -> pl.DataFrame
     )
 
 
-def replicates(scene: Scene, rows: pl.DataFrame) -> str:
+def replicates(context: FigureContext, rows: pl.DataFrame) -> str:
     """Return how many replicates stand behind the rows' arms: one number or its range."""
     counts = (
-        scene.geometry.filter(pl.col("arm").is_in(rows["arm"].unique().to_list()))
+        context.geometry.filter(pl.col("arm").is_in(rows["arm"].unique().to_list()))
         .group_by("arm")
         .agg(pl.col("replicate").n_unique())["replicate"]
     ).to_list()
     return f"{max(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
-def trajectory_figure(scene: Scene) -> Figure | None:
+def trajectory_figure(context: FigureContext) -> Figure | None:
     """Return how the members' weights differ from the start of training to its end."""
-    rows = per_arm(scene, WEIGHTS, ["arm", "quantity", "epoch"])
+    rows = per_arm(context, WEIGHTS, ["arm", "quantity", "epoch"])
     if rows.is_empty():
         return None
     last = pl.col("epoch") == pl.col("epoch").max().over("arm")
@@ -143,14 +143,14 @@ def trajectory_figure(scene: Scene) -> Figure | None:
     return Figure(
         "trajectory",
         "Members",
-        _travelled(scene, rows),
-        f"{replicates(scene, rows)} replicates per arm, means over seeds and pairs of members; "
+        _travelled(context, rows),
+        f"{replicates(context, rows)} replicates per arm, means over seeds and pairs of members; "
         f"effective weights of all layers together. Closer: by more than {CLOSER:g}.",
-        trajectory_chart(rows.select(kept), scene.methods),
+        trajectory_chart(rows.select(kept), context.methods),
     )
 
 
-def _travelled(scene: Scene, rows: pl.DataFrame) -> str:
+def _travelled(context: FigureContext, rows: pl.DataFrame) -> str:
     """Say from where to where the leading arm's members went, and how many others did alike."""
     cosine = rows.filter(pl.col("quantity") == "cosine")
     ends = cosine.group_by("arm", "role", "tag", maintain_order=True).agg(
@@ -214,12 +214,12 @@ def trajectory_chart(rows: Frame, methods: Sequence[str]) -> Facets:
     return encodings.panels(chart, rows, columns=2, least=250, height=260, free=("y",))
 
 
-def landscape_figure(scene: Scene) -> Figure | None:
+def landscape_figure(context: FigureContext) -> Figure | None:
     """Return what lies between two members: a barrier of the loss, and how alike features are."""
-    rows = per_arm(scene, NETWORKS, ["arm", "quantity"])
+    rows = per_arm(context, NETWORKS, ["arm", "quantity"])
     if rows.is_empty():
         return None
-    anchor = scene.trials.filter(
+    anchor = context.trials.filter(
         pl.col("stage") == "confirm", pl.col("role") == "single", pl.col("status") == "complete"
     )["val_nll"].mean()
     basin = ONE_BASIN * anchor if isinstance(anchor, float) else None
@@ -234,9 +234,9 @@ def landscape_figure(scene: Scene) -> Figure | None:
         "landscape",
         "Members",
         _separated(rows, basin),
-        f"{replicates(scene, rows)} replicates per arm, at the end of training, on validation "
+        f"{replicates(context, rows)} replicates per arm, at the end of training, on validation "
         "images; whiskers are 95 % t-intervals over seeds.",
-        landscape_chart(rows.select(kept), scene.methods),
+        landscape_chart(rows.select(kept), context.methods),
     )
 
 
@@ -290,14 +290,14 @@ def landscape_chart(rows: Frame, methods: Sequence[str]) -> Facets:
     return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))
 
 
-def evidence_figure(scene: Scene) -> Figure | None:
+def evidence_figure(context: FigureContext) -> Figure | None:
     """Return how far members agree in their evidence, between chance and a member with itself."""
-    rows = per_arm(scene, EVIDENCE, ["arm", "quantity"])
+    rows = per_arm(context, EVIDENCE, ["arm", "quantity"])
     if rows.is_empty():
         return None
     for bound in BOUNDS:
         names = {f"{quantity}_{bound}": panel for quantity, panel in EVIDENCE.items()}
-        other = per_arm(scene, names, ["arm", "quantity"])
+        other = per_arm(context, names, ["arm", "quantity"])
         rows = rows.join(
             other.select("arm", "panel", pl.col("mean").alias(bound)), on=["arm", "panel"]
         )
@@ -307,9 +307,9 @@ def evidence_figure(scene: Scene) -> Figure | None:
         "evidence",
         "Members",
         _shared_evidence(rows),
-        f"{replicates(scene, rows)} replicates per arm, at the end of training, on test images; "
+        f"{replicates(context, rows)} replicates per arm, at the end of training, on test images; "
         "whiskers are 95 % t-intervals over seeds.",
-        evidence_chart(rows.select(kept), scene.methods),
+        evidence_chart(rows.select(kept), context.methods),
     )
 
 

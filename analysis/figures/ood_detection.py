@@ -4,7 +4,7 @@ import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, Scene, over_seeds
+from analysis.figures.context import Figure, FigureContext, over_seeds
 from analysis.figures.encodings import Chart
 from analysis.measures.columns import SCORES
 
@@ -15,13 +15,13 @@ SHOWN = 4
 """Candidates whose scores are drawn, beside the anchors."""
 
 
-def scores_figure(scene: Scene) -> Figure | None:
+def scores_figure(context: FigureContext) -> Figure | None:
     """Draw how entropy is distributed in and out of distribution, arm by arm."""
-    found = scene.measures.scores.filter(pl.col("kind") != "roc")
+    found = context.measures.scores.filter(pl.col("kind") != "roc")
     if found.is_empty():
         return None
-    area = _areas(scene, "entropy").select("arm", area="mean")
-    shown = pl.concat([_anchors(scene), scene.judged().head(SHOWN)]).join(
+    area = _areas(context, "entropy").select("arm", area="mean")
+    shown = pl.concat([_anchors(context), context.judged().head(SHOWN)]).join(
         area, on="arm", maintain_order="left"
     )
     mean = found.group_by("arm", "kind", "at", maintain_order=True).agg(pl.col("share").mean())
@@ -38,17 +38,17 @@ def scores_figure(scene: Scene) -> Figure | None:
         SECTION,
         f"Entropy tells foreign images from test images with an AUROC of {three}",
         f"Filled: test images; line: foreign ones. Mean over "
-        f"{scene.seeds(shown['arm'].to_list())} replicates per arm and over the sets of foreign "
+        f"{context.seeds(shown['arm'].to_list())} replicates per arm and over the sets of foreign "
         "images.",
         _histograms(rows.select("arm", "method", "panel", "kind", "at", "share")),
     )
 
 
-def roc_figure(scene: Scene) -> Figure | None:
+def roc_figure(context: FigureContext) -> Figure | None:
     """Draw the ROC of every arm."""
-    found = scene.measures.scores.filter(pl.col("kind") == "roc")
-    area = _areas(scene, "entropy").select("arm", area="mean")
-    shown = pl.concat([scene.judged().head(MANY), _anchors(scene)])
+    found = context.measures.scores.filter(pl.col("kind") == "roc")
+    area = _areas(context, "entropy").select("arm", area="mean")
+    shown = pl.concat([context.judged().head(MANY), _anchors(context)])
     every = shown.join(area, on="arm", maintain_order="left")
     mean = found.group_by("arm", "at", maintain_order=True).agg(pl.col("share").mean())
     rows = every.join(mean, on="arm", maintain_order="left_right")
@@ -62,26 +62,26 @@ def roc_figure(scene: Scene) -> Figure | None:
         f"AUROC by entropy runs from {worst['area']:.3f} ({worst['tag']}) to {best['area']:.3f} "
         f"({best['tag']})",
         f"Entropy as score; {len(every)} arms, the best candidates first; mean over "
-        f"{scene.seeds(every['arm'].to_list())} replicates per arm at equal shares of false "
+        f"{context.seeds(every['arm'].to_list())} replicates per arm at equal shares of false "
         "alarms.",
-        _curves(rows.select("arm", "label", "method", "area", "at", "share"), scene.methods),
+        _curves(rows.select("arm", "label", "method", "area", "at", "share"), context.methods),
         wide=False,
     )
 
 
-def areas_figure(scene: Scene) -> Figure | None:
+def areas_figure(context: FigureContext) -> Figure | None:
     """Draw the AUROC of every arm by every score, with intervals over seeds."""
-    every = pl.concat([scene.judged(), _anchors(scene)])
+    every = pl.concat([context.judged(), _anchors(context)])
     frames = [
         every.join(own, on="arm", maintain_order="left").with_columns(metric=pl.lit(score))
         for score in SCORES
-        if not (own := _areas(scene, score)).is_empty()
+        if not (own := _areas(context, score)).is_empty()
     ]
     if not frames:
         return None
     rows = pl.concat(frames)
     entropy = rows.filter(pl.col("metric") == "entropy")
-    lead, single = scene.lead(), entropy.filter(pl.col("arm") == "single")
+    lead, single = context.lead(), entropy.filter(pl.col("arm") == "single")
     ours = entropy.filter(pl.col("arm") == lead["arm"])
     claim = "How well each score detects foreign images"
     if len(ours) and len(single):
@@ -95,9 +95,9 @@ def areas_figure(scene: Scene) -> Figure | None:
         "auroc",
         SECTION,
         claim,
-        f"{scene.seeds(every['arm'].to_list())} replicates per arm; whiskers are 95 % "
+        f"{context.seeds(every['arm'].to_list())} replicates per arm; whiskers are 95 % "
         "t-intervals over seeds, with the images fixed.",
-        _points(rows.select(kept), scene.methods),
+        _points(rows.select(kept), context.methods),
         wide=rows["arm"].n_unique() > MANY,
         choices=tuple(
             (score, NAMES[score]) for score in rows["metric"].unique(maintain_order=True)
@@ -108,14 +108,14 @@ def areas_figure(scene: Scene) -> Figure | None:
 NAMES = {"entropy": "Entropy", "msp": "Largest probability", "mi": "Mutual information"}
 
 
-def _areas(scene: Scene, score: str) -> pl.DataFrame:
-    return over_seeds(scene.measures.replicates, ["arm"], f"ood_auroc_{score}")
+def _areas(context: FigureContext, score: str) -> pl.DataFrame:
+    return over_seeds(context.measures.replicates, ["arm"], f"ood_auroc_{score}")
 
 
-def _anchors(scene: Scene) -> pl.DataFrame:
+def _anchors(context: FigureContext) -> pl.DataFrame:
     """Return the single model and the deep ensemble that the first arm is measured against."""
-    arms = ["single", scene.lead()["reference"]]
-    return scene.arms.filter(pl.col("arm").is_in(arms)).sort("role", descending=True)
+    arms = ["single", context.lead()["reference"]]
+    return context.arms.filter(pl.col("arm").is_in(arms)).sort("role", descending=True)
 
 
 def _histograms(rows: pl.DataFrame) -> encodings.Facets:

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, Scene
+from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import Chart
-from analysis.figures.search import Seen, declared
+from analysis.figures.search import SearchedParameter, declared
 from analysis.text.names import title
 
 WIDTH: Final = 44
@@ -28,18 +28,18 @@ TENTH: Final = 0.1
 
 
 def parallel_figure(
-    scene: Scene, trials: pl.DataFrame, parameters: Sequence[Seen]
+    context: FigureContext, trials: pl.DataFrame, parameters: Sequence[SearchedParameter]
 ) -> Figure | None:
     """Draw every complete search trial of the first candidate's method as a line.
 
     Args:
-        scene: What is drawn from.
+        context: What is drawn from.
         trials: Complete search trials: trial, method, configuration, val_nll.
         parameters: As seen, the most important first if that is known.
     """
-    candidates = [space.method for space in scene.spaces if space.candidate]
-    if len(scene.recovery):
-        candidates.insert(0, scene.lead()["method"])
+    candidates = [space.method for space in context.spaces if space.candidate]
+    if len(context.recovery):
+        candidates.insert(0, context.lead()["method"])
     method = next((m for m in candidates if any(p.method == m for p in parameters)), None)
     if method is None:
         return None
@@ -85,7 +85,7 @@ def parallel_figure(
     )
 
 
-def _axis(one: Seen, row: int) -> list[dict[str, Any]]:
+def _axis(one: SearchedParameter, row: int) -> list[dict[str, Any]]:
     """Return the rows of one axis: the trials in which it was active, and its labels."""
     common = {"axis": one.parameter, "row": row}
     found: list[dict[str, Any]] = [
@@ -97,7 +97,9 @@ def _axis(one: Seen, row: int) -> list[dict[str, Any]]:
     return [common | each for each in (*found, *ticks)]
 
 
-def _gaps(lines: pl.DataFrame, ranked: pl.DataFrame, axes: Sequence[Seen]) -> pl.DataFrame:
+def _gaps(
+    lines: pl.DataFrame, ranked: pl.DataFrame, axes: Sequence[SearchedParameter]
+) -> pl.DataFrame:
     """Return the lines with an empty place where a trial's parameter was not active."""
     grid = pl.DataFrame(
         {
@@ -111,7 +113,7 @@ def _gaps(lines: pl.DataFrame, ranked: pl.DataFrame, axes: Sequence[Seen]) -> pl
     )
 
 
-def _claim(method: str, axes: Sequence[Seen], ranked: pl.DataFrame) -> str:
+def _claim(method: str, axes: Sequence[SearchedParameter], ranked: pl.DataFrame) -> str:
     """Say which choice's share among the best tenth is the furthest above that among all."""
     best = set(ranked.filter(pl.col("share") <= max(TENTH, 5 / len(ranked)))["trial"])
     lead: tuple[float, str] = (0.0, "")
@@ -175,7 +177,7 @@ def declared_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def beside(one: Seen, value: Any, number: int) -> float:
+def beside(one: SearchedParameter, value: Any, number: int) -> float:
     """Return where a trial stands: values of a choice are spread evenly within their slot."""
     at = one.domain.position(value)
     if not one.domain.stepped:
@@ -183,7 +185,7 @@ def beside(one: Seen, value: Any, number: int) -> float:
     return at + (number * 0.618034 % 1 - 0.5) * 0.6 / one.domain.slots
 
 
-def axis_ticks(one: Seen) -> list[dict[str, Any]]:
+def axis_ticks(one: SearchedParameter) -> list[dict[str, Any]]:
     """Return the labels below a panel: choices, or the ends and the middle of a range."""
     domain = one.domain
     if domain.choices:

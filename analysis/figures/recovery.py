@@ -8,7 +8,7 @@ import polars as pl
 from scipy import stats
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, Scene, over_seeds, reference_ensemble
+from analysis.figures.context import Figure, FigureContext, over_seeds, reference_ensemble
 from analysis.figures.encodings import HIGHEST, Chart, F, Facets, Frame
 from analysis.figures.ood_detection import MANY
 from analysis.text.numbers import number
@@ -17,18 +17,18 @@ BEYOND = 0.5
 """How far right of the largest Deep Ensemble stands what is worth more."""
 
 
-def forest_figure(scene: Scene) -> Figure:
+def forest_figure(context: FigureContext) -> Figure:
     """Return the recovery of every arm on every endpoint, with its intervals."""
-    rows = scene.judged().join(scene.recovery, on="arm", maintain_order="left")
-    seeds = scene.seeds(rows["arm"].unique().to_list())
+    rows = context.judged().join(context.recovery, on="arm", maintain_order="left")
+    seeds = context.seeds(rows["arm"].unique().to_list())
     return Figure(
         "recovery",
         "Recovery",
-        scene.tally,
-        f"{seeds} replicates per arm. Intervals ({scene.levels[0]} thick, {scene.levels[1]} thin) "
-        "cover training seeds (initialisation, order, augmentation) with the data fixed, not the "
-        "choice of test images.",
-        forest_chart(rows, scene.margin, scene.methods, scene.levels),
+        context.tally,
+        f"{seeds} replicates per arm. Intervals ({context.levels[0]} thick, {context.levels[1]} "
+        "thin) cover training seeds (initialisation, order, augmentation) with the data fixed, not "
+        "the choice of test images.",
+        forest_chart(rows, context.margin, context.methods, context.levels),
     )
 
 
@@ -89,18 +89,18 @@ def forest_chart(
     return encodings.panels(chart, rows, columns=3, least=250, height=26 * rows["label"].n_unique())
 
 
-def diversity_figure(scene: Scene) -> Figure | None:
+def diversity_figure(context: FigureContext) -> Figure | None:
     """Return recovery against the members' disagreement."""
-    if scene.primary is None:
+    if context.primary is None:
         return None
-    spread = over_seeds(scene.measures.replicates, ["arm"], "disagreement")
+    spread = over_seeds(context.measures.replicates, ["arm"], "disagreement")
     rows = (
-        scene.judged()
-        .join(scene.recovery.filter(pl.col("endpoint") == scene.primary), on="arm")
+        context.judged()
+        .join(context.recovery.filter(pl.col("endpoint") == context.primary), on="arm")
         .join(spread.select("arm", disagreement="mean"), on="arm", maintain_order="left")
     )
     anchors = (
-        scene.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"]))
+        context.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"]))
         .join(spread.select("arm", disagreement="mean"), on="arm", how="left")
         .with_columns(
             pl.col("disagreement").fill_null(0.0),
@@ -124,14 +124,14 @@ def diversity_figure(scene: Scene) -> Figure | None:
         "diversity",
         "Recovery",
         claim,
-        f"{len(rows)} configurations, mean over seeds; whiskers are {scene.levels[0]} intervals. "
+        f"{len(rows)} configurations, mean over seeds; whiskers are {context.levels[0]} intervals. "
         "The correlation is descriptive.",
         diversity_chart(
             pl.concat([rows, anchors], how="diagonal_relaxed").select(kept),
-            scene.margin,
-            scene.methods,
-            scene.axis(),
-            scene.levels[0],
+            context.margin,
+            context.methods,
+            context.axis(),
+            context.levels[0],
         ),
         wide=False,
     )
@@ -179,19 +179,19 @@ def diversity_chart(
     return chart.add_params(encodings.SELECTED).properties(width="container", height=340)
 
 
-def collapsed_figure(scene: Scene) -> Figure | None:
+def collapsed_figure(context: FigureContext) -> Figure | None:
     """Return what each ensemble loses when its members are averaged into one."""
     frames = []
     for panel, full, lone in (
         ("Test", "nll", "collapsed_nll"),
         ("Under shift", "shift_nll", "collapsed_shift_nll"),
     ):
-        per_arm = over_seeds(scene.measures.replicates, ["arm"], full)
-        alone = over_seeds(scene.measures.replicates, ["arm"], lone)
+        per_arm = over_seeds(context.measures.replicates, ["arm"], full)
+        alone = over_seeds(context.measures.replicates, ["arm"], lone)
         if alone.is_empty():
             continue
-        pair = scene.judged().join(alone.select("arm", other="mean"), on="arm")
-        anchor = scene.arms.filter(pl.col("arm").is_in(["single", reference_ensemble(scene)]))
+        pair = context.judged().join(alone.select("arm", other="mean"), on="arm")
+        anchor = context.arms.filter(pl.col("arm").is_in(["single", reference_ensemble(context)]))
         for kind, arms, values in (
             ("full", pair.drop("other"), per_arm),
             ("collapsed", pair.drop("other"), alone),
@@ -226,7 +226,7 @@ def collapsed_figure(scene: Scene) -> Figure | None:
         if worst["loss"] > 0
         else "No ensemble loses when its members are averaged into one network",
         "Mean over seeds; dashed lines are 95 % t-intervals over seeds.",
-        collapsed_chart(rows.select(kept), scene.methods),
+        collapsed_chart(rows.select(kept), context.methods),
         wide=rows["arm"].n_unique() > MANY,
     )
 
@@ -269,14 +269,14 @@ def collapsed_chart(rows: Frame, methods: Sequence[str]) -> Facets:
     return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))
 
 
-def growth_figure(scene: Scene) -> Figure | None:
+def growth_figure(context: FigureContext) -> Figure | None:
     """Draw calibrated NLL against the number of members, and every arm where it meets the curve."""
-    curve = over_seeds(scene.measures.curve, ["members"], "cll").sort("members")
-    cll = over_seeds(scene.measures.replicates, ["arm"], "cll").select("arm", "mean")
+    curve = over_seeds(context.measures.curve, ["members"], "cll").sort("members")
+    cll = over_seeds(context.measures.replicates, ["arm"], "cll").select("arm", "mean")
     rows = (
-        scene.judged()
+        context.judged()
         .drop("members")
-        .join(scene.equivalents, on="arm", maintain_order="left")
+        .join(context.equivalents, on="arm", maintain_order="left")
         .join(cll, on="arm", maintain_order="left")
         .drop_nulls("mean")
     )
@@ -299,9 +299,9 @@ def growth_figure(scene: Scene) -> Figure | None:
         "Recovery",
         f"{lead['tag']} is worth a deep ensemble of {lead['said']} members in calibrated NLL",
         f"{int(curve['n'].to_numpy().min())} deep ensembles of 1 to {largest} members, "
-        f"{scene.seeds(rows['arm'].to_list())} replicates per arm; the band is a 95 % t-interval, "
-        f"whiskers are {scene.levels[0]} bootstrap intervals over the seeds of both.",
-        growth_chart(curve, rows.select(kept), scene.methods),
+        f"{context.seeds(rows['arm'].to_list())} replicates per arm; the band is a 95 % "
+        f"t-interval, whiskers are {context.levels[0]} bootstrap intervals over the seeds of both.",
+        growth_chart(curve, rows.select(kept), context.methods),
     )
 
 

@@ -15,18 +15,18 @@ import polars as pl
 
 from analysis.data.search_space import Domain, Space
 from analysis.figures import encodings
-from analysis.figures.context import Figure, Scene
+from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import Facets, Frame
 from analysis.text.names import title
 from study.errors import StudyError
 
 
-def history_figure(scene: Scene) -> Figure | None:
+def history_figure(context: FigureContext) -> Figure | None:
     """Return the figure of the search's history, None without a complete trial."""
-    rows, top = history(scene.trials)
+    rows, top = history(context.trials)
     if rows.is_empty():
         return None
-    rows = rows.with_columns(panel=pl.col("method").replace_strict(scene.titles))
+    rows = rows.with_columns(panel=pl.col("method").replace_strict(context.titles))
     complete = rows.drop_nulls("counted")
     best = complete.sort("counted").row(0, named=True)
     total = len(rows.filter(pl.col("method") == best["method"]))
@@ -38,7 +38,7 @@ def history_figure(scene: Scene) -> Figure | None:
         f"{total} of {best['panel']}",
         f"{len(rows)} search trials, {len(complete)} complete; one seed each, validation data "
         "only: the line is optimistic, hence the confirmation on fresh seeds.",
-        history_chart(rows.select(kept), scene.methods, top),
+        history_chart(rows.select(kept), context.methods, top),
     )
 
 
@@ -110,7 +110,7 @@ def history_chart(rows: Frame, methods: Sequence[str], top: float) -> Facets:
 
 
 @dataclass
-class Seen:
+class SearchedParameter:
     """One parameter of one method as the search saw it: its domain and each active trial's value.
 
     Alternatives of a parameter that are all choices are one domain of all their choices; each
@@ -125,14 +125,14 @@ class Seen:
 
 
 def coverage_figure(
-    scene: Scene, trials: pl.DataFrame, parameters: Sequence[Seen]
+    context: FigureContext, trials: pl.DataFrame, parameters: Sequence[SearchedParameter]
 ) -> Figure | None:
     """Return how much of its declared space the search tried."""
     rows = coverage(parameters)
     if rows.is_empty() or rows["trials"].sum() == 0:
         return None
     each = rows.unique(["method", "parameter"], keep="first", maintain_order=True)
-    drawn = {space.method for space in scene.spaces if space.candidate} & {*rows["method"]}
+    drawn = {space.method for space in context.spaces if space.candidate} & {*rows["method"]}
     drawn = drawn or {*rows["method"]}
     tried = {method: _tried(each.filter(pl.col("method") == method)) for method in _order(each)}
     first = next(method for method in tried if method in drawn)
@@ -180,16 +180,16 @@ def _tried(own: pl.DataFrame) -> float:
     return float(own["covered"].to_numpy().sum() / own["slots"].to_numpy().sum())
 
 
-def seen(spaces: Sequence[Space], trials: pl.DataFrame) -> list[Seen]:
+def seen(spaces: Sequence[Space], trials: pl.DataFrame) -> list[SearchedParameter]:
     """Return every parameter that could vary, in the order of the file.
 
     Args:
         spaces: As declared.
         trials: Complete search trials: trial, method, spec.
     """
-    found: list[Seen] = []
+    found: list[SearchedParameter] = []
     for space in spaces:
-        own = {(key, n): Seen(space.method, *each) for key, n, each in _domains(space)}
+        own = {(key, n): SearchedParameter(space.method, *each) for key, n, each in _domains(space)}
         rows = trials.filter(pl.col("method") == space.method).select("trial", "spec")
         for trial, spec in rows.iter_rows():
             for key, (domain, value) in _active(space, trial, json.loads(spec)).items():
@@ -228,7 +228,7 @@ def _domains(space: Space) -> Iterator[tuple[str, int, tuple[str, Domain]]]:
             yield key, n, (name if len(ranges) == 1 else f"{name} ({n + 1})", domain)
 
 
-def coverage(parameters: Sequence[Seen]) -> pl.DataFrame:
+def coverage(parameters: Sequence[SearchedParameter]) -> pl.DataFrame:
     """Return how many trials fell into each slot of each parameter's declared domain.
 
     Returns:

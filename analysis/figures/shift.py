@@ -6,17 +6,17 @@ import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, Scene, over_seeds
+from analysis.figures.context import Figure, FigureContext, over_seeds
 from analysis.figures.encodings import Facets, Frame
 
 
-def _under_shift(scene: Scene, metrics: Sequence[str]) -> pl.DataFrame:
+def _under_shift(context: FigureContext, metrics: Sequence[str]) -> pl.DataFrame:
     """Return metrics less the single model's, and as they are, under ``<metric>_itself``.
 
     Columns: arm, metric, severity, value, low, high.
     """
     per_seed = (
-        scene.measures.severities.drop_nulls("severity")
+        context.measures.severities.drop_nulls("severity")
         .group_by("arm", "replicate", "severity")
         .agg(pl.col(metrics).mean())
         .unpivot(on=metrics, index=["arm", "replicate", "severity"], variable_name="metric")
@@ -36,14 +36,14 @@ def _under_shift(scene: Scene, metrics: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def severity_figure(scene: Scene) -> Figure | None:
+def severity_figure(context: FigureContext) -> Figure | None:
     """Return every arm's metrics against the severity of the corruption."""
     metrics = {"nll": "NLL", "accuracy": "Accuracy", "ece": "ECE"}
-    values = _under_shift(scene, list(metrics))
+    values = _under_shift(context, list(metrics))
     if values.is_empty():
         return None
     panels = []
-    for arm in scene.judged().head(8).iter_rows(named=True):
+    for arm in context.judged().head(8).iter_rows(named=True):
         shown = {arm["arm"]: arm["method"], arm["reference"]: "deep_ensemble", "single": "single"}
         for key, method in shown.items():
             own = values.filter(pl.col("arm") == key)
@@ -60,7 +60,7 @@ def severity_figure(scene: Scene) -> Figure | None:
     rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
     top = max(rows["severity"].to_list())
     hardest = rows.filter((pl.col("metric") == "nll") & (pl.col("severity") == top))
-    lead = scene.lead()
+    lead = context.lead()
     ours = hardest.filter((pl.col("arm") == lead["arm"]) & ~pl.col("anchor"))["value"]
     deep = (pl.col("arm") == lead["reference"]) & (pl.col("panel") == lead["label"])
     theirs = hardest.filter(deep)["value"]
@@ -74,9 +74,9 @@ def severity_figure(scene: Scene) -> Figure | None:
         "severity",
         "Shift",
         claim,
-        f"{scene.seeds(rows['arm'].unique().to_list())} replicates per arm; bands are 95 % "
+        f"{context.seeds(rows['arm'].unique().to_list())} replicates per arm; bands are 95 % "
         "intervals over seeds, for a difference those of both arms joined in quadrature.",
-        severity_chart(rows, scene.methods, "nll"),
+        severity_chart(rows, context.methods, "nll"),
         choices=tuple(choices.items()),
     )
 

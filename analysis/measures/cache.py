@@ -28,7 +28,7 @@ import scipy
 from analysis.data.predictions import predictions_name
 from analysis.data.run import Run
 from analysis.measures.trial import SHIFT, TEST, Examples, Task, TrialMeasures, files
-from study.run_folder.paths import ObjectPlace, each
+from study.run_folder.paths import ObjectPath, map_paths
 
 Json = dict[str, Any]
 
@@ -76,7 +76,7 @@ def key_of(run: Run, task: Task) -> str:
     Of the predictions: names, sizes and times of change, not the content; in an object store the
     checksums with which they were committed.
     """
-    if isinstance(run.folder, ObjectPlace):
+    if isinstance(run.folder, ObjectPath):
         stats: list[Any] = run.checksums(task.trial)
     else:
         stats = [
@@ -109,7 +109,7 @@ class Kept:
     """
 
     places: tuple[Path, ...]
-    beside: ObjectPlace | None = None
+    beside: ObjectPath | None = None
 
     def scalars(self, run: Run, task: Task) -> Json | None:
         """Return the scalars of a trial, None unless they are kept, whole and up to date."""
@@ -162,17 +162,17 @@ def kept_of(run: Run) -> tuple[Kept, object]:
                 return Kept((beside,)), owner
     own = Path(tempfile.mkdtemp(prefix="features-"))
     weakref.finalize(owner, shutil.rmtree, own, ignore_errors=True)
-    if isinstance(beside, ObjectPlace):
+    if isinstance(beside, ObjectPath):
         _fetch(beside, own)
         return Kept((own,), beside), owner
     return Kept((own,) if run.given else (beside, own)), owner
 
 
-def _fetch(beside: ObjectPlace, own: Path) -> None:
+def _fetch(beside: ObjectPath, own: Path) -> None:
     """Copy what an earlier report left there; what cannot be had is measured again."""
     files = list(beside.glob("*.parquet"))
     with contextlib.suppress(OSError):
-        for file, content in zip(files, each(lambda f: f.read_bytes(), files), strict=True):
+        for file, content in zip(files, map_paths(lambda f: f.read_bytes(), files), strict=True):
             (own / file.name).write_bytes(content)
 
 

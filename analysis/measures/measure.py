@@ -204,7 +204,7 @@ def _corruption_errors(severities: pl.DataFrame) -> dict[tuple[str, int], float]
     if not single:
         return {}
     reference = np.mean(single, 0)
-    return {key: metrics.mce(own, reference) for key, own in errors.items()}
+    return {key: metrics.mean_corruption_error(own, reference) for key, own in errors.items()}
 
 
 def _refuse_other_rows(run: Run, tasks: list[Task], scalars: list[Json]) -> None:

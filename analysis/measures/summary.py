@@ -10,7 +10,7 @@ from analysis.verdict.schema import Mean
 Means = dict[str, dict[str, Mean]]
 
 
-def secondary(measures: Measures) -> Means:
+def summarise_measures(measures: Measures) -> Means:
     """Return arm -> metric -> mean, deviation (null for one run) and number over seeds.
 
     A metric that is not defined for an arm is left out.

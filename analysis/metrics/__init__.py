@@ -37,7 +37,13 @@ from analysis.metrics.likelihood import (
     nll,
 )
 from analysis.metrics.log_space import ensemble, log_softmax
-from analysis.metrics.scores import BrierParts, accuracy, brier, brier_decomposition, mce
+from analysis.metrics.scores import (
+    BrierParts,
+    accuracy,
+    brier,
+    brier_decomposition,
+    mean_corruption_error,
+)
 from analysis.metrics.selective import augrc, aurc
 from analysis.metrics.temperature_scaling import TEMPERATURES, cll, example_cll, temperature
 from analysis.metrics.uncertainty import (
@@ -82,7 +88,7 @@ __all__ = [
     "fpr95",
     "gain",
     "log_softmax",
-    "mce",
+    "mean_corruption_error",
     "member_nll",
     "mutual_information",
     "nll",

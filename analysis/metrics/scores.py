@@ -59,7 +59,7 @@ def brier_decomposition(logq_NC: FloatArray, y_N: IntArray, bins: int = BINS) ->
     )
 
 
-def mce(error_CS: FloatArray, reference_CS: FloatArray) -> float:
+def mean_corruption_error(error_CS: FloatArray, reference_CS: FloatArray) -> float:
     """Return the mean corruption error, without unit; 1 is the reference, lower is better.
 
     mean_c (sum_s E_cs / sum_s R_cs) of error rates by corruption c and severity s (Hendrycks &

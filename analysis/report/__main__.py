@@ -18,9 +18,9 @@ from pathlib import Path
 from analysis.data.external import load_predictions
 from analysis.report import side_by_side
 from analysis.report.write import write_all
-from analysis.result import judged, judged_folder
+from analysis.result import judge_folder, judge_run
 from study.errors import StudyError
-from study.run_folder.paths import place
+from study.run_folder.paths import any_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workers = os.cpu_count() or 1
     try:
         if given.predictions:
-            found = {"": judged(load_predictions(given.predictions), workers)}
+            found = {"": judge_run(load_predictions(given.predictions), workers)}
         elif len(given.runs) == 1:
-            found = {"": judged_folder(place(given.runs[0]), workers)}
+            found = {"": judge_folder(any_path(given.runs[0]), workers)}
         else:
-            named = side_by_side.named([place(run) for run in given.runs])
-            found = {name: judged_folder(at, workers) for name, at in named.items()}
+            named = side_by_side.named([any_path(run) for run in given.runs])
+            found = {name: judge_folder(at, workers) for name, at in named.items()}
         lines = write_all(found, given.out, given.export)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)

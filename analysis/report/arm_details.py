@@ -9,7 +9,7 @@ import yaml
 
 from analysis.data.run import Run
 from analysis.data.search_space import command_of, flatten
-from analysis.figures.context import Scene
+from analysis.figures.context import FigureContext
 from analysis.measures.columns import METRICS
 from analysis.report import measures_table
 from analysis.text import numbers
@@ -23,15 +23,15 @@ def names(verdict: Verdict) -> list[str]:
     return [name for name in METRICS if any(name in own for own in verdict.measures.values())]
 
 
-def details(scene: Scene, run: Run, verdict: Verdict) -> dict[str, dict[str, object]]:
+def details(context: FigureContext, run: Run, verdict: Verdict) -> dict[str, dict[str, object]]:
     """Return arm -> label, verdict, lists of (name, value) pairs, measures, and texts to copy.
 
     Of predictions without a study there are no parameters and nothing to run again.
     """
     judged, labels = verdict.by_arm(), verdict.protocol.labels
-    measured = scene.measures.replicates.join(run.trials.select("trial", "spec"), on="trial")
+    measured = context.measures.replicates.join(run.trials.select("trial", "spec"), on="trial")
     found = {}
-    for arm in scene.arms.to_dicts():
+    for arm in context.arms.to_dicts():
         own = measured.filter(pl.col("arm") == arm["arm"]).sort("replicate")
         if own.is_empty():
             continue
@@ -42,7 +42,7 @@ def details(scene: Scene, run: Run, verdict: Verdict) -> dict[str, dict[str, obj
             "recovery": _recovery(judged.get(arm["arm"]), labels),
             "parameters": _parameters(spec),
             "measures": _measures(names(verdict), verdict.measures.get(arm["arm"], {})),
-            "texts": _texts(scene, run, arm, spec, own["trial"][0]),
+            "texts": _texts(context, run, arm, spec, own["trial"][0]),
         }
     return found
 
@@ -66,7 +66,7 @@ def _measures(every: Sequence[str], found: Mapping[str, Mean]) -> list[str | Non
 
 
 def _texts(
-    scene: Scene, run: Run, arm: Mapping[str, Any], spec: Mapping[str, Any], trial: str
+    context: FigureContext, run: Run, arm: Mapping[str, Any], spec: Mapping[str, Any], trial: str
 ) -> list[list[str]]:
     """Return what can be copied: title and text."""
     if run.given or not spec:
@@ -75,11 +75,11 @@ def _texts(
     command = command_of(run.folder) or unknown
     texts = [["Replay its first run", f"{command} --replay {trial}"]]
     if arm["role"] in ("candidate", "comparison"):
-        texts.append(["A space of this configuration alone", _space(scene, arm, spec)])
+        texts.append(["A space of this configuration alone", _space(context, arm, spec)])
     return texts
 
 
-def _space(scene: Scene, arm: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+def _space(context: FigureContext, arm: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     """Return a search space, as YAML, in which nothing but this configuration is confirmed."""
     fixed = {
         section: {key: value for key, value in spec[section].items() if value is not None}
@@ -89,7 +89,7 @@ def _space(scene: Scene, arm: Mapping[str, Any], spec: Mapping[str, Any]) -> str
         "name": f"only-{arm['arm']}",
         "dataset": spec["dataset"],
         "budget": {"trials": 1, "rescore": 1, "rescore_seeds": 0},
-        "protocol": {"seeds": int(scene.measures.replicates["replicate"].n_unique())},
+        "protocol": {"seeds": int(context.measures.replicates["replicate"].n_unique())},
         "method": spec["method"],
         "fixed": fixed,
     }

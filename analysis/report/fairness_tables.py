@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from analysis.figures.context import Scene
+from analysis.figures.context import FigureContext
 from analysis.report.tables import effect_cell
 from analysis.text.names import title
 from analysis.text.numbers import number, size, three_digits, times
@@ -25,7 +25,7 @@ Context = dict[str, object]
 Cells = dict[str, list[dict[str, str]]]
 
 
-def tables(scene: Scene, verdict: Verdict) -> Context | None:
+def tables(context: FigureContext, verdict: Verdict) -> Context | None:
     """Return the texts of the section, or None where nothing is known of costs and tuning."""
     fair = verdict.fairness
     if fair is None:
@@ -35,9 +35,9 @@ def tables(scene: Scene, verdict: Verdict) -> Context | None:
         return None
     return {
         "warnings": fair.warnings,
-        "costs": _costs(scene, fair) if known else None,
-        "epochs": _epochs(scene, verdict, fair) if fair.epoch_matched else None,
-        "compute": _compute(scene, fair) if fair.compute_matched else None,
+        "costs": _costs(context, fair) if known else None,
+        "epochs": _epochs(context, verdict, fair) if fair.epoch_matched else None,
+        "compute": _compute(context, fair) if fair.compute_matched else None,
         "tuning": _tuning(fair),
     }
 
@@ -53,16 +53,16 @@ def cell(text: str, small: str = "", sort: float | None = None) -> dict[str, str
     return {"text": text, "range": small, "sort": "" if sort is None else f"{sort:.9g}"}
 
 
-def _rows(scene: Scene, cells: Cells) -> list[Context]:
+def _rows(context: FigureContext, cells: Cells) -> list[Context]:
     """Return a row for each arm with cells, in the order of the page."""
     return [
         {"arm": arm, "tag": tag, "name": label.removeprefix(f"{tag} · "), "cells": cells[arm]}
-        for arm, tag, label in scene.arms.select("arm", "tag", "label").iter_rows()
+        for arm, tag, label in context.arms.select("arm", "tag", "label").iter_rows()
         if arm in cells
     ]
 
 
-def _costs(scene: Scene, fair: Fairness) -> Context:
+def _costs(context: FigureContext, fair: Fairness) -> Context:
     cells = {}
     for entry in fair.costs:
         spent: dict[str, Amount] = {name: getattr(entry, name) for name in HEADINGS}
@@ -83,14 +83,14 @@ def _costs(scene: Scene, fair: Fairness) -> Context:
         else "the training examples, whose number the study does not name"
     )
     columns = [*HEADINGS.values(), "Epochs"]
-    return {"counted": counted, "columns": columns, "rows": _rows(scene, cells)}
+    return {"counted": counted, "columns": columns, "rows": _rows(context, cells)}
 
 
 def _seconds(value: float | None) -> str:
     return "–" if value is None else three_digits(value)
 
 
-def _epochs(scene: Scene, verdict: Verdict, fair: Fairness) -> Context:
+def _epochs(context: FigureContext, verdict: Verdict, fair: Fairness) -> Context:
     labels, judged = verdict.protocol.labels, verdict.by_arm()
     spent = {entry.arm: entry for entry in fair.costs}
     matched = [entry.arm for entry in fair.epoch_matched if entry.matched]
@@ -101,24 +101,24 @@ def _epochs(scene: Scene, verdict: Verdict, fair: Fairness) -> Context:
         own += [effect_cell(arm.endpoints.get(endpoint) if arm else None) for endpoint in labels]
         cells[key] = own
     odd = _grouped(
-        scene, {e.arm: "; ".join(e.differences) for e in fair.epoch_matched if not e.matched}
+        context, {e.arm: "; ".join(e.differences) for e in fair.epoch_matched if not e.matched}
     )
     return {
         "heading": f"Epoch-matched: {len(matched)} of {len(fair.epoch_matched)} arms are "
         f"trained as the single model is, for {spent['single'].epochs or 0:g} epochs",
         "columns": ["Compute", *(f"Recovery, {label}" for label in labels.values())],
-        "rows": _rows(scene, cells),
+        "rows": _rows(context, cells),
         "odd": odd,
     }
 
 
-def _compute(scene: Scene, fair: Fairness) -> Context:
+def _compute(context: FigureContext, fair: Fairness) -> Context:
     known = {(entry.arm, entry.kind): entry for entry in fair.compute_matched}
     cells = {
         arm: [one for kind in BUDGETS for one in _against(known.get((arm, kind)))]
         for arm, _ in known
     }
-    candidates = set(scene.arms.filter(scene.arms["role"] == "candidate")["arm"])
+    candidates = set(context.arms.filter(context.arms["role"] == "candidate")["arm"])
     found = Counter(
         entry.finding
         for entry in fair.compute_matched
@@ -132,21 +132,21 @@ def _compute(scene: Scene, fair: Fairness) -> Context:
     odd = []
     for kind, word in BUDGETS.items():
         notes = {e.arm: e.note for e in fair.compute_matched if e.note and e.kind == kind}
-        odd += [f"{word}, {line}" for line in _grouped(scene, notes)]
+        odd += [f"{word}, {line}" for line in _grouped(context, notes)]
     return {
         "heading": f"Compute-matched: of {len(candidates & cells.keys())} candidates, "
         f"{found['better']} {'is' if found['better'] == 1 else 'are'} better and {found['worse']} "
         "worse than a Deep Ensemble of equal training compute",
         "level": f"{100 * fair.level:g} %",
         "columns": columns,
-        "rows": _rows(scene, cells),
+        "rows": _rows(context, cells),
         "odd": odd,
     }
 
 
-def _grouped(scene: Scene, lines: Mapping[str, str]) -> list[str]:
+def _grouped(context: FigureContext, lines: Mapping[str, str]) -> list[str]:
     """Return each line once, behind the tags of the arms that it is said of."""
-    tags = dict(scene.arms.select("arm", "tag").iter_rows())
+    tags = dict(context.arms.select("arm", "tag").iter_rows())
     known = [arm for arm in tags if arm in lines]
     distinct = dict.fromkeys(lines[arm] for arm in known)
     return [

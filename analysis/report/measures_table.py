@@ -4,7 +4,7 @@ from typing import Final
 
 import polars as pl
 
-from analysis.figures.context import Scene
+from analysis.figures.context import FigureContext
 from analysis.measures.columns import METRICS, Metric
 from analysis.measures.summary import Means, Row, Table
 from analysis.verdict.schema import Mean
@@ -18,9 +18,9 @@ NOT_SHOWN: Final = frozenset({"chance_nll"})
 """Measures of the data, not of an arm; they stand in ``verdict.json``."""
 
 
-def table(scene: Scene, found: Means) -> Table | None:
+def table(context: FigureContext, found: Means) -> Table | None:
     """Return the page's table, None before there is one."""
-    arms = scene.arms.filter(pl.col("arm").is_in(list(found)))
+    arms = context.arms.filter(pl.col("arm").is_in(list(found)))
     rows = [
         Row(name, _about(metric), cells)
         for name, metric in METRICS.items()

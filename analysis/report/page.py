@@ -10,7 +10,7 @@ from typing import Any, Final
 import polars as pl
 
 from analysis.data.run import Run
-from analysis.figures.context import Figure, Scene, lead_order
+from analysis.figures.context import Figure, FigureContext, lead_order
 from analysis.report import fairness_tables, measures_table, missing_trials, tables
 from analysis.report.fairness_tables import Context
 from analysis.text import numbers
@@ -24,32 +24,32 @@ MOST_DISAGREEMENTS: Final = 3
 
 
 def content(
-    scene: Scene, run: Run, verdict: Verdict, drawn: Sequence[Figure], now: datetime
+    context: FigureContext, run: Run, verdict: Verdict, drawn: Sequence[Figure], now: datetime
 ) -> Context:
     """Return every text of the page."""
     sections = dict.fromkeys(figure.section for figure in drawn)
-    used = [m for m in scene.methods if m in run.trials["method"].to_list()]
+    used = [m for m in context.methods if m in run.trials["method"].to_list()]
     return {
         "study": (run.plan and run.plan.study) or run.folder.name,
         "question": _question(run),
         "subtitle": _subtitle(run, verdict),
         "banners": _banners(run, verdict),
-        "margin": f"{scene.margin:g}",
-        "level": scene.levels[0],
-        "verdict": _verdict(scene, verdict, "confirm" in run.trials["stage"]),
-        "key": [{"method": m, "title": title(m), "order": scene.methods.index(m)} for m in used],
+        "margin": f"{context.margin:g}",
+        "level": context.levels[0],
+        "verdict": _verdict(context, verdict, "confirm" in run.trials["stage"]),
+        "key": [{"method": m, "title": title(m), "order": context.methods.index(m)} for m in used],
         "sections": [
             {"name": name, "figures": [f for f in drawn if f.section == name]} for name in sections
         ],
-        "table": tables.configurations(scene, run, verdict),
+        "table": tables.configurations(context, run, verdict),
         "declared": _declared(run, verdict),
         "decided": verdict,
         "validated": json.loads(VALIDATED.read_text()),
         "given": run.given,
-        "measures": measures_table.table(scene, verdict.measures),
-        "fairness": None if run.given else fairness_tables.tables(scene, verdict),
-        "excluded": tables.excluded(scene)[: tables.MOST_ROWS],
-        "excluded_note": tables.excluded_note(scene),
+        "measures": measures_table.table(context, verdict.measures),
+        "fairness": None if run.given else fairness_tables.tables(context, verdict),
+        "excluded": tables.excluded(context)[: tables.MOST_ROWS],
+        "excluded_note": tables.excluded_note(context),
         "provenance": tables.provenance(run, verdict, now),
     }
 
@@ -116,14 +116,14 @@ def tone(verdict: Verdict) -> str:
     return tones[verdict.verdict]
 
 
-def _verdict(scene: Scene, verdict: Verdict, confirmed: bool) -> Context:
+def _verdict(context: FigureContext, verdict: Verdict, confirmed: bool) -> Context:
     kind = verdict.verdict
     return {
         "label": f"{kind} · exploratory" if verdict.exploratory and confirmed else kind,
         "tone": tone(verdict),
         "sentence": verdict.sentence.replace(" %", "\u00a0%").replace("p < ", "p\u00a0<\u00a0"),
         "checks": _checks(verdict) if confirmed else {},
-        "kpis": _kpis(scene, verdict) if confirmed else [],
+        "kpis": _kpis(context, verdict) if confirmed else [],
     }
 
 
@@ -165,7 +165,7 @@ def _robust(verdict: Verdict) -> dict[str, str]:
     return {"; ".join(shown) + more: "na"}
 
 
-def _kpis(scene: Scene, verdict: Verdict) -> list[tuple[str, str]]:
+def _kpis(context: FigureContext, verdict: Verdict) -> list[tuple[str, str]]:
     """Return the figures beside the verdict: a value, and what it is."""
     counts, protocol, seeds = verdict.counts, verdict.protocol, verdict.seeds
     passed = f"configurations escape; {counts.tracks} track a single model"
@@ -178,10 +178,10 @@ def _kpis(scene: Scene, verdict: Verdict) -> list[tuple[str, str]]:
     lead = min(candidates, key=lead_order, default=None)
     if lead is not None and lead.weakest is not None:
         effect = lead.endpoints[lead.weakest]
-        tag = scene.arms.filter(pl.col("arm") == lead.arm)["tag"].item()
+        tag = context.arms.filter(pl.col("arm") == lead.arm)["tag"].item()
         text = (
             f"recovery of {tag}, the best, on its weakest endpoint "
-            f"({protocol.labels[lead.weakest]}), {scene.levels[0]} {numbers.interval(effect)}"
+            f"({protocol.labels[lead.weakest]}), {context.levels[0]} {numbers.interval(effect)}"
         )
         kpis.append((numbers.number(effect.recovery), text))
     found = verdict.detectable_effect

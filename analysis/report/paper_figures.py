@@ -21,7 +21,7 @@ from analysis.figures.context import Figure
 from analysis.report import paper_tables
 from analysis.report.html import VEGA_LITE
 from analysis.report.missing_trials import lacking
-from analysis.result import Judged
+from analysis.result import JudgedRun
 
 INCHES: Final = {"column": 3.3, "page": 6.8}
 POINTS: Final = 72
@@ -41,7 +41,7 @@ ENTRY: Final = 150
 """Room for an entry of the legend, px."""
 
 
-def write_paper(own: Judged, place: Path) -> None:
+def write_paper(own: JudgedRun, place: Path) -> None:
     """Write all figures and tables of a run into a folder.
 
     Raises:
@@ -49,8 +49,10 @@ def write_paper(own: Judged, place: Path) -> None:
     """
     open_ = lacking(own.run)
     partial = f"PARTIAL: {'; '.join(open_)}. " if open_ else ""
-    write_figures(own.drawn, own.scene.titles, place, partial, own.scene.arms["label"].to_list())
-    for name, text in paper_tables.files(own.scene, own.verdict, partial):
+    write_figures(
+        own.drawn, own.context.titles, place, partial, own.context.arms["label"].to_list()
+    )
+    for name, text in paper_tables.files(own.context, own.verdict, partial):
         write(place / name, text)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from analysis.figures.context import Scene
+from analysis.figures.context import FigureContext
 from analysis.measures.costs import COSTS
 from analysis.report import measures_table
 from analysis.report.fairness_tables import HEADINGS
@@ -64,21 +64,21 @@ class Table:
     words: int = 1
 
 
-def files(scene: Scene, verdict: Verdict, partial: str = "") -> Iterator[tuple[str, str]]:
+def files(context: FigureContext, verdict: Verdict, partial: str = "") -> Iterator[tuple[str, str]]:
     """Yield name and content of every file of tables; none before there is an arm.
 
     Args:
-        scene: Arms with their names.
+        context: Arms with their names.
         verdict: With fairness and measures.
         partial: What the captions begin with.
     """
-    arms = [arm for arm in scene.arms.to_dicts() if arm["arm"] in verdict.measures]
+    arms = [arm for arm in context.arms.to_dicts() if arm["arm"] in verdict.measures]
     if not arms:
         return
     texts = {
         "configurations": [_configurations(arms, verdict, partial)],
         "costs": [_costs(arms, verdict, partial)],
-        "measures": list(_measures(scene, verdict, partial)),
+        "measures": list(_measures(context, verdict, partial)),
     }
     yield "configurations.csv", table_csv(_numbers(arms, verdict))
     yield "measures.csv", table_csv(_measured(arms, verdict))
@@ -179,9 +179,9 @@ def _measured(arms: Iterable[Named], verdict: Verdict) -> Iterator[Mapping[str, 
             yield keys | {"measure": measure} | dict(found)
 
 
-def _measures(scene: Scene, verdict: Verdict, partial: str) -> Iterator[Table]:
+def _measures(context: FigureContext, verdict: Verdict, partial: str) -> Iterator[Table]:
     """Yield tables of all measures, of a few arms each."""
-    found = measures_table.table(scene, verdict.measures)
+    found = measures_table.table(context, verdict.measures)
     if found is None:
         return
     for first in range(0, len(found.columns), ARMS):

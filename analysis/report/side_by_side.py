@@ -14,19 +14,19 @@ from analysis.figures import recovery
 from analysis.figures.context import Figure
 from analysis.report import html, page, tables
 from analysis.report.missing_trials import lacking
-from analysis.result import Judged
+from analysis.result import JudgedRun
 from analysis.text import numbers
 from analysis.text.names import title
 from analysis.verdict.schema import Anchor, Arm, Verdict
 from study.errors import StudyError
-from study.run_folder.paths import Place
+from study.run_folder.paths import AnyPath
 
 LONGEST: Final = 80
 """Letters of a run's name in the name of its page."""
 NONE: Final = "–"
 
 
-def named(folders: Sequence[Place]) -> dict[str, Place]:
+def named(folders: Sequence[AnyPath]) -> dict[str, AnyPath]:
     """Return the folders by the names of their runs; those of one name by their paths.
 
     Raises:
@@ -55,7 +55,7 @@ def links(names: Iterable[str], out: Path) -> dict[str, str]:
     return found
 
 
-def comparison_page(found: Mapping[str, Judged], files: Mapping[str, str], now: datetime) -> str:
+def comparison_page(found: Mapping[str, JudgedRun], files: Mapping[str, str], now: datetime) -> str:
     """Return the page of the comparison.
 
     Args:
@@ -99,39 +99,39 @@ class Lead(NamedTuple):
     label: str
 
 
-def lead(own: Judged) -> Lead | None:
+def lead(own: JudgedRun) -> Lead | None:
     """Return the best candidate, None before there is one."""
-    candidates = own.scene.judged().filter(pl.col("role") == "candidate")
+    candidates = own.context.judged().filter(pl.col("role") == "candidate")
     if candidates.is_empty():
         return None
     key, tag, label = candidates.select("arm", "tag", "label").row(0)
     return Lead(own.verdict.by_arm()[key], tag, label)
 
 
-def _of_method(found: Mapping[str, Judged], method: str) -> list[str]:
+def _of_method(found: Mapping[str, JudgedRun], method: str) -> list[str]:
     best = {name: lead(own) for name, own in found.items()}
     return [name for name, found in best.items() if found and found.arm.method == method]
 
 
-def _methods(found: Mapping[str, Judged]) -> list[str]:
+def _methods(found: Mapping[str, JudgedRun]) -> list[str]:
     """Return the domain of colour: the anchors, then every other method by name."""
-    every = {method for own in found.values() for method in own.scene.methods[2:]}
+    every = {method for own in found.values() for method in own.context.methods[2:]}
     return ["deep_ensemble", "single", *sorted(every)]
 
 
-def _labels(found: Mapping[str, Judged]) -> dict[str, str]:
+def _labels(found: Mapping[str, JudgedRun]) -> dict[str, str]:
     """Return every endpoint that any run was judged on, and what it is called."""
     return {
         key: label for own in found.values() for key, label in own.verdict.protocol.labels.items()
     }
 
 
-def drawn(found: Mapping[str, Judged]) -> list[Figure]:
+def drawn(found: Mapping[str, JudgedRun]) -> list[Figure]:
     """Return the figure of recoveries: one for each margin and level, as each has its own rule."""
     groups: dict[tuple[float, tuple[str, str]], list[str]] = {}
     for name, own in found.items():
         if lead(own) is not None:
-            groups.setdefault((own.scene.margin, own.scene.levels), []).append(name)
+            groups.setdefault((own.context.margin, own.context.levels), []).append(name)
     figures = []
     for number, ((margin, levels), names) in enumerate(groups.items()):
         rows = pl.concat([_recoveries(name, found[name]) for name in names])
@@ -156,10 +156,10 @@ def drawn(found: Mapping[str, Judged]) -> list[Figure]:
     return figures
 
 
-def _recoveries(name: str, own: Judged) -> pl.DataFrame:
+def _recoveries(name: str, own: JudgedRun) -> pl.DataFrame:
     best = lead(own)
     assert best is not None
-    rows = own.scene.recovery.filter(pl.col("arm") == best.arm.arm)
+    rows = own.context.recovery.filter(pl.col("arm") == best.arm.arm)
     return rows.with_columns(
         arm=pl.lit(name),
         label=pl.lit(f"{name} · {best.label.removeprefix(f'{best.tag} · ')}"),
@@ -167,7 +167,7 @@ def _recoveries(name: str, own: Judged) -> pl.DataFrame:
     )
 
 
-def _escapes(own: Judged) -> bool:
+def _escapes(own: JudgedRun) -> bool:
     best = lead(own)
     return bool(best and best.arm.verdict == "escapes" and not own.verdict.withheld)
 
@@ -175,7 +175,7 @@ def _escapes(own: Judged) -> bool:
 # --- the tables
 
 
-def _row(name: str, own: Judged, href: str, labels: Mapping[str, str]) -> dict[str, object]:
+def _row(name: str, own: JudgedRun, href: str, labels: Mapping[str, str]) -> dict[str, object]:
     verdict, best = own.verdict, lead(own)
     ends = best.arm.endpoints if best else {}
     anchors = [anchor for anchor in verdict.anchors if anchor.arm in verdict.measures]
@@ -202,7 +202,7 @@ def _row(name: str, own: Judged, href: str, labels: Mapping[str, str]) -> dict[s
     }
 
 
-def _about(own: Judged) -> str:
+def _about(own: JudgedRun) -> str:
     known = dict(_of_run(own))
     return f"{known['Data']} with {known['Backbone']}"
 
@@ -214,7 +214,7 @@ def _anchor(anchor: Anchor, verdict: Verdict) -> str:
     return f"{called}: NLL {numbers.number(nll, 4)}, accuracy {numbers.number(accuracy, 3)}"
 
 
-def _facts(found: Mapping[str, Judged]) -> list[dict[str, object]]:
+def _facts(found: Mapping[str, JudgedRun]) -> list[dict[str, object]]:
     """Return what each run is of: a row per fact, and whether it is the same in all runs."""
     facts = [dict(_of_run(own)) for own in found.values()]
     return [
@@ -224,7 +224,7 @@ def _facts(found: Mapping[str, Judged]) -> list[dict[str, object]]:
     ]
 
 
-def _of_run(own: Judged) -> list[tuple[str, str]]:
+def _of_run(own: JudgedRun) -> list[tuple[str, str]]:
     trials, verdict, protocol = own.run.trials, own.verdict, own.verdict.protocol
     specs = [json.loads(text) for text in trials["spec"].unique().sort()]
     data, backbones = (page.named(specs, key) for key in ("dataset", "backbone"))

@@ -12,7 +12,7 @@ import polars as pl
 
 from analysis.data.run import Run
 from analysis.data.search_space import command_of, flatten
-from analysis.figures.context import Scene
+from analysis.figures.context import FigureContext
 from analysis.text.numbers import interval, number, plain
 from analysis.verdict.schema import Arm, Effect, Equivalent, Plan, Robustness, Verdict
 from analysis.verdict.wording import METHODS
@@ -25,9 +25,9 @@ MOST_ROWS: Final = 40
 """Rows of the table of excluded trials."""
 
 
-def configurations(scene: Scene, run: Run, verdict: Verdict) -> dict[str, object] | None:
+def configurations(context: FigureContext, run: Run, verdict: Verdict) -> dict[str, object] | None:
     """Return columns and rows of all measured arms, or None before there is one."""
-    trials = scene.measures.replicates.select("arm", "trial", "nll", "accuracy").join(
+    trials = context.measures.replicates.select("arm", "trial", "nll", "accuracy").join(
         run.trials.select("trial", "spec"), on="trial"
     )
     if trials.is_empty():
@@ -39,7 +39,7 @@ def configurations(scene: Scene, run: Run, verdict: Verdict) -> dict[str, object
     columns += [{"title": name, "numeric": True} for name in plain]
     rows: list[dict[str, object]] = []
     specs: dict[str, dict[str, Any]] = {}
-    for arm in scene.arms.to_dicts():
+    for arm in context.arms.to_dicts():
         own = trials.filter(pl.col("arm") == arm["arm"])
         entry = judged.get(arm["arm"])
         if own.is_empty():
@@ -136,12 +136,12 @@ def _differences(specs: Mapping[str, Mapping[str, Any]], arm: str) -> str:
     return " · ".join(f"{key} {plain(own[key])}" for key in sorted(most) if apart[key])
 
 
-def excluded(scene: Scene) -> list[dict[str, Any]]:
+def excluded(context: FigureContext) -> list[dict[str, Any]]:
     """Return how many trials did not complete, by stage, arm, status and reason."""
-    labels = dict(scene.arms.select("arm", "label").iter_rows())
+    labels = dict(context.arms.select("arm", "label").iter_rows())
     keys = ["stage", "arm", "status", "reason"]
     order = {"confirm": 0, "pilot": 1, "rescore": 2, "search": 3}
-    frame = scene.measures.excluded
+    frame = context.measures.excluded
     # In the search every configuration is an arm of its own: only how trials ended is of interest.
     arm = pl.when(pl.col("stage") == "confirm").then("arm").otherwise(pl.lit("configurations"))
     rows = frame.with_columns(arm=arm).group_by(keys).agg(trials=pl.len()).sort(keys).to_dicts()
@@ -152,12 +152,12 @@ def excluded(scene: Scene) -> list[dict[str, Any]]:
     ]
 
 
-def excluded_note(scene: Scene) -> str:
+def excluded_note(context: FigureContext) -> str:
     """Return the line above the table of excluded trials."""
-    rows, trials = len(excluded(scene)), len(scene.measures.excluded)
+    rows, trials = len(excluded(context)), len(context.measures.excluded)
     shown = f"; the first {MOST_ROWS} of {rows} reasons" if rows > MOST_ROWS else ""
     return (
-        f"{trials} of {len(scene.trials)} trials{shown}. A failed run in the confirm stage keeps "
+        f"{trials} of {len(context.trials)} trials{shown}. A failed run in the confirm stage keeps "
         "its arm from any verdict; it is never dropped in silence."
     )
 

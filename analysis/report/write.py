@@ -7,12 +7,12 @@ from pathlib import Path
 
 from analysis.data.files import write
 from analysis.report import arm_details, html, page, paper_figures, side_by_side, tables
-from analysis.result import Judged, judged_folder
+from analysis.result import JudgedRun, judge_folder
 from analysis.verdict.schema import Verdict
-from study.run_folder.paths import ObjectPlace, Place
+from study.run_folder.paths import AnyPath, ObjectPath
 
 
-def write_all(found: dict[str, Judged], out: Path, export_to: Path | None) -> list[str]:
+def write_all(found: dict[str, JudgedRun], out: Path, export_to: Path | None) -> list[str]:
     """Write every page, verdict and export; return a line on each run.
 
     Args:
@@ -39,12 +39,12 @@ def write_all(found: dict[str, Judged], out: Path, export_to: Path | None) -> li
             )
     write(out, side_by_side.comparison_page(found, links, now))
     if export_to:
-        titles = {method: t for own in found.values() for method, t in own.scene.titles.items()}
+        titles = {method: t for own in found.values() for method, t in own.context.titles.items()}
         paper_figures.write_figures(side_by_side.drawn(found), titles, export_to)
     return [f"{name}: {own.verdict.sentence}" for name, own in found.items()]
 
 
-def report(folder: Place, out: Path, now: datetime | None = None) -> Verdict:
+def report(folder: AnyPath, out: Path, now: datetime | None = None) -> Verdict:
     """Judge the run in ``folder``, write the page and ``verdict.json``, return the verdict.
 
     Args:
@@ -55,12 +55,12 @@ def report(folder: Place, out: Path, now: datetime | None = None) -> Verdict:
     Raises:
         StudyError: When the folder is no run, breaks the format, or a file cannot be written.
     """
-    own = judged_folder(folder)
+    own = judge_folder(folder)
     write_report(own, out, now or datetime.now(UTC))
     return own.verdict
 
 
-def write_report(own: Judged, out: Path, now: datetime) -> None:
+def write_report(own: JudgedRun, out: Path, now: datetime) -> None:
     """Write page and ``verdict.json`` of a run.
 
     That of predictions alone, or of a folder that cannot be written, lies beside the page.
@@ -68,20 +68,20 @@ def write_report(own: Judged, out: Path, now: datetime) -> None:
     Raises:
         StudyError: When a file cannot be written.
     """
-    scene, arms = own.scene, own.scene.arms
-    methods = {m: arms.filter(arms["method"] == m)["arm"].to_list() for m in scene.methods}
-    content = page.content(scene, own.run, own.verdict, own.drawn, now)
+    context, arms = own.context, own.context.arms
+    methods = {m: arms.filter(arms["method"] == m)["arm"].to_list() for m in context.methods}
+    content = page.content(context, own.run, own.verdict, own.drawn, now)
     payload = html.payload(own.drawn, methods)
     payload |= {
         "measured": arm_details.names(own.verdict),
-        "arms": arm_details.details(scene, own.run, own.verdict),
+        "arms": arm_details.details(context, own.run, own.verdict),
         "protocol": own.verdict.protocol.model_dump(),
         "provenance": dict(tables.provenance(own.run, own.verdict, now)),
     }
     write(out, html.render("report.html.j2", content, payload))
     verdict = json.dumps(own.verdict.model_dump(), indent=1, allow_nan=False) + "\n"
     folder = own.run.folder
-    if isinstance(folder, ObjectPlace):
+    if isinstance(folder, ObjectPath):
         try:
             (folder / "verdict.json").within(0).write_bytes(verdict.encode())
         except OSError:

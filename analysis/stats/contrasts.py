@@ -56,7 +56,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Anchored:
+class Recovery:
     """One arm between its anchors, on one endpoint."""
 
     single: Summary
@@ -119,7 +119,7 @@ def contrast(terms: Sequence[tuple[float, Summary]]) -> Contrast:
     return Contrast(estimate, float(np.sqrt(variance)), df)
 
 
-def fieller(anchored: Anchored, level: float) -> Interval:
+def fieller(anchored: Recovery, level: float) -> Interval:
     """Return the interval of R that holds every theta at which T(theta) = 0 is not rejected.
 
     Fieller (1954), by inversion of the two-sided t-test of ``Anchored.at``. So the 1 - 2 alpha
@@ -166,7 +166,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable_effect(
-    anchored: Anchored, delta: float, alpha: float, power: float = 0.8
+    anchored: Recovery, delta: float, alpha: float, power: float = 0.8
 ) -> float | None:
     """Return the least recovery that ESCAPE at level alpha would find with this power.
 

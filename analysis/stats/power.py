@@ -16,7 +16,7 @@ from scipy.special import ndtr, roots_legendre, stdtrit
 from scipy.stats import chi2, qmc
 
 from analysis.data.protocol import GATE_LEVEL, GATE_RATIO
-from analysis.stats.contrasts import Anchored, Contrast, FloatArray, Summary, detectable_effect
+from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary, detectable_effect
 
 Verdict = Literal["escape", "track"]
 
@@ -49,12 +49,12 @@ class Spread:
     gap: float = 1.0
     two_sided: bool = True
 
-    def anchored(self, recovery: float, seeds: int) -> Anchored:
+    def anchored(self, recovery: float, seeds: int) -> Recovery:
         """Return the effect of an arm of this true recovery, as if the truth had been drawn."""
         means = 0.0, -recovery * self.gap, -self.gap
         deviations = self.single, self.arm, self.deep_ensemble
         parts = (Summary(m, s * s, seeds) for m, s in zip(means, deviations, strict=True))
-        return Anchored(*parts)
+        return Recovery(*parts)
 
 
 def power_escape(

@@ -13,7 +13,7 @@ from pathlib import Path
 from analysis.data.files import write
 from analysis.validation.table import as_json, as_markdown, validate
 from study.errors import StudyError
-from study.run_folder.paths import place
+from study.run_folder.paths import any_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise StudyError(
                 f"--replications must be at least 2, but is {given.replications}; give more"
             )
-        runs = place(given.runs) if given.runs else None
+        runs = any_path(given.runs) if given.runs else None
         table = validate(runs, given.replications, given.seed, given.quick, given.workers)
         print(as_markdown(table))
         for file in given.out:

@@ -21,7 +21,7 @@ from analysis.validation.planted import from_predictions, search
 from analysis.validation.populations import generated, of_run, planted
 from analysis.validation.questions import LEVEL, LIMIT, TOLERANCE, Cell, Row, run
 from analysis.validation.stress import gate, stress
-from study.run_folder.paths import Place
+from study.run_folder.paths import AnyPath
 
 REPLICATIONS: Final = 4000
 QUICK: Final = 400
@@ -58,7 +58,7 @@ class Table:
 
 
 def validate(
-    runs: Place | None = None,
+    runs: AnyPath | None = None,
     replications: int | None = None,
     seed: int = 0,
     quick: bool = False,

@@ -24,7 +24,7 @@ from analysis.data.protocol import (
 )
 from analysis.data.roles import FAMILIES, arm_key
 from analysis.measures.measure import Measures
-from analysis.stats.contrasts import Anchored, Contrast, FloatArray, Summary, summary
+from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary, summary
 from analysis.verdict.schema import Role
 
 CONTROLS: Final = ("positive_control", "negative_control")
@@ -109,7 +109,7 @@ class Case:
     """
 
     arm: PlacedArm
-    effects: Mapping[str, Anchored]
+    effects: Mapping[str, Recovery]
     reasons: tuple[Reason, ...] = ()
     values: Mapping[str, tuple[FloatArray, FloatArray, FloatArray]] = field(default_factory=dict)
 
@@ -236,7 +236,7 @@ def _gap(study: Study, gate: Gate) -> Gate:
     single, deep = (study.summaries.get((name, endpoint.key)) for name in names)
     if single is None or deep is None:
         return gate
-    gap = Anchored(single, single, deep).gap
+    gap = Recovery(single, single, deep).gap
     pooled = ((single.n - 1) * single.variance + (deep.n - 1) * deep.variance) ** 0.5
     pooled /= (single.n + deep.n - 2) ** 0.5
     ratio = gap.estimate / pooled if pooled else None
@@ -289,7 +289,7 @@ def case_of(study: Study, arm: PlacedArm, gates: Mapping[tuple[int, str], Gate])
             reasons += _no_noise(endpoint, found), _copies(endpoint, numbers)
             anchors = ("single", arm.reference)
             single, deep = (study.summaries[name, endpoint.key] for name in anchors)
-            effects[endpoint.key] = Anchored(single, found, deep)
+            effects[endpoint.key] = Recovery(single, found, deep)
             losses_S, losses_D = (_numbers(study, name, endpoint) for name in anchors)
             values[endpoint.key] = losses_S, numbers, losses_D
     return Case(arm, effects, tuple(filter(None, reasons)), values)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from analysis.data.protocol import Endpoint, Protocol
 from analysis.data.roles import FAMILIES
-from analysis.stats.contrasts import Anchored, holm
+from analysis.stats.contrasts import Recovery, holm
 from analysis.verdict.arms import Case, Gate, Reason, Study, case_of, gates_of, runs_there
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Global, Kind, Tests
 
@@ -119,7 +119,7 @@ def behaves(control: ControlName, found: Decision) -> bool:
     return (found.verdict == "escapes") == (control == "positive")
 
 
-def tests_of(endpoint: Endpoint, effect: Anchored, delta: float) -> Tests:
+def tests_of(endpoint: Endpoint, effect: Recovery, delta: float) -> Tests:
     """Return the tests of R > delta, of |R| < delta (diversity: R < delta) and of R < -delta."""
     above, below = effect.at(delta), effect.at(-delta)
     track = above.p_negative

@@ -14,7 +14,7 @@ from analysis.data.protocol import GATE_LEVEL, GATE_RATIO, Endpoint, Plan, Proto
 from analysis.data.roles import FAMILIES
 from analysis.measures.measure import Measures
 from analysis.measures.selection import UNDECLARED
-from analysis.stats.contrasts import Anchored, detectable_effect, fieller
+from analysis.stats.contrasts import Recovery, detectable_effect, fieller
 from analysis.stats.power import POWER, Spread, seeds_needed
 from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
 from analysis.verdict import schema, wording
@@ -165,7 +165,7 @@ def _arm(decided: Decided, case: Case, crossed: Crossed, equivalents: Equivalent
     )
 
 
-def _effect(endpoint: Endpoint, effect: Anchored, protocol: Protocol) -> schema.Effect:
+def _effect(endpoint: Endpoint, effect: Recovery, protocol: Protocol) -> schema.Effect:
     low, high = fieller(effect, protocol.level)
     low_wide, high_wide = fieller(effect, protocol.level_wide)
     own_unit = {"mean": effect.arm, "single": effect.single, "deep_ensemble": effect.deep_ensemble}

@@ -13,13 +13,13 @@ from study.errors import StudyError
 from study.jobs import Job, Rows
 from study.progress.table import Progress
 from study.run_folder.free_space import refuse_full
-from study.run_folder.store import HANG, Store
+from study.run_folder.store import HANG, RunFolder
 from study.schema import Outcome, TrialRow
 from study.space.study import Study
 from study.spec import TrialSpec
 from study.stages.pilot import SeedsNeeded
 from study.stages.sequence import stages
-from study.stages.stage import Stage, Together, one_by_one
+from study.stages.stage import ReplicatesPerJob, Stage, one_replicate
 from study.trials.row import new_row
 
 FEW: Final = 20
@@ -28,22 +28,22 @@ LOSSES: Final = 100
 """Nodes that a job may lose; preemptible ones come and go."""
 
 
-class Agenda:
+class JobQueue:
     """The study as a queue of jobs, one stage after the other."""
 
     def __init__(
         self,
         study: Study,
-        store: Store,
+        store: RunFolder,
         rows: Rows,
         fingerprint: str,
         progress: Progress,
-        together: Together = one_by_one,
+        replicates_per_job: ReplicatesPerJob = one_replicate,
         seeds_needed: SeedsNeeded | None = None,
     ) -> None:
         self.store, self.rows, self.fingerprint = store, rows, fingerprint
         self.progress = progress
-        self.stages: Iterator[Stage] = stages(study, store, rows, together, seeds_needed)
+        self.stages: Iterator[Stage] = stages(study, store, rows, replicates_per_job, seeds_needed)
         self.stage: Stage | None = None
         self.waiting: Job | None = None
         self.restarts = study.resources.max_failures

@@ -19,10 +19,10 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.cluster.gpu_share import measure_gpu_memory, share
-from study.cluster.preflight import Asked, Found, code, look, problems, weights_of
+from study.cluster.preflight import NodeQuery, NodeReport, code, inspect_node, problems, weights_of
 from study.datasets import Dataset
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.space.study import Study
 from study.trials.row import versions
 
@@ -87,13 +87,13 @@ class Nodes:
         workers: The node of each worker that was asked for.
     """
 
-    def __init__(self, study: Study, store: Store, joined: bool) -> None:
+    def __init__(self, study: Study, store: RunFolder, joined: bool) -> None:
         self.study, self.store, self.joined = study, store, joined
         self.cpus = study.resources.cpus_per_trial
         asked = study.resources.gpus_per_trial
         self.gpus = 1.0 if asked == "auto" else float(asked)
         self.checked = joined
-        self.here: Found = {"versions": json.loads(versions()), "code": code()}
+        self.here: NodeReport = {"versions": json.loads(versions()), "code": code()}
         self.known: set[str] = set()
         self.looking: dict[Any, tuple[str, str, float]] = {}
         self.looked_at = -math.inf
@@ -101,7 +101,7 @@ class Nodes:
         self.grows = False
         self.alive: set[str] = set()
         self.workers: dict[str, str] = {}
-        self.asked = Asked(str(store.root), f".mark-{uuid.uuid4().hex}", weights_of(study))
+        self.asked = NodeQuery(str(store.root), f".mark-{uuid.uuid4().hex}", weights_of(study))
 
     def _count(self) -> None:
         alive = _alive()
@@ -190,7 +190,7 @@ class Nodes:
                 gpu = bool(self.gpus and info["Resources"].get("GPU", 0))
                 there = NodeAffinitySchedulingStrategy(node, soft=False)
                 question = (
-                    ray.remote(look)
+                    ray.remote(inspect_node)
                     .options(scheduling_strategy=there, num_cpus=0)
                     .remote(self.asked, gpu)
                 )

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import ray
 
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.space.study import Study
 from study.trials.row import versions
 
-Found = dict[str, Any]
+NodeReport = dict[str, Any]
 
 PACKAGE: Final = Path(__file__).parents[1]
 SKEW: Final = 60.0
@@ -29,7 +29,7 @@ SEES_GPU: Final = "import sys, torch; sys.exit(not torch.cuda.is_available())"
 
 
 @dataclass(frozen=True)
-class Asked:
+class NodeQuery:
     """What a node is asked about.
 
     Attributes:
@@ -43,7 +43,7 @@ class Asked:
     weights: tuple[str, ...] = ()
 
 
-def look(asked: Asked, gpu: bool) -> Found:
+def inspect_node(asked: NodeQuery, gpu: bool) -> NodeReport:
     """Return what a node, on which this runs, is like."""
     return {
         "clock": time.time(),
@@ -52,7 +52,7 @@ def look(asked: Asked, gpu: bool) -> Found:
         "free": shutil.disk_usage(_temporary()).free,
         "gpu": _sees_gpu() if gpu else None,
         "weights": [path for path in asked.weights if not Path(path).is_file()],
-        "out": _marked(Store(asked.out), asked.mark),
+        "out": _marked(RunFolder(asked.out), asked.mark),
     }
 
 
@@ -69,7 +69,7 @@ def _temporary() -> str:
     return tempfile.gettempdir() if node is None else str(node.get_session_dir_path())
 
 
-def _marked(store: Store, mark: str) -> str | None:
+def _marked(store: RunFolder, mark: str) -> str | None:
     """Answer the driver's mark with one of this node; say why if that cannot be done."""
     try:
         if not (store.root / mark).exists():
@@ -89,7 +89,7 @@ def code(package: Path = PACKAGE) -> str:
     return digest.hexdigest()[:12]
 
 
-def problems(name: str, here: Found, there: Found, asked: Asked) -> list[str]:
+def problems(name: str, here: NodeReport, there: NodeReport, asked: NodeQuery) -> list[str]:
     """Return a line on each thing that is wrong with a node.
 
     Args:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.schema import TrialRow
 from study.spec import TrialSpec
 
@@ -79,7 +79,7 @@ class Seen:
         return getattr(self.trial, name)
 
 
-def callbacks(names: Collection[str], study: str, store: Store, verbose: bool) -> list[Any]:
+def callbacks(names: Collection[str], study: str, store: RunFolder, verbose: bool) -> list[Any]:
     """Return a callback for Tune for each logger; their files go to ``logs`` in the run folder."""
     from ray.tune import Callback
 
@@ -126,7 +126,7 @@ def callbacks(names: Collection[str], study: str, store: Store, verbose: bool) -
     return [OfJobs(name) for name in dict.fromkeys(names)]
 
 
-def _logger(name: str, study: str, store: Store) -> Any:
+def _logger(name: str, study: str, store: RunFolder) -> Any:
     """Return Ray's own callback; variables of MLflow and Weights & Biases are heeded."""
     store.logs.mkdir(parents=True, exist_ok=True)
     if name == "tensorboard":

@@ -1,4 +1,4 @@
-"""Between Tune, which has the workers, and the agenda, which has the jobs."""
+"""Between Tune, which has the workers, and the job queue, which has the jobs."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from study.cluster.job_queue import Agenda
+from study.cluster.job_queue import JobQueue
 from study.cluster.nodes import Nodes
 from study.errors import StudyError
 from study.jobs import Job
@@ -21,31 +21,31 @@ NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
 many of these may end in a second. Tune ends a worker for which no trial waits."""
 
 
-class AgendaSearcher(Searcher):  # type: ignore[misc]
-    """Hands on between Tune and the agenda; has no state of its own to save.
+class JobQueueSearcher(Searcher):  # type: ignore[misc]
+    """Hands on between Tune and the job queue; has no state of its own to save.
 
     Attributes:
-        error: What went wrong in the agenda; nothing more is handed out then.
+        error: What went wrong in the job queue; nothing more is handed out then.
         live: What has been handed out and has not ended, naps too.
         started: Of these, those that have begun, and the node that each runs on.
         doubtful: When, where and with which job a worker was lost, maybe with its node.
     """
 
-    def __init__(self, agenda: Agenda, nodes: Nodes) -> None:
+    def __init__(self, job_queue: JobQueue, nodes: Nodes) -> None:
         super().__init__()
-        self.agenda, self.nodes = agenda, nodes
+        self.job_queue, self.nodes = job_queue, nodes
         self.jobs: dict[str, Job] = {}
         self.live: set[str] = set()
         self.started: dict[str, str | None] = {}
         self.doubtful: list[tuple[float, str, Job]] = []
         self.error: Exception | None = None
         self.nap = NAP
-        agenda.progress.slots = max(1, nodes.present)
+        job_queue.progress.slots = max(1, nodes.present)
 
     @property
     def most(self) -> int:
         """How many may be live: more than fit, as a worker is kept warm only by one that waits."""
-        return self.agenda.concurrency or 2 * self.nodes.slots
+        return self.job_queue.concurrency or 2 * self.nodes.slots
 
     def look(self) -> None:
         """Take notice of nodes that have come or gone."""
@@ -54,7 +54,7 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         except Exception as error:
             self.error = self.error or error
             return
-        self.agenda.progress.slots = max(1, self.nodes.present)
+        self.job_queue.progress.slots = max(1, self.nodes.present)
         for line in lines[:-1]:
             print(f"error: {line}", file=sys.stderr)
         if lines:
@@ -74,7 +74,7 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
     def _end(self, job: Job, died: bool, lost: bool = False) -> None:
         if self.error is None:
             try:
-                self.agenda.end(job, died, lost)
+                self.job_queue.end(job, died, lost)
             except Exception as failure:  # Tune would log it and go on.
                 self.error = failure
 
@@ -88,16 +88,16 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
         job = None
         if self.error is None:
             try:
-                job = self.agenda.next()
+                job = self.job_queue.next()
             except Exception as error:  # Tune would log it and go on.
                 self.error = error
         if self.error is not None:
             return Searcher.FINISHED
-        if job is None and self.nodes.grows and not self.agenda.finished:
+        if job is None and self.nodes.grows and not self.job_queue.finished:
             return None  # A nap would hold a machine that may go.
         if job is None:
             self.nap = min(max(LONGEST_NAP, self.nodes.slots / MOST_NAPS), 1.5 * self.nap)
-            if self.agenda.finished:
+            if self.job_queue.finished:
                 return Searcher.FINISHED
             self.live.add(trial_id)
             return {"specs": None, "name": None, "nap": self.nap}
@@ -133,7 +133,7 @@ class AgendaSearcher(Searcher):  # type: ignore[misc]
 class Watching(Callback):  # type: ignore[misc]
     """Looks at what is under way, also while no trial ends."""
 
-    def __init__(self, searcher: "AgendaSearcher") -> None:
+    def __init__(self, searcher: "JobQueueSearcher") -> None:
         self.searcher = searcher
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -143,7 +143,7 @@ class Watching(Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Show the live table, and look at nodes that have joined, where it is due."""
-        self.searcher.agenda.progress.show()
+        self.searcher.job_queue.progress.show()
         self.searcher.look()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class OldestWithoutWorker(FIFOScheduler):  # type: ignore[misc]
     slots where no trial runs.
     """
 
-    def __init__(self, searcher: AgendaSearcher) -> None:
+    def __init__(self, searcher: JobQueueSearcher) -> None:
         super().__init__()
         self.searcher = searcher
 

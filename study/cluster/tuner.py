@@ -1,4 +1,4 @@
-"""Ray: starts the runtime and lets Tune run what the agenda says, on as many slots as fit.
+"""Ray: starts the runtime and lets Tune run what the job queue says, on as many slots as fit.
 
 Tune's own state is never restored: what is complete is what is committed, so each start makes a
 new Tuner for what is missing.
@@ -10,24 +10,24 @@ import tempfile
 import ray
 from ray import tune
 
-from study.cluster.job_queue import Agenda
+from study.cluster.job_queue import JobQueue
 from study.cluster.nodes import Nodes
 from study.cluster.ray_start import ending_with_ray, start_ray
 from study.cluster.runtime import Runtime
 from study.cluster.trackers import callbacks
-from study.cluster.tune_searcher import AgendaSearcher, OldestWithoutWorker, Watching
+from study.cluster.tune_searcher import JobQueueSearcher, OldestWithoutWorker, Watching
 from study.cluster.worker import trainable
 from study.datasets import Dataset
 from study.errors import StudyError
 from study.jobs import Rows
 from study.progress.table import Progress
 from study.run_folder.free_space import free_space
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.search.storage import silence
 from study.space.study import Study
 from study.spec import TrialSpec
 from study.stages.pilot import SeedsNeeded
-from study.stages.stage import Together
+from study.stages.stage import ReplicatesPerJob
 from study.trials.trial import replicates_as_one
 
 FULL = 1e6
@@ -36,7 +36,7 @@ FULL = 1e6
 
 def schedule(
     study: Study,
-    store: Store,
+    store: RunFolder,
     rows: Rows,
     data: Dataset,
     fingerprint: str,
@@ -47,14 +47,16 @@ def schedule(
     verbose = runtime.verbose
     if not verbose:
         silence()
-    together = _together(study.execution.most, data)
+    replicates_per_job = _replicates_per_job(study.execution.most, data)
     try:
-        agenda = Agenda(study, store, rows, fingerprint, Progress(), together, seeds_needed)
+        job_queue = JobQueue(
+            study, store, rows, fingerprint, Progress(), replicates_per_job, seeds_needed
+        )
     except (StudyError, OSError):
         raise
     except Exception as error:  # As of a database.
         raise _stopped(store, error) from (error if verbose else None)
-    if agenda.finished:
+    if job_queue.finished:
         print("nothing is missing")
         return True
     nodes: Nodes | None = None
@@ -64,24 +66,24 @@ def schedule(
         nodes = Nodes(study, store, joined=runtime.address is not None)
         nodes.require(runtime.unchecked)
         nodes.pack(data)
-        searcher = AgendaSearcher(agenda, nodes)
+        searcher = JobQueueSearcher(job_queue, nodes)
         # Tune's state is not needed again; an object store would only make it slow.
         storage_path = tempfile.mkdtemp(prefix="tune-") if store.remote else str(store.ray)
         tuner = _tuner(study, store, data, fingerprint, runtime, searcher, storage_path)
         try:
-            with ending_with_ray(f"--out {store.root}", agenda.close):
+            with ending_with_ray(f"--out {store.root}", job_queue.close):
                 tuner.fit()
         except Exception as error:
             searcher.error = searcher.error or error
         if (why := searcher.error) is not None:
             told = isinstance(why, StudyError | OSError)
             raise why if told else _stopped(store, why) from (why if verbose else None)
-        return agenda.finished
+        return job_queue.finished
     except KeyboardInterrupt:
         return False
     finally:
-        agenda.close()
-        agenda.progress.summary()
+        job_queue.close()
+        job_queue.progress.summary()
         if nodes is not None:
             nodes.forget()
         ray.shutdown()
@@ -91,11 +93,11 @@ def schedule(
 
 def _tuner(
     study: Study,
-    store: Store,
+    store: RunFolder,
     data: Dataset,
     fingerprint: str,
     runtime: Runtime,
-    searcher: AgendaSearcher,
+    searcher: JobQueueSearcher,
     storage_path: str,
 ) -> tune.Tuner:
     """Return Tune, set up to run what the searcher says."""
@@ -129,11 +131,11 @@ def _tuner(
     )
 
 
-def _together(most: int | None, data: Dataset) -> Together:
+def _replicates_per_job(most: int | None, data: Dataset) -> ReplicatesPerJob:
     """Return how many replicates of a trial's configuration a worker gets at a time."""
     known: dict[str, int] = {}
 
-    def together(spec: TrialSpec) -> int:
+    def replicates_per_job(spec: TrialSpec) -> int:
         if spec.configuration not in known:
             try:
                 size = replicates_as_one(spec, data.shape, data.classes, most)
@@ -142,10 +144,10 @@ def _together(most: int | None, data: Dataset) -> Together:
             known[spec.configuration] = size
         return known[spec.configuration]
 
-    return together
+    return replicates_per_job
 
 
-def _stopped(store: Store, error: Exception) -> StudyError:
+def _stopped(store: RunFolder, error: Exception) -> StudyError:
     """Say in one line why Tune gave up."""
     free = free_space(store)
     why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -13,9 +13,9 @@ from ray import tune
 
 from study.cluster.trackers import figures
 from study.datasets import Dataset
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.spec import Execution, TrialSpec
-from study.trials.timeout import ending_hangs
+from study.trials.timeout import time_limit
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # Of malloc.h.
 LARGEST: Final = 2**25
@@ -37,8 +37,8 @@ def trainable(config: dict[str, Any], data: Dataset) -> None:
     keep_freed_memory()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     specs = [TrialSpec.model_validate_json(spec) for spec in config["specs"]]
-    store = Store(config["out"])
-    with ending_hangs(store.hang(specs[0].trial), 3600 * config["hours"] * len(specs)):
+    store = RunFolder(config["out"])
+    with time_limit(store.hang(specs[0].trial), 3600 * config["hours"] * len(specs)):
         rows = run_trials(
             specs,
             data,

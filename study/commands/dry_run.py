@@ -11,7 +11,7 @@ from study import datasets
 from study.datasets import Dataset
 from study.errors import StudyError
 from study.progress.tally import duration
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.search.points import SAMPLES, enqueued_points, sampled_points
 from study.search.storage import silence
 from study.space.configuration import configuration
@@ -34,7 +34,7 @@ SLOW = 0.5
 """Seconds of a step above which it is timed on a few examples and scaled."""
 
 
-def dry_run(study: Study, store: Store, root: Path | None) -> int:
+def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
     """Show the space, build sampled configurations, check that each parameter is used.
 
     Raises:

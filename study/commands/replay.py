@@ -9,14 +9,14 @@ import torch
 
 from study import datasets
 from study.errors import StudyError
-from study.run_folder.paths import Place, source
-from study.run_folder.store import GEOMETRY, ROW, Store
+from study.run_folder.paths import AnyPath, open_for_arrow
+from study.run_folder.store import GEOMETRY, ROW, RunFolder
 from study.schema import TrialRow
 from study.spec import Execution, TrialSpec
 from study.trials.trial import run_trials
 
 
-def replay(store: Store, trial: str, root: Path | None) -> int:
+def replay(store: RunFolder, trial: str, root: Path | None) -> int:
     """Run ``trial`` again beside the run folder; return 0 if every file is the same, else 1."""
     row = store.row(trial)
     if row is None:
@@ -26,7 +26,7 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
     specs = [_spec(store, own) for own in row.stack or [trial]]
     data = datasets.load(specs[0].dataset, root)
     with tempfile.TemporaryDirectory() as folder:
-        again = Store(folder)
+        again = RunFolder(folder)
         execution = Execution()
         if (study := store.read_json(store.study)) is not None:
             every = {"precision": study["precision"], **study["resources"]}
@@ -42,7 +42,7 @@ def replay(store: Store, trial: str, root: Path | None) -> int:
     return 1 if different else 0
 
 
-def _spec(store: Store, trial: str) -> TrialSpec:
+def _spec(store: RunFolder, trial: str) -> TrialSpec:
     row = store.row(trial)
     if row is None:
         raise StudyError(
@@ -59,7 +59,7 @@ def _provenance(old: TrialRow, new: TrialRow) -> list[str]:
     return [f"{name}: {then} then, {now} now" for name, then, now in pairs if then != now]
 
 
-def _differences(old: Place, new: Place) -> list[str]:
+def _differences(old: AnyPath, new: AnyPath) -> list[str]:
     """Compare every predictions file of two trial folders."""
     files = [*old.glob("*.parquet"), *new.glob("*.parquet")]
     names = {file.name for file in files} - {ROW}
@@ -69,19 +69,22 @@ def _differences(old: Place, new: Place) -> list[str]:
             lines.append(f"{name}: only {'now' if (new / name).exists() else 'then'}")
         else:
             try:
-                then = pq.read_table(source(old / name), page_checksum_verification=True)
+                then = pq.read_table(open_for_arrow(old / name), page_checksum_verification=True)
             except (OSError, pa.ArrowException) as error:
                 lines.append(f"{name}: cannot be read ({' '.join(str(error).split())})")
                 continue
-            if not then.equals(pq.read_table(source(new / name))):
+            if not then.equals(pq.read_table(open_for_arrow(new / name))):
                 how = "differs" if name == GEOMETRY else _largest(old / name, new / name)
                 lines.append(f"{name}: {how}")
     return lines
 
 
-def _largest(old: Place, new: Place) -> str:
+def _largest(old: AnyPath, new: AnyPath) -> str:
     then, now = (
-        pq.read_table(source(p), columns=["logits"])["logits"].combine_chunks().flatten().to_numpy()
+        pq.read_table(open_for_arrow(p), columns=["logits"])["logits"]
+        .combine_chunks()
+        .flatten()
+        .to_numpy()
         for p in (old, new)
     )
     if then.shape != now.shape:

@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from study.cluster.runtime import Runtime
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.schema import TrialRow
 from study.space.study import Study
 
 
 def run(
     study: Study,
-    store: Store,
+    store: RunFolder,
     root: Path | None,
     *,
     command: str,
@@ -81,7 +81,7 @@ def seeds_needed(
     return needed(planned, "escape", recovery, power, delta, alpha, configurations)
 
 
-def check_same_study(study: Study, store: Store) -> None:
+def check_same_study(study: Study, store: RunFolder) -> None:
     """Refuse a run folder of another study; more trials or seeds are no difference."""
     earlier = store.read_json(store.study)
     if earlier is None:
@@ -138,7 +138,7 @@ def check_same_versions(rows: dict[str, TrialRow]) -> None:
             )
 
 
-def _is_to_be_retried(store: Store, row: TrialRow) -> bool:
+def _is_to_be_retried(store: RunFolder, row: TrialRow) -> bool:
     """Discard the trial and return True if it failed in an earlier run.
 
     Once the plan is declared, what it was chosen from stays as it is.
@@ -149,7 +149,7 @@ def _is_to_be_retried(store: Store, row: TrialRow) -> bool:
     return True
 
 
-def judge(store: Store) -> int:
+def judge(store: RunFolder) -> int:
     """Write report and verdict in a process of their own and copy the report to analysis/."""
     command = [sys.executable, "-m", "analysis.report", "--runs", str(store.root)]
     with tempfile.TemporaryDirectory() as folder:

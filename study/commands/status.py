@@ -7,12 +7,12 @@ from rich.table import Table
 
 from study.errors import StudyError
 from study.run_folder.integrity import examine
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.space.study import Study
 from study.stages import plan
 
 
-def status(study: Study, store: Store) -> int:
+def status(study: Study, store: RunFolder) -> int:
     """Print counts by stage, role and method, then every trial that is not complete."""
     found, damaged = examine(store)
     rows = list(found.values())
@@ -37,7 +37,7 @@ def status(study: Study, store: Store) -> int:
     return 0
 
 
-def _summary(study: Study, store: Store, counts: Counter[tuple[str, str, str, str]]) -> str:
+def _summary(study: Study, store: RunFolder, counts: Counter[tuple[str, str, str, str]]) -> str:
     done: Counter[str] = Counter()
     for (stage, *_), count in counts.items():
         done[stage] += count

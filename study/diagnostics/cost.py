@@ -68,7 +68,7 @@ def flops(
     """
     method = copy.deepcopy(method)  # It is led through its phases, on zeros.
     train = 0.0
-    for part, _ in method.parts():
+    for part, _ in method.independent_members():
         for phase in part.phases():
             with torch.device(device):
                 phase.begin()

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from study.layers.members import watched
+from study.layers.members import recording_head_inputs
 from study.schema import GeometryRow
 
 SHARE: Final = 0.1
@@ -158,7 +158,7 @@ def _unit_weights(head: nn.Module, z_NF: Tensor, classes_N: Tensor) -> Tensor:
 
 
 def _features(network: nn.Module, x: Tensor) -> Tensor:
-    with watched(network) as seen:
+    with recording_head_inputs(network) as seen:
         network(x)
     return seen[-1].flatten(1)
 

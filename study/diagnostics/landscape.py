@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from study.datasets import evenly
 from study.diagnostics.weights import mean_cosine
 from study.layers.fixed_heads import EquiangularHead, MemberHead
-from study.layers.members import CHUNK, renormalise, unfold
+from study.layers.members import CHUNK, split_members, update_batch_norm
 from study.methods import Method
 from study.schema import GeometryRow
 
@@ -58,7 +58,7 @@ def mean_network(networks: Sequence[nn.Module], train: Tensor) -> nn.Module:
     """Return the network of the members' mean parameters, its statistics estimated on ``train``."""
     mean = copy.deepcopy(networks[0])
     mix(mean, networks, [1 / len(networks)] * len(networks))
-    renormalise(mean, train)
+    update_batch_norm(mean, train)
     return mean
 
 
@@ -81,7 +81,7 @@ def line(one: nn.Module, other: nn.Module, probe: Probe) -> Tensor:
     between, losses = copy.deepcopy(one), []
     for step in range(STEPS + 1):
         mix(between, [one, other], [1 - step / STEPS, step / STEPS])
-        renormalise(between, train)
+        update_batch_norm(between, train)
         losses.append(loss(between, probe))
     return torch.tensor(losses, dtype=torch.float64)
 
@@ -135,7 +135,7 @@ def features(method: Method, networks: Sequence[nn.Module], x: Tensor) -> Tensor
     folded = [_penultimate(method, chunk) for chunk in chunks]
     if any(len(f) != method.members * len(c) for f, c in zip(folded, chunks, strict=True)):
         return None
-    return torch.cat([unfold(part, method.members) for part in folded], dim=1)
+    return torch.cat([split_members(part, method.members) for part in folded], dim=1)
 
 
 def _penultimate(network: nn.Module, x: Tensor) -> Tensor:

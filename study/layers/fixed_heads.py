@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.errors import StudyError
-from study.layers.members import unfold, weighted_layers
+from study.layers.members import split_members, weighted_layers
 
 Kind = Literal["linear", "equiangular", "rotated"]
 FRAME_SEED: Final = 0
@@ -96,7 +96,7 @@ class MemberHead(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return τ cos(z, v_mc) for each member's part of the batch."""
-        unit = F.normalize(unfold(z, self.members), dim=-1)
+        unit = F.normalize(split_members(z, self.members), dim=-1)
         return self.scale * torch.bmm(unit, self.frames.mT).flatten(0, 1)
 
     def plain(self, member: int) -> EquiangularHead:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from study.layers.members import unfold
+from study.layers.members import split_members
 
 
 class _FirstProduct(torch.autograd.Function):
@@ -47,6 +47,6 @@ def first_product(x_MBI: Tensor, r_MI: Tensor, weight_NOI: Tensor) -> Tensor:
         r_MI: Its factors.
         weight_NOI: N weights, each for M / N members.
     """
-    x, r = unfold(x_MBI, len(weight_NOI)), unfold(r_MI, len(weight_NOI))
+    x, r = split_members(x_MBI, len(weight_NOI)), split_members(r_MI, len(weight_NOI))
     product: Tensor = _FirstProduct.apply(x, r, weight_NOI)  # type: ignore[no-untyped-call]
     return product.flatten(0, 1)

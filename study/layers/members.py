@@ -15,14 +15,14 @@ CHUNK: Final = 512
 """Images that pass through a network at once."""
 
 
-def fold(x: Tensor, members: int, streams: int = 1) -> Tensor:
+def repeat_for_members(x: Tensor, members: int, streams: int = 1) -> Tensor:
     """Give every member of a stream its batch: (S*B, ...) -> (S*M*B, ...), keeping its format."""
     if members == 1:
         return x
     return torch.cat([batch for batch in x.chunk(streams) for _ in range(members)])
 
 
-def unfold(x: Tensor, members: int) -> Tensor:
+def split_members(x: Tensor, members: int) -> Tensor:
     """Give the members their own axis: (M*B, ...) -> (M, B, ...)."""
     return x.unflatten(0, (members, -1))
 
@@ -48,7 +48,7 @@ def replace_modules(
 
 
 @contextmanager
-def watched(network: nn.Module) -> Iterator[list[Tensor]]:
+def recording_head_inputs(network: nn.Module) -> Iterator[list[Tensor]]:
     """Collect what enters the layers called ``head``, in order: features (M*B, F) if folded."""
     seen: list[Tensor] = []
     hooks = [
@@ -64,7 +64,7 @@ def watched(network: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def renormalise(network: nn.Module, train: Tensor) -> None:
+def update_batch_norm(network: nn.Module, train: Tensor) -> None:
     """Set batch-norm statistics to their mean over equal chunks of ``train``."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
     norms = [module for module in network.modules() if isinstance(module, kinds)]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from study.layers.members import unfold
+from study.layers.members import split_members
 
 
 class MemberNorm(nn.Module):
@@ -42,7 +42,7 @@ class GroupedBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N*B, C, ...) by channel within each group."""
-        by_group = unfold(x, self.groups)
+        by_group = split_members(x, self.groups)
         channels = by_group.transpose(0, 1).flatten(1, 2)
         y = self.norm(channels.flatten(2) if channels.dim() > 2 else channels)
         y = y.view(by_group.shape[1], self.groups, *by_group.shape[2:])

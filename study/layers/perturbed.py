@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from study.errors import StudyError
 from study.layers.convolution import Convolution, conv2d
 from study.layers.input_product import applies, first_product
-from study.layers.members import unfold
+from study.layers.members import split_members
 
 Weighted = nn.Linear | nn.Conv2d
 SCALING = 2
@@ -106,13 +106,15 @@ class MemberLayer(nn.Module):
         return self._multiplied_out(x, self.effective_weight())
 
     def _multiplied_out(self, x: Tensor, weight: Tensor) -> Tensor:
-        members = unfold(x, self.members)
+        members = split_members(x, self.members)
         if self.convolution is None:
             flat = members.flatten(1, -2)
             y = torch.bmm(flat, weight.mT).view(*members.shape[:-1], -1)
         else:
             parts = zip(members, weight, strict=True)
-            y = unfold(torch.cat([self._apply_weight(own, w) for own, w in parts]), self.members)
+            y = split_members(
+                torch.cat([self._apply_weight(own, w) for own, w in parts]), self.members
+            )
         if (bias := self._bias(y)) is not None:
             y = y + bias
         return y.flatten(0, 1)
@@ -138,7 +140,7 @@ class MemberLayer(nn.Module):
 
     def _apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.dim() > len(self.shape):
-            rows = unfold(x, len(weight)).flatten(1, -2)
+            rows = split_members(x, len(weight)).flatten(1, -2)
             return torch.bmm(rows, weight).view(*x.shape[:-1], -1)
         if self.convolution is None:
             return F.linear(x, weight)
@@ -221,13 +223,13 @@ class RankOneLayer(MemberLayer):
         r, s = self.applied("r"), self.applied("s")
         if self._has_fewer_weights(x):
             return self._multiplied_out(x, self.weight * self._outer(r, s))
-        x = unfold(x, self.members)
+        x = split_members(x, self.members)
         if r is not None and self.convolution is None and x.dim() == 3 and applies(x):
             stacked = self.weight.dim() > 2
             y = first_product(x, r, self.weight.mT if stacked else self.weight.unsqueeze(0))
         else:
             x = x if r is None else x * self._per_channel(r, x)
-            y = unfold(self._apply_weight(x.flatten(0, 1), self.weight), self.members)
+            y = split_members(self._apply_weight(x.flatten(0, 1), self.weight), self.members)
         scale = None if s is None else self._per_channel(s, y)
         bias = self._bias(y)
         if scale is not None and bias is not None:
@@ -248,7 +250,7 @@ class RankOneLayer(MemberLayer):
         return activations > SCALING * self.shape.numel()
 
 
-class ResidualLayer(MemberLayer):
+class LowRankScaledLayer(MemberLayer):
     """P_m = 1 + A_m B_mᵀ/√k, or 1 + E_m at full rank; each member's weight is multiplied out.
 
     Args:
@@ -286,7 +288,7 @@ class ResidualLayer(MemberLayer):
         return torch.cat([v.flatten(1) for v in self.fast.values()], dim=1)
 
 
-class AdditiveLayer(MemberLayer):
+class LowRankLayer(MemberLayer):
     """W_m = W + B_m A_m/√k, A (k, in) and B (out, k); a kernel's sides count as inputs.
 
     Args:
@@ -341,7 +343,7 @@ class AdditiveLayer(MemberLayer):
         return self.difference().flatten(1)
 
 
-class OwnLayer(MemberLayer):
+class IndependentLayer(MemberLayer):
     """Each member's own weights, all from those of the wrapped layer: nothing is shared."""
 
     def __init__(self, layer: Weighted, members: int) -> None:

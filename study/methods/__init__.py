@@ -87,7 +87,7 @@ class Method(nn.Module):
         """
         return self(x), y_B.expand(self.members, -1)
 
-    def passes(self) -> list[TrainingForward]:
+    def member_forwards(self) -> list[TrainingForward]:
         """Return the passes of which a training step may be made, one after another.
 
         The mean of their losses must be the loss of ``training_forward``.
@@ -104,14 +104,14 @@ class Method(nn.Module):
             logits_MBC.flatten(0, 1), y_MB.flatten(), label_smoothing=label_smoothing
         )
 
-    def streams(self, seed: int) -> list[int]:
+    def batch_seeds(self, seed: int) -> list[int]:
         """Return the seeds of the streams of batches that are trained on side by side.
 
         A training batch holds one of each stream, one after the other.
         """
         return [seed]
 
-    def parts(self) -> list[tuple["Method", int | None]]:
+    def independent_members(self) -> list[tuple["Method", int | None]]:
         """Return the parts that are trained apart, each with its own seed (None: the trial's)."""
         return [(self, None)]
 

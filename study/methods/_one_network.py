@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from study.layers.members import unfold
+from study.layers.members import split_members
 from study.methods import Method
 
 
@@ -33,4 +33,4 @@ class OneNetwork(Method):
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (M, B', C) and labels (M, B')."""
         x, y_MB = self.enter(x, y_B)
-        return unfold(self.network(x), len(y_MB)), y_MB
+        return split_members(self.network(x), len(y_MB)), y_MB

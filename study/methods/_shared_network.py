@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from study.errors import StudyError
 from study.layers.fixed_heads import EquiangularHead, MemberHead
-from study.layers.members import fold, replace_modules, unfold
+from study.layers.members import repeat_for_members, replace_modules, split_members
 from study.layers.norms import MemberBatchNorm, MemberNorm
 from study.layers.perturbed import MemberLayer, Weighted
 from study.methods import MakeNetwork, Method, Phase, TrainingForward
@@ -95,7 +95,7 @@ class SharedNetwork(OneNetwork):
         if not self.adapted:
             logits: Tensor = self.network(x)
             return logits.expand(self.members, *logits.shape)
-        return unfold(self.network(fold(x, self.members)), self.members)
+        return split_members(self.network(repeat_for_members(x, self.members)), self.members)
 
     def enter(self, x: Tensor, y: Tensor, streams: int = 1) -> tuple[Tensor, Tensor]:
         """Return images and labels, (S, B) in a warm start, (S*M, B // M) with a split batch."""
@@ -103,7 +103,7 @@ class SharedNetwork(OneNetwork):
             return super().enter(x, y, streams)
         if not self.split:
             y_SMB = y.view(streams, 1, -1).expand(-1, self.members, -1)
-            return fold(x, self.members, streams), y_SMB.flatten(0, 1)
+            return repeat_for_members(x, self.members, streams), y_SMB.flatten(0, 1)
         batch = len(x) // streams
         own = batch // self.members
         if own == 0:
@@ -121,14 +121,14 @@ class SharedNetwork(OneNetwork):
             return Method.training_forward(self, x, y_B)
         return super().training_forward(x, y_B)
 
-    def passes(self) -> list[TrainingForward]:
+    def member_forwards(self) -> list[TrainingForward]:
         """Return a pass for each member, where none depends on others by shared statistics."""
         layers = list(self.network.modules())
         own = {id(layer.norm) for layer in layers if isinstance(layer, MemberBatchNorm)}
         joint = any(isinstance(layer, _BatchNorm) and id(layer) not in own for layer in layers)
         alone = vars(type(self)).get("stackable", False) and self.adapted and not joint
         if not alone or self.members == 1:
-            return super().passes()
+            return super().member_forwards()
         return [partial(self._pass_of, self._of_one(), member) for member in range(self.members)]
 
     def _of_one(self) -> nn.Module:

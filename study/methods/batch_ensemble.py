@@ -32,10 +32,10 @@ from study.errors import StudyError
 from study.layers.members import replace_modules, weighted_layers
 from study.layers.norms import MemberBatchNorm
 from study.layers.perturbed import (
-    AdditiveLayer,
+    LowRankLayer,
+    LowRankScaledLayer,
     MemberLayer,
     RankOneLayer,
-    ResidualLayer,
     Start,
     Weighted,
 )
@@ -177,11 +177,11 @@ def _perturbed(layer: Weighted, params: Params, first: bool) -> MemberLayer:
         assert params.init_std is not None
         assert params.rank != "full"
         std = params.init_std * layer.weight.detach().std(correction=0).item()
-        return AdditiveLayer(layer, params.members, params.rank, std)
+        return LowRankLayer(layer, params.members, params.rank, std)
     if params.rank != 1:
         assert params.init_std is not None
         rank = None if params.rank == "full" else params.rank
-        return ResidualLayer(layer, params.members, rank, params.init_std)
+        return LowRankScaledLayer(layer, params.members, rank, params.init_std)
     start = {name: _start(params, first and name == "r") for name in params.adapt}
     anchor = 1.0 if params.fast_decay == "toward_one" else 0.0
     return RankOneLayer(layer, params.members, start, anchor)

@@ -45,7 +45,7 @@ class Ensemble(Method):
         """Return logits (M, B, C)."""
         return torch.cat([network(x) for network in self.singles])
 
-    def parts(self) -> list[tuple[Method, int | None]]:
+    def independent_members(self) -> list[tuple[Method, int | None]]:
         """Return the networks, each with its seed."""
         return [(self.singles[m], seed) for m, seed in enumerate(self.seeds)]  # type: ignore[misc]
 

@@ -43,7 +43,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from study.errors import StudyError
-from study.layers.members import fold, unfold, weighted_layers
+from study.layers.members import repeat_for_members, split_members, weighted_layers
 from study.layers.transformer import FeedForward, Residual
 from study.methods import MakeNetwork, Method
 from study.spec import Strict
@@ -118,7 +118,7 @@ class ExpertLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to each row its member's K experts."""
-        rows_MND = unfold(x, self.members).flatten(1, -2)
+        rows_MND = split_members(x, self.members).flatten(1, -2)
         gates_MNK, chosen_MNK = self.route(rows_MND)
         y = self._apply_experts(rows_MND.flatten(0, 1), gates_MNK.flatten(), chosen_MNK.flatten())
         return y.view(*x.shape[:-1], -1)
@@ -188,7 +188,7 @@ class Fold(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (M*B, ...) for (B, ...)."""
-        return fold(x, self.members)
+        return repeat_for_members(x, self.members)
 
 
 class Folded(nn.Sequential):
@@ -227,7 +227,7 @@ class Ensemble(Method):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C)."""
-        return unfold(self.network(x), self.members)
+        return split_members(self.network(x), self.members)
 
     def loss(self, logits_MBC: Tensor, y_MB: Tensor, label_smoothing: float) -> Tensor:
         """Return the mean of the members' cross-entropies plus the weighted auxiliary losses.

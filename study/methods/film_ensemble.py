@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from study.errors import StudyError
-from study.layers.members import replace_modules, unfold
+from study.layers.members import replace_modules, split_members
 from study.layers.norms import MemberBatchNorm, MemberNorm
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
@@ -62,7 +62,7 @@ class FilmNorm(MemberNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (M*B, ...), then scale and shift each member's part."""
-        y = unfold(self.norm(x), self.members)
+        y = split_members(self.norm(x), self.members)
         batch, images = isinstance(self.norm, BATCH_NORMS), [1] * (y.dim() - 3)
         shape = (self.members, 1, -1, *images) if batch else (self.members, 1, *images, -1)
         return torch.addcmul(self.beta.view(shape), y, self.gamma.view(shape)).flatten(0, 1)

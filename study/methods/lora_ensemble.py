@@ -25,7 +25,7 @@ from torch import nn
 from study.errors import StudyError
 from study.layers.fixed_heads import last_layer
 from study.layers.members import replace_modules
-from study.layers.perturbed import AdditiveLayer, MemberLayer, OwnLayer, Weighted
+from study.layers.perturbed import IndependentLayer, LowRankLayer, MemberLayer, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
 from study.spec import Strict
@@ -90,7 +90,7 @@ class Ensemble(SharedNetwork):
 
         def adapted(layer: Weighted) -> MemberLayer | None:
             if layer is head:
-                return OwnLayer(layer, params.members) if params.head == "own" else None
+                return IndependentLayer(layer, params.members) if params.head == "own" else None
             if params.layers == "attention" and named[id(layer)] not in ATTENTION:
                 return None
             return _updated(layer, params)
@@ -98,13 +98,13 @@ class Ensemble(SharedNetwork):
         replace_modules(self.network, (nn.Linear, nn.Conv2d), adapted)
 
 
-def _updated(layer: Weighted, params: Params) -> AdditiveLayer:
+def _updated(layer: Weighted, params: Params) -> LowRankLayer:
     """Return the layer with A from Xavier's uniform law and B = 0."""
     out, into = layer.weight.flatten(1).shape
     bound = params.init_gain * math.sqrt(6 / (params.rank + into))
     a = torch.empty(params.members, params.rank, into).uniform_(-bound, bound)
     b = torch.zeros(params.members, out, params.rank)
-    return AdditiveLayer(layer, params.members, params.rank, start=(a, b))
+    return LowRankLayer(layer, params.members, params.rank, start=(a, b))
 
 
 EXAMPLES = [

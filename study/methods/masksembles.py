@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from study.errors import StudyError
-from study.layers.members import replace_modules, unfold, weighted_layers
+from study.layers.members import replace_modules, split_members, weighted_layers
 from study.layers.perturbed import MemberLayer, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
@@ -111,13 +111,13 @@ class MaskedLayer(MemberLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask every member's part of the batch, then apply the shared layer."""
-        members = unfold(x, self.members)
+        members = split_members(x, self.members)
         y = self._apply_weight(
             (members * self._per_channel(self.mask, members)).flatten(0, 1), self.weight
         )
         if self.bias is None:
             return y
-        y = unfold(y, self.members)
+        y = split_members(y, self.members)
         return (y + self._per_channel(self.bias, y)).flatten(0, 1)
 
 

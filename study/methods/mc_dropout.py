@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from study.errors import StudyError
 from study.layers.dropout import MemberDropout
-from study.layers.members import fold, replace_modules, unfold
+from study.layers.members import repeat_for_members, replace_modules, split_members
 from study.methods import MakeNetwork
 from study.methods._one_network import OneNetwork
 from study.spec import Strict, derive_seed
@@ -47,7 +47,7 @@ class Ensemble(OneNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C) under the members' masks; call in evaluation mode."""
-        return unfold(self.network(fold(x, self.members)), self.members)
+        return split_members(self.network(repeat_for_members(x, self.members)), self.members)
 
 
 EXAMPLES = [{"members": 3}]

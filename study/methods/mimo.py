@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from study.errors import StudyError
 from study.layers.convolution import Convolution
-from study.layers.members import fold, replace_modules, unfold, weighted_layers
-from study.layers.perturbed import OwnLayer, Weighted
+from study.layers.members import repeat_for_members, replace_modules, split_members, weighted_layers
+from study.layers.perturbed import IndependentLayer, Weighted
 from study.methods import MakeNetwork, Method
 from study.spec import Strict
 
@@ -51,14 +51,14 @@ class Heads(nn.Module):
 
     def __init__(self, layer: nn.Linear, members: int) -> None:
         super().__init__()
-        self.head = OwnLayer(layer, members)
+        self.head = IndependentLayer(layer, members)
         bound = 1 / math.sqrt(layer.in_features)
         nn.init.uniform_(self.head.fast["W"], -bound, bound)
         self.head.own_bias(random=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every member's head to all features."""
-        logits: Tensor = self.head(fold(x, self.head.members))
+        logits: Tensor = self.head(repeat_for_members(x, self.head.members))
         return logits
 
 
@@ -87,13 +87,13 @@ class Ensemble(Method):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C); every input is the same image."""
-        return unfold(self.network(x.repeat(1, self.members, 1, 1)), self.members)
+        return split_members(self.network(x.repeat(1, self.members, 1, 1)), self.members)
 
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (M, B', C) and labels (M, B') of shuffled images, B' examples a member."""
         index_MB = self.positions(len(x), x.device)
         images = x[index_MB].transpose(0, 1).flatten(1, 2)
-        return unfold(self.network(images), self.members), y_B[index_MB]
+        return split_members(self.network(images), self.members), y_B[index_MB]
 
     def positions(self, batch: int, device: torch.device) -> Tensor:
         """Draw which example each member sees at each position, (M, B')."""
@@ -107,7 +107,7 @@ class Ensemble(Method):
         """Yield each layer's weights in evaluation, (M, P); all but the heads are the same."""
         first = weighted_layers(self.network)[0]
         for layer in self.network.modules():
-            if isinstance(layer, OwnLayer):
+            if isinstance(layer, IndependentLayer):
                 yield layer.effective_weight().detach().flatten(1)
             elif isinstance(layer, nn.Linear | nn.Conv2d):
                 weight = self._of_one_image(layer) if layer is first else layer.weight.detach()

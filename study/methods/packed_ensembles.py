@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from study.errors import StudyError
 from study.layers.convolution import Convolution
-from study.layers.members import replace_modules, unfold, weighted_layers
-from study.layers.perturbed import OwnLayer, Weighted
+from study.layers.members import replace_modules, split_members, weighted_layers
+from study.layers.perturbed import IndependentLayer, Weighted
 from study.methods import MakeNetwork, Method
 from study.spec import Strict
 
@@ -94,7 +94,7 @@ class Heads(nn.Module):
 
     def __init__(self, members: int, into: int, classes: int) -> None:
         super().__init__()
-        self.head = OwnLayer(nn.Linear(into, classes), members)
+        self.head = IndependentLayer(nn.Linear(into, classes), members)
         bound = 1 / math.sqrt(into)
         nn.init.uniform_(self.head.fast["W"], -bound, bound)
         self.head.own_bias(random=True)
@@ -135,12 +135,12 @@ class Ensemble(Method):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C)."""
-        return unfold(self.network(x), self.members)
+        return split_members(self.network(x), self.members)
 
     def effective_weights(self) -> Iterator[Tensor]:
         """Yield each layer's weights, (M, P)."""
         for layer in self.network.modules():
-            if isinstance(layer, OwnLayer):
+            if isinstance(layer, IndependentLayer):
                 yield layer.effective_weight().detach().flatten(1)
             elif isinstance(layer, nn.Linear | nn.Conv2d | GroupedLinear):
                 yield layer.weight.detach().reshape(self.members, -1)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from study.layers.fixed_heads import last_layer
 from study.layers.members import replace_modules, weighted_layers
-from study.layers.perturbed import MemberLayer, OwnLayer, Weighted
+from study.layers.perturbed import IndependentLayer, MemberLayer, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
 from study.spec import Strict
@@ -123,7 +123,7 @@ class Ensemble(SharedNetwork):
 
         def adapted(layer: Weighted) -> MemberLayer | None:
             if layer is head and params.head == "own":
-                return OwnLayer(layer, params.members)
+                return IndependentLayer(layer, params.members)
             if layer is first and params.layers == "no_first":
                 return None
             softplus = params.positive == "softplus"

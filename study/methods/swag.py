@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from study.layers.members import renormalise
+from study.layers.members import update_batch_norm
 from study.methods import MakeNetwork, Phase
 from study.methods._one_training import OneTraining
 from study.spec import Strict, Training
@@ -100,7 +100,7 @@ class Ensemble(OneTraining):
             parts = theta.split([p.numel() for p in trained])
             for parameter, part in zip(trained, parts, strict=True):
                 parameter.copy_(part.view_as(parameter))
-            renormalise(self.network, images)
+            update_batch_norm(self.network, images)
             self.keep()
         self.moments, self.recent = None, deque()
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from study.jobs import Ahead, Job
+from study.jobs import Job, PlannedJob
 from study.progress.tally import OTHERS, Tally, Use, duration, short_number
 from study.progress.time_left import STAGES, Pace, last_end, lengths
 from study.schema import TrialRow
@@ -130,7 +130,7 @@ class Progress:
         """Return the seconds until the stage ends, None while nothing like it has ended."""
         assert self.stage is not None
         gap, now = self._gap(), time.monotonic()
-        running = [Ahead(job.spec.method, job) for job in self.running.values()]
+        running = [PlannedJob(job.spec.method, job) for job in self.running.values()]
         coming = [*self._coming()]
         known = []
         for seconds in lengths(self.pace, self.stage.name, [*running, *coming]):
@@ -141,10 +141,10 @@ class Progress:
         under_way = [max(0.0, s - (now - t)) for s, t in zip(known, begun, strict=False)]
         return last_end(under_way, known[len(begun) :], self.slots)
 
-    def _coming(self) -> Iterator[Ahead]:
+    def _coming(self) -> Iterator[PlannedJob]:
         assert self.stage is not None
         if self.first is not None:
-            yield Ahead(self.first.spec.method, self.first)
+            yield PlannedJob(self.first.spec.method, self.first)
         yield from self.stage.ahead()
 
     def _gap(self) -> float:

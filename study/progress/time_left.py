@@ -15,7 +15,7 @@ from statistics import median_low
 from typing import get_args
 
 from study import schema
-from study.jobs import Ahead
+from study.jobs import PlannedJob
 from study.spec import TrialSpec
 
 STAGES = get_args(schema.Stage)
@@ -110,7 +110,7 @@ class Pace:
         return (self.taken[stage, method].total + one) / (expected.total + one)
 
 
-def lengths(pace: Pace, stage: str, jobs: Iterable[Ahead]) -> Iterator[float | None]:
+def lengths(pace: Pace, stage: str, jobs: Iterable[PlannedJob]) -> Iterator[float | None]:
     """Yield the seconds of each job of a stage, None where nothing like it has ended."""
     known: dict[tuple[str, str | None], float | None] = {}
     for ahead in jobs:

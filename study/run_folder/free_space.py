@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Final
 
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 
 RESERVE: Final = 5e7
 """Bytes that must be free for a run to go on."""
 
 
-def free_space(store: Store) -> float:
+def free_space(store: RunFolder) -> float:
     """Return the bytes that are free where the store lies; an object store is never full."""
     return shutil.disk_usage(store.root).free if isinstance(store.root, Path) else math.inf
 
 
-def refuse_full(store: Store) -> None:
+def refuse_full(store: RunFolder) -> None:
     """Refuse to go on when the disk is as good as full.
 
     Raises:

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 from study.errors import StudyError
-from study.run_folder.store import ROW, DamagedError, Store, checksums
+from study.run_folder.store import ROW, DamagedError, RunFolder, checksums
 from study.schema import TrialRow
 
 
-def examine(store: Store, thorough: bool = False) -> tuple[dict[str, TrialRow], dict[str, str]]:
+def examine(store: RunFolder, thorough: bool = False) -> tuple[dict[str, TrialRow], dict[str, str]]:
     """Return every sound trial's row, and what is wrong with each of the others, by trial.
 
     Of an object store, which keeps checksums itself, the content is read only if ``thorough``.
@@ -27,7 +27,9 @@ def examine(store: Store, thorough: bool = False) -> tuple[dict[str, TrialRow], 
     return rows, damaged
 
 
-def _wrong_files(store: Store, row: TrialRow, present: dict[str, set[str]] | None) -> str | None:
+def _wrong_files(
+    store: RunFolder, row: TrialRow, present: dict[str, set[str]] | None
+) -> str | None:
     """Say which of a trial's files differ from what was committed, or are not ``present``."""
     then = dict(row.files or ())
     if present is not None:
@@ -44,7 +46,7 @@ def _wrong_files(store: Store, row: TrialRow, present: dict[str, set[str]] | Non
     return "; ".join(said) or None
 
 
-def set_aside(store: Store, trial: str) -> str:
+def set_aside(store: RunFolder, trial: str) -> str:
     """Move a damaged trial out of the way, to be done again; return where it lies now."""
     folder, number = store.root / "trials" / trial, 1
     while (place := store.root / "damaged" / f"{trial}-{number}").is_dir():
@@ -60,7 +62,7 @@ def set_aside(store: Store, trial: str) -> str:
     return f"{place.parent.name}/{place.name}"
 
 
-def sound_rows(store: Store) -> dict[str, TrialRow]:
+def sound_rows(store: RunFolder) -> dict[str, TrialRow]:
     """Return every sound trial's row; set the damaged ones aside, saying so."""
     rows, damaged = examine(store)
     for trial, why in damaged.items():
@@ -69,7 +71,7 @@ def sound_rows(store: Store) -> dict[str, TrialRow]:
     return rows
 
 
-def verify(store: Store) -> int:
+def verify(store: RunFolder) -> int:
     """Print whether every committed file is what was committed; return 1 if one is not."""
     rows, damaged = examine(store, thorough=True)
     if not rows and not damaged:

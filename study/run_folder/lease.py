@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from study.errors import StudyError
-from study.run_folder.paths import ObjectPlace
+from study.run_folder.paths import ObjectPath
 
 RENEW, LAPSE, SETTLE, LOOK_EVERY = 15.0, 60.0, 2.0, 2.0
 """Seconds: between renewals, after which it is void, to see who wrote last, and between looks."""
@@ -30,7 +30,7 @@ AGAIN: Final = "give the same command again: nothing that was finished is lost"
 
 
 @contextmanager
-def held(at: ObjectPlace, lost: Callable[[str], None] | None = None) -> Iterator[None]:
+def held(at: ObjectPath, lost: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lease at a place while the block runs.
 
     Args:
@@ -87,7 +87,7 @@ def held(at: ObjectPlace, lost: Callable[[str], None] | None = None) -> Iterator
                 at.unlink(missing_ok=True)
 
 
-def _await_end(at: ObjectPlace) -> None:
+def _await_end(at: ObjectPath) -> None:
     """Return when the lease is free: given back, its process gone, or not renewed for ``LAPSE``."""
     first = _holder(at)
     if first is None or _is_gone(first):
@@ -108,7 +108,7 @@ def _await_end(at: ObjectPlace) -> None:
             raise _taken(at, now)
 
 
-def _holder(at: ObjectPlace) -> Holder | None:
+def _holder(at: ObjectPath) -> Holder | None:
     """Return what the lease says and when it was written; None if there is no readable lease."""
     try:
         holder = json.loads(at.read_text())
@@ -146,7 +146,7 @@ def _named(holder: Holder) -> str:
     return f"another run (process {holder['pid']} on {holder['host']})"
 
 
-def _taken(at: ObjectPlace, holder: Holder | None) -> StudyError:
+def _taken(at: ObjectPath, holder: Holder | None) -> StudyError:
     who = "another run" if holder is None else _named(holder)
     return StudyError(
         f"--out {at.parent}: {who} is at work there; wait for it to end, or choose another --out"

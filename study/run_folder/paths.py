@@ -60,7 +60,7 @@ Known = dict[str, Stat | None]
 """Key -> what a listing said of an object, or None of what would be a folder."""
 
 
-class ObjectPlace:
+class ObjectPath:
     """A place in an object store; ``/`` and the methods are those of ``pathlib.Path``.
 
     Args:
@@ -91,41 +91,41 @@ class ObjectPlace:
         return f"ObjectPlace({str(self)!r})"
 
     def __reduce__(self) -> Any:
-        return place, (str(self),)
+        return any_path, (str(self),)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ObjectPlace) and str(self) == str(other)
+        return isinstance(other, ObjectPath) and str(self) == str(other)
 
     def __hash__(self) -> int:
         return hash(str(self))
 
-    def __lt__(self, other: "ObjectPlace") -> bool:
+    def __lt__(self, other: "ObjectPath") -> bool:
         return str(self) < str(other)
 
-    def __truediv__(self, name: str) -> "ObjectPlace":
+    def __truediv__(self, name: str) -> "ObjectPath":
         return self._at(f"{self.key}/{name}")
 
     @property
-    def parent(self) -> "ObjectPlace":
+    def parent(self) -> "ObjectPath":
         """The place above."""
         return self._at(self.key.rpartition("/")[0])
 
-    def _at(self, key: str) -> "ObjectPlace":
-        return ObjectPlace(self.scheme, self.filesystem, key, self.known, self.patience)
+    def _at(self, key: str) -> "ObjectPath":
+        return ObjectPath(self.scheme, self.filesystem, key, self.known, self.patience)
 
-    def within(self, seconds: float) -> "ObjectPlace":
+    def within(self, seconds: float) -> "ObjectPath":
         """Return this place with another patience."""
-        return ObjectPlace(self.scheme, self.filesystem, self.key, self.known, seconds)
+        return ObjectPath(self.scheme, self.filesystem, self.key, self.known, seconds)
 
-    def listed(self) -> "ObjectPlace":
+    def listed(self) -> "ObjectPath":
         """Return this place as it is now: what is there is asked of the store once, for all."""
-        return ObjectPlace(self.scheme, self.filesystem, self.key, self._list(self.key, True))
+        return ObjectPath(self.scheme, self.filesystem, self.key, self._list(self.key, True))
 
-    def renewed(self) -> "ObjectPlace":
+    def renewed(self) -> "ObjectPath":
         """Return this place as it is whenever it is asked."""
-        return ObjectPlace(self.scheme, self.filesystem, self.key)
+        return ObjectPath(self.scheme, self.filesystem, self.key)
 
-    def resolve(self) -> "ObjectPlace":
+    def resolve(self) -> "ObjectPath":
         """Return itself: an address is absolute."""
         return self
 
@@ -192,7 +192,7 @@ class ObjectPlace:
         with contextlib.suppress(FileNotFoundError):
             self._asked(lambda: self.filesystem.delete_dir(self.key))
 
-    def glob(self, pattern: str) -> Iterator["ObjectPlace"]:
+    def glob(self, pattern: str) -> Iterator["ObjectPath"]:
         """Yield the places that match, objects and what would be folders."""
         fixed, *rest = pattern.split("/")
         at = self
@@ -248,10 +248,10 @@ def _stat_of(info: fs.FileInfo) -> Stat | None:
     return Stat(info.size, info.mtime_ns / 1e9) if info.type == fs.FileType.File else None
 
 
-Place = Path | ObjectPlace
+AnyPath = Path | ObjectPath
 
 
-def place(address: str | Path) -> Place:
+def any_path(address: str | Path) -> AnyPath:
     """Return the place of an address: ``s3://``, ``gs://``, or a path.
 
     Raises:
@@ -272,7 +272,7 @@ def place(address: str | Path) -> Place:
             f"{' or '.join(f'{known}://BUCKET/NAME' for known in SCHEMES)}; mend it"
         )
     try:
-        return ObjectPlace(scheme, _filesystem(scheme, key.partition("/")[0]), key)
+        return ObjectPath(scheme, _filesystem(scheme, key.partition("/")[0]), key)
     except (OSError, pa.ArrowException) as error:
         raise StudyError(
             f"{address}: cannot be opened ({' '.join(str(error).split())}); check the network and "
@@ -287,14 +287,14 @@ def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
     return fs.FileSystem.from_uri(f"{scheme}://{bucket}/{options}")[0]
 
 
-def source(at: Place) -> Any:
+def open_for_arrow(at: AnyPath) -> Any:
     """Return what pyarrow reads Parquet from."""
     return at if isinstance(at, Path) else pa.BufferReader(at.read_bytes())
 
 
-def replace(at: Place, content: bytes | pa.Buffer, lasting: bool = False) -> None:
+def write_atomically(at: AnyPath, content: bytes | pa.Buffer, lasting: bool = False) -> None:
     """Write a file so that no reader finds half of it; a lasting one survives a loss of power."""
-    if isinstance(at, ObjectPlace):
+    if isinstance(at, ObjectPath):
         at.write_bytes(content)
         return
     temporary = at.with_name(f".{at.name}-{uuid.uuid4().hex}")
@@ -310,7 +310,7 @@ def replace(at: Place, content: bytes | pa.Buffer, lasting: bool = False) -> Non
         raise
 
 
-def each(function: Callable[[Place], Result], places: Iterable[Place]) -> Iterator[Result]:
+def map_paths(function: Callable[[AnyPath], Result], places: Iterable[AnyPath]) -> Iterator[Result]:
     """Yield the results in order; of an object store many are asked for at a time."""
     found = list(places)
     if not found or isinstance(found[0], Path):

@@ -33,7 +33,14 @@ import pyarrow.parquet as pq
 from study import schema
 from study.errors import StudyError
 from study.run_folder.lease import held
-from study.run_folder.paths import ObjectPlace, Place, each, place, replace, source
+from study.run_folder.paths import (
+    AnyPath,
+    ObjectPath,
+    any_path,
+    map_paths,
+    open_for_arrow,
+    write_atomically,
+)
 from study.schema import File, GeometryRow, TrialRow
 
 ROW = "trial.parquet"
@@ -45,25 +52,25 @@ class DamagedError(StudyError):
     """A trial that is not as it was committed."""
 
 
-class Store:
+class RunFolder:
     """The run folder at ``root``; nothing is created until something is written."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root: Place = place(root).resolve()
+        self.root: AnyPath = any_path(root).resolve()
         self.written: dict[str, dict[str, str]] = {}
 
     @property
     def remote(self) -> bool:
         """Whether it lies in an object store."""
-        return isinstance(self.root, ObjectPlace)
+        return isinstance(self.root, ObjectPath)
 
     @property
-    def journal(self) -> Place:
+    def journal(self) -> AnyPath:
         """Optuna's journal: a file, or what the names of its objects begin with."""
         return self.root / ("optuna" if self.remote else "optuna.journal")
 
     @property
-    def ray(self) -> Place:
+    def ray(self) -> AnyPath:
         """Ray Tune's folder."""
         return self.root / "ray"
 
@@ -75,17 +82,17 @@ class Store:
         return Path("runs", self.root.key.replace("/", "-"), "logs").resolve()
 
     @property
-    def plan(self) -> Place:
+    def plan(self) -> AnyPath:
         """The declaration that precedes the opening of the test set."""
         return self.root / "plan.json"
 
     @property
-    def study(self) -> Place:
+    def study(self) -> AnyPath:
         """The study as it was asked for."""
         return self.root / "study.json"
 
     @property
-    def report(self) -> Place:
+    def report(self) -> AnyPath:
         """The report of the run."""
         return self.root / "report.html"
 
@@ -93,7 +100,7 @@ class Store:
         """Make the folder, or say in one line why it cannot be written."""
         try:
             probe = self.root / f".write-{uuid.uuid4().hex}"
-            if isinstance(probe, ObjectPlace):
+            if isinstance(probe, ObjectPath):
                 probe.within(0).write_bytes(b"")
             else:
                 (self.root / "trials").mkdir(parents=True, exist_ok=True)
@@ -111,7 +118,7 @@ class Store:
 
         In an object store, which knows no locks, it is a lease (see ``study.run_folder.lease``).
         """
-        if isinstance(self.root, ObjectPlace):
+        if isinstance(self.root, ObjectPath):
             with held(self.root / ".lock"):
                 yield
             return
@@ -130,13 +137,13 @@ class Store:
                 ) from None
             yield
 
-    def folder(self, trial: str) -> Place:
+    def folder(self, trial: str) -> AnyPath:
         """Return the folder of one trial."""
         if not trial.isalnum():
             raise DamagedError(f"trial {trial!r}: a trial's name has letters and digits only")
         return self.root / "trials" / trial
 
-    def hang(self, trial: str) -> Place:
+    def hang(self, trial: str) -> AnyPath:
         """Return the file that says where a trial hung; it may be there, and empty, before."""
         return self.folder(trial) / HANG
 
@@ -171,7 +178,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         content = _parquet(table, **options)
         self.written.setdefault(trial, {})[name] = hashlib.sha256(content).hexdigest()
-        replace(folder / name, content)
+        write_atomically(folder / name, content)
 
     def commit(self, row: TrialRow) -> None:
         """Write a trial's row: from now on the trial is complete."""
@@ -181,7 +188,7 @@ class Store:
         columns = {name: getattr(row, name) for name in schema.TRIAL.names}
         columns["files"] = [{"name": name, "sha256": sums[name]} for name in sorted(sums)]
         table = pa.Table.from_pylist([columns], schema=schema.TRIAL)
-        replace(folder / ROW, _parquet(table), lasting=True)
+        write_atomically(folder / ROW, _parquet(table), lasting=True)
 
     def row(self, trial: str) -> TrialRow | None:
         """Return the trial's row, or None when it is not committed."""
@@ -199,19 +206,19 @@ class Store:
     def each_row(self) -> Iterator[tuple[str, TrialRow | DamagedError | None]]:
         """Yield every committed trial with its row, or with what is wrong with that."""
 
-        def read(path: Place) -> TrialRow | DamagedError | None:
+        def read(path: AnyPath) -> TrialRow | DamagedError | None:
             try:
                 return _read_row(path)
             except DamagedError as error:
                 return error
 
         trials = self.committed()
-        rows = each(read, (self.root / "trials" / trial / ROW for trial in trials))
+        rows = map_paths(read, (self.root / "trials" / trial / ROW for trial in trials))
         yield from zip(trials, rows, strict=True)
 
     def rows(self) -> dict[str, TrialRow]:
         """Return every committed row by trial."""
-        found = each(_read_row, (self.folder(trial) / ROW for trial in self.committed()))
+        found = map_paths(_read_row, (self.folder(trial) / ROW for trial in self.committed()))
         return {row.trial: row for row in found if row is not None}
 
     def present(self) -> dict[str, set[str]]:
@@ -225,16 +232,16 @@ class Store:
         """Remove a trial that is to be done again; its commit mark goes first."""
         folder = self.folder(trial)
         (folder / ROW).unlink(missing_ok=True)
-        if isinstance(folder, ObjectPlace):
+        if isinstance(folder, ObjectPath):
             folder.rmtree()
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def write_json(self, path: Place, value: object) -> None:
+    def write_json(self, path: AnyPath, value: object) -> None:
         """Replace the JSON file at ``path`` in one step."""
-        replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+        write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
-    def read_json(self, path: Place) -> dict[str, Any] | None:
+    def read_json(self, path: AnyPath) -> dict[str, Any] | None:
         """Return the content of a JSON file, None when there is no such file."""
         try:
             value = json.loads(path.read_text())
@@ -251,7 +258,7 @@ class Store:
         return value
 
 
-def checksums(folder: Place) -> dict[str, str]:
+def checksums(folder: AnyPath) -> dict[str, str]:
     """Return the SHA-256 of each of a trial's files but its row, by name."""
     files = sorted(path for path in folder.glob("*.parquet") if path.name != ROW)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -263,9 +270,9 @@ def _parquet(table: pa.Table, **options: Any) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _read_row(path: Place) -> TrialRow | None:
+def _read_row(path: AnyPath) -> TrialRow | None:
     try:
-        content = source(path)
+        content = open_for_arrow(path)
     except FileNotFoundError:
         return None
     try:
@@ -289,7 +296,7 @@ def _read_row(path: Place) -> TrialRow | None:
     return row
 
 
-def _broken(path: Place, why: str) -> str:
+def _broken(path: AnyPath, why: str) -> str:
     return (
         f"{path}: must be the one row of its trial, but {why}; "
         "remove the trial's folder to have it done again"

@@ -20,7 +20,7 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from study.jobs import Ahead, Job
+from study.jobs import Job, PlannedJob
 from study.schema import Role, TrialRow
 from study.search.points import enqueued_parameters, point_of, suggest
 from study.space.configuration import ENTRY_KEYS, configuration
@@ -85,10 +85,10 @@ class MethodSearch:
         """How many trials are yet to be proposed or told."""
         return len(self.numbers) + max(0, self.total - self.asked)
 
-    def ahead(self) -> Iterator[Ahead]:
+    def ahead(self) -> Iterator[PlannedJob]:
         """Yield the jobs that are proposed, then those that are yet to be."""
-        yield from (Ahead(self.space.method, job) for job in self.queue)
-        yield from repeat(Ahead(self.space.method), max(0, self.total - self.asked))
+        yield from (PlannedJob(self.space.method, job) for job in self.queue)
+        yield from repeat(PlannedJob(self.space.method), max(0, self.total - self.asked))
 
     def next(self) -> Job | None:
         """Return a job, None while the generation's other trials are still running."""

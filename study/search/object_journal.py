@@ -11,7 +11,7 @@ from typing import Any, Final
 from optuna.storages.journal import BaseJournalBackend
 
 from study.errors import StudyError
-from study.run_folder.paths import ObjectPlace, each
+from study.run_folder.paths import ObjectPath, map_paths
 
 Log = dict[str, Any]
 MOST: Final = 1000
@@ -25,11 +25,11 @@ class ObjectJournal(BaseJournalBackend):
     lines that are there already are left out by their number.
     """
 
-    def __init__(self, at: ObjectPlace) -> None:
+    def __init__(self, at: ObjectPath) -> None:
         self.at = at
         parts = sorted(at.glob("*.jsonl"))
         self.logs: list[Log] = []
-        for part, logs in zip(parts, each(_read, parts), strict=True):
+        for part, logs in zip(parts, map_paths(_read, parts), strict=True):
             first = int(part.stem)
             if first > len(self.logs):
                 raise StudyError(
@@ -56,10 +56,10 @@ class ObjectJournal(BaseJournalBackend):
         if self.parts:
             first = self._write(0, self.logs)
             others = [part for part in self.parts if part != first]
-            list(each(lambda part: part.unlink(missing_ok=True), others))
+            list(map_paths(lambda part: part.unlink(missing_ok=True), others))
             self.parts = []
 
-    def _write(self, first: int, logs: list[Log]) -> ObjectPlace:
+    def _write(self, first: int, logs: list[Log]) -> ObjectPath:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         part = self.at / f"{first:010d}.jsonl"
         part.write_text(lines)

@@ -7,14 +7,14 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 
 from study.errors import StudyError
-from study.run_folder.paths import ObjectPlace
-from study.run_folder.store import Store
+from study.run_folder.paths import ObjectPath
+from study.run_folder.store import RunFolder
 from study.search.object_journal import ObjectJournal
 from study.space.study import Study
 from study.spec import digest
 
 
-def open_storage(study: Study, store: Store) -> optuna.storages.BaseStorage:
+def open_storage(study: Study, store: RunFolder) -> optuna.storages.BaseStorage:
     """Return Optuna's storage: the database that the study names, or a journal beside its trials.
 
     Raises:
@@ -22,7 +22,7 @@ def open_storage(study: Study, store: Store) -> optuna.storages.BaseStorage:
     """
     if study.storage is not None:
         return _open_database(study.storage)
-    if isinstance(store.journal, ObjectPlace):
+    if isinstance(store.journal, ObjectPath):
         return optuna.storages.JournalStorage(ObjectJournal(store.journal))
     if store.journal.exists():
         for number, line in enumerate(store.journal.read_bytes().splitlines(), 1):
@@ -58,7 +58,7 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
     raise AssertionError
 
 
-def optuna_name(study: Study, store: Store, method: str) -> str:
+def optuna_name(study: Study, store: RunFolder, method: str) -> str:
     """Return the name of a method's search in Optuna's storage; a database is shared by runs."""
     if study.storage is None:
         return method

@@ -9,7 +9,7 @@ from study.search.method_search import MethodSearch
 from study.space.study import Study
 from study.spec import Configuration, TrialSpec
 from study.stages.plan import Arm, Reason
-from study.stages.selection import order, shortlist
+from study.stages.selection import rank, shortlist
 
 
 def search_rows(method: str, rows: Rows) -> list[TrialRow]:
@@ -78,7 +78,7 @@ def _ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list
     stage = "rescore" if study.budget.rescore_seeds else "search"
     found = (r for r in rows.values() if r.stage == stage and r.configuration in finalists)
     judged = sorted(found, key=lambda row: row.trial)
-    ordered = order(judged, is_candidate(study, method))
+    ordered = rank(judged, is_candidate(study, method))
     if ordered:
         return ordered
     reasons = Counter(f"{row.status}: {row.reason}" for row in search_rows(method, rows))

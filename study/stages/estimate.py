@@ -5,7 +5,7 @@ from typing import Final
 
 from study.datasets import Dataset
 from study.run_folder.free_space import RESERVE, free_space
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.space.study import Study
 from study.stages import pilot
 
@@ -23,7 +23,7 @@ def estimate(study: Study, data: Dataset) -> float:
     return seeds * arms * rows * MEMBERS * data.classes * width
 
 
-def shortage(study: Study, data: Dataset, store: Store) -> str | None:
+def shortage(study: Study, data: Dataset, store: RunFolder) -> str | None:
     """Return a line when what is free is not likely to suffice."""
     free = free_space(store)
     if free == math.inf:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.schema import Role
 from study.space.configuration import checked
 from study.space.study import Protocol, Study
@@ -90,7 +90,7 @@ class Plan(Strict, extra="ignore"):
         return self.content | {"hash": self.hash} | rest
 
 
-def read(store: Store) -> Plan | None:
+def read(store: RunFolder) -> Plan | None:
     """Return the plan of a run, None where none is declared yet."""
     content = store.read_json(store.plan)
     return None if content is None else checked(Plan, content, str(store.plan))
@@ -102,7 +102,7 @@ def declare(
     tuning: Mapping[str, int],
     seeds: int,
     because: str,
-    store: Store,
+    store: RunFolder,
 ) -> Plan:
     """Write down what will be judged and how, before any test prediction exists, and return it.
 

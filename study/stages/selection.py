@@ -12,7 +12,7 @@ DULL = 0.25
 """Share of the configurations, those with the least gain, that are ranked behind all others."""
 
 
-def order(rows: Iterable[TrialRow], diverse: bool = False) -> list[str]:
+def rank(rows: Iterable[TrialRow], penalise_low_gain: bool = False) -> list[str]:
     """Return configurations from best to worst by validation NLL, averaged over their rows.
 
     Clean data alone rank, as where no shifted data are at hand: on small sets a rank by shifted
@@ -22,7 +22,7 @@ def order(rows: Iterable[TrialRow], diverse: bool = False) -> list[str]:
 
     Args:
         rows: Trial rows; incomplete ones do not count.
-        diverse: Rank the quarter with the least ensemble gain behind all others.
+        penalise_low_gain: Rank the quarter with the least ensemble gain behind all others.
     """
     by_configuration: dict[str, list[TrialRow]] = defaultdict(list)
     for row in rows:
@@ -36,7 +36,11 @@ def order(rows: Iterable[TrialRow], diverse: bool = False) -> list[str]:
         means = np.array([_means(by_configuration[c]) for c in group])
         shares = (rankdata(means, method="average", axis=0) - 0.5) / len(group)
         for configuration, (nll, gain) in zip(group, shares, strict=True):
-            scores[configuration] = (diverse and bool(gain < DULL), float(nll), configuration)
+            scores[configuration] = (
+                penalise_low_gain and bool(gain < DULL),
+                float(nll),
+                configuration,
+            )
     return sorted(scores, key=scores.__getitem__)
 
 

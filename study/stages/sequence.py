@@ -8,7 +8,7 @@ on where it was.
 from collections.abc import Iterator
 
 from study.jobs import Job, Rows
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.search.method_search import MethodSearch
 from study.search.storage import open_storage, optuna_name
 from study.space.study import Study
@@ -16,15 +16,15 @@ from study.spec import derive_seed
 from study.stages.arms import choose_arms, is_candidate, search_rows, spec_of
 from study.stages.pilot import SeedsNeeded, pilot_jobs, seeds_for
 from study.stages.plan import Plan, declare
-from study.stages.selection import order
-from study.stages.stage import Fixed, Search, Stage, Together, one_by_one
+from study.stages.selection import rank
+from study.stages.stage import FixedStage, ReplicatesPerJob, SearchStage, Stage, one_replicate
 
 
 def stages(
     study: Study,
-    store: Store,
+    store: RunFolder,
     rows: Rows,
-    together: Together = one_by_one,
+    replicates_per_job: ReplicatesPerJob = one_replicate,
     seeds_needed: SeedsNeeded | None = None,
 ) -> Iterator[Stage]:
     """Yield the study's stages; each sees in ``rows`` what the earlier ones have left there.
@@ -33,7 +33,7 @@ def stages(
         study: What to do.
         store: Where Optuna's journal and the plan lie.
         rows: Every committed row by trial; the caller adds to it as trials end.
-        together: How many replicates of a trial's configuration make up a job.
+        replicates_per_job: How many replicates of a trial's configuration make up a job.
         seeds_needed: What knows the power of the tests, for ``protocol.seeds=auto``.
     """
     storage = open_storage(study, store)
@@ -44,25 +44,25 @@ def stages(
         for space in study.spaces
         if space.method != "deep_ensemble"
     }
-    yield Search(list(searches.values()), rows)
+    yield SearchStage(list(searches.values()), rows)
     finalists = {method: _finalists(study, method, rows) for method in searches}
     rescore = [job for method in searches for job in _rescore_jobs(study, finalists[method], rows)]
-    yield Fixed("rescore", rescore, rows, together)
+    yield FixedStage("rescore", rescore, rows, replicates_per_job)
     arms = choose_arms(study, list(searches.values()), finalists, rows)
     seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
         pilot = pilot_jobs(study, arms)
-        yield Fixed("pilot", pilot, rows, together)
+        yield FixedStage("pilot", pilot, rows, replicates_per_job)
         assert seeds_needed is not None, "protocol.seeds=auto needs the tests' power"
         measured = [rows[job.spec.trial] for job in pilot]
         seeds, because = seeds_for(study, measured, seeds_needed)
     tuning = {method: search.total for method, search in searches.items()}
     plan = declare(study, arms, tuning, seeds, because, store)
-    yield Fixed("confirm", confirm_jobs(study, plan), rows, together)
+    yield FixedStage("confirm", confirm_jobs(study, plan), rows, replicates_per_job)
 
 
 def _finalists(study: Study, method: str, rows: Rows) -> list[str]:
-    return order(search_rows(method, rows), is_candidate(study, method))[: study.budget.rescore]
+    return rank(search_rows(method, rows), is_candidate(study, method))[: study.budget.rescore]
 
 
 def _rescore_jobs(study: Study, finalists: list[str], rows: Rows) -> list[Job]:

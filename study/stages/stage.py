@@ -6,37 +6,43 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from study import schema
-from study.jobs import Ahead, Job, Rows
+from study.jobs import Job, PlannedJob, Rows
 from study.schema import TrialRow
 from study.search.method_search import MethodSearch
 from study.spec import TrialSpec
 
-Together = Callable[[TrialSpec], int]
+ReplicatesPerJob = Callable[[TrialSpec], int]
 
 
-def one_by_one(spec: TrialSpec) -> int:
+def one_replicate(spec: TrialSpec) -> int:
     """Return how many replicates of ``spec`` make up a job: one."""
     return 1
 
 
-class Fixed:
+class FixedStage:
     """A stage whose trials are known beforehand; jobs all of which have rows are not handed out.
 
     Args:
         name: Of the stage.
         jobs: One trial each.
         rows: Those that are there.
-        together: How many replicates of a trial's configuration make up a job. Which do does not
-            depend on ``rows``, so that an interruption changes no number.
+        replicates_per_job: How many replicates of a trial's configuration make up a job. Which do
+            does not depend on ``rows``, so that an interruption changes no number.
     """
 
     def __init__(
-        self, name: schema.Stage, jobs: list[Job], rows: Rows, together: Together = one_by_one
+        self,
+        name: schema.Stage,
+        jobs: list[Job],
+        rows: Rows,
+        replicates_per_job: ReplicatesPerJob = one_replicate,
     ) -> None:
         self.name, self.total = name, len(jobs)
         self.open = {job.spec.trial for job in jobs if job.spec.trial not in rows}
         self.queue = deque(
-            job for job in _joined(jobs, together) if any(s.trial in self.open for s in job.specs)
+            job
+            for job in _joined(jobs, replicates_per_job)
+            if any(s.trial in self.open for s in job.specs)
         )
 
     @property
@@ -52,12 +58,12 @@ class Fixed:
         """Take the row of a job that has ended."""
         self.open.discard(row.trial)
 
-    def ahead(self) -> Iterator[Ahead]:
+    def ahead(self) -> Iterator[PlannedJob]:
         """Yield the jobs in order."""
-        yield from (Ahead(job.spec.method, job) for job in self.queue)
+        yield from (PlannedJob(job.spec.method, job) for job in self.queue)
 
 
-class Search:
+class SearchStage:
     """The search of every tuned method, in turns, so that no slot waits for a generation to end."""
 
     name: schema.Stage = "search"
@@ -89,22 +95,22 @@ class Search:
         """Tell Optuna."""
         self.owner.pop(row.trial).tell(row)
 
-    def ahead(self) -> Iterator[Ahead]:
+    def ahead(self) -> Iterator[PlannedJob]:
         """Yield a job of each method in turn."""
         for turn in zip_longest(*(search.ahead() for search in self.searches)):
             yield from (ahead for ahead in turn if ahead is not None)
 
 
-Stage = Search | Fixed
+Stage = SearchStage | FixedStage
 
 
-def _joined(jobs: list[Job], together: Together) -> list[Job]:
+def _joined(jobs: list[Job], replicates_per_job: ReplicatesPerJob) -> list[Job]:
     """Return the jobs with replicates of one arm joined, in the order of the first of each."""
     found: dict[tuple[str, str, int], list[Job]] = {}
     count: Counter[tuple[str, str]] = Counter()
     for job in jobs:
         arm = (job.spec.role, job.spec.configuration)
-        found.setdefault((*arm, count[arm] // together(job.spec)), []).append(job)
+        found.setdefault((*arm, count[arm] // replicates_per_job(job.spec)), []).append(job)
         count[arm] += 1
     return [
         replace(first, beside=tuple(job.spec for job in others))

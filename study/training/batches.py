@@ -17,7 +17,7 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class Pixels:
+class DeviceImages:
     """The images of one split on one device.
 
     Args:
@@ -80,14 +80,14 @@ class Splits:
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
         self.dataset, self.device = dataset, device
         self.statistics = channel_statistics(dataset.train[0])
-        self.known: dict[int, Pixels] = {}
+        self.known: dict[int, DeviceImages] = {}
         images, labels = dataset.train
         self.train = self.pixels(images), torch.tensor(labels, device=device)
 
-    def pixels(self, images: Images) -> Pixels:
+    def pixels(self, images: Images) -> DeviceImages:
         """Return one of the dataset's own arrays of images."""
         if id(images) not in self.known:
-            self.known[id(images)] = Pixels(images, *self.statistics, self.device)
+            self.known[id(images)] = DeviceImages(images, *self.statistics, self.device)
         return self.known[id(images)]
 
     def some(self, images: Images, most: int) -> Tensor:

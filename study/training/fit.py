@@ -11,10 +11,10 @@ from torch import Tensor
 
 from study import regularisers
 from study.errors import StudyError
-from study.layers.members import unfold, watched
+from study.layers.members import recording_head_inputs, split_members
 from study.methods import Method, Phase, TrainingForward
 from study.spec import Regularisation, Schedule, Training, derive_seed
-from study.training.batches import Pixels
+from study.training.batches import DeviceImages
 
 OnEpoch = Callable[[int], None]
 
@@ -25,14 +25,14 @@ class DivergenceError(Exception):
 
 def fit(
     method: Method,
-    pixels: Pixels,
+    pixels: DeviceImages,
     labels: Tensor,
     training: Training,
     regularisation: Regularisation,
     seed: int,
     on_epoch: OnEpoch = lambda epoch: None,
-    pieces: int = 1,
-    one_by_one: bool = False,
+    accumulation_steps: int = 1,
+    sequential_members: bool = False,
 ) -> None:
     """Train ``method`` in place for ``training.epochs``; the last partial batch is dropped.
 
@@ -46,10 +46,10 @@ def fit(
         regularisation: Diversity term that joins the loss.
         seed: Root of the order of batches, augmentation and dropout. Sets torch's global seed.
         on_epoch: Called with the number of epochs done after each.
-        pieces: Micro-batches of a step, of which the weighted mean of the losses is minimised;
-            batch normalisation and diversity terms see one at a time. Not for a stack.
-        one_by_one: Whether members that know nothing of each other are passed through the network
-            one after another, which takes the memory of one: see :func:`passes_of`.
+        accumulation_steps: Micro-batches of a step, of which the weighted mean of the losses is
+            minimised; batch normalisation and diversity terms see one at a time. Not for a stack.
+        sequential_members: Whether members that know nothing of each other are passed through the
+            network one after another, which takes the memory of one: see :func:`forwards_of`.
 
     Raises:
         DivergenceError: When the loss of an epoch is not finite.
@@ -59,12 +59,14 @@ def fit(
     phases = method.phases()
     if not any(phase.diverse for phase in phases):
         _refuse_pairs(regularisation)
-    batches = _batches(pixels, labels, training, method.streams(seed))
+    batches = _batches(pixels, labels, training, method.batch_seeds(seed))
     done = 0
     for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
         with torch.device(labels.device):
             phase.begin()
-        step = _step(method, phase, training, regularisation, pieces, one_by_one)
+        step = _step(
+            method, phase, training, regularisation, accumulation_steps, sequential_members
+        )
         for epoch in range(epochs):
             method.train()
             losses = [
@@ -85,7 +87,7 @@ Batch = tuple[Tensor, Tensor, float]
 
 
 def _batches(
-    pixels: Pixels, labels: Tensor, training: Training, seeds: list[int]
+    pixels: DeviceImages, labels: Tensor, training: Training, seeds: list[int]
 ) -> Iterator[Iterator[Batch]]:
     """Yield epochs without end, each an iterator over its batches, of every stream one."""
     orders = [torch.Generator().manual_seed(derive_seed(seed, "order")) for seed in seeds]
@@ -113,18 +115,20 @@ def _step(
     phase: Phase,
     training: Training,
     regularisation: Regularisation,
-    pieces: int,
-    one_by_one: bool,
+    accumulation_steps: int,
+    sequential_members: bool,
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
     """Return the optimiser step of a phase: images, labels, the phase's progress -> the loss."""
     optimizer = make_optimizer(method, training)
     peak = [group["lr"] for group in optimizer.param_groups]
     schedule = phase.schedule or training.schedule
     diversity = _diversity(method, regularisation, phase)
-    passes = passes_of(method, regularisation) if one_by_one else [method.training_forward]
+    forwards = (
+        forwards_of(method, regularisation) if sequential_members else [method.training_forward]
+    )
 
     def loss_of(forward: TrainingForward, x: Tensor, y_B: Tensor, progress: float) -> Tensor:
-        with _precision(x.device, training), watched(method) as features:
+        with _precision(x.device, training), recording_head_inputs(method) as features:
             logits_MBC, y_MB = forward(x, y_B)
         logits_MBC = logits_MBC.float()
         loss = method.loss(logits_MBC, y_MB, training.label_smoothing)
@@ -139,9 +143,11 @@ def _step(
             group["lr"] = lr * factor
         optimizer.zero_grad(set_to_none=True)
         total = x.new_zeros(())
-        for own_x, own_y in zip(x.chunk(pieces), y_B.chunk(pieces), strict=True):
-            for forward in passes:
-                share = len(own_x) / len(x) / len(passes)
+        for own_x, own_y in zip(
+            x.chunk(accumulation_steps), y_B.chunk(accumulation_steps), strict=True
+        ):
+            for forward in forwards:
+                share = len(own_x) / len(x) / len(forwards)
                 loss = loss_of(forward, own_x, own_y, progress) * share
                 loss.backward()
                 total += loss.detach()
@@ -151,12 +157,12 @@ def _step(
     return step
 
 
-def passes_of(method: Method, regularisation: Regularisation) -> list[TrainingForward]:
+def forwards_of(method: Method, regularisation: Regularisation) -> list[TrainingForward]:
     """Return the passes that a step may be made of: one for each member, or one for all.
 
     The mean of their losses is the loss. A diversity term needs all members at a time.
     """
-    return method.passes() if regularisation.name == "none" else [method.training_forward]
+    return method.member_forwards() if regularisation.name == "none" else [method.training_forward]
 
 
 def epochs_of(phases: list[Phase], epochs: int) -> list[int]:
@@ -219,7 +225,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @torch.inference_mode()
-def predict(method: Method, pixels: Pixels, batch_size: int = 2048) -> Tensor:
+def predict(method: Method, pixels: DeviceImages, batch_size: int = 2048) -> Tensor:
     """Return every member's logits (M, N, C) on the CPU, in float32 and evaluation mode."""
     method.eval()
     size = max(1, batch_size // method.members)
@@ -254,7 +260,7 @@ def _by_member(features: Tensor, members: int, examples: int) -> Tensor:
     """Return features (M, B, F) from (M*B, F), or from (B, F) that the members share."""
     if len(features) == examples:
         return features.expand(members, *features.shape)
-    return unfold(features, members)
+    return split_members(features, members)
 
 
 def _split(tensor: Tensor | None, streams: int) -> Sequence[Any]:
@@ -271,7 +277,7 @@ def _diversity(
     if not phase.diverse and not getattr(regulariser, "applies_alone", False):
         return None
 
-    streams = len(method.streams(0))
+    streams = len(method.batch_seeds(0))
 
     def weighted(logits_MBC: Tensor, y_MB: Tensor, features: list[Tensor], x: Tensor) -> Tensor:
         members = len(logits_MBC) // streams

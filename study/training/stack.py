@@ -17,9 +17,15 @@ from torch import Tensor, nn
 
 from study.layers.dropout import Dropout, MemberDropout, drop
 from study.layers.fixed_heads import EquiangularHead
-from study.layers.members import unfold
+from study.layers.members import split_members
 from study.layers.norms import GroupedBatchNorm, MemberBatchNorm
-from study.layers.perturbed import AdditiveLayer, MemberLayer, OwnLayer, RankOneLayer, ResidualLayer
+from study.layers.perturbed import (
+    IndependentLayer,
+    LowRankLayer,
+    LowRankScaledLayer,
+    MemberLayer,
+    RankOneLayer,
+)
 from study.methods import Method, Phase
 from study.methods._one_network import OneNetwork
 from study.spec import Training, derive_seed
@@ -47,7 +53,7 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply each layer to its own part of the batch."""
-        rows = unfold(x, len(self.weight)).flatten(1, -2)
+        rows = split_members(x, len(self.weight)).flatten(1, -2)
         if self.bias is None:
             y = torch.bmm(rows, self.weight)
         else:
@@ -102,7 +108,7 @@ class Stack(Method):
                 self.origins.append((view, own))
         self.method: OneNetwork = copy.deepcopy(methods[0], stacked)  # type: ignore[arg-type]
 
-    def streams(self, seed: int) -> list[int]:
+    def batch_seeds(self, seed: int) -> list[int]:
         """Return the methods' own seeds."""
         return self.seeds
 
@@ -120,7 +126,7 @@ class Stack(Method):
     def training_forward(self, x: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N*M, B', C) and labels (N*M, B') for N batches, one after the other."""
         x, y_MB = self.method.enter(x, y_B, len(self.seeds))
-        return unfold(self.method.network(x), len(y_MB)), y_MB
+        return split_members(self.method.network(x), len(y_MB)), y_MB
 
     def loss(self, logits_MBC: Tensor, y_MB: Tensor, label_smoothing: float) -> Tensor:
         """Return the sum of the methods' losses: each has its own gradient."""
@@ -141,9 +147,9 @@ _NORMS: Make = lambda norm, count, _: GroupedBatchNorm(norm, count)  # noqa: E73
 STACKED: Final[dict[type[nn.Module], Make]] = {
     nn.Linear: lambda layer, count, _: StackedLinear(layer, count),
     RankOneLayer: _MEMBERS,
-    ResidualLayer: _MEMBERS,
-    AdditiveLayer: _MEMBERS,
-    OwnLayer: _MEMBERS,
+    LowRankScaledLayer: _MEMBERS,
+    LowRankLayer: _MEMBERS,
+    IndependentLayer: _MEMBERS,
     nn.BatchNorm1d: _NORMS,
     nn.BatchNorm2d: _NORMS,
     MemberBatchNorm: lambda norm, n, _: MemberBatchNorm(norm.plain(0), n * norm.members),

@@ -13,7 +13,7 @@ from study.diagnostics.evidence import IMAGES, evidence_rows
 from study.diagnostics.landscape import Probe, mean_network, member_networks, network_rows
 from study.diagnostics.weights import Trajectory
 from study.methods import Method, single
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.schema import Outcome
 from study.spec import Execution, TrialSpec, derive_seed
 from study.training.batches import Splits
@@ -28,7 +28,7 @@ class Setup:
     splits: Splits
     fingerprint: str
     name: str | None
-    store: Store
+    store: RunFolder
     execution: Execution
     on_epoch: OnEpoch
 

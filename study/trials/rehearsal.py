@@ -13,7 +13,7 @@ from study.space.configuration import configuration, models
 from study.space.domain import Point
 from study.space.study import MethodSpace
 from study.spec import Strict
-from study.training.batches import Pixels, channel_statistics, default_device
+from study.training.batches import DeviceImages, channel_statistics, default_device
 from study.training.fit import epochs_of, fit
 
 STEPS = 2
@@ -47,9 +47,9 @@ def one_step(
     size = min(max(size, method.members), own.training.batch_size, len(data.train[1]))
     _check_logits(method, data)
     images, labels = (np.resize(array, (STEPS * size, *array.shape[1:])) for array in data.train)
-    pixels = Pixels(images, *channel_statistics(images), device)
+    pixels = DeviceImages(images, *channel_statistics(images), device)
     start, steps = time.perf_counter(), 0
-    for part, _ in method.parts():
+    for part, _ in method.independent_members():
         epochs_of(part.phases(), own.training.epochs)
         epochs = sum(phase.at_least for phase in part.phases())
         short = parsed["training"].model_copy(update={"epochs": epochs, "batch_size": size})

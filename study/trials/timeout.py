@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Final
 
-from study.run_folder.paths import ObjectPlace, Place
+from study.run_folder.paths import AnyPath, ObjectPath
 
 LAST_WORD: Final = 60.0
 """Seconds after which a worker that cannot say where it hangs is ended all the same."""
 
 
 @contextmanager
-def ending_hangs(file: Place, seconds: float) -> Iterator[None]:
+def time_limit(file: AnyPath, seconds: float) -> Iterator[None]:
     """End the process when the block takes longer, and write to ``file`` where it was.
 
     Where that is in an object store, a process that is stuck outside Python leaves no trace.
     """
-    if isinstance(file, ObjectPlace):
+    if isinstance(file, ObjectPath):
         with tempfile.TemporaryFile("w+") as own:
             last_word = threading.Timer(seconds, _leave_word, (file, own))
             last_word.daemon = True
@@ -47,7 +47,7 @@ def _ending(stream: IO[str], seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _leave_word(file: ObjectPlace, stream: IO[str]) -> None:
+def _leave_word(file: ObjectPath, stream: IO[str]) -> None:
     faulthandler.dump_traceback(stream)
     stream.seek(0)
     try:

@@ -16,11 +16,11 @@ from study.diagnostics.cost import flops, size
 from study.diagnostics.weights import Trajectory, weight_cosine, when
 from study.methods import Method
 from study.run_folder.paths import StoreError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.schema import Outcome, TrialRow
 from study.spec import Execution, TrialSpec
 from study.training.batches import Splits, default_device
-from study.training.fit import DivergenceError, OnEpoch, fit, is_out_of_memory, passes_of
+from study.training.fit import DivergenceError, OnEpoch, fit, forwards_of, is_out_of_memory
 from study.training.stack import MOST, best_size, joined
 from study.trials.evaluation import Run, Setup, evaluate
 from study.trials.row import new_row, peak_bytes
@@ -44,7 +44,7 @@ class Attempt:
 
     def passes(self, run: Run) -> int:
         """Return in how many passes the members are computed."""
-        return len(passes_of(run.method, run.spec.regulariser)) if self.one_by_one else 1
+        return len(forwards_of(run.method, run.spec.regulariser)) if self.one_by_one else 1
 
 
 IN_TURN: Final = Attempt(most=1, one_by_one=True)
@@ -54,7 +54,7 @@ IN_HALVES: Final = Attempt(most=1, one_by_one=True, pieces=2)
 def run_trials(
     specs: Sequence[TrialSpec],
     dataset: Dataset,
-    store: Store,
+    store: RunFolder,
     *,
     fingerprint: str,
     name: str | None = None,
@@ -118,7 +118,7 @@ def run_trial(
     Raises:
         StudyError: When the folder cannot be written.
     """
-    store = Store(folder)
+    store = RunFolder(folder)
     store.create()
     return run_trials(
         [spec],
@@ -226,7 +226,7 @@ def replicates_as_one(
     spec: TrialSpec, shape: tuple[int, int, int], classes: int, most: int | None = None
 ) -> int:
     """Return how many replicates of the spec are best trained as one, at most ``most``."""
-    parts = build(spec, shape, classes).parts()
+    parts = build(spec, shape, classes).independent_members()
     return min(max(1, best_size(parts[0][0]) // len(parts)), most or MOST)
 
 
@@ -253,7 +253,7 @@ def _parts(runs: list[Run]) -> list[tuple[Method, int]]:
     return [
         (part, run.spec.seed if seed is None else seed)
         for run in runs
-        for part, seed in run.method.parts()
+        for part, seed in run.method.independent_members()
     ]
 
 

@@ -1,4 +1,5 @@
-"""A real browser for tests of pages: the machine's Chromium, or the one that Playwright installs."""
+"""A real browser for tests of pages: the machine's Chromium, or the one that Playwright
+installs."""
 
 import shutil
 import time

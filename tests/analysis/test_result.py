@@ -19,7 +19,7 @@ from analysis.report.html import VEGA_LITE
 from analysis.result import NOTHING_YET, Result
 from analysis.verdict.schema import Verdict
 from study.errors import StudyError
-from study.run_folder.paths import place
+from study.run_folder.paths import any_path
 from tests.analysis.make_predictions import make_predictions
 from tests.analysis.make_run import (
     DEEP_ENSEMBLE,
@@ -207,7 +207,7 @@ def test_a_run_in_an_object_store_is_opened(object_store: ObjectStore, tmp_path:
     local = make_run(tmp_path / "run", arms, seeds=3, data=SMALL)
     object_store.bucket("notebook")
     for file in local.rglob("*.*"):
-        there = place(f"s3://notebook/run/{file.relative_to(local)}")
+        there = any_path(f"s3://notebook/run/{file.relative_to(local)}")
         there.write_bytes(file.read_bytes())
     here, there = analysis.open(local), analysis.open("s3://notebook/run")
     assert there.recoveries().equals(here.recoveries())
@@ -239,8 +239,8 @@ import shutil
 import sys
 import analysis
 from analysis.measures import measure
-from analysis.result import judged_folder
-from study.run_folder.paths import place
+from analysis.result import judge_folder
+from study.run_folder.paths import any_path
 
 measure.WORTH_A_PROCESS = 1e-9
 print(analysis.open(sys.argv[1]).verdict.sentence)

@@ -1,8 +1,8 @@
 """Hosts to try a cluster on: namespaces of this machine that Ray and SSH take for machines.
 
 Each host has its own address, name, processes, home, /tmp and SSH server; it sees the rest of the
-disk, but cannot write there. A bridge joins the hosts and leads nowhere else: there is no route out.
-Nothing of this has a name on the machine, so that several runs go side by side, and the kernel
+disk, but cannot write there. A bridge joins the hosts and leads nowhere else: there is no route
+out. Nothing of this has a name on the machine, so that several runs go side by side, and the kernel
 removes all of it when the process that made it ends, in whatever way. Only a folder may be left.
 """
 

@@ -1,4 +1,5 @@
-"""What the tests of clusters share: their YAML on hosts of a test, and a study that is sent there."""
+"""What the tests of clusters share: their YAML on hosts of a test, and a study that is sent
+there."""
 
 import json
 import re
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from study.run_folder.integrity import examine
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from tests.clusters.hosts import ROOT, Hosts, why_not
 
 ON_HOSTS = [
@@ -119,7 +120,7 @@ def check(out: str, trials: int, seeds: int) -> Counter[str]:
     Returns:
         How many trials ran on which host.
     """
-    store = Store(out)
+    store = RunFolder(out)
     rows, damaged = examine(store, thorough=True)
     assert not damaged
     assert not [row.reason for row in rows.values() if row.status == "failed"]

@@ -1,11 +1,12 @@
-"""``--address http://HEAD:8265``: the same command from elsewhere, watched, left and watched again."""
+"""``--address http://HEAD:8265``: the same command from elsewhere, watched, left and watched
+again."""
 
 import shutil
 import signal
 import subprocess
 import time
 
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from tests.clusters.hosts import ROOT, Hosts
 from tests.clusters.launch import ENV, HEAD, ON_HOSTS
 
@@ -34,7 +35,7 @@ def test_a_study_goes_on_without_who_watches_it(tmp_path):
         shutil.copy(head.home / ".ray" / "auth_token", laptop.home / ".ray")
         watching = laptop.begin(command, ENV, stdout=subprocess.PIPE)
         end = time.monotonic() + 600
-        while len(Store(out).committed()) < 2:
+        while len(RunFolder(out).committed()) < 2:
             assert time.monotonic() < end
             assert watching.poll() is None, watching.communicate()[0]
             time.sleep(0.2)
@@ -48,4 +49,4 @@ def test_a_study_goes_on_without_who_watches_it(tmp_path):
         again = laptop.run(command, ENV, timeout=300)
         assert "is at work on it already; watching" in again.stdout
         assert f"report: {out}/report.html" in again.stdout
-        assert len(Store(out).committed()) == 39
+        assert len(RunFolder(out).committed()) == 39

@@ -1,8 +1,9 @@
-"""``clusters/local.yaml``: a study on machines of one's own, whatever becomes of them on the way."""
+"""``clusters/local.yaml``: a study on machines of one's own, whatever becomes of them on the
+way."""
 
 import time
 
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from tests.clusters.hosts import Hosts
 from tests.clusters.launch import ON_HOSTS, Cluster, check, settings, without_index
 
@@ -32,7 +33,7 @@ def on(hosts):
 
 def test_a_study_outlives_worker_link_and_head(tmp_path):
     out = tmp_path / "run"
-    store = Store(out)
+    store = RunFolder(out)
 
     def committed():
         return len(store.committed())

@@ -1,7 +1,9 @@
-"""The batch script: its ways to end with stand-ins for all it calls, and a study under SLURM itself.
+"""The batch script: its ways to end with stand-ins for all it calls, and a study under SLURM
+itself.
 
-SLURM's own daemons run on the hosts of the test: the controller and two nodes, each with an address,
-processes and a /tmp of its own. That test skips where SLURM is not installed (Debian: slurmctld, slurmd).
+SLURM's own daemons run on the hosts of the test: the controller and two nodes, each with an
+address, processes and a /tmp of its own. That test skips where SLURM is not installed (Debian:
+slurmctld, slurmd).
 """
 
 import os
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from tests.clusters.hosts import PATH, Hosts, why_not
 
 ROOT = Path(__file__).parents[2]
@@ -262,8 +264,8 @@ def test_a_study_is_stopped_before_the_limit_and_goes_on_when_its_turn_comes(slu
     number = re.search(r"\d+", submitted)[0]
 
     wait_for(lambda: all(host.processes("ray::ImplicitFunc") for host in hosts), PATIENCE)
-    wait_for(lambda: len(Store(out).committed()) >= 3, PATIENCE)
-    first = {trial: row.finished for trial, row in Store(out).rows().items()}
+    wait_for(lambda: len(RunFolder(out).committed()) >= 3, PATIENCE)
+    first = {trial: row.finished for trial, row in RunFolder(out).rows().items()}
     (study,) = [pid for pid, line in hosts[0].processes("study.run").items()]
     variables = Path(f"/proc/{study}/environ").read_text().split("\0")
     (token,) = [v.split("=")[1] for v in variables if v.startswith("RAY_AUTH_TOKEN=")]
@@ -274,7 +276,7 @@ def test_a_study_is_stopped_before_the_limit_and_goes_on_when_its_turn_comes(slu
 
     log = (tmp_path / "log").read_text()
     assert log.count("nothing that was finished is lost; to go on") == 1, log
-    rows = Store(out).rows()
+    rows = RunFolder(out).rows()
     assert len(rows) == TRIALS
     assert {trial: rows[trial].finished for trial in first} == first
     assert (out / "verdict.json").exists()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from study.errors import StudyError
 from study.run_folder.integrity import examine
-from study.run_folder.store import ROW, Store
+from study.run_folder.store import ROW, RunFolder
 from study.space.load import load_study
 from study.space.study import Study
 from study.trials.trial import run_trials
@@ -91,7 +91,7 @@ def test_a_space_of_any_bytes(tmp_path, content):
 @settings(parent=quick, max_examples=60)
 @given(draw=st.data())
 def test_a_damaged_trial_is_never_taken_for_sound(tmp_path_factory, make_spec, data, draw):
-    store = Store(tmp_path_factory.mktemp("run") / "run")
+    store = RunFolder(tmp_path_factory.mktemp("run") / "run")
     store.create()
     spec = make_spec("single", stage="search")
     run_trials([spec], data, store, fingerprint=data.fingerprint)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import study
 from study import conformance, methods
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.space.load import load_study
 from tests.running import SMOKE
 
@@ -78,7 +78,7 @@ def test_one_trial_runs_here_and_is_committed(tmp_path):
     )  # fmt: skip
     assert math.isfinite(row.val_nll)
     assert epochs == [1, 2]
-    stored = Store(tmp_path / "run").row(spec.trial)
+    stored = RunFolder(tmp_path / "run").row(spec.trial)
     assert (stored.val_nll, stored.spec) == (row.val_nll, spec.to_json())
     assert study.trials.run_trial(spec, data, tmp_path / "run") == stored
     assert epochs == [1, 2]

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from analysis.data.run import Run, load
-from analysis.figures import all_figures, context
-from analysis.figures.context import Figure, Scene
+from analysis.figures import all_figures
+from analysis.figures.context import Figure, FigureContext, figure_context
 from analysis.measures.measure import Measures, measure
-from analysis.measures.summary import secondary
+from analysis.measures.summary import summarise_measures
 from analysis.report.arm_details import details, names
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import Verdict
@@ -32,17 +32,17 @@ def measures(run: Run) -> Measures:
 
 @pytest.fixture(scope="module")
 def verdict(run: Run, measures: Measures) -> Verdict:
-    return judge(measures, run.plan).model_copy(update={"measures": secondary(measures)})
+    return judge(measures, run.plan).model_copy(update={"measures": summarise_measures(measures)})
 
 
 @pytest.fixture(scope="module")
-def scene(run: Run, measures: Measures, verdict: Verdict) -> Scene:
-    return context.scene(run, measures, verdict)
+def context(run: Run, measures: Measures, verdict: Verdict) -> FigureContext:
+    return figure_context(run, measures, verdict)
 
 
 @pytest.fixture(scope="module")
-def drawn(scene: Scene) -> dict[str, Figure]:
-    return {figure.key: figure for figure in all_figures.draw(scene)}
+def drawn(context: FigureContext) -> dict[str, Figure]:
+    return {figure.key: figure for figure in all_figures.draw(context)}
 
 
 def rows(figure: Figure) -> pl.DataFrame:
@@ -66,19 +66,19 @@ def test_scores_are_shares_and_their_roc_has_the_area_that_was_measured(
 
 
 def test_the_claim_on_detection_is_the_best_arms_mean(
-    drawn: dict[str, Figure], scene: Scene
+    drawn: dict[str, Figure], context: FigureContext
 ) -> None:
-    means = scene.measures.replicates.group_by("arm").agg(pl.col("ood_auroc_entropy").mean())
+    means = context.measures.replicates.group_by("arm").agg(pl.col("ood_auroc_entropy").mean())
     seen = rows(drawn["roc"])["arm"].unique().to_list()
     best = means.filter(pl.col("arm").is_in(seen))["ood_auroc_entropy"].to_numpy().max()
     assert f"{best:.3f}" in drawn["roc"].claim
 
 
 def test_a_growing_ensemble_is_drawn_with_every_arm_where_it_meets_it(
-    drawn: dict[str, Figure], scene: Scene, verdict: Verdict
+    drawn: dict[str, Figure], context: FigureContext, verdict: Verdict
 ) -> None:
     found = {row["arm"]: row for row in rows(drawn["growth"]).iter_rows(named=True)}
-    largest = scene.measures.curve["members"].to_numpy().max()
+    largest = context.measures.curve["members"].to_numpy().max()
     for arm in verdict.arms:
         assert arm.equivalent is not None
         worth = arm.equivalent.members
@@ -101,11 +101,11 @@ def test_a_shift_is_drawn_as_difference_and_as_it_is(drawn: dict[str, Figure]) -
 
 
 def test_the_drawer_has_every_parameter_and_measure(
-    scene: Scene, run: Run, verdict: Verdict
+    context: FigureContext, run: Run, verdict: Verdict
 ) -> None:
-    found = details(scene, run, verdict)
-    assert set(found) == set(scene.arms["arm"])
-    lead = scene.lead()["arm"]
+    found = details(context, run, verdict)
+    assert set(found) == set(context.arms["arm"])
+    lead = context.lead()["arm"]
     text = json.dumps(found[lead])
     assert "init_std" in text
     known = {
@@ -117,7 +117,7 @@ def test_the_drawer_has_every_parameter_and_measure(
 
 
 def test_of_given_predictions_there_is_nothing_to_run_again(
-    scene: Scene, run: Run, verdict: Verdict
+    context: FigureContext, run: Run, verdict: Verdict
 ) -> None:
     given = Run(Path(run.folder), run.trials, run.plan, given=True)
-    assert all(not about["texts"] for about in details(scene, given, verdict).values())
+    assert all(not about["texts"] for about in details(context, given, verdict).values())

@@ -11,7 +11,7 @@ from analysis.data.search_space import Domain
 from analysis.figures import search
 from analysis.figures.importance import OBJECTIVES, _panel
 from analysis.figures.parallel_coordinates import axis_ticks, beside
-from analysis.figures.search import Seen
+from analysis.figures.search import SearchedParameter
 from analysis.report.write import report
 from tests.analysis.make_run import Data, make_run
 from tests.analysis.report.test_report import fields, payload
@@ -85,7 +85,7 @@ def test_slices_have_both_objectives_of_every_trial(page: Any) -> None:
 
 
 def test_medians_of_parts_by_hand() -> None:
-    one = Seen("be", "init", Domain(("a", "b"), (0, 0), False, False, {}))
+    one = SearchedParameter("be", "init", Domain(("a", "b"), (0, 0), False, False, {}))
     one.values, one.trials = ["a", "a", "a", "b", "b"], list("tuvwx")
     losses = dict(zip("tuvwx", (0.1, 0.5, 0.2, 9.0, 9.0), strict=True))
     by_trial = {t: {"val_nll": loss, "val_gain": None} for t, loss in losses.items()}
@@ -97,7 +97,7 @@ def test_medians_of_parts_by_hand() -> None:
 
 
 def test_values_of_a_choice_keep_to_their_column() -> None:
-    one = Seen("be", "init", Domain(("a", "b"), (0, 0), False, False, {}))
+    one = SearchedParameter("be", "init", Domain(("a", "b"), (0, 0), False, False, {}))
 
     places = [beside(one, "b", number) for number in range(100)]
 
@@ -109,14 +109,18 @@ def test_ticks_are_the_choices_or_the_ends_and_the_middle() -> None:
     options = Domain(("none", "jensen_shannon", "c", "d", "e"), (0, 0), False, False, {})
     domain = Domain((), (0.01, 1.0), True, False, {})
 
-    assert [t["value"] for t in axis_ticks(Seen("be", "x", options))] == [
+    assert [t["value"] for t in axis_ticks(SearchedParameter("be", "x", options))] == [
         "none",
         "jensen_…",
         "c",
         "d",
         "e",
     ]
-    assert [t["value"] for t in axis_ticks(Seen("be", "x", domain))] == ["0.01", "0.1", "1"]
+    assert [t["value"] for t in axis_ticks(SearchedParameter("be", "x", domain))] == [
+        "0.01",
+        "0.1",
+        "1",
+    ]
 
 
 def test_panels_of_coverage_have_as_many_rows() -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from analysis.data.geometry import geometry
 from analysis.data.run import Run, load
-from analysis.figures import context
-from analysis.figures.context import Scene
+from analysis.figures.context import FigureContext, figure_context
 from analysis.figures.members import evidence_figure, landscape_figure, trajectory_figure
 from analysis.measures.measure import measure
 from analysis.verdict.judge import judge
@@ -46,14 +45,14 @@ def run(folder: Path) -> Run:
     return load(folder)
 
 
-def scene_of(run: Run) -> Scene:
+def context_of(run: Run) -> FigureContext:
     measures = measure(run)
-    return context.scene(run, measures, judge(measures, run.plan))
+    return figure_context(run, measures, judge(measures, run.plan))
 
 
 @pytest.fixture(scope="module")
-def scene(run: Run) -> Scene:
-    return scene_of(run)
+def context(run: Run) -> FigureContext:
+    return context_of(run)
 
 
 @pytest.fixture
@@ -94,10 +93,10 @@ def test_a_run_without_such_files_has_an_empty_frame_and_no_figure(copy: Path) -
 
     assert geometry(run).is_empty()
     assert geometry(run).columns[:3] == ["arm", "role", "replicate"]
-    scene = scene_of(run)
-    assert trajectory_figure(scene) is None
-    assert landscape_figure(scene) is None
-    assert evidence_figure(scene) is None
+    context = context_of(run)
+    assert trajectory_figure(context) is None
+    assert landscape_figure(context) is None
+    assert evidence_figure(context) is None
 
 
 def rewrite(file: Path, how: str) -> None:
@@ -131,8 +130,8 @@ def test_a_damaged_file_is_one_line(copy: Path, how: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_trajectory_goes_from_start_to_end(scene: Scene) -> None:
-    figure = trajectory_figure(scene)
+def test_the_trajectory_goes_from_start_to_end(context: FigureContext) -> None:
+    figure = trajectory_figure(context)
     assert figure is not None
     rows = pl.DataFrame(drawn(figure.chart, "epoch"))
 
@@ -149,8 +148,8 @@ def test_the_trajectory_goes_from_start_to_end(scene: Scene) -> None:
     )
 
 
-def test_tags_at_the_ends_do_not_touch(scene: Scene) -> None:
-    figure = trajectory_figure(scene)
+def test_tags_at_the_ends_do_not_touch(context: FigureContext) -> None:
+    figure = trajectory_figure(context)
     assert figure is not None
     for _, panel in pl.DataFrame(drawn(figure.chart, "epoch")).filter("end").group_by("panel"):
         heights = panel["at"].sort()
@@ -158,8 +157,8 @@ def test_tags_at_the_ends_do_not_touch(scene: Scene) -> None:
         assert heights.diff().drop_nulls().min() > 0.02 * heights.max()  # type: ignore[operator]
 
 
-def test_evidence_stands_between_chance_and_a_member_with_itself(scene: Scene) -> None:
-    figure = evidence_figure(scene)
+def test_evidence_stands_between_chance_and_a_member_with_itself(context: FigureContext) -> None:
+    figure = evidence_figure(context)
     assert figure is not None
     rows = pl.DataFrame(drawn(figure.chart, "chance")).filter(pl.col("arm") == SPREAD.key)
     found = {
@@ -171,8 +170,8 @@ def test_evidence_stands_between_chance_and_a_member_with_itself(scene: Scene) -
     assert figure.claim.startswith("In 1 of 2 configurations the pixels of two members agree")
 
 
-def test_the_landscape_counts_who_shares_a_basin(run: Run, scene: Scene) -> None:
-    figure = landscape_figure(scene)
+def test_the_landscape_counts_who_shares_a_basin(run: Run, context: FigureContext) -> None:
+    figure = landscape_figure(context)
     assert figure is not None
     rows = pl.DataFrame(drawn(figure.chart, "mark"), infer_schema_length=None)
 
@@ -184,7 +183,7 @@ def test_the_landscape_counts_who_shares_a_basin(run: Run, scene: Scene) -> None
     assert figure.claim == "What lies between two members"
 
     known = run.trials.with_columns(val_nll=pl.lit(1.0))
-    figure = landscape_figure(scene_of(Run(run.folder, known, run.plan)))
+    figure = landscape_figure(context_of(Run(run.folder, known, run.plan)))
     assert figure is not None
     assert figure.claim == (
         "In 1 of 2 configurations no barrier parts the members; in the deep ensemble one of "

@@ -1,4 +1,5 @@
-"""A second report reads no predictions; what is foreign, damaged or out of date is measured again."""
+"""A second report reads no predictions; what is foreign, damaged or out of date is measured
+again."""
 
 import ast
 import os

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from analysis.data.run import Run
-from analysis.figures.context import Scene
-from analysis.figures.context import scene as scene_of
+from analysis.figures.context import FigureContext
+from analysis.figures.context import figure_context as context_of
 from analysis.measures.fairness import fairness
 from analysis.measures.measure import Measures
 from analysis.report.fairness_tables import _sound, tables, warning
@@ -25,8 +25,8 @@ def verdict(run: Run, measures: Measures) -> Verdict:
 
 
 @pytest.fixture(scope="module")
-def scene(run: Run, measures: Measures, verdict: Verdict) -> Scene:
-    return scene_of(run, measures, verdict)
+def context(run: Run, measures: Measures, verdict: Verdict) -> FigureContext:
+    return context_of(run, measures, verdict)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_multiples() -> None:
     assert [times(v) for v in (None, 1.0, 4.472, 24.04)] == ["", "1×", "4.47×", "24.0×"]
 
 
-def test_tables_hold_every_arm_once(scene: Scene, verdict: Verdict) -> None:
-    page: Any = tables(scene, verdict)
+def test_tables_hold_every_arm_once(context: FigureContext, verdict: Verdict) -> None:
+    page: Any = tables(context, verdict)
 
     assert page is not None
-    every = scene.arms["arm"].to_list()
+    every = context.arms["arm"].to_list()
     assert [row["arm"] for row in page["costs"]["rows"]] == every
     between = [arm for arm in every if arm != "single" and not arm.startswith("deep_ensemble-")]
     for name in ("epochs", "compute"):
@@ -57,8 +57,8 @@ def test_tables_hold_every_arm_once(scene: Scene, verdict: Verdict) -> None:
         assert {len(row["cells"]) for row in table["rows"]} == {len(table["columns"])}
 
 
-def test_the_single_model_is_once_itself(scene: Scene, verdict: Verdict) -> None:
-    page: Any = tables(scene, verdict)
+def test_the_single_model_is_once_itself(context: FigureContext, verdict: Verdict) -> None:
+    page: Any = tables(context, verdict)
     assert page is not None
 
     (single,) = [row for row in page["costs"]["rows"] if row["arm"] == "single"]
@@ -66,7 +66,9 @@ def test_the_single_model_is_once_itself(scene: Scene, verdict: Verdict) -> None
     assert {cell["range"] for cell in single["cells"]} <= {"1×", ""}
 
 
-def test_arms_that_differ_are_listed_with_their_number(scene: Scene, verdict: Verdict) -> None:
+def test_arms_that_differ_are_listed_with_their_number(
+    context: FigureContext, verdict: Verdict
+) -> None:
     fair = verdict.fairness
     assert fair is not None
     odd = {"matched": False, "differences": ("50 epochs, the single model 20",)}
@@ -75,15 +77,15 @@ def test_arms_that_differ_are_listed_with_their_number(scene: Scene, verdict: Ve
         for entry in fair.epoch_matched
     )
 
-    page: Any = tables(scene, with_fairness(verdict, fair, epoch_matched=changed))
+    page: Any = tables(context, with_fairness(verdict, fair, epoch_matched=changed))
 
     assert page is not None
     assert page["epochs"]["odd"] == ["+, −: 50 epochs, the single model 20"]
     assert f"{len(changed) - 2} of {len(changed)} arms" in page["epochs"]["heading"]
 
 
-def test_epoch_matched_recovery_is_the_verdicts(scene: Scene, verdict: Verdict) -> None:
-    page: Any = tables(scene, verdict)
+def test_epoch_matched_recovery_is_the_verdicts(context: FigureContext, verdict: Verdict) -> None:
+    page: Any = tables(context, verdict)
     assert page is not None
     first = verdict.arms[0]
 
@@ -126,8 +128,8 @@ def test_a_violation_is_a_banner(verdict: Verdict) -> None:
     assert warning(bad) == "Not on equal terms: a; b."
 
 
-def test_nothing_known_is_no_section(scene: Scene, verdict: Verdict) -> None:
+def test_nothing_known_is_no_section(context: FigureContext, verdict: Verdict) -> None:
     fair = verdict.fairness
     assert fair is not None
 
-    assert tables(scene, with_fairness(verdict, fair, costs=(), tuning=())) is None
+    assert tables(context, with_fairness(verdict, fair, costs=(), tuning=())) is None

@@ -15,7 +15,7 @@ from analysis.data.run import load, vanished
 from analysis.report.__main__ import main
 from analysis.report.missing_trials import lacking
 from analysis.report.write import report
-from analysis.result import judged, judged_folder
+from analysis.result import judge_folder, judge_run
 from study.errors import StudyError
 from tests.analysis.make_predictions import ARMS as PREDICTED
 from tests.analysis.make_predictions import make_predictions
@@ -194,5 +194,5 @@ def test_a_trial_that_was_taken_away_is_noticed(tmp_path: Path) -> None:
 
     assert vanished(run)
     with pytest.raises(StudyError, match="must exist"):
-        judged(run)
-    assert "9 of 10 runs are there" in judged_folder(folder).verdict.sentence
+        judge_run(run)
+    assert "9 of 10 runs are there" in judge_folder(folder).verdict.sentence

@@ -9,8 +9,8 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.stats.contrasts import (
     UNBOUNDED,
-    Anchored,
     Contrast,
+    Recovery,
     Summary,
     contrast,
     detectable_effect,
@@ -23,10 +23,10 @@ SPREAD = {"single": 0.30, "arm": 0.25, "deep_ensemble": 0.18}
 """Standard deviations over seeds in units of the gap, from a pilot on digits."""
 
 
-def draw(rng: np.random.Generator, recovery: float, n: int, gap: float = 1.0) -> Anchored:
+def draw(rng: np.random.Generator, recovery: float, n: int, gap: float = 1.0) -> Recovery:
     """Draw one study: single at 0, Deep Ensemble at -gap."""
     means = {"single": 0.0, "arm": -recovery * gap, "deep_ensemble": -gap}
-    return Anchored(**{k: summary(rng.normal(means[k], SPREAD[k], n)) for k in SPREAD})
+    return Recovery(**{k: summary(rng.normal(means[k], SPREAD[k], n)) for k in SPREAD})
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12), st.integers(2, 12))
@@ -43,7 +43,7 @@ def test_two_terms_are_welchs_test(seed: int, n: int, m: int) -> None:
 
 def test_three_terms_by_hand() -> None:
     """Means 4, 3, 2, variances 1, 2, 3, n = 4, 5, 6, theta = 1/2."""
-    effect = Anchored(Summary(4, 1, 4), Summary(3, 2, 5), Summary(2, 3, 6))
+    effect = Recovery(Summary(4, 1, 4), Summary(3, 2, 5), Summary(2, 3, 6))
     found = effect.at(0.5)
     parts = [0.25 * 1 / 4, 2 / 5, 0.25 * 3 / 6]
     assert effect.recovery == 0.5
@@ -57,10 +57,10 @@ def test_three_terms_by_hand() -> None:
 def test_no_variance_gives_no_nan() -> None:
     for estimate, p in ((0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)):
         assert Contrast(estimate, 0.0, float("inf")).p_positive == p
-    constant = Anchored(summary([1.0, 1.0]), summary([0.5, 0.5]), summary([0.0, 0.0]))
+    constant = Recovery(summary([1.0, 1.0]), summary([0.5, 0.5]), summary([0.0, 0.0]))
     assert fieller(constant, 0.95) == (0.5, 0.5)
     assert detectable_effect(constant, 0.25, 0.05) == 0.25
-    no_gap = Anchored(constant.single, constant.arm, constant.single)
+    no_gap = Recovery(constant.single, constant.arm, constant.single)
     assert no_gap.recovery is None
     assert fieller(no_gap, 0.95) == UNBOUNDED
     assert detectable_effect(no_gap, 0.25, 0.05) is None
@@ -69,7 +69,7 @@ def test_no_variance_gives_no_nan() -> None:
 def test_one_constant_anchor_has_no_say_in_the_degrees_of_freedom() -> None:
     """As for the gain, where the single model is exactly 0."""
     noisy = Summary(-0.5, 0.04, 10)
-    effect = Anchored(summary([0.0] * 10), noisy, Summary(-1.0, 0.0, 10))
+    effect = Recovery(summary([0.0] * 10), noisy, Summary(-1.0, 0.0, 10))
     assert effect.at(0.25).df == pytest.approx(9)
     assert effect.at(0.25).estimate == pytest.approx(0.25)
     low, high = fieller(effect, 0.95)
@@ -127,10 +127,10 @@ def test_the_interval_and_the_tests_agree(seed: int, recovery: float) -> None:
 
 def test_no_gap_gives_no_bounds() -> None:
     single = summary([1.0, 2.0, 3.0, 4.0])
-    effect = Anchored(single, summary([2.0, 2.5, 3.0, 1.0]), summary([1.1, 2.2, 3.0, 3.5]))
+    effect = Recovery(single, summary([2.0, 2.5, 3.0, 1.0]), summary([1.1, 2.2, 3.0, 3.5]))
     assert effect.recovery is not None
     assert fieller(effect, 0.95) == UNBOUNDED
-    swapped = Anchored(summary([0.0, 0.1]), summary([0.5, 0.6]), summary([5.0, 5.1]))
+    swapped = Recovery(summary([0.0, 0.1]), summary([0.5, 0.6]), summary([5.0, 5.1]))
     assert fieller(swapped, 0.95) == UNBOUNDED
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from analysis.data.protocol import ENDPOINTS
-from analysis.stats.contrasts import Anchored, summary
+from analysis.stats.contrasts import Recovery, summary
 from analysis.stats.power import (
     Spread,
     least_permutation_p,
@@ -28,11 +28,11 @@ SHIFT = Spread(0.235, 0.12, 0.08)
 GAIN = Spread(0.0, 0.15, 0.15, two_sided=False)
 
 
-def draw(rng: np.random.Generator, spread: Spread, recovery: float, seeds: int) -> Anchored:
+def draw(rng: np.random.Generator, spread: Spread, recovery: float, seeds: int) -> Recovery:
     means = 0.0, -recovery * spread.gap, -spread.gap
     deviations = spread.single, spread.arm, spread.deep_ensemble
     numbers = (rng.normal(m, s, seeds) for m, s in zip(means, deviations, strict=True))
-    return Anchored(*(summary(own) for own in numbers))
+    return Recovery(*(summary(own) for own in numbers))
 
 
 @pytest.mark.parametrize(

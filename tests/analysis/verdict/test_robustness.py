@@ -10,7 +10,7 @@ from scipy import stats
 
 from analysis.data.protocol import ENDPOINTS, Protocol
 from analysis.stats import resampling
-from analysis.stats.contrasts import UNBOUNDED, Anchored, fieller, summary
+from analysis.stats.contrasts import UNBOUNDED, Recovery, fieller, summary
 from analysis.stats.resampling import bca_interval, generator, permutation_test, recounts, resampled
 from analysis.verdict import robustness, schema
 from analysis.verdict.arms import Case, PlacedArm, Reason
@@ -35,7 +35,7 @@ def arms(recovery: float, n: int, sd: float = 0.2, seed: int = 0) -> tuple[Any, 
 
 
 def case(values: tuple[Any, Any, Any]) -> Case:
-    effect = Anchored(*(summary(v) for v in values))
+    effect = Recovery(*(summary(v) for v in values))
     return Case(X, {"cll": effect}, (), {"cll": values})
 
 
@@ -91,7 +91,7 @@ def test_bca_is_near_fieller_on_normal_losses_and_covers() -> None:
 
     low, high = bca_interval(single, arm, deep, 0.9, generator("x"))
 
-    expected = fieller(Anchored(summary(single), summary(arm), summary(deep)), 0.9)
+    expected = fieller(Recovery(summary(single), summary(arm), summary(deep)), 0.9)
     assert (low, high) == pytest.approx(expected, abs=0.03)
 
 

@@ -9,7 +9,7 @@ from torchvision.models import VisionTransformer
 from study.backbones.vit import Network, Params, from_torchvision
 from study.diagnostics.cost import counter
 from study.errors import StudyError
-from study.layers.members import fold, replace_modules, unfold
+from study.layers.members import repeat_for_members, replace_modules, split_members
 from study.layers.perturbed import RankOneLayer
 from study.layers.transformer import FeedForward
 
@@ -109,7 +109,7 @@ def test_members_folded_into_the_batch_are_networks_of_their_own():
     start = {name: lambda m, n: 1 + 0.5 * torch.randn(m, n) for name in "rs"}
     kinds = (nn.Linear, nn.Conv2d)
     replace_modules(network, kinds, lambda layer: RankOneLayer(layer, 3, start))
-    together = unfold(network(fold(images(), 3)), 3)
+    together = split_members(network(repeat_for_members(images(), 3)), 3)
     for member, logits in enumerate(together):
         alone = small()
         layers = (m for m in network.modules() if isinstance(m, RankOneLayer))

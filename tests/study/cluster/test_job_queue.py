@@ -2,125 +2,125 @@
 
 import pytest
 
-from study.cluster.job_queue import Agenda
+from study.cluster.job_queue import JobQueue
 from study.errors import StudyError
 from study.jobs import Job
 from study.progress.table import Progress
 from study.progress.tally import Use
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from tests.study.conftest import row_of, some_row
 
 
 def make(study, tmp_path):
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
-    return Agenda(study, store, {}, "data", Progress())
+    return JobQueue(study, store, {}, "data", Progress())
 
 
 def test_a_job_whose_worker_died_is_the_next(smoke, tmp_path):
-    agenda = make(smoke, tmp_path)
-    first = agenda.next()
-    agenda.next()
-    agenda.end(first, died=True)
-    assert agenda.next() is first
-    assert agenda.rows == {}
+    job_queue = make(smoke, tmp_path)
+    first = job_queue.next()
+    job_queue.next()
+    job_queue.end(first, died=True)
+    assert job_queue.next() is first
+    assert job_queue.rows == {}
 
 
 def test_a_worker_that_dies_too_often_is_a_failed_trial(smoke, tmp_path):
-    agenda = make(smoke, tmp_path)
-    job = agenda.next()
+    job_queue = make(smoke, tmp_path)
+    job = job_queue.next()
     for _ in range(smoke.resources.max_failures):
-        agenda.end(job, died=True)
-        assert agenda.next() is job
-    agenda.end(job, died=True)
-    assert agenda.next() is not job
-    row = agenda.store.row(job.spec.trial)
+        job_queue.end(job, died=True)
+        assert job_queue.next() is job
+    job_queue.end(job, died=True)
+    assert job_queue.next() is not job
+    row = job_queue.store.row(job.spec.trial)
     assert (row.status, row.reason) == ("failed", "worker died or could not start")
 
 
 def test_a_trial_may_be_restarted_as_often_as_asked_for(smoke, tmp_path):
     resources = smoke.resources.model_copy(update={"max_failures": 0})
-    agenda = make(smoke.model_copy(update={"resources": resources}), tmp_path)
-    job = agenda.next()
-    agenda.end(job, died=True)
-    assert agenda.store.row(job.spec.trial).status == "failed"
+    job_queue = make(smoke.model_copy(update={"resources": resources}), tmp_path)
+    job = job_queue.next()
+    job_queue.end(job, died=True)
+    assert job_queue.store.row(job.spec.trial).status == "failed"
 
 
 def test_a_lost_node_is_no_fault_of_the_job(smoke, tmp_path):
-    agenda = make(smoke, tmp_path)
-    job = agenda.next()
+    job_queue = make(smoke, tmp_path)
+    job = job_queue.next()
     for _ in range(5 * smoke.resources.max_failures):
-        agenda.end(job, died=True, lost=True)
-        assert agenda.next() is job
+        job_queue.end(job, died=True, lost=True)
+        assert job_queue.next() is job
     for _ in range(smoke.resources.max_failures):
-        agenda.end(job, died=True)
-        assert agenda.next() is job
-    agenda.end(job, died=True)
-    assert agenda.store.row(job.spec.trial).status == "failed"
+        job_queue.end(job, died=True)
+        assert job_queue.next() is job
+    job_queue.end(job, died=True)
+    assert job_queue.store.row(job.spec.trial).status == "failed"
 
 
 def test_a_trial_that_was_committed_before_its_worker_died_is_not_run_again(smoke, tmp_path):
-    agenda = make(smoke, tmp_path)
-    job = agenda.next()
+    job_queue = make(smoke, tmp_path)
+    job = job_queue.next()
     results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
-    agenda.store.commit(row_of(job.spec, job.name, **results))
-    agenda.end(job, died=True)
-    assert agenda.rows[job.spec.trial].status == "complete"
-    assert agenda.next() is not job
+    job_queue.store.commit(row_of(job.spec, job.name, **results))
+    job_queue.end(job, died=True)
+    assert job_queue.rows[job.spec.trial].status == "complete"
+    assert job_queue.next() is not job
 
 
 def test_a_trial_that_hung_is_not_run_again(smoke, tmp_path):
-    agenda = make(smoke, tmp_path)
-    job = agenda.next()
-    agenda.store.folder(job.spec.trial).mkdir()
-    agenda.store.hang(job.spec.trial).write_text("File ..., line 7")
-    agenda.end(job, died=True)
-    row = agenda.rows[job.spec.trial]
+    job_queue = make(smoke, tmp_path)
+    job = job_queue.next()
+    job_queue.store.folder(job.spec.trial).mkdir()
+    job_queue.store.hang(job.spec.trial).write_text("File ..., line 7")
+    job_queue.end(job, died=True)
+    row = job_queue.rows[job.spec.trial]
     assert row.status == "failed"
     assert row.reason == "took more than resources.trial_hours=24; hang.txt says where"
 
 
 def test_an_empty_note_of_a_hang_is_a_dead_worker(smoke, tmp_path):
-    agenda = make(smoke, tmp_path)
-    job = agenda.next()
-    agenda.store.folder(job.spec.trial).mkdir()
-    agenda.store.hang(job.spec.trial).touch()
-    agenda.end(job, died=True)
-    assert agenda.next() is job
+    job_queue = make(smoke, tmp_path)
+    job = job_queue.next()
+    job_queue.store.folder(job.spec.trial).mkdir()
+    job_queue.store.hang(job.spec.trial).touch()
+    job_queue.end(job, died=True)
+    assert job_queue.next() is job
 
 
 def test_too_many_failures_stop_the_run(smoke, tmp_path, monkeypatch):
     monkeypatch.setattr("study.cluster.job_queue.FEW", 4)
-    agenda = make(smoke, tmp_path)
-    jobs = [agenda.next() for _ in range(4)]
+    job_queue = make(smoke, tmp_path)
+    jobs = [job_queue.next() for _ in range(4)]
     for job in jobs[:3]:
-        agenda.store.commit(row_of(job.spec, job.name, status="failed", reason="no luck"))
-        agenda.end(job, died=False)
-    agenda.store.commit(row_of(jobs[3].spec, val_nll=1.0, val_shift_nll=1.0, val_gain=0.0))
+        job_queue.store.commit(row_of(job.spec, job.name, status="failed", reason="no luck"))
+        job_queue.end(job, died=False)
+    job_queue.store.commit(row_of(jobs[3].spec, val_nll=1.0, val_shift_nll=1.0, val_gain=0.0))
     with pytest.raises(StudyError, match=r"3 of 4 trials of this run failed.*most often: no luck"):
-        agenda.end(jobs[3], died=False)
+        job_queue.end(jobs[3], died=False)
 
 
 def test_a_full_disk_stops_the_run(smoke, tmp_path, monkeypatch):
-    agenda = make(smoke, tmp_path)
+    job_queue = make(smoke, tmp_path)
     monkeypatch.setattr("study.run_folder.free_space.RESERVE", 1e18)
     with pytest.raises(StudyError, match=r"must be free.*nothing that was finished is lost"):
-        agenda.next()
+        job_queue.next()
 
 
 def test_of_a_job_that_died_only_what_is_missing_fails(smoke, tmp_path):
-    agenda = make(smoke, tmp_path)
-    first, second = agenda.next(), agenda.next()
+    job_queue = make(smoke, tmp_path)
+    first, second = job_queue.next(), job_queue.next()
     job = Job(first.spec, first.name, (second.spec,))
     results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
-    agenda.store.commit(row_of(first.spec, **results))
+    job_queue.store.commit(row_of(first.spec, **results))
     for _ in range(smoke.resources.max_failures):
-        agenda.end(job, died=True)
-        assert agenda.next() is job
-    agenda.end(job, died=True)
-    statuses = [agenda.rows[spec.trial].status for spec in job.specs]
+        job_queue.end(job, died=True)
+        assert job_queue.next() is job
+    job_queue.end(job, died=True)
+    statuses = [job_queue.rows[spec.trial].status for spec in job.specs]
     assert statuses == ["complete", "failed"]
-    assert agenda.progress.use.trials == 2
+    assert job_queue.progress.use.trials == 2
 
 
 def test_how_well_slots_were_used():

@@ -10,14 +10,14 @@ import yaml
 
 from study.cluster.gpu_share import gpu_memory, share
 from study.cluster.nodes import coming, fitting
-from study.cluster.preflight import ROOM, Asked, code, problems, weights_of
+from study.cluster.preflight import ROOM, NodeQuery, code, problems, weights_of
 from study.cluster.submit import inside, submit
 from study.errors import StudyError
 from study.space.load import load_study
 
 ROOT = Path(__file__).parents[3]
 SMOKE = ROOT / "search_spaces" / "smoke.yaml"
-ASKED = Asked("s3://bucket/run", ".mark", ("weights.pth",))
+ASKED = NodeQuery("s3://bucket/run", ".mark", ("weights.pth",))
 HERE = {"versions": {"torch": "2.14", "ray": "2.60"}, "code": "abc", "began": 100.0, "ended": 110.0}
 SOUND = {
     "versions": {"torch": "2.14", "ray": "2.60"},
@@ -121,7 +121,7 @@ def test_what_it_may_not(value):
 
 
 def test_a_folder_that_is_not_shared_is_a_line():
-    here = Asked("/runs/be", ".mark")
+    here = NodeQuery("/runs/be", ".mark")
     (found,) = problems("n", HERE, SOUND | {"out": "is another folder"}, here)
     assert "but on node n it is another folder; give s3://BUCKET/NAME (or gs://)" in found
 

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from study.cluster.job_queue import Agenda
-from study.cluster.tune_searcher import DOUBT, AgendaSearcher, OldestWithoutWorker, Watching
+from study.cluster.job_queue import JobQueue
+from study.cluster.tune_searcher import DOUBT, JobQueueSearcher, OldestWithoutWorker, Watching
 from study.progress.table import Progress
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 
 
 class Nodes:
@@ -28,9 +28,9 @@ class Nodes:
 @pytest.fixture
 def make(smoke, tmp_path):
     def make(slots):
-        store = Store(tmp_path / "run")
+        store = RunFolder(tmp_path / "run")
         store.create()
-        return AgendaSearcher(Agenda(smoke, store, {}, "data", Progress()), Nodes(slots))
+        return JobQueueSearcher(JobQueue(smoke, store, {}, "data", Progress()), Nodes(slots))
 
     return make
 
@@ -101,7 +101,7 @@ def test_a_worker_lost_with_its_node_is_no_fault_of_the_trial(make):
     searcher = make(1)
     trial = lost(searcher, "there")
     searcher.look()
-    assert searcher.agenda.deaths == {(trial, True): 1}
+    assert searcher.job_queue.deaths == {(trial, True): 1}
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -109,18 +109,18 @@ def test_whether_the_node_is_lost_too_is_seen_a_little_later(make, gone):
     searcher = make(1)
     trial = lost(searcher, "here")
     searcher.look()
-    assert searcher.agenda.deaths == {}
+    assert searcher.job_queue.deaths == {}
     ((at, node, job),) = searcher.doubtful
     if gone:
         searcher.nodes.alive = ()
     else:
         searcher.doubtful = [(at - DOUBT, node, job)]
     searcher.look()
-    assert searcher.agenda.deaths == {(trial, gone): 1}
-    assert searcher.agenda.next() is job
+    assert searcher.job_queue.deaths == {(trial, gone): 1}
+    assert searcher.job_queue.next() is job
 
 
 def test_on_this_machine_alone_it_is_the_trials_fault(make):
     searcher = make(1)
     trial = lost(searcher, None)
-    assert searcher.agenda.deaths == {(trial, False): 1}
+    assert searcher.job_queue.deaths == {(trial, False): 1}

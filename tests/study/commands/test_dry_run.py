@@ -6,12 +6,12 @@ import pytest
 
 from study.commands.dry_run import dry_run
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.space.load import load_study
 
 
 def test_it_shows_the_space_and_estimates(smoke, tmp_path, capsys):
-    assert dry_run(smoke, Store(tmp_path / "run"), None) == 0
+    assert dry_run(smoke, RunFolder(tmp_path / "run"), None) == 0
     out = capsys.readouterr().out
     assert "params.init_std" in out
     assert "sample 2" in out
@@ -52,7 +52,7 @@ def plugin(tmp_path, monkeypatch):
 def test_a_parameter_that_nothing_uses_is_found(plugin, tmp_path):
     space = plugin(METHOD + "pass\n", "deaf")
     with pytest.raises(StudyError, match=r"params\.volume: searched, but no sampled configuration"):
-        dry_run(load_study([space]), Store(tmp_path / "run"), None)
+        dry_run(load_study([space]), RunFolder(tmp_path / "run"), None)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_parameter_that_nothing_uses_is_found(plugin, tmp_path):
 def test_a_method_with_a_fault_is_one_line(plugin, tmp_path, name, body, message):
     space = plugin(body, name)
     with pytest.raises(StudyError, match=message) as caught:
-        dry_run(load_study([space]), Store(tmp_path / "run"), None)
+        dry_run(load_study([space]), RunFolder(tmp_path / "run"), None)
     assert "\n" not in str(caught.value)
     assert "mine.yaml" in str(caught.value)
 
@@ -85,7 +85,7 @@ LIMITED = METHOD + (
 
 def test_what_exceeds_a_limit_is_not_trained(plugin, tmp_path, capsys):
     space = plugin(LIMITED.replace("{limit}", "0.5"), "limited")
-    assert dry_run(load_study([space]), Store(tmp_path / "run"), None) == 0
+    assert dry_run(load_study([space]), RunFolder(tmp_path / "run"), None) == 0
     samples = [line for line in capsys.readouterr().out.splitlines() if "params.volume" in line]
     assert any(float(line.split('volume":')[1].split(",")[0]) > 0.5 for line in samples[1:4])
 
@@ -93,7 +93,7 @@ def test_what_exceeds_a_limit_is_not_trained(plugin, tmp_path, capsys):
 def test_a_space_beyond_its_limit_is_one_line(plugin, tmp_path):
     space = plugin(LIMITED.replace("{limit}", "-1"), "beyond")
     with pytest.raises(StudyError, match=r"mine\.yaml: .* all 64 sampled .* exceed the method's"):
-        dry_run(load_study([space]), Store(tmp_path / "run"), None)
+        dry_run(load_study([space]), RunFolder(tmp_path / "run"), None)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_what_would_fail_in_every_trial_is_refused(tmp_path, method, params, tra
         "search: {training: {lr: {float: [0.01, 0.1]}}}\n"
     )
     with pytest.raises(StudyError, match=f"space.yaml: {method} at .*{message}"):
-        dry_run(load_study([file]), Store(tmp_path / "run"), None)
+        dry_run(load_study([file]), RunFolder(tmp_path / "run"), None)
 
 
 def test_a_condition_that_never_holds_is_refused(tmp_path):
@@ -136,4 +136,4 @@ def test_divergence_everywhere_is_called_that(tmp_path, plugin):
     make = "def __init__(self, params, make_network, seed):\n        super().__init__(params, make_network, seed)\n        self.params = params\n    "
     file = plugin(METHOD + make + nan, "nan")
     with pytest.raises(StudyError, match="sampled configurations diverge"):
-        dry_run(load_study([file]), Store(tmp_path / "run"), None)
+        dry_run(load_study([file]), RunFolder(tmp_path / "run"), None)

@@ -7,14 +7,14 @@ import pytest
 
 from study.commands.replay import replay
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.trials.trial import run_trials
 
 
 @pytest.fixture
 def run(make_spec, data, tmp_path):
     """A run folder with two trials that were trained as one, and the second."""
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
     params = {"members": 2, "init": "normal", "init_std": 0.5}
     specs = [make_spec("batch_ensemble", params, seed=n, replicate=n) for n in range(2)]

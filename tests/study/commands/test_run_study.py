@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from study.run import main
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.spec import canonical
 from study.trials.row import versions
 from tests.study.conftest import row_of
@@ -17,7 +17,7 @@ SMOKE = Path(__file__).parents[3] / "search_spaces" / "smoke.yaml"
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
     return store
 

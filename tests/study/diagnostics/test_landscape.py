@@ -20,7 +20,7 @@ from study.diagnostics.landscape import (
     mix,
     network_rows,
 )
-from study.layers.members import fold, renormalise
+from study.layers.members import repeat_for_members, update_batch_norm
 from study.methods import build
 from study.schema import GeometryRow
 
@@ -97,7 +97,7 @@ def test_opposite_networks_are_separated_by_a_network_of_zeros(probe):
 def test_ends_of_a_line_have_their_own_statistics(probe):
     own = member_networks(be(normed, **NORMAL))[0]
     hidden = own[0](probe.train)
-    renormalise(own, probe.train)
+    update_batch_norm(own, probe.train)
     assert not own.training
     torch.testing.assert_close(own[1].running_mean, hidden.mean((0, 2, 3)))
     torch.testing.assert_close(own[1].running_var, hidden.var((0, 2, 3)))
@@ -110,7 +110,7 @@ def test_mean_of_copies_is_each_copy(network, probe):
     mean = mean_network(networks, probe.train)
     for mine, its in zip(mean.parameters(), networks[1].parameters(), strict=True):
         assert torch.equal(mine, its)
-    renormalise(networks[1], probe.train)
+    update_batch_norm(networks[1], probe.train)
     assert torch.equal(mean(probe.val), networks[1](probe.val))
 
 
@@ -174,7 +174,7 @@ def test_features_enter_the_last_linear_layer(probe):
 def test_features_of_dropout_are_under_each_members_masks(probe):
     method = build("mc_dropout", {"members": 4}, masked, 0)
     found = features(method, member_networks(method), probe.val)
-    hidden = method.network[:4](fold(probe.val, 4)).unflatten(0, (4, -1))
+    hidden = method.network[:4](repeat_for_members(probe.val, 4)).unflatten(0, (4, -1))
     torch.testing.assert_close(found, hidden)
 
 

@@ -138,7 +138,7 @@ def network_gradients(method, params, width, dtype):
     images, labels = torch.randn(5, *SHAPE).to(dtype), torch.arange(5)
     ensemble = build(method, params, smooth, 0).to(dtype)
     gradients = []
-    for part, _ in ensemble.parts():
+    for part, _ in ensemble.independent_members():
         for phase in part.phases():
             phase.begin()
             logits, y_MB = part.eval().training_forward(images, labels)

@@ -1,7 +1,7 @@
 """The same weights in, the same logits and gradients out as the layers of peers.
 
-torch-uncertainty's and tabm's BatchEnsemble, peft's LoRA. Further comparisons with torch-uncertainty
-stand beside the methods' own tests; ``make test-peers`` runs them all.
+torch-uncertainty's and tabm's BatchEnsemble, peft's LoRA. Further comparisons with
+torch-uncertainty stand beside the methods' own tests; ``make test-peers`` runs them all.
 """
 
 import warnings
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from study.layers.perturbed import AdditiveLayer
+from study.layers.perturbed import LowRankLayer
 from study.methods import build
 
 pytestmark = pytest.mark.peer
@@ -92,6 +92,6 @@ def test_one_member_of_a_lora_ensemble_is_pefts(layer, shape):
     other = get_peft_model(nn.Sequential(*plain), config)
     a, b = (getattr(other.base_model.model[0], f"lora_{part}")["default"].weight for part in "AB")
     start = a.detach().flatten(1).unsqueeze(0), b.detach().flatten(1).unsqueeze(0)
-    own = AdditiveLayer(base, 1, 2, start=start)
+    own = LowRankLayer(base, 1, 2, start=start)
     x = torch.randn(B, *shape)
     assert_same(own(x), other(x), [(own.fast["A"], a), (own.fast["B"], b)])

@@ -12,7 +12,7 @@ from study.plugins import names
 from study.space.configuration import configuration
 from study.space.load import load_study
 from study.spec import Regularisation
-from study.training.batches import Pixels, channel_statistics
+from study.training.batches import DeviceImages, channel_statistics
 from study.training.fit import fit, predict
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
@@ -52,9 +52,9 @@ def logits(method, point, seed=0) -> Tensor:
     )
     statistics = channel_statistics(data.train[0])
     train, val = (
-        Pixels(part[0], *statistics, torch.device("cpu")) for part in (data.train, data.val)
+        DeviceImages(part[0], *statistics, torch.device("cpu")) for part in (data.train, data.val)
     )
-    for part, own in ensemble.parts():
+    for part, own in ensemble.independent_members():
         labels = torch.tensor(data.train[1])
         fit(part, train, labels, found.training, Regularisation(), seed if own is None else own)
     return predict(ensemble, val)

@@ -15,12 +15,12 @@ from study.conformance import BATCH, CLASSES, Subject, inputs
 from study.datasets import digits
 from study.diagnostics.cost import counter
 from study.errors import StudyError
-from study.layers.members import watched
+from study.layers.members import recording_head_inputs
 from study.methods import build
 from study.methods.e3 import ExpertLayer, Params, importance, load, replaceable
 from study.plugins import names
 from study.spec import Regularisation, Training
-from study.training.batches import Pixels, channel_statistics
+from study.training.batches import DeviceImages, channel_statistics
 from study.training.fit import fit, predict
 
 LABELS = torch.arange(BATCH) % CLASSES
@@ -254,7 +254,7 @@ def test_members_share_the_attention_before_the_first_expert_layer():
 @pytest.mark.parametrize("backbone", names("study.backbones"))
 def test_features_are_every_members_own(backbone):
     method = Subject("e3", {"members": 2, "experts": 4}, backbone).make()
-    with watched(method) as features:
+    with recording_head_inputs(method) as features:
         method(inputs())
     assert len(features[-1]) == 2 * BATCH
 
@@ -292,7 +292,7 @@ def test_learns_the_digits(params):
     method = build("e3", params, lambda: backbones.build(mlp, data.shape, data.classes), 1)
 
     def pixels(images):
-        return Pixels(images, *channel_statistics(data.train[0]), torch.device("cpu"))
+        return DeviceImages(images, *channel_statistics(data.train[0]), torch.device("cpu"))
 
     training = Training(lr=0.1, epochs=40, batch_size=32, weight_decay=1e-3)
     fit(method, pixels(data.train[0]), torch.tensor(data.train[1]), training, Regularisation(), 1)

@@ -8,7 +8,7 @@ from torch import nn
 
 from study.conformance import Subject, inputs
 from study.errors import StudyError
-from study.layers.perturbed import AdditiveLayer, OwnLayer
+from study.layers.perturbed import IndependentLayer, LowRankLayer
 from study.methods import build
 from study.spec import Training
 
@@ -27,7 +27,7 @@ def test_a_member_adds_b_a_to_the_base(layer):
     torch.manual_seed(0)
     inner = layer.weight.flatten(1).shape[1]
     a, b = torch.randn(2, 3, inner), torch.randn(2, 4, 3)
-    own = AdditiveLayer(layer, 2, 3, start=(a, b))
+    own = LowRankLayer(layer, 2, 3, start=(a, b))
     x = torch.randn(5, 6) if isinstance(layer, nn.Linear) else torch.randn(5, 2, 8, 8)
     out = own(torch.cat([x, x])).unflatten(0, (2, 5))
     base = layer.weight.detach().clone()
@@ -74,8 +74,9 @@ def test_attention_needs_attention():
 def test_behind_a_fixed_head_no_member_owns_a_hidden_layer(method):
     params = {"members": 2, "warm_start": 0.0} | ({"rank": 2} if method == "lora_ensemble" else {})
     subject = Subject(method, params, "resnet18", {"head": "equiangular"})
-    own = [m for m in subject.make().modules() if isinstance(m, OwnLayer)]
+    own = [m for m in subject.make().modules() if isinstance(m, IndependentLayer)]
     assert own == []
     assert any(
-        isinstance(m, OwnLayer) for m in Subject(method, params, "resnet18").make().modules()
+        isinstance(m, IndependentLayer)
+        for m in Subject(method, params, "resnet18").make().modules()
     )

@@ -10,7 +10,7 @@ from study.backbones import build as build_backbone
 from study.backbones.mlp import Params as Mlp
 from study.conformance import CLASSES, Subject, inputs
 from study.errors import StudyError
-from study.layers.members import unfold, watched
+from study.layers.members import recording_head_inputs, split_members
 from study.methods import build
 from study.methods.packed_ensembles import GroupedLinear, Params
 
@@ -123,13 +123,13 @@ def test_values_and_gradients_are_the_peers_convolutions(gamma):
 
 def test_features_that_a_regulariser_sees_stand_member_by_member():
     method = Subject("packed_ensembles", {"members": M, "alpha": 2.0}, "cnn").make().eval()
-    with watched(method) as seen:
+    with recording_head_inputs(method) as seen:
         method(inputs())
-    features = unfold(seen[-1], M)
+    features = split_members(seen[-1], M)
     assert features.shape[:2] == (M, len(inputs()))
     for member in range(M):
         network = method.member_network(member).eval()
-        with watched(network) as own:
+        with recording_head_inputs(network) as own:
             network(inputs())
         torch.testing.assert_close(features[member], own[0])
 

@@ -15,7 +15,7 @@ from study.layers.quantised import quantised_layers
 from study.methods import build, deep_ensemble
 from study.methods.quantised_ensemble import EXAMPLES, Params, member_bits
 from study.spec import Regularisation, Training
-from study.training.batches import Pixels, channel_statistics
+from study.training.batches import DeviceImages, channel_statistics
 from study.training.fit import fit, predict
 
 NAME = "quantised_ensemble"
@@ -38,7 +38,7 @@ def network():
 
 def quantised(**params):
     method = build(NAME, params, network, 0)
-    for own, _ in method.parts():
+    for own, _ in method.independent_members():
         for phase in own.phases():
             phase.begin()
     return method.eval()
@@ -128,7 +128,9 @@ def test_until_the_fine_tuning_members_are_those_of_a_deep_ensemble():
     ours = build(NAME, given(members=3), network, 4).eval()
     plain = build("deep_ensemble", {"members": 3}, network, 4).eval()
     assert torch.equal(ours(x), plain(x))
-    assert [seed for _, seed in ours.parts()] == [deep_ensemble.member_seed(4, m) for m in range(3)]
+    assert [seed for _, seed in ours.independent_members()] == [
+        deep_ensemble.member_seed(4, m) for m in range(3)
+    ]
 
 
 def test_a_budget_that_no_bits_can_meet_is_refused_with_the_nearest_that_can():
@@ -161,12 +163,14 @@ def accuracy(name, params):
     data = datasets.load(digits.Options().model_dump(), None)
     training = Training(lr=0.1, weight_decay=3e-4, epochs=40, batch_size=32)
     statistics = channel_statistics(data.train[0])
-    train, val = (Pixels(x, *statistics, torch.device("cpu")) for x in (data.train[0], data.val[0]))
+    train, val = (
+        DeviceImages(x, *statistics, torch.device("cpu")) for x in (data.train[0], data.val[0])
+    )
     mlp = lambda: nn.Sequential(  # noqa: E731
         nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
     )
     method, labels = build(name, params, mlp, 0), torch.tensor(data.train[1])
-    for part, seed in method.parts():
+    for part, seed in method.independent_members():
         fit(part, train, labels, training, Regularisation(), seed)
     mean = predict(method, val).softmax(-1).mean(0)
     stored, one = on_disk(method.checkpoint()), on_disk(mlp().state_dict())

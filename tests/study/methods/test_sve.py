@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from study.conformance import CLASSES, Subject, inputs
-from study.layers.perturbed import OwnLayer
+from study.layers.perturbed import IndependentLayer
 from study.methods import build
 from study.methods.sve import SingularLayer
 from study.spec import Training
@@ -69,7 +69,7 @@ def test_directions_are_frozen_and_everything_else_is_trained():
     frozen = {n for n, p in method.named_parameters() if id(p) not in grouped}
     singular = {n for n, m in method.named_modules() if isinstance(m, SingularLayer)}
     assert frozen == {f"{name}.weight" for name in singular}
-    assert isinstance(method.network.head, OwnLayer)
+    assert isinstance(method.network.head, IndependentLayer)
 
 
 def test_the_warm_start_is_the_single_network():

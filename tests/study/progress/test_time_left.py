@@ -4,11 +4,11 @@ import heapq
 
 import pytest
 
-from study.cluster.job_queue import Agenda
-from study.jobs import Ahead, Job
+from study.cluster.job_queue import JobQueue
+from study.jobs import Job, PlannedJob
 from study.progress import table
 from study.progress.time_left import Pace, last_end, lengths
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.space.load import load_study
 from tests.study.conftest import SMOKE, row_of
 
@@ -50,7 +50,7 @@ def test_a_deep_ensemble_is_as_many_single_networks(make_spec):
     pace.add(row(make_spec(stage="search"), 2.0, 2.0))
     deep = make_spec("deep_ensemble", {"members": 5})
     assert pace.seconds("confirm", "deep_ensemble", deep) == 10.0
-    job = Ahead("deep_ensemble", Job(deep, None, (deep, deep)))
+    job = PlannedJob("deep_ensemble", Job(deep, None, (deep, deep)))
     assert list(lengths(pace, "confirm", [job])) == [30.0]
 
 
@@ -91,16 +91,16 @@ def clock(monkeypatch):
 def known_times(tmp_path, clock, capsys):
     """Run a study of known times on two slots; return each stage's (share, left, really left)."""
     study = load_study([BE], ["budget.trials=20", "budget.generation=10", "protocol.seeds=6"])
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
     watched = table.Progress()
     watched.slots = 2
-    agenda = Agenda(study, store, {}, "data", watched)
+    job_queue = JobQueue(study, store, {}, "data", watched)
     busy, seen, cold = [], {}, 2
 
     def hand_out():
         nonlocal cold
-        while len(busy) < 2 and (job := agenda.next()) is not None:
+        while len(busy) < 2 and (job := job_queue.next()) is not None:
             length = 0.1 + sum(sum(true_seconds(spec)) for spec in job.specs)
             length += 20.0 if cold else 0.0
             heapq.heappush(busy, (clock[0] + length, job.spec.trial, job, 20.0 if cold else 0.0))
@@ -114,15 +114,15 @@ def known_times(tmp_path, clock, capsys):
             result = {"val_nll": 1 + number / 10, "val_shift_nll": 1.0, "val_gain": 0.1}
             taken = training + besides + (late if number == 0 else 0.0)
             store.commit(row(spec, taken, training, **result))
-        stage = agenda.stage
-        agenda.end(job, died=False)
-        if agenda.stage is stage and stage is not None:
+        stage = job_queue.stage
+        job_queue.end(job, died=False)
+        if job_queue.stage is stage and stage is not None:
             share = 1 - stage.remaining / stage.total
             seen.setdefault(stage.name, []).append((share, watched.seconds_left(), clock[0]))
         else:
             seen.setdefault(stage.name, []).append((1.0, 0.0, clock[0]))
         hand_out()
-    agenda.close()
+    job_queue.close()
     watched.summary()
     return {
         name: [(share, left, rows[-1][2] - at) for share, left, at in rows]
@@ -148,10 +148,10 @@ def test_the_time_left_is_about_right_after_a_tenth_of_a_stage(known_times, caps
 def test_a_slow_table_is_drawn_less_often(smoke, tmp_path, monkeypatch):
     clock, drawn = [0.0], []
     monkeypatch.setattr(table.time, "monotonic", lambda: clock[0])
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
     watched = table.Progress()
-    Agenda(smoke, store, {}, "data", watched)
+    JobQueue(smoke, store, {}, "data", watched)
 
     class Slow:
         def update(self, table, refresh):

@@ -6,14 +6,14 @@ import pytest
 from study import schema
 from study.errors import StudyError
 from study.run_folder.integrity import examine, set_aside, sound_rows, verify
-from study.run_folder.store import ROW, Store
+from study.run_folder.store import ROW, RunFolder
 from study.trials.trial import run_trials
 
 
 @pytest.fixture
 def run(make_spec, data, tmp_path):
     """A run folder with three trials, and their names."""
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
     specs = [make_spec("single", stage="search", seed=seed) for seed in range(3)]
     for spec in specs:
@@ -23,7 +23,7 @@ def run(make_spec, data, tmp_path):
 
 def test_a_folder_without_trials_is_no_sound_run(tmp_path):
     with pytest.raises(StudyError, match="no trial is committed there"):
-        verify(Store(tmp_path / "none"))
+        verify(RunFolder(tmp_path / "none"))
 
 
 def flip(path, at):
@@ -60,7 +60,7 @@ DAMAGES = {
 
 def test_the_commit_mark_is_set_aside_first(object_store):
     object_store.bucket("aside")
-    store = Store("s3://aside/run")
+    store = RunFolder("s3://aside/run")
     for name in ("val.parquet", ROW):
         (store.folder("a1") / name).write_text(name)
     before = len(object_store.requests())

@@ -11,7 +11,7 @@ import pytest
 from study.errors import StudyError
 from study.run_folder import lease, paths
 from study.run_folder.lease import held
-from study.run_folder.paths import place
+from study.run_folder.paths import any_path
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def at(object_store, tmp_path, monkeypatch):
         monkeypatch.setattr(lease, name, seconds)
     name = f"lease-{abs(hash(str(tmp_path)))}"
     object_store.bucket(name)
-    return place(f"s3://{name}/run/.lock")
+    return any_path(f"s3://{name}/run/.lock")
 
 
 def test_a_second_run_is_refused_while_the_first_lasts(at):
@@ -37,7 +37,7 @@ def test_a_second_run_is_refused_while_the_first_lasts(at):
 
 def other(at, **how):
     """Write a lease of a process elsewhere."""
-    paths.ObjectPlace.write_bytes(
+    paths.ObjectPath.write_bytes(
         at, json.dumps({"id": "1", "host": "far", "pid": 7, "on": "else"} | how).encode()
     )
 
@@ -86,7 +86,7 @@ def blocked(*request):
 def test_the_holder_gives_up_before_others_may_take_over(at, monkeypatch):
     lost = []
     with held(at, lost.append):
-        monkeypatch.setattr(paths.ObjectPlace, "_asked", blocked)
+        monkeypatch.setattr(paths.ObjectPath, "_asked", blocked)
         start = time.monotonic()
         while not lost and time.monotonic() - start < 2 * lease.LAPSE:
             time.sleep(0.05)
@@ -96,16 +96,16 @@ def test_the_holder_gives_up_before_others_may_take_over(at, monkeypatch):
 
 
 def test_after_a_slow_write_one_looks_again_for_longer(at, monkeypatch):
-    write = paths.ObjectPlace.write_text
+    write = paths.ObjectPath.write_text
 
     def slow(place, content):
         time.sleep(0.3)
         other(at)
         write(place, content)
-        monkeypatch.setattr(paths.ObjectPlace, "write_text", write)
+        monkeypatch.setattr(paths.ObjectPath, "write_text", write)
         threading.Timer(0.45, other, [at]).start()  # The other one renews.
 
-    monkeypatch.setattr(paths.ObjectPlace, "write_text", slow)
+    monkeypatch.setattr(paths.ObjectPath, "write_text", slow)
     with pytest.raises(StudyError, match=r"process 7 on far\) is at work"), held(at):
         pass
 

@@ -9,7 +9,7 @@ from pyarrow.fs import FileInfo, FileType
 
 from study.errors import StudyError
 from study.run_folder import paths as place_module
-from study.run_folder.paths import ObjectPlace, each, place, replace
+from study.run_folder.paths import ObjectPath, any_path, map_paths, write_atomically
 
 KINDS = ["local", "object store"]
 
@@ -21,14 +21,14 @@ def at(request, tmp_path):
     store = request.getfixturevalue("object_store")
     name = f"place-{abs(hash(str(tmp_path)))}"
     store.bucket(name)
-    return place(f"s3://{name}/run")
+    return any_path(f"s3://{name}/run")
 
 
 @pytest.fixture
 def remote(object_store, tmp_path):
     name = f"place-{abs(hash(str(tmp_path)))}"
     object_store.bucket(name)
-    return place(f"s3://{name}/run")
+    return any_path(f"s3://{name}/run")
 
 
 def names(found):
@@ -40,8 +40,8 @@ def test_what_is_written_is_read(at):
     assert not file.exists()
     with pytest.raises(FileNotFoundError):
         file.read_bytes()
-    replace(file, b"one")
-    replace(file, b"\x00two")
+    write_atomically(file, b"one")
+    write_atomically(file, b"\x00two")
     assert file.exists()
     assert file.read_bytes() == b"\x00two"
     assert file.stat().st_size == 4
@@ -67,7 +67,7 @@ def test_patterns_find_the_same(at):
     assert (at / "trials").is_dir()
     assert not (at / "none").is_dir()
     assert [f.read_text() for f in sorted(at.glob("trials/a/*"))] == list(
-        each(lambda f: f.read_text(), sorted(at.glob("trials/a/*")))
+        map_paths(lambda f: f.read_text(), sorted(at.glob("trials/a/*")))
     )
 
 
@@ -81,9 +81,9 @@ def test_removing_what_is_not_there(at):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     file = tmp_path / "a"
-    replace(file, b"old", lasting=True)
+    write_atomically(file, b"old", lasting=True)
     with pytest.raises(TypeError):
-        replace(file, "no bytes")
+        write_atomically(file, "no bytes")
     assert file.read_bytes() == b"old"
     assert names(tmp_path.iterdir()) == ["a"]
 
@@ -96,10 +96,10 @@ def test_a_lasting_file_is_whole_on_the_disk_before_it_has_its_name(tmp_path, mo
         synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size, file.exists()))
 
     monkeypatch.setattr(os, "fsync", noted)
-    replace(file, b"old")
+    write_atomically(file, b"old")
     assert synced == []
     file.unlink()
-    replace(file, b"one", lasting=True)
+    write_atomically(file, b"one", lasting=True)
     assert synced == [(file.stat().st_ino, 3, False)]
 
 
@@ -134,7 +134,7 @@ class Flat:
 
 def test_folders_are_found_by_what_lies_in_them():
     keys = [f"b/run/trials/{n}/{name}.parquet" for n in range(2000) for name in ("val", "trial")]
-    run = ObjectPlace("gs", Flat(keys), "b/run")
+    run = ObjectPath("gs", Flat(keys), "b/run")
     start = time.monotonic()
     for at in (run, run.listed()):
         assert len(list(at.glob("trials/*"))) == 2000
@@ -155,19 +155,19 @@ def test_everything_below_is_removed(remote):
 @pytest.mark.parametrize("address", ["ftp://a/b", "s3://", "s3:///", "s4://a", "s3://a//b"])
 def test_addresses_that_are_none(address):
     with pytest.raises(StudyError, match="an address must be"):
-        place(address)
+        any_path(address)
 
 
 @pytest.mark.parametrize("address", ["s3://key:secret@bucket/run", "s3://b/r?secret_key=secret"])
 def test_an_address_holds_no_secret(address):
     with pytest.raises(StudyError, match="neither options nor a user") as error:
-        place(address)
+        any_path(address)
     assert "secret" not in str(error.value).partition(";")[0]
 
 
 def test_a_missing_bucket_is_said_at_once(object_store):
     with pytest.raises(OSError, match="there is no such bucket") as error:
-        place("s3://nowhere/run/a").write_bytes(b"")
+        any_path("s3://nowhere/run/a").write_bytes(b"")
     assert error.value.filename == "s3://nowhere/run/a"
 
 
@@ -180,7 +180,7 @@ def test_a_store_that_fails_is_asked_again(remote, monkeypatch):
             raise failures.pop()
         return "answer"
 
-    assert isinstance(remote, ObjectPlace)
+    assert isinstance(remote, ObjectPath)
     assert remote._asked(request) == "answer"
     failures[:] = [OSError("AWS Error NETWORK_CONNECTION")]
     with pytest.raises(OSError, match="does not answer as it should"):

@@ -14,14 +14,14 @@ import pytest
 
 from study import schema
 from study.errors import StudyError
-from study.run_folder.store import GEOMETRY, ROW, Store
+from study.run_folder.store import GEOMETRY, ROW, RunFolder
 from study.schema import File, GeometryRow, TrialRow
 from tests.study.conftest import row_of
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
     return store
 
@@ -140,7 +140,7 @@ def test_names_never_become_paths(store, name):
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="must be writable"):
-        Store(tmp_path / "file" / "run").create()
+        RunFolder(tmp_path / "file" / "run").create()
 
 
 def test_json_that_is_broken_is_named(store):
@@ -151,7 +151,7 @@ def test_json_that_is_broken_is_named(store):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(store):
-    other = Store(store.root)
+    other = RunFolder(store.root)
     with (
         store.locked(),
         pytest.raises(StudyError, match="another run is at work in this folder"),

@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.search.method_search import OBJECTIVES, MethodSearch
 from study.search.storage import open_storage
 from study.space.domain import Domain
@@ -35,7 +35,7 @@ ANY = Any()
 
 
 def opened(study, folder, known=None):
-    store = Store(folder)
+    store = RunFolder(folder)
     store.create()
     every = study.space("batch_ensemble")
     return MethodSearch(study, every, open_storage(study, store), ANY if known is None else known)
@@ -225,7 +225,7 @@ def test_a_finished_trial_whose_row_has_gone_is_run_again(study, tmp_path):
 @pytest.mark.parametrize("damage", ["{", "\x00", "junk"])
 def test_a_damaged_journal_is_one_line(study, tmp_path, damage):
     opened(study, tmp_path)
-    journal = Store(tmp_path).journal
+    journal = RunFolder(tmp_path).journal
     journal.write_text(journal.read_text() + damage + "\n")
     with pytest.raises(StudyError, match=r"optuna\.journal: must be Optuna's whole journal"):
         opened(study, tmp_path)
@@ -263,7 +263,7 @@ def limited_row(job, limit=WIDE, over="pruned", known=True):
 
 
 def opened_limited(study, folder):
-    store = Store(folder)
+    store = RunFolder(folder)
     store.create()
     space = study.space("quantised_ensemble")
     return MethodSearch(study, space, open_storage(study, store), ANY)

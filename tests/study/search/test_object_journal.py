@@ -6,7 +6,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from study.errors import StudyError
-from study.run_folder.paths import place
+from study.run_folder.paths import any_path
 from study.search.object_journal import ObjectJournal
 
 
@@ -14,7 +14,7 @@ from study.search.object_journal import ObjectJournal
 def at(object_store, tmp_path):
     name = f"journal-{abs(hash(str(tmp_path)))}"
     object_store.bucket(name)
-    return place(f"s3://{name}/run/optuna")
+    return any_path(f"s3://{name}/run/optuna")
 
 
 def search(storage, trials):

@@ -1,11 +1,11 @@
 """How much space a study takes."""
 
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.stages import estimate
 
 
 def test_a_study_that_does_not_fit_is_said_to(smoke, data, tmp_path, monkeypatch):
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
     assert estimate.shortage(smoke, data, store) is None
     monkeypatch.setattr(estimate, "estimate", lambda *_: 1e18)

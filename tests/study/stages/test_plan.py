@@ -5,14 +5,14 @@ import json
 import pytest
 
 from study.errors import StudyError
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.stages import plan
 from study.stages.plan import Arm, declare
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
     return store
 

@@ -5,12 +5,12 @@ from collections import Counter
 from dataclasses import replace
 
 from study.jobs import Job
-from study.run_folder.store import Store
+from study.run_folder.store import RunFolder
 from study.space.domain import Domain
 from study.spec import TrialSpec
 from study.stages.plan import declare
 from study.stages.sequence import stages
-from study.stages.stage import Fixed
+from study.stages.stage import FixedStage
 from tests.study.conftest import row_of
 
 
@@ -29,7 +29,7 @@ def finished(study, folder, prune, better=lambda job: {}):
 
     What ``better`` returns of a job replaces the made-up results.
     """
-    store, rows = Store(folder), {}
+    store, rows = RunFolder(folder), {}
     store.create()
     for stage in stages(study, store, rows):
         while stage.remaining:
@@ -41,7 +41,7 @@ def finished(study, folder, prune, better=lambda job: {}):
 
 
 def plan_of(folder):
-    return Store(folder).read_json(Store(folder).plan)
+    return RunFolder(folder).read_json(RunFolder(folder).plan)
 
 
 def arms(rows):
@@ -120,7 +120,7 @@ def test_the_negative_control_is_no_candidate_however_good_it_is(smoke, tmp_path
 
 
 def test_a_trial_that_was_committed_is_not_run_again_though_optuna_was_not_told(smoke, tmp_path):
-    store, rows = Store(tmp_path), {}
+    store, rows = RunFolder(tmp_path), {}
     store.create()
     search = next(stages(smoke, store, rows))
     done = search.next()
@@ -131,7 +131,7 @@ def test_a_trial_that_was_committed_is_not_run_again_though_optuna_was_not_told(
 
 
 def test_a_plan_that_is_declared_anew_says_so(smoke, tmp_path):
-    store = Store(tmp_path)
+    store = RunFolder(tmp_path)
     store.create()
     first = declare(smoke, [], {}, 3, "as asked for", store)
     assert declare(smoke, [], {}, 3, "as asked for", store) == first
@@ -162,7 +162,7 @@ def drawn(stage):
 
 def test_replicates_of_an_arm_make_up_a_job_in_the_order_of_the_first(make_spec):
     jobs = jobs_of(make_spec, (0.1, 0.2), 3)
-    stage = Fixed("confirm", jobs, {}, lambda spec: 2 if spec.training.lr == 0.1 else 1)
+    stage = FixedStage("confirm", jobs, {}, lambda spec: 2 if spec.training.lr == 0.1 else 1)
     assert (stage.total, stage.remaining) == (6, 6)
     together = [[(0.1, 0), (0.1, 1)], [(0.2, 0)], [(0.2, 1)], [(0.1, 2)], [(0.2, 2)]]
     assert drawn(stage) == together
@@ -171,6 +171,6 @@ def test_replicates_of_an_arm_make_up_a_job_in_the_order_of_the_first(make_spec)
 def test_what_is_there_changes_no_job_but_those_that_are_complete(make_spec):
     jobs = jobs_of(make_spec, (0.1,), 4)
     rows = {jobs[n].spec.trial: {} for n in (0, 2, 3)}
-    stage = Fixed("confirm", jobs, rows, lambda spec: 2)
+    stage = FixedStage("confirm", jobs, rows, lambda spec: 2)
     assert stage.remaining == 1
     assert drawn(stage) == [[(0.1, 0), (0.1, 1)]]

@@ -12,21 +12,23 @@ from study.errors import StudyError
 from study.methods.deep_ensemble import member_seed
 from study.plugins import load_plugin, names
 from study.spec import Regularisation
-from study.training.batches import Pixels, Splits, channel_statistics
-from study.training.fit import DivergenceError, fit, lr_factor, passes_of, predict
+from study.training.batches import DeviceImages, Splits, channel_statistics
+from study.training.fit import DivergenceError, fit, forwards_of, lr_factor, predict
 from study.training.stack import joined
 from study.trials.trial import build
 
 
 def pixels(data, images):
-    return Pixels(images, *channel_statistics(data.train[0]), torch.device("cpu"))
+    return DeviceImages(images, *channel_statistics(data.train[0]), torch.device("cpu"))
 
 
 def trained(spec, data, regularisation=None):
     method = build(spec, data.shape, data.classes)
     labels = torch.tensor(data.train[1])
     chosen = regularisation or spec.regulariser
-    parts = [(part, spec.seed if seed is None else seed) for part, seed in method.parts()]
+    parts = [
+        (part, spec.seed if seed is None else seed) for part, seed in method.independent_members()
+    ]
     for part, seed in joined(parts):
         fit(part, pixels(data, data.train[0]), labels, spec.training, chosen, seed)
     return method
@@ -48,7 +50,7 @@ def test_a_deep_ensemble_is_its_singles(make_spec, data, backbone, optimizer):
     training = {"epochs": 3, "augment": "crop", "weight_decay": 0.01, "warmup": 0.1}
     training |= {"optimizer": optimizer, "lr": lr, "label_smoothing": 0.1}
     spec = make_spec("deep_ensemble", {"members": 3}, training, backbone=full)
-    parts = build(spec, data.shape, data.classes).parts()
+    parts = build(spec, data.shape, data.classes).independent_members()
     assert len(joined(parts)) == (3 if backbone["name"] == "cnn" else 1)
     logits = predict(trained(spec, data), pixels(data, data.test[0]))
     # Before a norm a bias has no gradient but rounding, which Adam scales up to steps.
@@ -181,7 +183,9 @@ def test_half_precision_changes_the_numbers_a_little(make_spec, data):
 @pytest.mark.parametrize("name", names("study.methods"))
 def test_every_methods_loss_is_linear_in_the_smoothing(name):
     (part, _), *_ = (
-        Subject(name, load_plugin("study.methods", name).EXAMPLES[0], "cnn").trained().parts()
+        Subject(name, load_plugin("study.methods", name).EXAMPLES[0], "cnn")
+        .trained()
+        .independent_members()
     )
     outputs = part.training_forward(inputs(), torch.arange(8) % 5)
     part.loss(*outputs, 0.0)  # Takes what belongs to this batch alone.
@@ -222,7 +226,7 @@ def test_images_are_normalised_by_those_of_the_training_set(data):
 
 def test_augmentation_is_a_shift_by_zeros_or_a_mirror():
     images = np.random.default_rng(0).integers(1, 256, (1, 1, 8, 8), dtype=np.uint8)
-    p = Pixels(images, torch.zeros(1), torch.ones(1), torch.device("cpu"))
+    p = DeviceImages(images, torch.zeros(1), torch.ones(1), torch.device("cpu"))
     padded = np.pad(images[0, 0], 1)
     allowed = {
         (window[:, ::-1] if mirror else window).astype(float).tobytes()
@@ -245,7 +249,7 @@ def test_augmentation_is_a_shift_by_zeros_or_a_mirror():
 def test_training_mirrors_images_only_where_that_is_asked_for(make_spec, data, augment, sides):
     images = np.zeros((40, 1, 8, 8), np.uint8)
     images[..., :3] = 255
-    x = Pixels(images, torch.zeros(1), torch.full((1,), 255.0), torch.device("cpu"))
+    x = DeviceImages(images, torch.zeros(1), torch.full((1,), 255.0), torch.device("cpu"))
     spec = make_spec(training={"epochs": 1, "batch_size": 20, "augment": augment})
     method = build(spec, data.shape, data.classes)
     forward, seen = method.training_forward, set()
@@ -262,7 +266,7 @@ def test_training_mirrors_images_only_where_that_is_asked_for(make_spec, data, a
 
 def test_every_image_of_a_batch_has_its_own_crop():
     images = np.tile(np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8), (50, 1, 1, 1))
-    p = Pixels(images, torch.zeros(1), torch.ones(1), torch.device("cpu"))
+    p = DeviceImages(images, torch.zeros(1), torch.ones(1), torch.device("cpu"))
     crops = p.augmented(torch.arange(50), False, torch.Generator().manual_seed(0))
     assert len({c.numpy().tobytes() for c in crops}) > 5
     assert math.isfinite(crops.sum().item())
@@ -276,9 +280,17 @@ def test_a_step_in_pieces_is_the_step(make_spec, data, method, monkeypatch):
     spec = make_spec(method, params.get(method), {"weight_decay": 0.01})
     x, labels = pixels(data, data.train[0]), torch.tensor(data.train[1])
     logits = []
-    for pieces in (1, 3):
+    for accumulation_steps in (1, 3):
         own = build(spec, data.shape, data.classes)
-        fit(own, x, labels, spec.training, spec.regulariser, 1, pieces=pieces)
+        fit(
+            own,
+            x,
+            labels,
+            spec.training,
+            spec.regulariser,
+            1,
+            accumulation_steps=accumulation_steps,
+        )
         logits.append(predict(own, x))
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
 
@@ -307,11 +319,19 @@ def test_members_one_after_another_are_members_at_once(make_spec, data, case):
     spec = make_spec("batch_ensemble", params, training, backbone=backbone)
     x, labels = pixels(data, data.train[0]), torch.tensor(data.train[1])
     states = []
-    for one_by_one in (False, True):
+    for sequential_members in (False, True):
         method = build(spec, data.shape, data.classes)
-        fit(method, x, labels, spec.training, spec.regulariser, 1, one_by_one=one_by_one)
+        fit(
+            method,
+            x,
+            labels,
+            spec.training,
+            spec.regulariser,
+            1,
+            sequential_members=sequential_members,
+        )
         states.append(method.state_dict() | {"logits": predict(method, x)})
-    assert len(passes_of(method, spec.regulariser)) == 3
+    assert len(forwards_of(method, spec.regulariser)) == 3
     assert not torch.equal(states[0]["logits"][0], states[0]["logits"][1])
     counts = {key for key in states[0] if "num_batches" in key}
     for key in states[0].keys() - counts:
@@ -326,4 +346,4 @@ def test_members_that_need_each_other_are_passed_at_once(make_spec, data, params
     params = {"members": 2, "init": "normal", "init_std": 0.5} | params
     method = build(make_spec("batch_ensemble", params, backbone=backbone), data.shape, 10)
     weight = None if term == "none" else 1.0
-    assert len(passes_of(method, Regularisation(name=term, weight=weight))) == 1
+    assert len(forwards_of(method, Regularisation(name=term, weight=weight))) == 1

@@ -10,7 +10,7 @@ from study.regularisers import REGULARISERS, MemberOutputs, find
 from study.space.configuration import configuration
 from study.space.load import load_study
 from study.spec import Regularisation
-from study.training.batches import Pixels, channel_statistics
+from study.training.batches import DeviceImages, channel_statistics
 from study.training.fit import fit, predict
 from study.trials.trial import build
 
@@ -30,20 +30,21 @@ search:
     lr: {float: [0.01, 0.3], log: true}
   regulariser:
     name: {choice: [none, hsic, hsic_bottleneck, dice, adp]}
-    weight: {float: [1e-2, 1.0], log: true, when: {regulariser.name: [hsic, hsic_bottleneck, dice, adp]}}
+    weight: {float: [1e-2, 1.0], log: true, when: {regulariser.name: [hsic, hsic_bottleneck, dice,
+        adp]}}
 """
 
 NORMAL = {"members": 3, "init": "normal", "init_std": 0.5}
 
 
 def pixels(data, images):
-    return Pixels(images, *channel_statistics(data.train[0]), torch.device("cpu"))
+    return DeviceImages(images, *channel_statistics(data.train[0]), torch.device("cpu"))
 
 
 def logits(spec, data):
     method = build(spec, data.shape, data.classes)
     labels = torch.tensor(data.train[1])
-    for part, seed in method.parts():
+    for part, seed in method.independent_members():
         chosen = spec.seed if seed is None else seed
         fit(part, pixels(data, data.train[0]), labels, spec.training, spec.regulariser, chosen)
     return predict(method, pixels(data, data.val[0]))

@@ -7,7 +7,7 @@ from torch import nn
 from study import backbones
 from study.methods import build as build_method
 from study.spec import Regularisation, Training
-from study.training.batches import Pixels, channel_statistics
+from study.training.batches import DeviceImages, channel_statistics
 from study.training.fit import fit, predict
 from study.training.stack import best_size, joined
 from study.trials.trial import build
@@ -51,7 +51,7 @@ CASES = {
 
 
 def prepared(data):
-    pixels = Pixels(data.train[0], *channel_statistics(data.train[0]), torch.device("cpu"))
+    pixels = DeviceImages(data.train[0], *channel_statistics(data.train[0]), torch.device("cpu"))
     return pixels, torch.tensor(data.train[1])
 
 

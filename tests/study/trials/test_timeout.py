@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import pytest
 
 from study.cluster import worker
-from study.trials.timeout import ending_hangs
+from study.trials.timeout import time_limit
 
 STUCK = """
 import sys, time
 from pathlib import Path
-from study.trials.timeout import ending_hangs
+from study.trials.timeout import time_limit
 
 def stuck():
     time.sleep(60)
@@ -35,7 +35,7 @@ def test_a_process_that_hangs_is_ended_and_says_where_it_was(tmp_path):
 
 def test_what_ends_in_time_leaves_nothing(tmp_path):
     file = tmp_path / "trial" / "hang.txt"
-    with ending_hangs(file, 0.2):
+    with time_limit(file, 0.2):
         assert file.exists()
     assert not file.exists()
     time.sleep(0.3)  # Its time is up, and this process still there.

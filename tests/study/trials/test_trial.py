@@ -14,7 +14,7 @@ from study.diagnostics.cost import Flops
 from study.diagnostics.weights import weight_cosine
 from study.methods import batch_ensemble, single
 from study.run_folder.paths import StoreError
-from study.run_folder.store import GEOMETRY, ROW, Store
+from study.run_folder.store import GEOMETRY, ROW, RunFolder
 from study.spec import Execution
 from study.trials import trial
 from study.trials.evaluation import log_ensemble, nll, objectives
@@ -25,7 +25,7 @@ BE = {"members": 3, "init": "normal", "init_std": 0.5}
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "run")
+    store = RunFolder(tmp_path / "run")
     store.create()
     return store
 
@@ -87,7 +87,7 @@ def test_the_test_set_has_no_part_in_what_is_known_before_it_is_opened(
     spec = make_spec("batch_ensemble", BE | {"norm": "member"}, backbone=backbone, stage=stage)
     found = []
     for dataset in (data, blank):
-        own = Store(tmp_path / dataset.fingerprint)
+        own = RunFolder(tmp_path / dataset.fingerprint)
         row = run(spec, dataset, own)
         values = [
             getattr(row, key) for key in ("val_nll", "val_shift_nll", "val_gain", "val_accuracy")
@@ -128,7 +128,7 @@ def test_the_same_specs_are_read_not_run(make_spec, data, store, several):
 
 
 def test_a_store_that_fails_is_no_fault_of_the_trial(make_spec, data, tmp_path):
-    class Failing(Store):
+    class Failing(RunFolder):
         def write_predictions(self, *content):
             raise StoreError(5, "the store does not answer")
 
@@ -140,7 +140,7 @@ def test_a_store_that_fails_is_no_fault_of_the_trial(make_spec, data, tmp_path):
 
 def test_a_trial_is_the_same_bit_for_bit(make_spec, data, store, tmp_path):
     spec = make_spec("batch_ensemble", BE)
-    other = Store(tmp_path / "other")
+    other = RunFolder(tmp_path / "other")
     run(spec, data, store)
     torch.rand(3)
     run(spec, data, other)
@@ -268,7 +268,7 @@ def test_replicates_together_are_what_they_are_alone(make_spec, data, store, tmp
     specs = stacked(make_spec)
     options = {"fingerprint": data.fingerprint, "execution": Execution(precision="float32")}
     rows = run_trials(specs, data, store, **options)
-    alone = Store(tmp_path / "alone")
+    alone = RunFolder(tmp_path / "alone")
     for spec, row in zip(specs, rows, strict=True):
         assert row.stack == tuple(s.trial for s in specs)
         (expected,) = run_trials([spec], data, alone, **options)
@@ -357,7 +357,7 @@ def test_out_of_memory_members_are_trained_in_turn_before_batches_are_halved(
 def test_with_low_memory_members_are_trained_in_turn(make_spec, data, store, tmp_path):
     rows = []
     for low_memory in (False, True):
-        place = Store(tmp_path / str(low_memory))
+        place = RunFolder(tmp_path / str(low_memory))
         place.create()
         specs = [make_spec("batch_ensemble", BE, seed=seed, replicate=seed) for seed in (1, 2)]
         how = Execution(precision="float32", low_memory=low_memory)
