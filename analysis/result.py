@@ -241,9 +241,6 @@ def _themed(figure: Figure, metric: str | None) -> alt.TopLevelMixin:
     for param in spec.get("params", []):
         if param["name"] == "metric":
             param["value"] = metric
-        if figure.slider and param["name"] == figure.slider[0]:
-            name = f"{figure.slider[1]} "
-            param["bind"] = {"input": "range", "min": 0, "max": 1, "step": 0.01, "name": name}
     config = theme.config(LONGEST_LABEL, LONGEST_HEADER)
     spacing = config.pop("facet")["spacing"]  # Altair takes two numbers of the chart alone.
     spec |= {"config": config} | ({"spacing": spacing} if "facet" in spec else {"width": WIDTH})

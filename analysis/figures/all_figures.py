@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from analysis.figures import importance, search
 from analysis.figures.calibration import reliability_figure
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.cost import cost_figure
@@ -24,6 +23,7 @@ from analysis.figures.recovery import (
     forest_figure,
     growth_figure,
 )
+from analysis.figures.search import coverage_figure, history_figure
 from analysis.figures.shift import severity_figure
 
 
@@ -37,7 +37,7 @@ def draw(context: FigureContext) -> list[Figure]:
     ]  # fmt: skip
     ready = len(context.recovery) > 0
     drawn = [figure(context) for figure in confirmed if ready]
-    drawn += [search.history_figure(context), *importance.draw(context)]
+    drawn += [history_figure(context), coverage_figure(context)]
     found = [figure for figure in drawn if figure is not None]
     narrow = Counter(figure.section for figure in found if not figure.wide)
     # A narrow figure without a neighbour takes the whole width.

@@ -92,8 +92,7 @@ class FigureContext:
 class Figure:
     """One figure.
 
-    ``choices`` are the values of its parameter ``metric``; ``slider`` names a parameter from 0 to 1
-    that the reader sets, what stands before it, and where it stands at first.
+    ``choices`` are the values of its parameter ``metric``.
 
     How to read it stands in ``how_to_read.html.j2`` under its ``key``.
     """
@@ -105,7 +104,6 @@ class Figure:
     chart: Chart
     wide: bool = True
     choices: tuple[tuple[str, str], ...] = ()
-    slider: tuple[str, str, float] | None = None
 
 
 def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFrame:

@@ -124,11 +124,11 @@ class SearchedParameter:
     trials: list[str] = field(default_factory=list)
 
 
-def coverage_figure(
-    context: FigureContext, trials: pl.DataFrame, parameters: Sequence[SearchedParameter]
-) -> Figure | None:
+def coverage_figure(context: FigureContext) -> Figure | None:
     """Return how much of its declared space the search tried."""
-    rows = coverage(parameters)
+    done = (pl.col("stage") == "search") & (pl.col("status") == "complete")
+    trials = context.trials.filter(done, pl.col("val_nll").is_finite()).sort("trial")
+    rows = coverage(seen(context.spaces, trials))
     if rows.is_empty() or rows["trials"].sum() == 0:
         return None
     each = rows.unique(["method", "parameter"], keep="first", maintain_order=True)

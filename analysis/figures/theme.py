@@ -81,17 +81,8 @@ LOOK: Final[dict[str, Any]] = {
         "ribbon": {"opacity": 0.17, "strokeOpacity": 0},
         "inside": {"color": "--accent", "fillOpacity": 0.3, "strokeOpacity": 0},
         "outside": {"color": "--open", "strokeWidth": 1.8},
-        "halo": {
-            "stroke": "--card",
-            "strokeWidth": 4,
-            "strokeJoin": "round",
-            "color": "--card",
-            "fontSize": 11,
-        },
         "hollow": {"fill": "--card", "strokeWidth": 2},
         "quiet": {"color": "--soft", "fontSize": 11},
-        "bar": {"color": "--accent", "opacity": 0.55},
-        "whisker": {"color": "--ink", "size": 1.5},
     },
 }
 """The configuration of every chart; a text that begins with ``--`` is a colour of the style, or

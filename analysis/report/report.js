@@ -38,7 +38,6 @@
     spec.datasets = Object.fromEntries(figure.uses.map((key) => [key, page.datasets[key]]));
     for (const param of spec.params || []) {
       if (param.name === "sel") param.value = selected;
-      else if (param.name === "room") param.value = room;
       else if (own[param.name] !== undefined) param.value = own[param.name];
     }
     if (coarse) spec.params = (spec.params || []).filter((param) => param.name !== "brush");
@@ -292,13 +291,7 @@
   });
 
   document.addEventListener("input", (event) => {
-    const { slider } = event.target.dataset;
     if (event.target.id === "filter") filter(event.target.value);
-    if (!slider) return;
-    const key = event.target.closest("[data-figure]").dataset.figure, value = event.target.value / 100;
-    (params[key] ??= {})[slider] = value;
-    event.target.nextElementSibling.textContent = `${event.target.value} %`;
-    views.get(key).signal(slider, value).runAsync();
   });
 
   document.getElementById("drawer")?.addEventListener("close", () => { opened = ""; show(); });

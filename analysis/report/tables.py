@@ -206,7 +206,7 @@ def _given(run: Run, plan: Plan | None, now: datetime) -> list[tuple[str, str]]:
 
 
 def _judged_with() -> str:
-    ours = ("polars", "numpy", "scipy", "statsmodels", "altair", "scikit-learn")
+    ours = ("polars", "numpy", "scipy", "statsmodels", "altair")
     found = {name: version(name) for name in ours}
     return _versions(found | {"python": platform.python_version()})
 

@@ -209,7 +209,7 @@ def page_of(folder: Path, out: Path) -> tuple[dict[str, object], str, str]:
 def test_the_page_leaves_out_what_it_cannot_know(folder: Path, tmp_path: Path) -> None:
     verdict, html, text = page_of(folder, tmp_path)
 
-    assert set(payload(html)["figures"]) & {"cost", "history", "importance", "geometry"} == set()
+    assert set(payload(html)["figures"]) & {"cost", "history", "coverage", "geometry"} == set()
     assert {"recovery", "severity", "members"} <= set(payload(html)["figures"])
     for absent in ("FLOPs", "Params", "Train s", "Trained with", "tuning budget", "Compute"):
         assert absent not in text

@@ -12,7 +12,6 @@ from analysis.figures import (
     calibration,
     cost,
     encodings,
-    importance,
     members,
     recovery,
     search,
@@ -71,7 +70,6 @@ DRAWN = {
     "landscape": lambda: members.landscape_chart(
         rows(mean=[0.5, 0.4], mark=[0.1, None], **BAND), METHODS
     ),
-    "importance": lambda: importance.importance_chart(rows(parameter=["p", "q"], mean=[0.2, 0.1], **BAND)),
 }  # fmt: skip
 
 

@@ -1,16 +1,13 @@
-"""The declared space, what of it was seen, and what goes with what, by hand and against scipy."""
+"""The declared space, and what of it was tried, by hand."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
-from scipy import stats
 
 from analysis.data.search_space import Domain, Space, spaces
-from analysis.figures.importance import associations
 from analysis.figures.search import coverage, declared, seen
 from study.errors import StudyError
 
@@ -189,48 +186,3 @@ def test_domains_in_words() -> None:
     assert (
         declared(Domain((1, "full", None, True), (0, 0), False, False, {})) == "1, full, none, yes"
     )
-
-
-# --- associations
-
-
-def test_associations_are_scipys_and_adjusted_over_all_pairs(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    std, init = rng.uniform(size=40), rng.choice(["a", "b"], 40)
-    nll = std + 0.3 * rng.normal(size=40)
-    gain = (init == "a") + rng.normal(size=40)
-    search = {"params.std": [BLANK | {"float": [0.0, 1.0]}], "params.init": [choice("a", "b")]}
-    points = [{"std": s, "init": i} for s, i in zip(std.tolist(), init.tolist(), strict=True)]
-    frame = trials(points, val_nll=nll.tolist(), val_gain=gain.tolist())
-
-    found = associations(seen([space(tmp_path, search)], frame), frame)
-
-    by_pair = {(r["parameter"], r["objective"]): r for r in found.to_dicts()}
-    rank = stats.spearmanr(std, nll)
-    assert by_pair["std", "val_nll"]["rho"] == pytest.approx(rank.statistic)
-    assert by_pair["std", "val_nll"]["p"] == pytest.approx(rank.pvalue)
-    kruskal = stats.kruskal(gain[init == "a"], gain[init == "b"])
-    assert by_pair["init", "val_gain"]["p"] == pytest.approx(kruskal.pvalue)
-    assert by_pair["init", "val_gain"]["rho"] is None
-    # Benjamini and Hochberg by hand: p times 4 over its rank, never above a later one's.
-    p = np.sort(found["p"].to_numpy())
-    by_hand = np.minimum.accumulate((p * 4 / np.arange(1, 5))[::-1])[::-1].clip(max=1)
-    assert np.sort(found["adjusted"].to_numpy()) == pytest.approx(by_hand)
-
-
-def test_what_cannot_be_tested_is_left_out(tmp_path: Path) -> None:
-    search = {"params.init": [choice("a", "b")], "params.std": [BLANK | {"float": [0.0, 1.0]}]}
-    points = [{"init": "a" if n < 4 else "b", "std": 0.5} for n in range(20)]
-    frame = trials(points, val_nll=[n / 20 for n in range(20)], val_gain=[0.0] * 20)
-
-    found = associations(seen([space(tmp_path, search)], frame), frame)
-
-    assert found.is_empty()  # four trials of "a", one std, a gain that never varies
-
-
-def test_too_few_trials_are_not_tested(tmp_path: Path) -> None:
-    search = {"params.std": [BLANK | {"float": [0.0, 1.0]}]}
-    values = [n / 9 for n in range(9)]
-    frame = trials([{"std": v} for v in values], val_nll=values, val_gain=values)
-
-    assert associations(seen([space(tmp_path, search)], frame), frame).is_empty()

@@ -1,13 +1,11 @@
-"""The search's history and importances say what was planted, and nothing where nothing is."""
+"""The search's history says what was there, and nothing where nothing is."""
 
 import json
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import polars as pl
 
 from analysis.data.search_space import flatten
-from analysis.figures.importance import encode, importances
 from analysis.figures.search import history
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -52,51 +50,3 @@ def test_flatten_names_leaves_and_drops_what_tells_replicates_apart() -> None:
     spec = {"params": {"init": {"std": 0.5}}, "training": {"lr": 0.1}, "seed": 3, "role": "single"}
 
     assert flatten(json.dumps(spec)) == {"init.std": 0.5, "lr": 0.1}
-
-
-def test_what_is_absent_lies_below_all_numbers() -> None:
-    assert encode([2.0, None, 1.0]).argmin() == 1
-    assert encode(["sign", None, "sign"])[0] == encode(["sign", None, "sign"])[2]
-
-
-def test_importance_finds_the_planted_parameter() -> None:
-    rng = np.random.default_rng(0)
-    std, lr = rng.uniform(size=80), rng.uniform(size=80)
-    specs = [
-        json.dumps({"params": {"std": s, "fixed": 1}, "training": {"lr": r}})
-        for s, r in zip(std.tolist(), lr.tolist(), strict=True)
-    ]
-
-    ranked, fit = importances(pl.DataFrame({"spec": specs, "loss": -std}), "loss")
-
-    assert ranked["parameter"].to_list() == ["std", "lr"]
-    assert fit > 0.8
-    assert (ranked["low"] <= ranked["mean"]).all()
-
-
-def test_importance_of_noise_fits_nothing() -> None:
-    rng = np.random.default_rng(1)
-    specs = [json.dumps({"params": {"std": s}}) for s in rng.uniform(size=60).tolist()]
-
-    _, fit = importances(pl.DataFrame({"spec": specs, "loss": rng.uniform(size=60)}), "loss")
-
-    assert fit < 0.1
-
-
-def test_importance_without_a_varying_parameter_is_empty() -> None:
-    specs = [json.dumps({"params": {"std": 1.0}})] * 40
-
-    trials = pl.DataFrame({"spec": specs, "loss": np.linspace(0, 1, 40)})
-
-    ranked, fit = importances(trials, "loss")
-
-    assert ranked.is_empty()
-    assert fit == 0
-
-
-def test_importance_of_an_objective_that_never_varies_is_empty() -> None:
-    specs = [json.dumps({"params": {"std": s}}) for s in range(40)]
-
-    ranked, _ = importances(pl.DataFrame({"spec": specs, "gain": [0.0] * 40}), "gain")
-
-    assert ranked.is_empty()

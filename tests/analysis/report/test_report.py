@@ -95,7 +95,7 @@ def test_every_figure_is_there_and_reads_fields_that_exist(html: str) -> None:
     assert set(page["figures"]) == {
         *("recovery", "diversity", "collapsed", "severity", "reliability", "members"),
         *("growth", "scores", "roc", "auroc"),
-        *("trajectory", "landscape", "evidence", "cost", "history", "importance"),
+        *("trajectory", "landscape", "evidence", "cost", "history"),
     }
     for key, figure in page["figures"].items():
         known = {name for use in figure["uses"] for row in page["datasets"][use] for name in row}
