@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 TOGETHER = (
     "tests/test_run.py",
+    "tests/test_readme.py",
     "tests/test_object_store.py",
     "tests/test_database.py",
     "tests/analysis/report/test_browser.py",

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -116,6 +117,22 @@ def test_own_predictions_are_judged(recipes, monkeypatch):
     assert [(arm["name"], arm["seeds"]) for arm in verdict["arms"]] == [("halves", 8)]
     assert all(gate["open"] for gate in verdict["gates"])
     assert verdict["arms"][0]["endpoints"]["gain"]["recovery"] > 1
+
+
+def test_a_finished_study_is_opened_as_in_a_notebook(recipes, finished_study):
+    (recipes / "runs").mkdir()
+    shutil.copytree(finished_study.out, recipes / "runs" / "be")
+    printed = run_python(recipes, "analyse.py")
+    verdict = json.loads((finished_study.out / "verdict.json").read_text())
+    assert printed.startswith(verdict["sentence"] + "\n")
+    assert "probabilities" in printed
+    assert "<svg" in (recipes / "recovery.svg").read_text()
+
+
+def test_a_network_of_ones_own_is_trained_in_a_loop_of_ones_own(recipes):
+    losses = [float(line.split()[1]) for line in run_python(recipes, "own_loop.py").splitlines()]
+    assert len(losses) == 50
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_the_space_shown_in_full_is_a_space(tmp_path):
