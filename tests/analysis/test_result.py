@@ -244,8 +244,8 @@ from study.run_folder.paths import any_path
 
 measure.WORTH_A_PROCESS = 1e-9
 print(analysis.open(sys.argv[1]).verdict.sentence)
-shutil.rmtree(place(sys.argv[1]) / "features")
-print(judged_folder(place(sys.argv[1])).verdict.sentence)
+shutil.rmtree(any_path(sys.argv[1]) / "features")
+print(judge_folder(any_path(sys.argv[1])).verdict.sentence)
 """
 
 
