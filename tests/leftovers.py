@@ -57,8 +57,7 @@ def marked(mark: str) -> list[int]:
 
 
 def clear(folder: str, tests: int) -> None:
-    """Kill what bears the folder's name as its mark, but the tests' own process; remove the
-    folder."""
+    """Kill what bears the folder's name as its mark, but the tests' own process; remove the folder."""
     deadline = time.monotonic() + 20
     while (left := set(marked(folder)) - {tests}) and time.monotonic() < deadline:
         for pid in left:

@@ -1,5 +1,4 @@
-"""A real browser for tests of pages: the machine's Chromium, or the one that Playwright
-installs."""
+"""A real browser for tests of pages: the machine's Chromium, or the one that Playwright installs."""
 
 import shutil
 import time

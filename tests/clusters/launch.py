@@ -1,5 +1,4 @@
-"""What the tests of clusters share: their YAML on hosts of a test, and a study that is sent
-there."""
+"""What the tests of clusters share: their YAML on hosts of a test, and a study that is sent there."""
 
 import json
 import re

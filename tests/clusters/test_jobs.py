@@ -1,5 +1,4 @@
-"""``--address http://HEAD:8265``: the same command from elsewhere, watched, left and watched
-again."""
+"""``--address http://HEAD:8265``: the same command from elsewhere, watched, left and watched again."""
 
 import shutil
 import signal

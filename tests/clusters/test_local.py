@@ -1,5 +1,4 @@
-"""``clusters/local.yaml``: a study on machines of one's own, whatever becomes of them on the
-way."""
+"""``clusters/local.yaml``: a study on machines of one's own, whatever becomes of them on the way."""
 
 import time
 

@@ -1,9 +1,7 @@
-"""The batch script: its ways to end with stand-ins for all it calls, and a study under SLURM
-itself.
+"""The batch script: its ways to end with stand-ins for all it calls, and a study under SLURM itself.
 
 SLURM's own daemons run on the hosts of the test: the controller and two nodes, each with an
-address, processes and a /tmp of its own. That test skips where SLURM is not installed (Debian:
-slurmctld, slurmd).
+address,processes and a /tmp of its own. That test skips where SLURM is not installed (Debian: slurmctld, slurmd).
 """
 
 import os

@@ -1,5 +1,4 @@
-"""A second report reads no predictions; what is foreign, damaged or out of date is measured
-again."""
+"""A second report reads no predictions; what is foreign, damaged or out of date is measured again."""
 
 import ast
 import os

@@ -79,10 +79,9 @@ def sound(found: Opened) -> None:
     assert found.look("window.__report.errors") == []
     empty = found.look(
         """() => [...document.querySelectorAll("[data-chart]")].filter((box) => {
-            const marks = box.querySelectorAll("svg .role-mark path, svg .role-mark text, svg
-            .role-mark line"); const { width, height } = box.getBoundingClientRect();
-            return !marks.length || width < 100 || height < 60 ||
-            /NaN|undefined/.test(box.innerHTML);
+            const marks = box.querySelectorAll("svg .role-mark path, svg .role-mark text, svg .role-mark line");
+            const { width, height } = box.getBoundingClientRect();
+            return !marks.length || width < 100 || height < 60 || /NaN|undefined/.test(box.innerHTML);
         }).map((box) => box.dataset.chart)"""
     )
     assert empty == []
@@ -366,8 +365,7 @@ def test_the_keyboard_reaches_everything(chromium: Browser, real: Path) -> None:
         )
         found.look(
             """() => { window.seen = new Set();
-            document.addEventListener('focusin', (e) => e.target.matches('main button, main input,
-            main a') && window.seen.add(e.target)); }"""
+            document.addEventListener('focusin', (e) => e.target.matches('main button, main input, main a') && window.seen.add(e.target)); }"""
         )
         for _ in range(wanted + 60):
             found.page.keyboard.press("Tab")

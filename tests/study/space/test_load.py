@@ -30,8 +30,7 @@ search:
       - {float: [0.01, 0.3], log: true, when: {training.optimizer: sgd}}
       - {float: [1e-4, 1e-2], log: true, when: {training.optimizer: adamw}}
 enqueue:
-  - {name: known, params.init: normal, params.init_std: 0.5, training.optimizer: sgd, training.lr:
-  0.1}
+  - {name: known, params.init: normal, params.init_std: 0.5, training.optimizer: sgd, training.lr: 0.1}
 """
 
 

@@ -30,8 +30,7 @@ search:
     lr: {float: [0.01, 0.3], log: true}
   regulariser:
     name: {choice: [none, hsic, hsic_bottleneck, dice, adp]}
-    weight: {float: [1e-2, 1.0], log: true, when: {regulariser.name: [hsic, hsic_bottleneck, dice,
-        adp]}}
+    weight: {float: [1e-2, 1.0], log: true, when: {regulariser.name: [hsic, hsic_bottleneck, dice, adp]}}
 """
 
 NORMAL = {"members": 3, "init": "normal", "init_std": 0.5}
