@@ -1,0 +1,52 @@
+"""A run of an earlier release, whose files lay elsewhere in the code, is still read and resumed.
+
+``earlier_run/schema-4.tar.gz`` holds a finished study of the digits, without its report and measures.
+"""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from analysis.report.__main__ import main as report
+from study.run import main
+from study.run_folder.store import RunFolder
+from study.spec import TrialSpec
+
+RUN = Path(__file__).parent / "earlier_run" / "schema-4.tar.gz"
+
+
+@pytest.fixture
+def earlier(tmp_path, monkeypatch):
+    """The run, with the command that made it."""
+    with tarfile.open(RUN) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return ["--space", "earlier.yaml", "--out", "earlier"]
+
+
+def test_its_trials_have_the_identities_they_had(earlier):
+    rows = RunFolder("earlier").rows()
+    assert len(rows) == 16
+    for trial, row in rows.items():
+        spec = TrialSpec.model_validate_json(row.spec)
+        assert (spec.trial, spec.configuration) == (trial, row.configuration)
+
+
+def test_it_is_whole_and_nothing_of_it_is_missing(earlier, capsys):
+    assert main([*earlier, "--verify"]) == 0
+    assert main([*earlier, "--mixed"]) == 0  # With other versions of torch, too.
+    assert "nothing is missing" in capsys.readouterr().out
+
+
+def test_it_is_judged_as_it_was(earlier, capsys, tmp_path):
+    before = (tmp_path / "earlier" / "verdict.json").read_text()
+    assert report(["--runs", "earlier", "--out", "report.html"]) == 0
+    assert (tmp_path / "earlier" / "verdict.json").read_text() == before
+
+
+def test_a_trial_of_it_is_replayed(earlier, capsys):
+    confirmed = [row for row in RunFolder("earlier").rows().values() if row.stage == "confirm"]
+    main([*earlier, "--replay", min(row.trial for row in confirmed)])
+    printed = capsys.readouterr().out
+    assert "same predictions" in printed or "differ" in printed, printed
