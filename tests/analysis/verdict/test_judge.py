@@ -148,6 +148,24 @@ def test_verdict_of_one_arm(
     assert (arm.detail is None) == (verdict != "inconclusive")
 
 
+@pytest.mark.parametrize(
+    ("bound", "test", "p"),
+    [
+        ("low", "p_escape", 0.05),
+        ("high", "p_track", 0.05),
+        ("low_wide", "p_escape", 0.025),
+        ("high_wide", "p_track", 0.025),
+    ],
+)
+def test_the_bounds_of_recovery_are_where_the_tests_turn(bound: str, test: str, p: float) -> None:
+    """With the bound as its margin a test is at the level of the interval's side."""
+    found = measured({"candidate1": (0.5, 0.6, 0.7)})
+    delta = getattr(judge(found, None).arms[0].endpoints["cll"], bound)
+    plan = declared(found, protocol=PROTOCOL | {"seeds": 10, "delta": delta})
+    arm = judge(found, plan).arms[0]
+    assert getattr(arm.endpoints["cll"], test) == pytest.approx(p, rel=1e-6)
+
+
 def test_one_effect_by_hand() -> None:
     """Recovery 1/2, SD 1/10, n = 10: T(1/4) = 1/4, Var = (9/16 + 1 + 1/16) / 1000."""
     effect = verdict_of((0.5, 0.5, 0.5)).endpoints["cll"]
