@@ -19,7 +19,7 @@ from study.trials.timeout import time_limit
 def stuck():
     time.sleep(60)
 
-with ending_hangs(Path(sys.argv[1]), 0.2):
+with time_limit(Path(sys.argv[1]), 0.2):
     stuck()
 """
 
@@ -50,7 +50,7 @@ def test_a_job_has_the_time_of_all_its_trials(make_spec, tmp_path, monkeypatch):
         raise InterruptedError
         yield
 
-    monkeypatch.setattr(worker, "ending_hangs", noted)
+    monkeypatch.setattr(worker, "time_limit", noted)
     specs = [make_spec(seed=seed).to_json() for seed in range(3)]
     config = {"specs": specs, "out": str(tmp_path), "hours": 2.0, "gpus": 1}
     with pytest.raises(InterruptedError):
