@@ -63,6 +63,13 @@ def test_both_tails_are_those_of_scipy() -> None:
         assert p == pytest.approx(peer.pvalue)
 
 
+def test_of_drawn_permutations_what_was_seen_is_one() -> None:
+    single, arm, deep = arms(-9.0, 12)
+    above, below = permutation_test(single, arm, deep, 0.25, generator("x"))
+    assert below == pytest.approx(1 / (resampling.PERMUTATIONS + 1))
+    assert above == pytest.approx(1)
+
+
 def test_permutation_has_its_level_at_the_margin_with_unequal_variances(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -93,6 +100,17 @@ def test_bca_is_near_fieller_on_normal_losses_and_covers() -> None:
 
     expected = fieller(Recovery(summary(single), summary(arm), summary(deep)), 0.9)
     assert (low, high) == pytest.approx(expected, abs=0.03)
+
+
+def test_bca_draws_every_arms_seeds_by_themselves() -> None:
+    """With one noise in all arms a recovery of seeds drawn together would be 1/2 without error."""
+    single, *_ = arms(0.0, 30)
+    arm, deep = single - 0.5, single - 1
+
+    found = bca_interval(single, arm, deep, 0.9, generator("x"))
+
+    expected = fieller(Recovery(summary(single), summary(arm), summary(deep)), 0.9)
+    assert found == pytest.approx(expected, abs=0.03)
 
 
 def test_bca_of_equal_seeds_is_no_interval() -> None:
@@ -144,6 +162,16 @@ def test_the_crossed_interval_without_variance_over_examples_is_that_over_seeds(
 
     expected = fieller(case(values).effects["cll"], 0.9)
     assert found == pytest.approx(expected, abs=0.03)
+
+
+def test_few_seeds_do_not_make_the_crossed_interval_too_narrow() -> None:
+    """Means of n - 1 of n seeds vary as the mean of n does, by the sample's own variance."""
+    known = losses(4, 20, 0.2, 0.0)
+    seeds = known["x"].values["cll"].mean(1).astype(float)
+
+    means = Crossed(known.get).means("x", CLL)  # type: ignore[arg-type]
+
+    assert np.var(means) == pytest.approx(seeds.var(ddof=1) / 4, rel=0.1)
 
 
 def test_the_crossed_interval_is_wider_where_examples_matter() -> None:

@@ -24,15 +24,24 @@ def at(object_store, tmp_path, monkeypatch):
 
 
 def test_a_second_run_is_refused_while_the_first_lasts(at):
+    lost = []
     with (
-        held(at),
+        held(at, lost.append),
         pytest.raises(StudyError, match=r"another run \(process \d+ on .*\) is at work"),
         held(at),
     ):
         pass
+    assert lost == []
     assert not at.exists()
     with held(at):
         pass
+
+
+def test_a_lease_is_written_again_while_it_is_held(at, object_store):
+    with held(at):
+        before = len(object_store.requests())
+        time.sleep(3 * lease.RENEW)
+        assert any(r.startswith("PUT") for r in object_store.requests()[before:])
 
 
 def other(at, **how):
@@ -64,7 +73,7 @@ def test_of_two_that_begin_at_once_one_goes_on(at):
 
     def run():
         try:
-            with held(at):
+            with held(at, lambda line: ends.append("lost")):
                 time.sleep(1)
             ends.append("ran")
         except StudyError:

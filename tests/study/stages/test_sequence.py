@@ -115,7 +115,8 @@ def test_the_negative_control_is_no_candidate_however_good_it_is(smoke, tmp_path
         known = job.spec.configuration in controls
         return {"val_nll": -1.0, "val_gain": 9.0} if known else {}
 
-    finished(smoke, tmp_path, (), best)
+    long = smoke.protocol.model_copy(update={"shortlist": 8})
+    finished(smoke.model_copy(update={"protocol": long}), tmp_path, (), best)
     arms = plan_of(tmp_path)["arms"]
     candidates = {arm["configuration"] for arm in arms if arm["role"] == "candidate"}
     assert controls
