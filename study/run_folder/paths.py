@@ -1,6 +1,6 @@
 """Where a run lies: a local folder, or an address of an object store (``s3://bucket/run``).
 
-``ObjectPlace`` is the part of ``pathlib.Path`` that runs need, over pyarrow's filesystems. Of an
+``ObjectPath`` is the part of ``pathlib.Path`` that runs need, over pyarrow's filesystems. Of an
 object store one can read, list, replace and delete whole objects; there are no folders and no
 renaming, and what was replaced is seen at once, whole.
 """
@@ -88,7 +88,7 @@ class ObjectPath:
         return f"{self.scheme}://{self.key}"
 
     def __repr__(self) -> str:
-        return f"ObjectPlace({str(self)!r})"
+        return f"ObjectPath({str(self)!r})"
 
     def __reduce__(self) -> Any:
         return any_path, (str(self),)
