@@ -1,12 +1,19 @@
-"""A convolution whose gradients are right on every CPU.
+"""A convolution that is right on every CPU.
 
-With torch 2.14.1 (oneDNN 3.12.0) the backward pass of a 1x1 convolution with a stride, over few
-channels that lie last, writes past the end of its scratch memory. What follows depends on what lies
-there: wrong gradients of the weights without a word, a crash, a hang, or nothing.
+Torch 2.14.1 (oneDNN 3.12.0) has three faulty kernels for CPUs, which :func:`conv2d` avoids:
+
+* 1x1, with a stride, over few channels that lie last: the backward pass writes past the end of its
+  scratch memory. What follows depends on what lies there: wrong gradients of the weights without a
+  word, a crash, a hang, or nothing.
+* bfloat16, on small images: the gradients of taps that meet padding alone are whatever lay in their
+  memory, and where all outputs of an axis are one, those of other taps and the outputs may be too.
+* One channel that lies last, with other strides by row than by column: wrong outputs.
 """
 
+from functools import lru_cache
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,7 +46,14 @@ def conv2d(
         # The pixels that a 1x1 kernel sees, taken beforehand. Means of one pixel rather than a
         # slice, whose gradient would not lie channels last.
         x, stride = F.avg_pool2d(x, 1, stride), (1, 1)
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    precise = _precise_enough(x, weight, dtype, stride, padding, dilation)
+    if precise == dtype:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    with torch.autocast("cpu", enabled=False):
+        bias = None if bias is None else bias.to(precise)
+        y = F.conv2d(x.to(precise), weight.to(precise), bias, stride, padding, dilation, groups)
+    return y.to(dtype)
 
 
 def _is_unsafe(
@@ -64,22 +78,59 @@ def _is_unsafe(
     )
 
 
+def _precise_enough(
+    x: Tensor,
+    weight: Tensor,
+    dtype: torch.dtype,
+    stride: tuple[int, int],
+    padding: Any,
+    dilation: Any,
+) -> torch.dtype:
+    """Return the type to compute in: ``dtype``, or a more precise one whose kernel is right."""
+    if x.device.type != "cpu":
+        return dtype
+    if dtype == torch.float32 and weight.shape[1] == 1 and stride[0] != stride[1]:
+        return torch.float64
+    if dtype == torch.bfloat16:
+        if padding == "same":
+            padding = [d * (k - 1) // 2 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        elif padding == "valid":
+            padding = (0, 0)
+        axes = zip(x.shape[-2:], weight.shape[2:], stride, padding, dilation, strict=True)
+        if any(_is_small(*axis) for axis in axes):
+            return torch.float32
+    return dtype
+
+
+@lru_cache(maxsize=1024)
+def _is_small(side: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+    """Tell whether an axis has a single output, or a tap that meets no pixel."""
+    outputs = (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    seen = (
+        any(0 <= tap * dilation - padding + o * stride < side for o in range(outputs))
+        for tap in range(kernel)
+    )
+    return outputs == 1 or not all(seen)
+
+
 class Convolution(nn.Conv2d):
-    """``nn.Conv2d`` through :func:`conv2d`, for methods; its state and options are the same."""
+    """``nn.Conv2d`` through :func:`conv2d`; its state and options are the same."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.padding not in UNPADDED:
-            return super()._conv_forward(input, weight, bias)
         stride: Any = self.stride
-        return conv2d(input, weight, bias, stride, self.padding, self.dilation, self.groups)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            sides = self._reversed_padding_repeated_twice
+            input, padding = F.pad(input, sides, mode=self.padding_mode), (0, 0)
+        return conv2d(input, weight, bias, stride, padding, self.dilation, self.groups)
 
 
 def make_safe(network: nn.Module) -> None:
-    """Turn, in place, each ``nn.Conv2d`` of 1x1 kernels with a stride into a ``Convolution``.
+    """Turn, in place, each ``nn.Conv2d`` into a ``Convolution``.
 
     Only its class changes: parameters, hooks and names stay. A subclass of ``nn.Conv2d`` is left
     as it is, for it may do something else.
     """
     for module in network.modules():
-        if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.stride != (1, 1):
+        if type(module) is nn.Conv2d:
             module.__class__ = Convolution
