@@ -16,7 +16,7 @@ from typing import Any, Final
 from study.errors import StudyError
 from study.spec import digest
 
-EXCLUDED: Final = (".git", ".venv", "runs", "data", "**/__pycache__", "*.egg-info")
+EXCLUDED: Final = ("/.git", "/.venv", "/runs", "/data", "**/__pycache__", "*.egg-info")
 INSIDE: Final = "--address auto"
 UNDER_WAY: Final = ("PENDING", "RUNNING")
 

@@ -30,7 +30,7 @@ def pair(tmp_path):
     (tmp_path / "shared").mkdir()
     old = tmp_path / "old"
     shutil.copytree(ROOT / "study", old / "study")
-    changed = old / "study" / "store.py"
+    changed = old / "study" / "run_folder" / "store.py"
     changed.write_text(changed.read_text() + "# Another line.\n")
     (old / "torch-1.13.dist-info").mkdir()
     (old / "torch-1.13.dist-info" / "METADATA").write_text("Name: torch\nVersion: 1.13\n")
