@@ -17,6 +17,7 @@ from analysis.data.roles import SPLITS, arm_key
 from analysis.data.run import Run, load, vanished
 from analysis.figures import all_figures, encodings, theme
 from analysis.figures.context import OTHERS, Figure, FigureContext, figure_context
+from analysis.measures.costs import costs
 from analysis.measures.fairness import fairness
 from analysis.measures.measure import Measures, measure
 from analysis.measures.selection import confirmed
@@ -74,7 +75,8 @@ class Result:
             "measures": summarise_measures(measures),
         }
         said = {} if "confirm" in self.run.trials["stage"] else {"sentence": NOTHING_YET}
-        return judge(measures, self.run.plan).model_copy(update=beside | said)
+        spent = costs(self.run.trials, measures)
+        return judge(measures, self.run.plan, spent).model_copy(update=beside | said)
 
     def recoveries(self) -> pl.DataFrame:
         """Return one row per judged arm and endpoint, in the order of the verdict.

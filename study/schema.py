@@ -22,9 +22,18 @@ VERSION: Final = 4
 VERSION_KEY: Final = b"schema_version"
 
 Role = Literal[
-    "candidate", "single", "deep_ensemble", "comparison", "negative_control", "positive_control"
+    "candidate",
+    "single",
+    "deep_ensemble",
+    "matched_single",
+    "matched_deep_ensemble",
+    "comparison",
+    "negative_control",
+    "positive_control",
 ]
-Stage = Literal["search", "rescore", "pilot", "confirm"]
+MATCHED: Final = ("matched_single", "matched_deep_ensemble")
+"""Roles of the anchors that have an arm's own backbone and training values."""
+Stage = Literal["search", "rescore", "anchor", "pilot", "confirm"]
 Status = Literal["complete", "pruned", "diverged", "failed"]
 Split = Literal["val", "test", "shift", "ood"]
 
@@ -73,7 +82,7 @@ TRIAL: Final = pa.schema(
         _field("name", pa.string(), "the configuration's name if it was given one", True),
         _field("method", pa.string(), "key of the method"),
         _field("role", pa.string(), "what the trial is to the study: see Role"),
-        _field("stage", pa.string(), "search, rescore, pilot or confirm"),
+        _field("stage", pa.string(), "search, rescore, anchor, pilot or confirm"),
         _field("replicate", pa.int32(), "number of the repetition, from 0"),
         _field("seed", pa.int64(), "root of all the trial's random streams"),
         _field("members", pa.int16(), "ensemble size M"),

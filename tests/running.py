@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from study.run_folder.store import RunFolder
 from study.schema import TrialRow
+from study.stages import plan
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "search_spaces" / "smoke.yaml"
@@ -70,3 +71,11 @@ def content(rows: dict[str, TrialRow]) -> dict[str, list[Any]]:
     """Return what each trial's row says of its results, without when and where it ran."""
     keys = ("status", "spec", "val_nll", "val_gain", "stage", "role", "name")
     return {trial: [getattr(row, key) for key in keys] for trial, row in rows.items()}
+
+
+def is_whole(out: Path) -> bool:
+    """Tell whether every replicate that the plan declares is committed."""
+    declared = plan.read(RunFolder(out))
+    return declared is not None and len(committed(out, "confirm")) == sum(
+        map(declared.seeds_of, declared.arms)
+    )

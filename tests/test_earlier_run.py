@@ -3,6 +3,7 @@
 ``earlier_run/schema-4.tar.gz`` holds a finished study of the digits, without its report and measures.
 """
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -40,9 +41,18 @@ def test_it_is_whole_and_nothing_of_it_is_missing(earlier, capsys):
 
 
 def test_it_is_judged_as_it_was(earlier, capsys, tmp_path):
-    before = (tmp_path / "earlier" / "verdict.json").read_text()
+    file = tmp_path / "earlier" / "verdict.json"
+    before = json.loads(file.read_text())
     assert report(["--runs", "earlier", "--out", "report.html"]) == 0
-    assert (tmp_path / "earlier" / "verdict.json").read_text() == before
+    now = json.loads(file.read_text())
+    assert now["verdict"] == before["verdict"]
+    assert now["plan"]["hash"] == now["plan"]["content_hash"] == before["plan"]["hash"]
+    assert not now["plan"]["tried"]
+    for then, arm in zip(before["arms"], now["arms"], strict=True):
+        # It declared no matched anchors, so it is judged without.
+        assert (arm["arm"], arm["verdict"], arm["own"]) == (then["arm"], then["verdict"], None)
+        for key in ("shift_nll", "gain"):
+            assert arm["endpoints"].get(key) == then["endpoints"].get(key)
 
 
 def test_a_trial_of_it_is_replayed(earlier, capsys):

@@ -14,14 +14,14 @@ from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, StoreError
-from study.schema import Role
+from study.schema import MATCHED, Role
 
 GATE_LEVEL: Final = 0.025
 """One-sided level at which the anchors must differ for an endpoint to be judged."""
 GATE_RATIO: Final = 1.0
 """Least gap between the anchors, in pooled standard deviations over seeds."""
 
-SEVERAL = ("candidate", "comparison")
+SEVERAL: Final = ("candidate", "comparison", *MATCHED)
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,22 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Matched:
+    """Configurations of the matched anchors, and what of the arm's training they cannot have."""
+
+    single: str
+    deep_ensemble: str
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class PlannedArm:
     """An arm of the plan: one configuration in one role.
 
     ``reason`` says why it was shortlisted and ``stratum`` from which part of the space; plans of
-    earlier versions have neither.
+    earlier versions have neither. ``seeds`` are its replicates, where not as many as the
+    protocol's; ``matched`` are the anchors with its own training values, None where it is held
+    against the tuned ones alone.
     """
 
     role: Role
@@ -117,6 +128,19 @@ class PlannedArm:
     members: Annotated[int, Field(ge=1)]
     reason: str | None = None
     stratum: str | None = None
+    seeds: Annotated[int, Field(ge=1)] | None = None
+    matched: Matched | None = None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How a configuration of the single network did on validation data: see ``study.stages``."""
+
+    configuration: str
+    source: str
+    seeds: int
+    mean: float | None
+    se: float | None
 
 
 @dataclass(frozen=True)
@@ -126,6 +150,9 @@ class Plan:
     Attributes:
         hash: Digest of what was declared; ``content_hash`` is of what the file holds now.
         tuning: Method -> its planned search ``trials``; None where that is not known.
+        tried: What the single network was chosen from, the best first; empty where its own search
+            alone decided.
+        note: What the study's file says to readers.
         revised: How often the study was declared anew.
         other_seeds: What the protocol declares, in words, where it is not ``protocol.seeds``.
         given: Whether it goes with predictions alone (see ``analysis.data.external``). Then
@@ -140,6 +167,8 @@ class Plan:
     content_hash: str
     declared: str | None = None
     tuning: Mapping[str, Mapping[str, int]] | None = None
+    tried: tuple[Tried, ...] = ()
+    note: str | None = None
     revised: int = 0
     other_seeds: str | None = None
     given: bool = False

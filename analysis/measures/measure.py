@@ -16,7 +16,7 @@ import polars as pl
 
 from analysis import metrics
 from analysis.data.predictions import predictions_file, refuse_other_rows
-from analysis.data.roles import arm_key
+from analysis.data.roles import POOLS, arm_key, ensemble_key
 from analysis.data.run import Run
 from analysis.measures.cache import Kept, kept_of, key_of
 from analysis.measures.columns import COMPARING, KEYS, METRICS, SCHEMAS
@@ -37,7 +37,9 @@ class Measures:
     """What was measured on the confirm stage.
 
     An *arm* is one configuration in one role; its key is ``<role>`` for the anchors and controls
-    (the anchor Deep Ensemble of size M: ``deep_ensemble-M``) and ``<configuration>`` otherwise.
+    (the anchor Deep Ensemble of size M: ``deep_ensemble-M``), ``<role>-<configuration>`` for
+    matched anchors (of size M: ``matched_deep_ensemble-<configuration>-M``), and
+    ``<configuration>`` otherwise.
     A Deep Ensemble's trial is a pool of members; it has one row per size that another arm needs.
 
     Attributes:
@@ -111,7 +113,7 @@ def measure(run: Run, workers: int = 1) -> Measures:
 
 def _arm(row: Mapping[str, Any], size: int) -> str:
     arm = arm_key(row["role"], row["configuration"])
-    return f"{arm}-{size}" if arm == "deep_ensemble" else arm
+    return ensemble_key(arm, size) if row["role"] in POOLS else arm
 
 
 def _bare(run: Run) -> Run:

@@ -5,10 +5,11 @@ from typing import Any, Final
 import polars as pl
 
 from analysis.data.predictions import predictions_file
-from analysis.data.roles import ANCHORS, CONTROLS, SPLITS, arm_key
+from analysis.data.roles import ANCHORS, CONTROLS, POOLS, SPLITS, arm_key
 from analysis.data.run import Run
 from analysis.measures.trial import Task
 from study.errors import StudyError
+from study.schema import MATCHED
 
 UNDECLARED: Final = "not an arm of the plan"
 
@@ -38,13 +39,14 @@ def _declared(run: Run) -> pl.Series:
 def excluded(run: Run) -> pl.DataFrame:
     """Return which trials are not measured, and why (see ``Measures.excluded``)."""
     trials = run.trials.with_columns(declared=_declared(run))
-    own_key = pl.col("role").is_in([*ANCHORS, *CONTROLS]) & pl.col("declared")
+    own_key = pl.col("role").is_in([*ANCHORS, *CONTROLS, *MATCHED]) & pl.col("declared")
+    keys = [arm_key(*row) for row in trials.select("role", "configuration").iter_rows()]
     undeclared = (pl.col("status") == "complete") & ~pl.col("declared")
     return (
         trials.filter((pl.col("status") != "complete") | undeclared)
         .select(
             "trial",
-            pl.when(own_key).then("role").otherwise("configuration").alias("arm"),
+            pl.when(own_key).then(pl.Series(keys)).otherwise("configuration").alias("arm"),
             "stage",
             "status",
             pl.when(undeclared).then(pl.lit(UNDECLARED)).otherwise("reason").alias("reason"),
@@ -95,9 +97,9 @@ def _tasks(rows: list[dict[str, Any]], splits: tuple[str, ...]) -> list[Task]:
     needed = _sizes(rows)
     found = []
     for row in rows:
-        pool, members = row["role"] == "deep_ensemble", row["members"]
+        pool, members = row["role"] in POOLS, row["members"]
         sizes = tuple(s for s in needed if s <= members) if pool else (members,)
-        found.append(Task(row["trial"], members, sizes, splits, curve=pool))
+        found.append(Task(row["trial"], members, sizes, splits, row["role"] == "deep_ensemble"))
     return found
 
 
@@ -106,6 +108,7 @@ def _sizes(rows: list[dict[str, Any]]) -> list[int]:
 
     One member alone is the single model itself. With nothing else to judge, the whole pool.
     """
-    judged = {row["members"] for row in rows if row["role"] not in ANCHORS} - {1}
+    anchors = {*ANCHORS, *MATCHED}
+    judged = {row["members"] for row in rows if row["role"] not in anchors} - {1}
     pools = {row["members"] for row in rows if row["role"] == "deep_ensemble"}
     return sorted(judged or pools)

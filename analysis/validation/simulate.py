@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis.data.protocol import ENDPOINTS, Protocol
 from analysis.stats.contrasts import FloatArray
-from analysis.verdict.arms import PlacedArm, Study
+from analysis.verdict.arms import Anchors, PlacedArm, Study
 from analysis.verdict.decisions import decide
 from analysis.verdict.schema import ALL_TRACK, SOME_ESCAPES, Role
 
@@ -201,8 +201,9 @@ def draw_study(
         losses[name] = own if gone is None else own[~gone]
         if gone is not None and gone.any():
             lost[name] = int(gone.sum())
+    tuned = Anchors("single", "deep_ensemble", MEMBERS)
     arms = tuple(
-        PlacedArm(role, name, name, name, MEMBERS, arm=name, beside=MEMBERS)
+        PlacedArm(role, name, name, name, MEMBERS, arm=name, tuned=tuned)
         for name, role in roles.items()
     )
     columns = {

@@ -1,11 +1,13 @@
 """What there is to judge: arms, their replicates, and whether the anchors leave room to judge.
 
 Every arm is placed between two anchors: the single model (recovery 0) and the Deep Ensemble of the
-arm's own size (recovery 1). Where the anchors do not differ, there is nothing to measure with.
+arm's own size (recovery 1). There are two pairs of them: the tuned ones, and those that are trained
+with the arm's own backbone and training values. Where two anchors do not differ, there is nothing
+to measure with.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal
@@ -22,13 +24,15 @@ from analysis.data.protocol import (
     Protocol,
     protocol_of,
 )
-from analysis.data.roles import FAMILIES, arm_key
+from analysis.data.roles import FAMILIES, arm_key, ensemble_key
 from analysis.measures.measure import Measures
 from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary, summary
 from analysis.verdict.schema import Role
 
 CONTROLS: Final = ("positive_control", "negative_control")
 NOTHING: Final[FloatArray] = np.empty(0)
+DEARER: Final = 1.01
+"""Multiple of a Deep Ensemble's cost above which an arm counts as dearer."""
 
 OfRuns = Literal["runs failed", "runs missing", "too few seeds", "pool too small", "not measured"]
 OfLosses = Literal["copies", "no noise", "no skill", "gap not shown", "gap below noise"]
@@ -39,7 +43,7 @@ class Reason:
     """Why an arm, or an endpoint of all arms, cannot be judged.
 
     ``found`` of so many runs are concerned (of ``copies``: distinct values); ``anchor`` is None
-    where it is about the arm itself, or the gap.
+    where it is about the arm itself, or the gap; ``own`` tells of an arm's own anchors.
     """
 
     kind: OfRuns | OfLosses
@@ -47,31 +51,67 @@ class Reason:
     of: int = 0
     endpoint: Endpoint | None = None
     anchor: str | None = None
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The ends of the scale that an arm is placed on.
+
+    Attributes:
+        single: Key of the single network's arm.
+        pool: Key of the pool that Deep Ensembles of any size are made of.
+        members: Size of the Deep Ensemble.
+    """
+
+    single: str
+    pool: str
+    members: int
+
+    @property
+    def deep_ensemble(self) -> str:
+        """Key of the Deep Ensemble's arm."""
+        return ensemble_key(self.pool, self.members)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether they are those that the search found, which all arms share."""
+        return self.single == "single"
 
 
 @dataclass(frozen=True)
 class PlacedArm(PlannedArm):
-    """An arm that is to be judged, with its key and the size of the Deep Ensemble beside it."""
+    """An arm that is to be judged, with its key and its anchors.
+
+    ``own`` are the matched anchors; those of an arm that is trained with the tuned single network's
+    values are the tuned ones. None where nothing was declared to be matched.
+    """
 
     role: Role
     arm: str = ""
-    beside: int = 1
+    tuned: Anchors = Anchors("single", "deep_ensemble", 1)
+    own: Anchors | None = None
 
     @property
     def reference(self) -> str:
-        """Key of that Deep Ensemble's arm."""
-        return f"deep_ensemble-{self.beside}"
+        """Key of the tuned Deep Ensemble's arm."""
+        return self.tuned.deep_ensemble
+
+    @property
+    def anchors(self) -> tuple[Anchors, ...]:
+        """Every pair, each once."""
+        return (self.tuned,) if self.own in (None, self.tuned) else (self.tuned, self.own)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Whether an endpoint can be assessed at one ensemble size: nothing may stand against it.
+    """Whether an endpoint can be assessed between two anchors: nothing may stand against it.
 
     ``shown`` says whether the runs that there are show a ``gap``; ``ratio`` is the gap over the
     pooled SD over seeds.
     """
 
-    members: int
+    anchors: Anchors
     endpoint: Endpoint
     reason: Reason | None = None
     shown: bool = False
@@ -79,12 +119,32 @@ class Gate:
     ratio: float | None = None
 
 
+Gates = Mapping[tuple[Anchors, str], Gate]
+"""By anchors and endpoint."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What an arm costs, in units of the tuned Deep Ensemble of its size; None where unknown."""
+
+    parameters: float | None = None
+    stored_bytes: float | None = None
+    infer_flops: float | None = None
+
+    @property
+    def dearer(self) -> tuple[str, ...]:
+        """In what it costs more than that Deep Ensemble: then it is no efficient ensemble."""
+        return tuple(name for name, times in vars(self).items() if times and times > DEARER)
+
+
 @dataclass(frozen=True)
 class Study:
-    """What the judgement reads: protocol, arms, replicates, failures.
+    """What the judgement reads: protocol, arms, replicates, failures, prices.
 
     ``losses`` has, by arm and endpoint, one number per replicate in which it was measured, in the
-    order of replicates and turned so that lower is better; ``counts`` the replicates of each arm.
+    order of replicates and turned so that lower is better; ``counts`` the replicates of each arm;
+    ``seeds`` how many were declared, of trials that have a number of their own; ``prices`` what
+    arms cost, in units of the Deep Ensemble beside them, as far as that is known.
     """
 
     protocol: Protocol
@@ -94,6 +154,12 @@ class Study:
     roles: frozenset[str]
     failed: Counter[str]
     blind: frozenset[str] = frozenset()
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    prices: Mapping[str, Price] = field(default_factory=dict)
+
+    def planned(self, arm: str) -> int | None:
+        """Return how many replicates of an arm were declared, if that is known."""
+        return self.seeds.get(pool_of(arm), self.protocol.seeds)
 
     @cached_property
     def summaries(self) -> dict[tuple[str, str], Summary]:
@@ -102,19 +168,38 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One arm with its effect on each endpoint, or with the reasons why it has none.
+class Placement:
+    """An arm between two anchors: its effect on each endpoint, or the reasons why it has none.
 
     The first reason names the verdict; ``values`` are the losses of single, arm, Deep Ensemble.
     """
 
-    arm: PlacedArm
+    anchors: Anchors
     effects: Mapping[str, Recovery]
     reasons: tuple[Reason, ...] = ()
     values: Mapping[str, tuple[FloatArray, FloatArray, FloatArray]] = field(default_factory=dict)
 
 
-def study_of(measures: Measures, plan: Plan | None) -> Study:
+@dataclass(frozen=True)
+class Case:
+    """One arm between the tuned anchors, and between its own where there are any."""
+
+    arm: PlacedArm
+    tuned: Placement
+    own: Placement | None = None
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """Every one, each once."""
+        return (self.tuned,) if self.own in (None, self.tuned) else (self.tuned, self.own)
+
+
+def pool_of(arm: str) -> str:
+    """Return the arm whose runs an arm is made of: a pool, of a Deep Ensemble; else itself."""
+    return arm.rpartition("-")[0] if "deep_ensemble-" in arm else arm
+
+
+def study_of(measures: Measures, plan: Plan | None, spent: pl.DataFrame | None = None) -> Study:
     """Gather the arms that are to be judged: those of the plan, or without one those measured.
 
     One member alone has no Deep Ensemble of its size, so it is placed beside the one of the
@@ -140,20 +225,44 @@ def study_of(measures: Measures, plan: Plan | None) -> Study:
     pools = frame.filter(pl.col("role") == "deep_ensemble")["members"].to_list()
     several = [size for size in sizes if size > 1]
     common = max(several, key=lambda s: (sizes[s], -s), default=max(pools, default=1))
-    placed = tuple(
-        PlacedArm(
-            **vars(arm),
-            arm=arm_key(arm.role, arm.configuration),
-            beside=arm.members if arm.members > 1 else common,
-        )
-        for arm in arms
-    )
+    single = next((arm.configuration for arm in declared if arm.role == "single"), None)
+    placed = tuple(_placed(arm, common, single) for arm in arms)
+    own_seeds = {arm_key(a.role, a.configuration): a.seeds for a in declared if a.seeds is not None}
     incomplete = measures.excluded.filter(
         pl.col("stage") == "confirm", pl.col("status") != "complete"
     )
     lost = Counter(incomplete["arm"].to_list())
     roles = frozenset([*frame["role"].to_list(), *(arm.role for arm in declared)])
-    return Study(protocol, placed, losses, counts, roles, lost, _blind(frame))
+    blind, prices = _blind(frame), {} if spent is None else _prices(placed, spent)
+    return Study(protocol, placed, losses, counts, roles, lost, blind, own_seeds, prices)
+
+
+def _prices(arms: Iterable[PlacedArm], spent: pl.DataFrame) -> dict[str, Price]:
+    names = tuple(Price.__dataclass_fields__)
+    costs = {row["arm"]: row for row in spent.to_dicts()}
+    pairs = (
+        (a.arm, costs[a.arm], costs[a.reference])
+        for a in arms
+        if {a.arm, a.reference} <= costs.keys()
+    )
+    return {
+        arm: Price(*(own[n] / deep[n] if own[n] and deep[n] else None for n in names))
+        for arm, own, deep in pairs
+    }
+
+
+def _placed(arm: PlannedArm, common: int, single: str | None) -> PlacedArm:
+    """Return an arm with its anchors; ``single`` is the tuned network's configuration."""
+    tuned = Anchors("single", "deep_ensemble", arm.members if arm.members > 1 else common)
+    own = tuned if arm.matched else None
+    if arm.matched and arm.matched.single != single:
+        own = Anchors(
+            arm_key("matched_single", arm.matched.single),
+            arm_key("matched_deep_ensemble", arm.matched.deep_ensemble),
+            tuned.members,
+        )
+    key = arm_key(arm.role, arm.configuration)
+    return PlacedArm(**vars(arm), arm=key, tuned=tuned, own=own)
 
 
 def _blind(frame: pl.DataFrame) -> frozenset[str]:
@@ -176,12 +285,12 @@ def count(study: Study, arm: str) -> int:
 
 def failed(study: Study, arm: str) -> int:
     """Return how many confirm runs of an arm did not complete; a failed pool counts at any size."""
-    return study.failed["deep_ensemble" if arm.startswith("deep_ensemble-") else arm]
+    return study.failed[pool_of(arm)]
 
 
 def _not_whole(study: Study, arm: str) -> Reason | None:
     """Return why an arm's runs do not suffice: failed, missing, or fewer than two."""
-    done, lost, planned = count(study, arm), failed(study, arm), study.protocol.seeds
+    done, lost, planned = count(study, arm), failed(study, arm), study.planned(arm)
     if lost:
         return Reason("runs failed", lost, max(done + lost, planned or 0))
     if not done and arm.startswith("deep_ensemble-") and "deep_ensemble" in study.roles:
@@ -196,25 +305,27 @@ def runs_there(study: Study) -> tuple[int, int]:
 
     A verdict before the last would be a peek. Both are 0 where no number was declared.
     """
-    planned = study.protocol.seeds or 0
-    sizes = {arm.reference for arm in study.arms}
-    pool = max(sizes, key=lambda arm: count(study, arm), default="deep_ensemble-1")
-    arms = ["single", pool, *(arm.arm for arm in study.arms)]
-    done = sum(min(planned, count(study, arm) + failed(study, arm)) for arm in arms)
-    return done, planned * len(arms)
+    pairs = {pair for arm in study.arms for pair in arm.anchors}
+    pairs |= {Anchors("single", "deep_ensemble", 1)} if not pairs else set()
+    # A pool has been run where any of the Deep Ensembles that are made of it was measured.
+    pools = {pair.pool: pair.deep_ensemble for pair in sorted(pairs, key=lambda p: -p.members)}
+    arms = {*(pair.single for pair in pairs), *(arm.arm for arm in study.arms), *pools.values()}
+    planned = {arm: study.planned(arm) or 0 for arm in arms}
+    done = sum(min(n, count(study, arm) + failed(study, arm)) for arm, n in planned.items())
+    return done, sum(planned.values())
 
 
 # --- the gate: is there a gap between the anchors at all?
 
 
 def gates_of(study: Study) -> Iterator[Gate]:
-    """Yield the gate of every ensemble size and endpoint."""
-    for size in sorted({arm.beside for arm in study.arms}):
+    """Yield the gate of every pair of anchors and endpoint, the tuned pairs first."""
+    pairs = {pair for arm in study.arms for pair in arm.anchors}
+    for pair in sorted(pairs, key=lambda p: (not p.tuned, p.members, p.single)):
         for endpoint in study.protocol.endpoints:
-            gate = _gap(study, Gate(size, endpoint))
+            gate = _gap(study, Gate(pair, endpoint))
             # Whatever stands against an anchor's runs goes before what these runs show.
-            anchors = ("single", f"deep_ensemble-{size}")
-            found = [_unusable(study, name, endpoint) for name in anchors]
+            found = [_unusable(study, name, endpoint) for name in (pair.single, pair.deep_ensemble)]
             yield replace(gate, reason=found[0] or found[1] or gate.reason)
 
 
@@ -232,7 +343,7 @@ def _gap(study: Study, gate: Gate) -> Gate:
 
     The Deep Ensemble must be better than the single model by enough to measure with.
     """
-    names, endpoint = ("single", f"deep_ensemble-{gate.members}"), gate.endpoint
+    names, endpoint = (gate.anchors.single, gate.anchors.deep_ensemble), gate.endpoint
     single, deep = (study.summaries.get((name, endpoint.key)) for name in names)
     if single is None or deep is None:
         return gate
@@ -270,7 +381,13 @@ def _copies(endpoint: Endpoint, losses: FloatArray) -> Reason | None:
     return Reason("copies", distinct, len(losses), endpoint)
 
 
-def case_of(study: Study, arm: PlacedArm, gates: Mapping[tuple[int, str], Gate]) -> Case:
+def case_of(study: Study, arm: PlacedArm, gates: Gates) -> Case:
+    """Return an arm between its anchors."""
+    tuned, *others = (_placement(study, arm, pair, gates) for pair in arm.anchors)
+    return Case(arm, tuned, (others or [tuned])[0] if arm.own else None)
+
+
+def _placement(study: Study, arm: PlacedArm, pair: Anchors, gates: Gates) -> Placement:
     """Return the effects of an arm, with every reason against judging it.
 
     An effect is there wherever the gap is shown, so that an unfinished study has estimates too.
@@ -278,7 +395,7 @@ def case_of(study: Study, arm: PlacedArm, gates: Mapping[tuple[int, str], Gate])
     reasons: list[Reason | None] = [_not_whole(study, arm.arm)]
     effects, values = {}, {}
     for endpoint in study.protocol.endpoints:
-        gate = gates[arm.beside, endpoint.key]
+        gate = gates[pair, endpoint.key]
         numbers = _numbers(study, arm.arm, endpoint)
         if gate.reason:
             reasons.append(gate.reason)
@@ -287,9 +404,10 @@ def case_of(study: Study, arm: PlacedArm, gates: Mapping[tuple[int, str], Gate])
         found = study.summaries.get((arm.arm, endpoint.key))
         if gate.shown and found:
             reasons += _no_noise(endpoint, found), _copies(endpoint, numbers)
-            anchors = ("single", arm.reference)
+            anchors = (pair.single, pair.deep_ensemble)
             single, deep = (study.summaries[name, endpoint.key] for name in anchors)
             effects[endpoint.key] = Recovery(single, found, deep)
             losses_S, losses_D = (_numbers(study, name, endpoint) for name in anchors)
             values[endpoint.key] = losses_S, numbers, losses_D
-    return Case(arm, effects, tuple(filter(None, reasons)), values)
+    known = (replace(found, own=not pair.tuned) for found in reasons if found)
+    return Placement(pair, effects, tuple(known), values)

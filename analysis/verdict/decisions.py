@@ -10,12 +10,25 @@ from typing import Final, Literal
 from analysis.data.protocol import Endpoint, Protocol
 from analysis.data.roles import FAMILIES
 from analysis.stats.contrasts import Recovery, holm
-from analysis.verdict.arms import Case, Gate, Reason, Study, case_of, gates_of, runs_there
+from analysis.verdict.arms import (
+    Case,
+    Gates,
+    Placement,
+    Price,
+    Reason,
+    Study,
+    case_of,
+    gates_of,
+    runs_there,
+)
+from analysis.verdict.crossed_bootstrap import Crossed
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Global, Kind, Tests
 
 Label = (
     Literal["better but not diverse", "diverse but not better"]
     | Literal["better in part", "worse in part", "too few seeds"]
+    | Literal["better trained", "escapes its own training values only"]
+    | Literal["tracks the tuned network only", "tracks its own training values only"]
 )
 ControlName = Literal["positive", "negative"]
 EXPECTED: Final[dict[ControlName, Literal["escapes", "tracks"]]] = {
@@ -29,7 +42,8 @@ NOTHING_SHOWN: Final = Tests(p_escape=1.0, p_track=1.0, p_worse=1.0)
 class Open:
     """What an arm shows that neither escapes nor tracks: the endpoints above the margin, and so on.
 
-    ``unlike`` are those on which a negative control, which must track, is not shown to.
+    ``unlike`` are those on which a negative control, which must track, is not shown to. All are
+    between the tuned anchors; a label may be about the arm's own.
     """
 
     label: Label
@@ -44,12 +58,16 @@ class Open:
 class Decision:
     """One arm's verdict at one margin, and why it is inconclusive: the last three fields.
 
-    ``tests`` are those of all endpoints together; ``p_holm`` is their p of escape, adjusted within
-    the arm's family; ``lost_among`` so many arms it would escape without that correction.
+    ``tests`` are those of all endpoints together, and ``tuned`` the verdict of those between the
+    tuned anchors; ``p_holm`` is their p of escape, adjusted within the arm's family; ``lost_among``
+    so many arms it would escape without that correction. ``on_examples`` tells of an escape whether
+    it holds for other test examples, too; None where that is not known or not asked.
     """
 
     verdict: Kind
     tests: Tests = NOTHING_SHOWN
+    tuned: Kind = "inconclusive"
+    on_examples: bool | None = None
     p_holm: float | None = None
     reasons: tuple[Reason, ...] = ()
     open: Open | None = None
@@ -57,8 +75,8 @@ class Decision:
 
     @property
     def alone(self) -> Kind:
-        """The verdict before the correction for the other arms."""
-        return "escapes" if self.lost_among else self.verdict
+        """The verdict of the tests before the correction for the other arms."""
+        return "escapes" if self.lost_among or self.on_examples is False else self.verdict
 
 
 @dataclass(frozen=True)
@@ -66,9 +84,10 @@ class Decided:
     """A study with the verdict on every arm, and on all of them."""
 
     study: Study
-    gates: Mapping[tuple[int, str], Gate]
+    gates: Gates
     cases: Sequence[Case]
     decisions: Mapping[str, Decision]
+    crossed: Crossed | None = None
 
     @property
     def candidates(self) -> dict[str, Decision]:
@@ -86,17 +105,28 @@ class Decided:
         """Whether a control misbehaved, so that nothing is claimed of any arm."""
         return any(found and not behaves(name, found) for name, found in self.controls.items())
 
+    def price(self, arm: str) -> Price:
+        """Return what an arm costs beside the Deep Ensemble of its size."""
+        return self.study.prices.get(arm, Price())
+
+    @property
+    def escaping(self) -> dict[str, Decision]:
+        """The candidates that escape and are no dearer than a Deep Ensemble."""
+        found = self.candidates.items()
+        return {a: d for a, d in found if d.verdict == "escapes" and not self.price(a).dearer}
+
     @property
     def verdict(self) -> Global:
         """What candidates and controls say together.
 
         A control that misbehaves withholds any verdict; "all track" needs both controls besides.
+        What escapes at a higher price than a Deep Ensemble is no efficient ensemble that does.
         """
         verdicts = {decision.verdict for decision in self.candidates.values()}
         done, total = runs_there(self.study)  # Before the last a verdict would be a peek.
         if done < total or self.withheld:
             return INCONCLUSIVE
-        if "escapes" in verdicts:
+        if self.escaping:
             return SOME_ESCAPES
         proved = all(c and c.verdict == EXPECTED[name] for name, c in self.controls.items())
         return ALL_TRACK if verdicts == {"tracks"} and proved else INCONCLUSIVE
@@ -104,14 +134,20 @@ class Decided:
     def at_margin(self, delta: float) -> "Decided":
         """Return what would be decided at another margin."""
         study = replace(self.study, protocol=replace(self.study.protocol, delta=delta))
-        return Decided(study, self.gates, self.cases, decide_all(self.cases, study.protocol))
+        decisions = decide_all(self.cases, study.protocol, self.crossed)
+        return Decided(study, self.gates, self.cases, decisions, self.crossed)
 
 
-def decide(study: Study) -> Decided:
-    """Return the verdict on every arm and on the study, with nothing that goes beside them."""
-    gates = {(gate.members, gate.endpoint.key): gate for gate in gates_of(study)}
+def decide(study: Study, crossed: Crossed | None = None) -> Decided:
+    """Return the verdict on every arm and on the study, with nothing that goes beside them.
+
+    Args:
+        study: What there is to judge.
+        crossed: The bootstrap over seeds and examples; without it a verdict is about seeds alone.
+    """
+    gates = {(gate.anchors, gate.endpoint.key): gate for gate in gates_of(study)}
     cases = [case_of(study, arm, gates) for arm in study.arms]
-    return Decided(study, gates, cases, decide_all(cases, study.protocol))
+    return Decided(study, gates, cases, decide_all(cases, study.protocol, crossed), crossed)
 
 
 def behaves(control: ControlName, found: Decision) -> bool:
@@ -150,8 +186,14 @@ def verdict_of(joint: Tests, alpha: float) -> Kind:
     return "worse" if joint.p_worse <= alpha else "inconclusive"
 
 
-def decide_all(cases: Sequence[Case], protocol: Protocol) -> dict[str, Decision]:
-    """Return every arm's decision: Holm within candidates and within comparisons, not controls."""
+def decide_all(
+    cases: Sequence[Case], protocol: Protocol, crossed: Crossed | None = None
+) -> dict[str, Decision]:
+    """Return every arm's decision: Holm within candidates and within comparisons, not controls.
+
+    What would not escape with other test examples does not escape.
+    """
+    by_arm = {case.arm.arm: case for case in cases}
     decided = {case.arm.arm: _decide(case, protocol) for case in cases}
     for family in FAMILIES:
         own = [case.arm.arm for case in cases if case.arm.role == family]
@@ -159,24 +201,74 @@ def decide_all(cases: Sequence[Case], protocol: Protocol) -> dict[str, Decision]
             found = replace(decided[arm], p_holm=p_holm)
             if found.verdict == "escapes" and p_holm > protocol.alpha:
                 found = replace(found, verdict="inconclusive", lost_among=len(own))
+            if found.verdict == "escapes" and crossed:
+                holds = _holds_on_examples(by_arm[arm], protocol, crossed)
+                verdict: Kind = "inconclusive" if holds is False else "escapes"
+                found = replace(found, verdict=verdict, on_examples=holds)
             decided[arm] = found
     return decided
 
 
+def _holds_on_examples(case: Case, protocol: Protocol, crossed: Crossed) -> bool | None:
+    """Tell whether every interval over seeds and examples lies above the margin; None: unknown."""
+    found = [
+        crossed.interval(case.arm.arm, placement.anchors, endpoint, protocol.level)
+        for placement in case.placements
+        for endpoint in protocol.endpoints
+    ]
+    if None in found:
+        return None
+    return all(bounds and bounds[0] is not None and bounds[0] > protocol.delta for bounds in found)
+
+
 def _decide(case: Case, protocol: Protocol) -> Decision:
-    """Return the decision on one arm for itself, before any correction for the others."""
-    if case.reasons:
-        return Decision("inconclusive", reasons=case.reasons)
-    tests = {e.key: tests_of(e, case.effects[e.key], protocol.delta) for e in protocol.endpoints}
-    joint = joint_of(tests, protocol)
-    verdict = verdict_of(joint, protocol.alpha)
+    """Return the decision on one arm for itself, before any correction for the others.
+
+    To escape, or to track, it must do so between both pairs of anchors (intersection-union); to be
+    worse is to be worse than the tuned single network.
+    """
+    if case.tuned.reasons:
+        return Decision("inconclusive", reasons=case.tuned.reasons)
+    tests = _tests(case.tuned, protocol)
+    tuned = joint = joint_of(tests, protocol)
+    own = None
+    if case.own:
+        own = NOTHING_SHOWN
+        if not case.own.reasons:
+            own = joint_of(_tests(case.own, protocol), protocol)
+        joint = Tests(
+            p_escape=max(tuned.p_escape, own.p_escape),
+            p_track=max(tuned.p_track, own.p_track),
+            p_worse=tuned.p_worse,
+        )
+    verdict, by_tuned = verdict_of(joint, protocol.alpha), verdict_of(tuned, protocol.alpha)
     if verdict != "inconclusive":
-        return Decision(verdict, joint)
+        return Decision(verdict, joint, by_tuned)
+    if case.own and case.own.reasons and by_tuned != "inconclusive":
+        return Decision(verdict, joint, by_tuned, reasons=case.own.reasons)
     found = _open(tests, protocol)
+    if own and (label := _by_anchors(by_tuned, verdict_of(own, protocol.alpha))):
+        found = replace(found, label=label)
     if case.arm.role == "negative_control":
         unlike = (e for e in protocol.endpoints if tests[e.key].p_track > protocol.alpha)
         found = replace(found, unlike=tuple(unlike))
-    return Decision(verdict, joint, open=found)
+    return Decision(verdict, joint, by_tuned, open=found)
+
+
+def _tests(placement: Placement, protocol: Protocol) -> dict[str, Tests]:
+    effects = placement.effects
+    return {e.key: tests_of(e, effects[e.key], protocol.delta) for e in protocol.endpoints}
+
+
+def _by_anchors(tuned: Kind, own: Kind) -> Label | None:
+    """Return the label of an arm that escapes, or tracks, between one pair of anchors only."""
+    if tuned == "escapes":
+        return "better trained"
+    if own == "escapes":
+        return "escapes its own training values only"
+    if tuned == "tracks":
+        return "tracks the tuned network only"
+    return "tracks its own training values only" if own == "tracks" else None
 
 
 def _open(tests: Mapping[str, Tests], protocol: Protocol) -> Open:

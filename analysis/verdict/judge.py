@@ -4,9 +4,10 @@ Nothing here or below rounds or prints, and every draw has its own seed: same st
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from statistics import median
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 import polars as pl
 
@@ -19,6 +20,7 @@ from analysis.stats.power import POWER, Spread, seeds_needed
 from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
 from analysis.verdict import schema, wording
 from analysis.verdict.arms import CONTROLS, Case, count, failed, study_of
+from analysis.verdict.crossed_bootstrap import Crossed
 from analysis.verdict.decisions import (
     EXPECTED,
     ControlName,
@@ -26,10 +28,12 @@ from analysis.verdict.decisions import (
     Decision,
     behaves,
     decide,
+    joint_of,
     tests_of,
+    verdict_of,
 )
 from analysis.verdict.deep_ensemble_equivalent import Equivalents
-from analysis.verdict.robustness import Crossed, check
+from analysis.verdict.robustness import check
 from analysis.verdict.schema import Kind, Verdict
 
 DE_LIKE: Final = 0.75
@@ -37,7 +41,7 @@ WANTED: Final = 0.5
 """The recovery for which the seeds that would be needed are told."""
 
 
-def judge(measures: Measures, plan: Plan | None) -> Verdict:
+def judge(measures: Measures, plan: Plan | None, spent: pl.DataFrame | None = None) -> Verdict:
     """Return the verdicts on a study: decided first, then put into words.
 
     ``rules.decide`` alone is quick; what costs time here is what stands beside its verdicts: other
@@ -47,19 +51,20 @@ def judge(measures: Measures, plan: Plan | None) -> Verdict:
         measures: The confirm stage, measured.
         plan: The declaration, or None: then all is judged by the default protocol, and the result
             is marked as exploratory.
+        spent: What every arm cost, as ``analysis.measures.costs`` counts it.
     """
-    study = study_of(measures, plan)
-    decided, protocol = decide(study), study.protocol
+    study = study_of(measures, plan, spent)
     crossed, equivalents = Crossed(measures.examples), Equivalents(measures)
-    arms = tuple(
-        sorted((_arm(decided, case, crossed, equivalents) for case in decided.cases), key=_order)
-    )
+    decided, protocol = decide(study, crossed), study.protocol
+    losses = _mean_losses(measures)
+    placed = (_arm(decided, case, crossed, equivalents, losses) for case in decided.cases)
+    arms = tuple(sorted(placed, key=_order))
     anchors = _anchors(decided)
     seeds = [anchor.seeds for anchor in anchors] + [arm.seeds for arm in arms]
     undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
     exploratory = tuple(wording.exploratory(plan))
     found = Verdict(
-        format=1,
+        format=2,
         sentence="",
         verdict=decided.verdict,
         withheld=decided.withheld,
@@ -73,7 +78,8 @@ def judge(measures: Measures, plan: Plan | None) -> Verdict:
         anchors=anchors,
         gates=tuple(
             schema.Gate(
-                members=gate.members,
+                members=gate.anchors.members,
+                matched=None if gate.anchors.tuned else gate.anchors.single.rpartition("-")[2],
                 endpoint=gate.endpoint.key,
                 open=gate.reason is None,
                 gap_shown=gate.shown,
@@ -104,7 +110,7 @@ def judge(measures: Measures, plan: Plan | None) -> Verdict:
 
 def _needed(case: Case, protocol: Protocol, candidates: int) -> schema.Needed | None:
     """Return how many seeds would show an escape, or that the arm tracks, by the spread seen."""
-    if case.reasons:
+    if case.tuned.reasons:
         return None
     spreads = [
         Spread(
@@ -115,7 +121,7 @@ def _needed(case: Case, protocol: Protocol, candidates: int) -> schema.Needed | 
             two_sided=endpoint.kind == "performance",
         )
         for endpoint in protocol.endpoints
-        for effect in [case.effects[endpoint.key]]
+        for effect in [case.tuned.effects[endpoint.key]]
     ]
     needed = partial(seeds_needed, spreads, delta=protocol.delta, alpha=protocol.alpha)
     family = candidates if case.arm.role == "candidate" else 1
@@ -127,14 +133,65 @@ def _needed(case: Case, protocol: Protocol, candidates: int) -> schema.Needed | 
     )
 
 
-def _arm(decided: Decided, case: Case, crossed: Crossed, equivalents: Equivalents) -> schema.Arm:
+def _mean_losses(measures: Measures) -> dict[str, tuple[float, float]]:
+    """Return mean NLL on test of every arm and of its members, where they are known."""
+    means = measures.replicates.group_by("arm").agg(pl.col("nll", "member_nll").mean())
+    return {arm: (nll, members) for arm, nll, members in means.drop_nulls().iter_rows()}
+
+
+def _against(
+    case: Case, losses: Mapping[str, tuple[float, float]]
+) -> dict[Literal["tuned", "own"], schema.Decomposition]:
+    """Return why an arm's NLL is below that of each single network that it is compared with."""
+    own: tuple[Literal["own"], ...] = ("own",) if case.own else ()
+    names: dict[Literal["tuned", "own"], str] = {"tuned": case.tuned.anchors.single}
+    names |= {key: case.own.anchors.single for key in own if case.own}
+    if case.arm.arm not in losses:
+        return {}
+    nll, members = losses[case.arm.arm]
+    return {
+        key: schema.Decomposition(
+            total=losses[name][0] - nll,
+            better_members=losses[name][0] - members,
+            ensemble_gain=members - nll,
+        )
+        for key, name in names.items()
+        if name in losses
+    }
+
+
+def _own(case: Case, protocol: Protocol) -> schema.Own | None:
+    if case.own is None or case.arm.matched is None:
+        return None
+    effects = case.own.effects
+    verdict: Kind = "inconclusive"
+    if not case.own.reasons:
+        tests = {e.key: tests_of(e, effects[e.key], protocol.delta) for e in protocol.endpoints}
+        verdict = verdict_of(joint_of(tests, protocol), protocol.alpha)
+    return schema.Own(
+        single=case.own.anchors.single,
+        deep_ensemble=case.own.anchors.deep_ensemble,
+        dropped=case.arm.matched.dropped,
+        verdict=verdict,
+        endpoints=_effects(effects, protocol),
+    )
+
+
+def _effects(effects: Mapping[str, Recovery], protocol: Protocol) -> dict[str, schema.Effect]:
+    there = [e for e in protocol.endpoints if e.key in effects]
+    return {e.key: _effect(e, effects[e.key], protocol) for e in there}
+
+
+def _arm(
+    decided: Decided,
+    case: Case,
+    crossed: Crossed,
+    equivalents: Equivalents,
+    losses: Mapping[str, tuple[float, float]],
+) -> schema.Arm:
     protocol, arm = decided.study.protocol, case.arm
     decision = decided.decisions[arm.arm]
-    effects = {
-        e.key: _effect(e, case.effects[e.key], protocol)
-        for e in protocol.endpoints
-        if e.key in case.effects
-    }
+    effects, price = _effects(case.tuned.effects, protocol), decided.price(arm.arm)
     lows = [effect.low for effect in effects.values()]
     recoveries = {key: e.recovery for key, e in effects.items() if e.recovery is not None}
     whole = all(low is not None and low >= DE_LIKE for low in lows)
@@ -152,6 +209,8 @@ def _arm(decided: Decided, case: Case, crossed: Crossed, equivalents: Equivalent
         failed=failed(decided.study, arm.arm),
         verdict=decision.verdict,
         alone=decision.alone,
+        by_tuned=decision.tuned,
+        on_examples=decision.on_examples,
         label=wording.label(decision),
         detail=wording.detail(decision),
         p_holm=decision.p_holm,
@@ -159,9 +218,12 @@ def _arm(decided: Decided, case: Case, crossed: Crossed, equivalents: Equivalent
         de_like=decision.verdict == "escapes" and whole,
         weakest=min(recoveries, key=lambda key: recoveries[key], default=None),
         endpoints=effects,
+        own=_own(case, protocol),
+        price=schema.Price(**vars(price), dearer=price.dearer),
+        against=_against(case, losses),
         needed=_needed(case, protocol, len(decided.candidates)),
         equivalent=equivalents.of(arm.arm, protocol.level),
-        robustness=check(case, protocol, decision.alone, crossed),
+        robustness=check(case, protocol, decision.tuned, crossed),
     )
 
 
@@ -212,7 +274,7 @@ def _protocol(protocol: Protocol) -> schema.Protocol:
 
 def _anchors(decided: Decided) -> tuple[schema.Anchor, ...]:
     study = decided.study
-    sizes = sorted({arm.beside for arm in study.arms})
+    sizes = sorted({arm.tuned.members for arm in study.arms})
     found: dict[str, tuple[schema.AnchorRole, int]] = {"single": ("single", 1)}
     found |= {f"deep_ensemble-{size}": ("deep_ensemble", size) for size in sizes}
     return tuple(
@@ -238,9 +300,11 @@ def _control(name: ControlName, found: Decision | None) -> schema.Control | None
 def _counts(decided: Decided, undeclared: int) -> schema.Counts:
     own = decided.candidates.values()
     verdicts = Counter(decision.verdict for decision in own)
+    dear = verdicts["escapes"] - len(decided.escaping)
     labels = Counter(label for label in map(wording.label, own) if label)
     return schema.Counts(
         candidates=len(own),
+        dear=dear,
         **{kind: verdicts[kind] for kind in get_args(Kind)},
         labels=dict(sorted(labels.items())),
         failed_runs=decided.study.failed.total(),
@@ -263,7 +327,7 @@ def _detectable(decided: Decided) -> schema.Detectable:
     """Return the least recovery that the median candidate would have shown, by endpoint."""
     protocol, own = decided.study.protocol, decided.candidates
     alpha = protocol.alpha / max(1, len(own))
-    effects = [case.effects for case in decided.cases if case.arm.arm in own]
+    effects = [case.tuned.effects for case in decided.cases if case.arm.arm in own]
     found: dict[str, float | None] = {}
     for endpoint in protocol.endpoints:
         known = [own[endpoint.key] for own in effects if endpoint.key in own]

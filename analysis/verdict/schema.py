@@ -34,6 +34,18 @@ class Record(BaseModel):
     )
 
 
+class Tried(Record):
+    """How a configuration of the single network did on validation data, over fresh seeds."""
+
+    configuration: str
+    source: str
+    """Its own search, or whose values these are."""
+    seeds: Count
+    mean: Number
+    """Validation NLL, nats."""
+    se: Number
+
+
 class Plan(Record):
     """What was declared before the test set was opened."""
 
@@ -42,6 +54,10 @@ class Plan(Record):
     """When."""
     tuning: Mapping[str, Mapping[str, int]] | None
     """Planned search trials by method."""
+    note: str | None
+    """What the study's file says to readers."""
+    tried: tuple[Tried, ...]
+    """What the single network was chosen from, the best first; empty: its own search decided."""
     hash: str
     """Digest of study, protocol and arms as declared."""
     content_hash: str
@@ -91,6 +107,8 @@ class Counts(Record):
 
     candidates: Count
     escapes: Count
+    dear: Count
+    """Of these, those that cost more than a Deep Ensemble of their size."""
     tracks: Count
     worse: Count
     inconclusive: Count
@@ -103,7 +121,7 @@ class Counts(Record):
 
 
 class Anchor(Record):
-    """One end of the scale: recovery 0 or 1."""
+    """One end of the scale that all arms share: recovery 0 or 1."""
 
     arm: str
     role: AnchorRole
@@ -113,9 +131,11 @@ class Anchor(Record):
 
 
 class Gate(Record):
-    """Whether an endpoint can be assessed at one ensemble size."""
+    """Whether an endpoint can be assessed between two anchors."""
 
     members: Count
+    matched: str | None
+    """Configuration of the single network with an arm's own training values; null: the tuned."""
     endpoint: str
     open: bool
     """Whether arms are judged on it."""
@@ -228,6 +248,42 @@ class Robustness(Record):
         return {name: answer for name, answer in methods.items() if answer is not None}
 
 
+class Own(Record):
+    """An arm between anchors that are trained with its own backbone and training values."""
+
+    single: str
+    """Arm of the single network; ``single`` where its values are the tuned ones."""
+    deep_ensemble: str
+    """Arm of the Deep Ensemble."""
+    dropped: tuple[str, ...]
+    """What of the arm's training a single network cannot have."""
+    verdict: Kind
+    """Between these anchors alone, before Holm."""
+    endpoints: dict[str, Effect]
+
+
+class Price(Record):
+    """What an arm costs, in units of the tuned Deep Ensemble of its size; null: not known."""
+
+    parameters: Number
+    stored_bytes: Number
+    infer_flops: Number
+    dearer: tuple[str, ...]
+    """In what it costs more than that: then it does not count as an efficient ensemble."""
+
+
+class Decomposition(Record):
+    """How far an arm's NLL on test is below a single network's, in nats, and why.
+
+    ``total = better_members + ensemble_gain`` exactly: the members' mean NLL may be below the
+    single network's, and their average below their mean.
+    """
+
+    total: Number
+    better_members: Number
+    ensemble_gain: Number
+
+
 class Arm(Record):
     """One configuration in one role."""
 
@@ -247,6 +303,10 @@ class Arm(Record):
     verdict: Kind
     alone: Kind
     """Before Holm's correction."""
+    by_tuned: Kind
+    """Between the tuned anchors alone, before Holm's correction."""
+    on_examples: bool | None
+    """Of an escape: whether it holds for other test examples; null: not known, or not asked."""
     label: str | None
     """Sub-label of an inconclusive verdict."""
     detail: str | None
@@ -261,7 +321,12 @@ class Arm(Record):
     weakest: str | None
     """Endpoint of the least recovery."""
     endpoints: dict[str, Effect]
-    """Those whose gap is shown."""
+    """Those whose gap is shown, between the tuned anchors."""
+    own: Own | None
+    """Null where the plan declares no matched anchors."""
+    price: Price
+    against: dict[Literal["tuned", "own"], Decomposition]
+    """By the single network that it is compared with."""
     needed: Needed | None
     """Null where the arm cannot be assessed."""
     equivalent: Equivalent | None
@@ -408,7 +473,7 @@ class Mean(Record):
 class Verdict(Record):
     """What a study decided."""
 
-    format: Literal[1]
+    format: Literal[2]
     sentence: str
     """The verdict with its figures."""
     verdict: Global

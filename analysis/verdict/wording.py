@@ -3,6 +3,7 @@
 Numbers are rounded here, where they are shown, and nowhere else.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -18,6 +19,17 @@ SAID: Final = {
     "tracks": "tracks a single model",
     "worse": "is worse than a single model",
 }
+ANCHORS: Final = {
+    "better trained": "better than the tuned single network by more than the margin, but not than "
+    "a single network with its own training values: these are better, not the ensemble",
+    "escapes its own training values only": "better than a single network with its own training "
+    "values by more than the margin, but not than the tuned one",
+    "tracks the tuned network only": "like the tuned single network, but not shown to be like a "
+    "single network with its own training values",
+    "tracks its own training values only": "like a single network with its own training values, "
+    "but not shown to be like the tuned one",
+}
+"""What it means to pass between one pair of anchors alone, by label."""
 METHODS: Final = {
     "permutation": "permutation of labels",
     "bca": "BCa bootstrap over seeds",
@@ -44,21 +56,33 @@ def sentence(verdict: Verdict) -> str:
 
 def _some_escape(verdict: Verdict) -> str:
     counts, protocol, own = verdict.counts, verdict.protocol, verdict.arms
-    best = next(arm for arm in own if arm.verdict == "escapes" and arm.role == "candidate")
+    escaping = [arm for arm in own if arm.verdict == "escapes" and arm.role == "candidate"]
+    best = next(arm for arm in escaping if not arm.price.dearer)
     assert best.weakest is not None
     assert best.p_holm is not None
     weakest = best.endpoints[best.weakest]
-    one, low, high = counts.escapes == 1, weakest.low_wide, weakest.high_wide
+    efficient = counts.escapes - counts.dear
+    one, low, high = efficient == 1, weakest.low_wide, weakest.high_wide
+    both = " and those with its own training values" if best.own else ""
     verb = "escapes a single model: it recovers" if one else "escape: they recover"
     reach = "unbounded" if low is None or high is None else f"{low:.2f} to {high:.2f}"
     return (
-        f"{counts.escapes} of {counts.candidates} tested configurations {verb} more than "
+        f"{efficient} of {counts.candidates} tested configurations {verb} more than "
         f"{_percent(protocol.delta)} of the way from a single model to a Deep "
         f"Ensemble on {join(protocol.labels.values())} (best: {names(own)[best.arm]}, whose "
         f"weakest is {protocol.labels[best.weakest]} with recovery "
         f"{weakest.recovery:.2f}, {100 * protocol.level_wide:g} % interval "
-        f"{reach}; {_p(best.p_holm)} after Holm; {_seeds(verdict)})."
+        f"{reach}; against the tuned anchors{both}; {_p(best.p_holm)} after Holm; "
+        f"{_seeds(verdict)}{'' if best.on_examples else ', these test examples only'})"
+        f"{_price(best)}."
     )
+
+
+def _price(arm: Arm) -> str:
+    """Say what an arm costs, in units of the Deep Ensemble that it is measured against."""
+    costs = {"parameters": arm.price.parameters, "inference FLOPs": arm.price.infer_flops}
+    known = [f"{_percent(times)} of the {name}" for name, times in costs.items() if times]
+    return f", at {join(known)} of that Deep Ensemble" if known else ""
 
 
 def _all_track(verdict: Verdict) -> str:
@@ -104,6 +128,13 @@ def limits(decided: Decided) -> list[str]:
 def _none_escapes(decisions: Sequence[Decision]) -> str:
     """Say how many configurations came out how; and why they are open, if for one reason."""
     verdicts: Counter[str] = Counter(decision.verdict for decision in decisions)
+    dear = verdicts["escapes"]
+    if dear:
+        subject = "1 configuration escapes" if dear == 1 else f"{dear} configurations escape"
+        return (
+            f"{subject}, but {'costs' if dear == 1 else 'each costs'} more than the Deep Ensemble "
+            "of its size: no efficient ensemble escapes"
+        )
     said = {"tracks": "track a single model", "worse": "worse than it", "inconclusive": "open"}
     parts = [f"{verdicts[kind]} {said[kind]}" for kind in said if verdicts[kind]]
     why_open = {detail(found) for found in decisions if found.verdict == "inconclusive"}
@@ -168,6 +199,8 @@ def label(decision: Decision) -> str | None:
     """Return the sub-label of an inconclusive verdict."""
     if decision.lost_among:
         return "not after Holm"
+    if decision.on_examples is False:
+        return "not for other test examples"
     if decision.open:
         return decision.open.label
     if not decision.reasons:
@@ -186,8 +219,13 @@ def detail(decision: Decision) -> str | None:
             f"passes alone ({_p(decision.tests.p_escape)}), but not among {decision.lost_among} "
             f"tested ({_p(decision.p_holm or 0.0)} after Holm)"
         )
+    if decision.on_examples is False:
+        return (
+            f"passes over seeds ({_p(decision.tests.p_escape)}), but not where test examples are "
+            "drawn anew, too"
+        )
     if decision.open:
-        return _open(decision.open)
+        return ANCHORS.get(decision.open.label) or _open(decision.open)
     return "; ".join(dict.fromkeys(map(reason, decision.reasons))) or None
 
 
@@ -210,7 +248,10 @@ def reason(found: Reason) -> str:
     """Say why an arm or an endpoint cannot be judged."""
     runs, of, anchor = found.found, found.of, found.anchor
     endpoint = found.endpoint.label if found.endpoint else ""
-    same = {None: "this arm", "single": "single"}.get(anchor, "the Deep Ensemble")
+    of_single = anchor is not None and anchor.startswith(("single", "matched_single"))
+    same = "this arm" if anchor is None else "single" if of_single else "the Deep Ensemble"
+    # The configuration in the key of a matched anchor tells a reader nothing.
+    anchor = re.sub("^matched_(single|deep_ensemble)-[^-]*", r"\1", anchor) if anchor else None
     share = f"in {runs} of {of} runs" if anchor else "in every run"
     said = {
         "runs failed": f"{runs} of {of} runs failed",
@@ -225,14 +266,15 @@ def reason(found: Reason) -> str:
         "gap not shown": f"{endpoint}: the Deep Ensemble is not shown to be better than single",
         "gap below noise": f"{endpoint}: the gap between the anchors is below one SD over seeds",
     }[found.kind]
-    return f"anchor {anchor}: {said}" if anchor and found.kind != "no noise" else said
+    said = f"anchor {anchor}: {said}" if anchor and found.kind != "no noise" else said
+    return f"with its own training values: {said}" if found.own else said
 
 
 def disagreements(arms: Sequence[Arm]) -> list[str]:
     """Return a line on every verdict that a method of ``robustness`` does not share."""
     called = names(arms)
     return [
-        f"{called[arm.arm]}: {SAID.get(arm.alone, 'is inconclusive')} by the primary "
+        f"{called[arm.arm]}: {SAID.get(arm.by_tuned, 'is inconclusive')} by the primary "
         f"test, but {SAID.get(answer.verdict, 'is inconclusive')} by {METHODS[method]} "
         "(each before Holm)"
         for arm in arms

@@ -18,7 +18,7 @@ from study.space.configuration import configuration
 from study.space.domain import Point
 from study.space.study import MethodSpace, Study
 from study.spec import canonical
-from study.stages import estimate
+from study.stages import anchors, estimate
 from study.stages import pilot as pilot_stage
 from study.training.batches import default_device
 from study.training.fit import DivergenceError
@@ -157,6 +157,11 @@ def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:
     if seeds == "auto":
         pilot, seeds = 9 * single * budget.pilot_seeds, pilot_stage.MOST
     total = tuned + pilot + seeds * (candidates + others + 14 * single)
+    if protocol.anchors == "matched":
+        judged = protocol.shortlist * len(study.candidates) + len(study.others) - 1
+        tried = budget.anchor_seeds * (anchors.OWN + judged)
+        of_four = 4 * anchors.pool_seeds(seeds)
+        total += single * (tried + judged * (seeds + of_four) + seeds * judged**0.5)
     unit = "core" if default_device().type == "cpu" else "GPU"
     return (
         f"estimate: {duration(total)} of one {unit} of this machine for training alone, "

@@ -39,6 +39,7 @@ def run(
     with store.locked():
         refuse_full(store)
         check_same_study(study, store)
+        study = as_begun(study, store)
         found = sound_rows(store)
         rows = {t: row for t, row in found.items() if not _is_to_be_retried(store, row)}
         data = datasets.load(study.dataset, root)
@@ -87,13 +88,25 @@ def check_same_study(study: Study, store: RunFolder) -> None:
     if earlier is None:
         return
     now = study.model_dump(mode="json", by_alias=True)
-    free = ("budget", "protocol", "resources", "storage")
+    free = ("budget", "protocol", "resources", "storage", "note")
     for key in now:
         if key not in free and earlier.get(key) != now[key]:
             raise StudyError(
                 f"--out {store.root}: the folder belongs to another study: "
                 f"{_difference(key, earlier.get(key), now[key])}; choose another --out"
             )
+
+
+def as_begun(study: Study, store: RunFolder) -> Study:
+    """Return the study with the anchors that its folder was begun with.
+
+    Before there were matched anchors nothing said so; such a study goes on, and is judged, without.
+    """
+    earlier = store.read_json(store.study)
+    if earlier is None or "anchors" in earlier.get("protocol", {}):
+        return study
+    protocol = study.protocol.model_copy(update={"anchors": "tuned"})
+    return study.model_copy(update={"protocol": protocol})
 
 
 def _difference(path: str, old: Any, new: Any) -> str:

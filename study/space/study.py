@@ -21,6 +21,9 @@ class Budget(Strict):
     generation: int = Field(15, ge=1, description="trials proposed at once from the earlier ones")
     rescore: int = Field(20, ge=1, description="best configurations run again")
     rescore_seeds: int = Field(2, ge=0, description="on so many more search seeds")
+    anchor_seeds: int = Field(
+        10, ge=5, description="fresh seeds on which each candidate for the single network is tried"
+    )
     pilot_seeds: int = Field(10, ge=2, description="runs of each anchor for protocol.seeds=auto")
 
 
@@ -32,6 +35,16 @@ class Protocol(Strict):
 
     seeds: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
         "auto", description="fresh seeds per arm; auto: as many as the pilot's spread asks for"
+    )
+    anchors: Literal["matched", "tuned"] = Field(
+        "matched",
+        description="what a configuration is held against: the tuned single network and its Deep "
+        "Ensemble, and with matched also those with its own backbone and training values",
+    )
+    single_seeds: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
+        "auto",
+        description="fresh seeds of the tuned single network, which every arm shares; auto: seeds "
+        "times the square root of the number of arms (with anchors: tuned just as many as seeds)",
     )
     shortlist: int = Field(8, ge=1, le=64, description="candidates of each method at most")
     per_stratum: int = Field(2, ge=1)
@@ -97,6 +110,9 @@ class Study(Strict):
     protocol: Protocol = Protocol()
     resources: Resources = Resources()
     precision: Literal["float16", "float32"] = "float16"
+    note: str | None = Field(
+        None, description="what a reader of the verdict must know, as where values were chosen"
+    )
     storage: str | None = Field(None, description="database of the search instead of a journal")
     candidates: tuple[MethodSpace, ...]
     others: tuple[MethodSpace, ...] = ()

@@ -11,7 +11,8 @@ from study.errors import StudyError
 from study.plugins import suggest
 
 STUDY_KEYS: Final = (
-    *("name", "seed", "dataset", "budget", "protocol", "resources", "precision", "storage"),
+    *("name", "note", "seed", "dataset", "budget", "protocol", "resources", "precision"),
+    "storage",
 )
 METHOD_KEYS: Final = ("method", "fixed", "search", "enqueue", "strata")
 TOP_KEYS: Final = (*STUDY_KEYS, *METHOD_KEYS, "compare", "include")

@@ -1,6 +1,7 @@
 """Which arms are confirmed: anchors, controls, shortlisted candidates, comparisons."""
 
 from collections import Counter
+from math import ceil, sqrt
 
 from study.errors import StudyError
 from study.jobs import Rows
@@ -8,6 +9,7 @@ from study.schema import TrialRow
 from study.search.method_search import MethodSearch
 from study.space.study import Study
 from study.spec import Configuration, TrialSpec
+from study.stages.anchors import as_deep_ensemble, with_matched
 from study.stages.plan import Arm, Reason
 from study.stages.selection import rank, shortlist
 
@@ -30,50 +32,82 @@ def spec_of(configuration: str, rows: Rows) -> TrialSpec:
     return TrialSpec.model_validate_json(row.spec)
 
 
-def choose_arms(
-    study: Study, searches: list[MethodSearch], finalists: dict[str, list[str]], rows: Rows
+def shortlisted(
+    study: Study, searches: list[MethodSearch], best: dict[str, list[str]], rows: Rows
 ) -> list[Arm]:
-    """Return the arms of the plan, in its order: anchors, controls, candidates, comparisons.
+    """Return what is judged: the candidates, then what they are compared with.
 
     Args:
         study: Its protocol says how many of each there are.
         searches: Of every tuned method.
-        finalists: Configurations of each method that were run again.
-        rows: Of the search, and of the runs again.
-
-    Raises:
-        StudyError: When no trial of a method is complete.
+        best: Configurations of each method, from best to worst (see :func:`ranked`).
+        rows: Of the search.
     """
-    best = {method: _ranked(study, method, chosen, rows) for method, chosen in finalists.items()}
-    single = spec_of(best["single"][0], rows).alone()
     own = [search for search in searches if is_candidate(study, search.space.method)]
     candidates = [
         arm for search in own for arm in _candidates(study, search, best[search.space.method], rows)
     ]
-    negative = _negative_control(single, own)
-    comparisons = _comparisons(study, best, rows)
+    return [*candidates, *_comparisons(study, best, rows)]
+
+
+def choose_arms(
+    study: Study,
+    searches: list[MethodSearch],
+    single: Configuration,
+    judged: list[Arm],
+    seeds: int,
+) -> list[Arm]:
+    """Return the arms of the plan: anchors, controls, what is judged, and its matched anchors.
+
+    Args:
+        study: Its protocol says what is held against what.
+        searches: Of every tuned method; one may declare the negative control.
+        single: The single network that was chosen.
+        judged: Candidates and comparisons.
+        seeds: Replicates of each.
+    """
+    negative = _negative_control(
+        single, [search for search in searches if is_candidate(study, search.space.method)]
+    )
     # The positive control is what a candidate would be if its members were networks of their own:
     # it has the size that most candidates have.
-    sizes = Counter(arm.spec.members for arm in candidates) or Counter([4])
+    sizes = Counter(arm.spec.members for arm in judged if arm.role == "candidate") or Counter([4])
     common = sizes.most_common(1)[0][0]
     # Every arm is held against as many of the anchor's networks as it has members itself, so the
     # anchor has as many as the largest.
-    most = max(common, *(arm.spec.members for arm in (negative, *candidates, *comparisons)))
-    deep, fresh = _deep_ensemble(single, most), _deep_ensemble(single, common)
+    most = max(common, *(arm.spec.members for arm in (negative, *judged)))
+    deep, fresh = as_deep_ensemble(single, most), as_deep_ensemble(single, common)
+    matched: list[Arm] = []
+    more = None
+    if study.protocol.anchors == "matched":
+        judged, matched = with_matched(judged, single, deep, seeds)
+        more = _single_seeds(study, len(judged), seeds)
     return [
-        Arm(spec=single, role="single", reason="anchor", name="single"),
+        Arm(spec=single, role="single", reason="anchor", name="single", seeds=more),
         Arm(spec=deep, role="deep_ensemble", reason="anchor", name="deep ensemble"),
         Arm(spec=fresh, role="positive_control", reason="control", name="fresh deep ensemble"),
         negative,
-        *candidates,
-        *comparisons,
+        *judged,
+        *matched,
     ]
 
 
-def _ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list[str]:
+def _single_seeds(study: Study, judged: int, seeds: int) -> int:
+    """Return the seeds of the single network: every comparison shares it (Dunnett 1955).
+
+    Its Deep Ensemble is shared as well, but weighs delta in the tests, so more of it is no help.
+    """
+    asked = study.protocol.single_seeds
+    return ceil(seeds * sqrt(max(1, judged))) if asked == "auto" else asked
+
+
+def ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list[str]:
     """Return the finalists from best to worst, by their runs on fresh search seeds.
 
     The one run by which each became a finalist was a lucky one; by it the luckiest would win.
+
+    Raises:
+        StudyError: When no trial of the method is complete.
     """
     stage = "rescore" if study.budget.rescore_seeds else "search"
     found = (r for r in rows.values() if r.stage == stage and r.configuration in finalists)
@@ -105,8 +139,8 @@ def _candidates(study: Study, search: MethodSearch, ordered: list[str], rows: Ro
     arms = []
     for c in shortlist(ordered, strata, list(names), protocol.shortlist, protocol.per_stratum):
         reason: Reason = "enqueued" if c in names else "validation"
-        said = {"name": names.get(c), "stratum": strata.get(c)}
-        arms.append(Arm(spec=specs[c], role="candidate", reason=reason, **said))
+        name, stratum = names.get(c), strata.get(c)
+        arms.append(Arm(spec=specs[c], role="candidate", reason=reason, name=name, stratum=stratum))
     return arms
 
 
@@ -132,10 +166,6 @@ def _negative_control(single: Configuration, searches: list[MethodSearch]) -> Ar
     spec, name = declared[0].spec, declared[0].name
     own = single.model_copy(update={"method": spec.method, "params": spec.params})
     return Arm(spec=own, role="negative_control", reason="control", name=name)
-
-
-def _deep_ensemble(single: Configuration, members: int) -> Configuration:
-    return single.model_copy(update={"method": "deep_ensemble", "params": {"members": members}})
 
 
 def _stratum(spec: Configuration, keys: tuple[str, ...]) -> str:

@@ -19,7 +19,8 @@ def estimate(study: Study, data: Dataset) -> float:
     seeds = pilot.MOST if protocol.seeds == "auto" else protocol.seeds
     width = 2 if study.precision == "float16" else 4
     rows = len(data.test[1]) + len(data.shift.labels) + sum(map(len, data.ood.values()))
-    arms = protocol.shortlist * len(study.candidates) + len(study.spaces) + 3
+    judged = protocol.shortlist * len(study.candidates) + len(study.spaces)
+    arms = (2 if protocol.anchors == "matched" else 1) * judged + 3
     return seeds * arms * rows * MEMBERS * data.classes * width
 
 

@@ -12,21 +12,69 @@ from study.space.configuration import checked
 from study.space.study import Protocol, Study
 from study.spec import Configuration, Strict, digest
 
-Reason = Literal["anchor", "control", "enqueued", "validation", "comparison"]
+Reason = Literal["anchor", "matched", "control", "enqueued", "validation", "comparison"]
+
+
+class Tried(Strict, extra="ignore"):
+    """How a configuration of the single network did on validation data, over fresh seeds.
+
+    Attributes:
+        configuration: Its identity.
+        source: Whether it is from its own search, or the values of another arm.
+        seeds: Complete runs.
+        mean: Validation NLL, nats; None with fewer than two runs.
+        se: Its standard error over seeds.
+    """
+
+    configuration: str
+    source: str
+    seeds: int
+    mean: float | None
+    se: float | None
+
+
+class Matched(Strict, extra="ignore"):
+    """The anchors with an arm's own backbone and training values, by their configurations.
+
+    Attributes:
+        single: The single network.
+        deep_ensemble: Its Deep Ensemble.
+        dropped: What of the arm's training a single network cannot have, for readers.
+    """
+
+    single: str
+    deep_ensemble: str
+    dropped: tuple[str, ...] = Field((), strict=False)
 
 
 class Arm(Strict, extra="ignore"):
-    """Replicates of one configuration in one role, and why they are judged."""
+    """Replicates of one configuration in one role, and why they are judged.
+
+    Attributes:
+        spec: The configuration.
+        role: What it is to the study.
+        reason: Why it is there.
+        name: For readers.
+        stratum: Part of the space that it was shortlisted from.
+        seeds: Replicates, where they are not as many as the plan says for all.
+        matched: What it is held against besides the tuned anchors.
+    """
 
     spec: Configuration
     role: Role
     reason: Reason
     name: str | None = None
     stratum: str | None = None
+    seeds: int | None = None
+    matched: Matched | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the arm with what follows from its configuration, for whoever judges."""
-        return {
+        """Return the arm with what follows from its configuration, for whoever judges.
+
+        What it has not is left out, so that a plan from before there was any keeps its hash.
+        """
+        own = {"seeds": self.seeds, "matched": self.matched and self.matched.model_dump()}
+        return {key: value for key, value in own.items() if value is not None} | {
             "configuration": self.spec.configuration,
             "role": self.role,
             "method": self.spec.method,
@@ -59,6 +107,9 @@ class Plan(Strict, extra="ignore"):
         seeds: Of each arm.
         seeds_because: The reason for their number.
         tuning: Search trials (``trials``) by method.
+        tried: What the single network was chosen from, the best first; empty where its own search
+            alone decided.
+        note: What the study's file says to readers of the verdict.
         revisions: What was declared before in the same folder; if anything was, then this plan was
             chosen after the test set had been opened.
     """
@@ -70,14 +121,23 @@ class Plan(Strict, extra="ignore"):
     seeds: int
     seeds_because: str
     tuning: dict[str, dict[str, int]]
+    tried: tuple[Tried, ...] = Field((), strict=False)
+    note: str | None = None
     revisions: list[Revision] = []
+
+    def seeds_of(self, arm: Arm) -> int:
+        """Return how many replicates of an arm are trained."""
+        return arm.seeds or self.seeds
 
     @property
     def content(self) -> dict[str, Any]:
         """What is declared; a number of seeds that was asked for is in the protocol already."""
         arms = [arm.to_json() for arm in self.arms]
         seeds = {"seeds": self.seeds} if self.protocol.seeds == "auto" else {}
-        return {"study": self.study, "protocol": self.protocol.model_dump(), "arms": arms} | seeds
+        # Plans from before there was a choice of anchors keep their hash.
+        old = {"anchors", "single_seeds"} if self.protocol.anchors == "tuned" else set()
+        protocol = self.protocol.model_dump(exclude=old)
+        return {"study": self.study, "protocol": protocol, "arms": arms} | seeds
 
     @property
     def hash(self) -> str:
@@ -103,6 +163,7 @@ def declare(
     seeds: int,
     because: str,
     store: RunFolder,
+    tried: Iterable[Tried] = (),
 ) -> Plan:
     """Write down what will be judged and how, before any test prediction exists, and return it.
 
@@ -117,6 +178,8 @@ def declare(
         seeds=seeds,
         seeds_because=because,
         tuning={method: {"trials": trials} for method, trials in tuning.items()},
+        tried=tuple(tried),
+        note=study.note,
     )
     content = store.read_json(store.plan)
     if content is not None:

@@ -1,4 +1,4 @@
-"""The study as stages: search, rescore, pilot, confirm. Knows neither Ray nor Parquet.
+"""The study as stages: search, rescore, anchor, pilot, confirm. Knows neither Ray nor Parquet.
 
 A stage is a set of jobs that may run side by side; the next begins when all of it has ended. Which
 jobs there are depends on the study and on earlier rows alone, so that an interrupted study goes
@@ -13,7 +13,8 @@ from study.search.method_search import MethodSearch
 from study.search.storage import open_storage, optuna_name
 from study.space.study import Study
 from study.spec import derive_seed
-from study.stages.arms import choose_arms, is_candidate, search_rows, spec_of
+from study.stages.anchors import anchor_jobs, candidates_for_single, tried
+from study.stages.arms import choose_arms, is_candidate, ranked, search_rows, shortlisted, spec_of
 from study.stages.pilot import SeedsNeeded, pilot_jobs, seeds_for
 from study.stages.plan import Plan, declare
 from study.stages.selection import rank
@@ -48,16 +49,27 @@ def stages(
     finalists = {method: _finalists(study, method, rows) for method in searches}
     rescore = [job for method in searches for job in _rescore_jobs(study, finalists[method], rows)]
     yield FixedStage("rescore", rescore, rows, replicates_per_job)
-    arms = choose_arms(study, list(searches.values()), finalists, rows)
+    best = {method: ranked(study, method, finalists[method], rows) for method in searches}
+    own = [spec_of(configuration, rows).alone() for configuration in best["single"]]
+    judged = shortlisted(study, list(searches.values()), best, rows)
+    single, choice = own[0], []
+    if study.protocol.anchors == "matched":
+        candidates = candidates_for_single(own, judged)
+        yield FixedStage("anchor", anchor_jobs(study, candidates), rows, replicates_per_job)
+        choice = tried(candidates, rows)
+        specs = {one.spec.configuration: one.spec for one in candidates}
+        single = specs[choice[0].configuration]
     seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
+        arms = choose_arms(study, list(searches.values()), single, judged, study.budget.pilot_seeds)
         pilot = pilot_jobs(study, arms)
         yield FixedStage("pilot", pilot, rows, replicates_per_job)
         assert seeds_needed is not None, "protocol.seeds=auto needs the tests' power"
         measured = [rows[job.spec.trial] for job in pilot]
         seeds, because = seeds_for(study, measured, seeds_needed)
     tuning = {method: search.total for method, search in searches.items()}
-    plan = declare(study, arms, tuning, seeds, because, store)
+    arms = choose_arms(study, list(searches.values()), single, judged, seeds)
+    plan = declare(study, arms, tuning, seeds, because, store, choice)
     yield FixedStage("confirm", confirm_jobs(study, plan), rows, replicates_per_job)
 
 
@@ -81,8 +93,10 @@ def confirm_jobs(study: Study, plan: Plan) -> list[Job]:
         plan.arms, key=lambda arm: (arm.spec.method != "deep_ensemble", -arm.spec.members)
     )
     jobs = []
-    for replicate in range(plan.seeds):
+    for replicate in range(max(map(plan.seeds_of, arms), default=0)):
         for arm in arms:
+            if replicate >= plan.seeds_of(arm):
+                continue
             seed = derive_seed(study.seed, "confirm", arm.role, arm.spec.configuration, replicate)
             jobs.append(Job(arm.spec.trial_of(arm.role, "confirm", replicate, seed), arm.name))
     return jobs

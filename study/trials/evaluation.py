@@ -57,6 +57,9 @@ def evaluate(run: Run, setup: Setup) -> Outcome:
     if spec.stage != "confirm":
         store.write_predictions(spec.trial, "val", clean_table(logits, dataset.val[1], precision))
         return outcome
+    if spec.role in schema.MATCHED:  # There to be compared with on the endpoints alone.
+        _predict_test(spec.trial, {"": method}, setup)
+        return outcome
     networks = member_networks(method)
     probe = _probe(splits)
     path = run.path

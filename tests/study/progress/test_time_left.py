@@ -131,7 +131,7 @@ def known_times(tmp_path, clock, capsys):
 
 
 def test_the_time_left_is_about_right_after_a_tenth_of_a_stage(known_times, capsys):
-    assert list(known_times) == ["search", "rescore", "confirm"]
+    assert list(known_times) == ["search", "rescore", "anchor", "confirm"]
     for stage, rows in known_times.items():
         for share, left, really in rows:
             if 0.1 <= share < 0.8:

@@ -17,4 +17,4 @@ def test_logits_are_what_takes_the_space(smoke, data):
     assert estimate.estimate(twice, data) == 2 * estimate.estimate(smoke, data)
     # Seeds, arms, rows, sets of logits, classes and bytes of each logit.
     rows = len(data.test[1]) + len(data.shift.labels) + 50
-    assert estimate.estimate(smoke, data) == 3 * (2 + 3 + 3) * rows * 6 * 10 * 2
+    assert estimate.estimate(smoke, data) == 3 * (2 * (2 + 3) + 3) * rows * 6 * 10 * 2

@@ -69,15 +69,15 @@ def test_no_two_trials_have_the_same_seed(smoke, tmp_path):
     specs = [TrialSpec.model_validate_json(row.spec) for row in rows]
     deep = {spec.role: spec for spec in specs if spec.method == "deep_ensemble"}
     assert deep["deep_ensemble"].configuration == deep["positive_control"].configuration
-    assert {spec.stage for spec in specs} == {"search", "rescore", "confirm"}
+    assert {spec.stage for spec in specs} == {"search", "rescore", "anchor", "confirm"}
     assert len({spec.seed for spec in specs}) == len(specs)
 
 
 def test_what_the_search_found_is_judged_on_fresh_seeds_alone(smoke, tmp_path):
     """The better in the search, the worse on fresh seeds: what is worst in the search wins."""
-    study = smoke.model_copy(
-        update={"budget": smoke.budget.model_copy(update={"rescore": 3, "rescore_seeds": 2})}
-    )
+    budget = smoke.budget.model_copy(update={"rescore": 3, "rescore_seeds": 2})
+    protocol = smoke.protocol.model_copy(update={"anchors": "tuned"})
+    study = smoke.model_copy(update={"budget": budget, "protocol": protocol})
 
     def reversed_by_luck(job):
         loss = random.Random(job.spec.configuration).random()

@@ -1,0 +1,169 @@
+"""The networks that everything is held against: the tuned single network, and matched ones.
+
+A method's search may find training values that suit a single network better than what the single
+network's own search found; an escape from an anchor that is trained worse would be no escape. So
+the values of every arm are tried as a single network before that is chosen, and each arm is held
+against the networks that are trained with its own values, too.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Final
+
+from study.errors import StudyError
+from study.jobs import Job, Rows
+from study.schema import Role, TrialRow
+from study.space.study import Study
+from study.spec import Configuration, Regularisation, Strict, derive_seed
+from study.stages.plan import Arm, Matched, Tried
+
+OWN: Final = 5
+"""Configurations of the single network's own search that are tried again."""
+FEWEST: Final = 5
+"""Seeds of a matched Deep Ensemble at least: it weighs delta in the tests, its variance delta²."""
+
+
+class Candidate(Strict):
+    """A configuration of the single network that may become the anchor, and where it is from."""
+
+    spec: Configuration
+    source: str
+
+
+def as_single(configuration: Configuration, single: Configuration) -> Configuration:
+    """Return the single network with another configuration's backbone and training values."""
+    own = {"backbone": configuration.backbone, "training": configuration.training}
+    return single.model_copy(update={**own, "regulariser": Regularisation()})
+
+
+def as_deep_ensemble(single: Configuration, members: int) -> Configuration:
+    """Return the Deep Ensemble of so many networks that are trained as ``single`` is."""
+    return single.model_copy(update={"method": "deep_ensemble", "params": {"members": members}})
+
+
+# --- the tuned single network
+
+
+def candidates_for_single(own: Sequence[Configuration], arms: Iterable[Arm]) -> list[Candidate]:
+    """Return what is tried: the best of the own search, then the values of every other arm.
+
+    Args:
+        own: Configurations of the single network from best to worst.
+        arms: Candidates and comparisons.
+    """
+    found = {spec.configuration: (spec, "its own search") for spec in own[:OWN]}
+    for arm in arms:
+        spec = as_single(arm.spec, own[0])
+        source = f"values of {arm.name or f'{arm.spec.method} {arm.spec.configuration[:6]}'}"
+        found.setdefault(spec.configuration, (spec, source))
+    return [Candidate(spec=spec, source=source) for spec, source in found.values()]
+
+
+def anchor_jobs(study: Study, candidates: Iterable[Candidate]) -> list[Job]:
+    """Return the runs of each on fresh seeds, as many for all: none of them was chosen by these."""
+    return [
+        Job(one.spec.trial_of("single", "anchor", replicate, _seed(study, one.spec, replicate)))
+        for one in candidates
+        for replicate in range(study.budget.anchor_seeds)
+    ]
+
+
+def _seed(study: Study, spec: Configuration, replicate: int) -> int:
+    return derive_seed(study.seed, "anchor", spec.configuration, replicate)
+
+
+def tried(candidates: Iterable[Candidate], rows: Rows) -> list[Tried]:
+    """Return how each did on validation data, the best first.
+
+    Args:
+        candidates: What was tried.
+        rows: All rows.
+
+    Raises:
+        StudyError: When none has two complete runs.
+    """
+    own: dict[str, list[TrialRow]] = {}
+    for row in rows.values():
+        if row.stage == "anchor":
+            own.setdefault(row.configuration, []).append(row)
+    found = [_tried(one, own.get(one.spec.configuration, [])) for one in candidates]
+    usable = [one for one in found if one.mean is not None]
+    if not usable:
+        raise StudyError(
+            f"none of the {len(found)} configurations of the single network that were tried again "
+            "has two complete runs; mend the space and choose another --out"
+        )
+    return sorted(usable, key=lambda one: (one.mean, one.configuration))
+
+
+def _tried(candidate: Candidate, rows: Iterable[TrialRow]) -> Tried:
+    ordered = sorted(rows, key=lambda row: row.replicate)
+    losses = [r.val_nll for r in ordered if r.status == "complete" and r.val_nll is not None]
+    several = len(losses) > 1
+    return Tried(
+        configuration=candidate.spec.configuration,
+        source=candidate.source,
+        seeds=len(losses),
+        mean=fmean(losses) if several else None,
+        se=stdev(losses) / sqrt(len(losses)) if several else None,
+    )
+
+
+# --- matched anchors
+
+
+def with_matched(
+    arms: Iterable[Arm], single: Configuration, pool: Configuration, seeds: int
+) -> tuple[list[Arm], list[Arm]]:
+    """Return the arms, each with what it is matched with, and the arms that are trained for that.
+
+    Arms of the same values share their anchors; values that are those of the tuned single network
+    have its.
+
+    Args:
+        arms: Candidates and comparisons.
+        single: The tuned single network.
+        pool: Its Deep Ensemble.
+        seeds: Of a candidate.
+    """
+    arms = list(arms)
+    sizes: dict[str, int] = {}
+    singles: dict[str, Configuration] = {}
+    for arm in arms:
+        own = as_single(arm.spec, single)
+        key = own.configuration
+        singles[key], sizes[key] = own, max(sizes.get(key, 2), arm.spec.members)
+    tuned = single.configuration
+    pools = {k: as_deep_ensemble(own, sizes[k]) for k, own in singles.items()} | {tuned: pool}
+    matched = [
+        arm.model_copy(update={"matched": _matched(arm, as_single(arm.spec, single), pools)})
+        for arm in arms
+    ]
+    roles: Mapping[Role, Mapping[str, Configuration]] = {
+        "matched_single": singles,
+        "matched_deep_ensemble": pools,
+    }
+    fewer = {"matched_single": None, "matched_deep_ensemble": pool_seeds(seeds)}
+    trained = [
+        Arm(spec=specs[key], role=role, reason="matched", seeds=fewer[role])
+        for key in singles
+        for role, specs in roles.items()
+        if key != tuned
+    ]
+    return matched, trained
+
+
+def pool_seeds(seeds: int) -> int:
+    """Return the seeds of a matched Deep Ensemble, given those of a candidate."""
+    return min(seeds, max(FEWEST, seeds // 2))
+
+
+def _matched(arm: Arm, own: Configuration, pools: Mapping[str, Configuration]) -> Matched:
+    dropped = []
+    if arm.spec.regulariser.name != "none":
+        dropped.append(f"regulariser {arm.spec.regulariser.name}")
+    if arm.spec.params.get("batch") == "split":
+        dropped.append("batches split among members")
+    pool = pools[own.configuration].configuration
+    return Matched(single=own.configuration, deep_ensemble=pool, dropped=tuple(dropped))

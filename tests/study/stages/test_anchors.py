@@ -1,0 +1,145 @@
+"""No arm is held against a single network that is trained worse than it could be."""
+
+import json
+from statistics import fmean
+
+import pytest
+
+from study.errors import StudyError
+from study.spec import TrialSpec
+from study.stages.anchors import anchor_jobs, candidates_for_single, pool_seeds, tried, with_matched
+from study.stages.plan import Arm
+from tests.study.conftest import row_of
+from tests.study.stages.test_sequence import finished, plan_of
+
+
+@pytest.fixture
+def single(make_spec):
+    return make_spec().alone()
+
+
+def other_values(spec, **values):
+    return spec.model_copy(update={"training": spec.training.model_copy(update=values)})
+
+
+def arm(make_spec, members=3, params=(), **values):
+    spec = make_spec("batch_ensemble", {"members": members, **dict(params)}).alone()
+    return Arm(spec=other_values(spec, **values), role="candidate", reason="validation")
+
+
+def test_the_values_of_every_arm_are_tried_once(single, make_spec):
+    arms = [arm(make_spec, lr=0.3), arm(make_spec, 5, lr=0.3), arm(make_spec)]
+    found = candidates_for_single([single, other_values(single, lr=0.2)], arms)
+    assert [one.spec.training.lr for one in found] == [single.training.lr, 0.2, 0.3]
+    assert {one.spec.method for one in found} == {"single"}
+    assert found[2].source.startswith("values of batch_ensemble")
+    assert found[0].source == "its own search"
+
+
+def rows_of(jobs, losses):
+    """Return complete rows whose losses are those of their learning rate, then of the replicate."""
+    found = {}
+    for job in jobs:
+        own = losses[job.spec.training.lr]
+        found[job.spec.trial] = row_of(job.spec, val_nll=own[job.spec.replicate % len(own)])
+    return found
+
+
+def test_the_anchor_is_the_best_on_average_over_seeds_that_chose_nothing(smoke, single, make_spec):
+    candidates = candidates_for_single([single], [arm(make_spec, lr=0.3)])
+    jobs = anchor_jobs(smoke, candidates)
+    assert len(jobs) == 2 * smoke.budget.anchor_seeds
+    assert len({job.spec.seed for job in jobs}) == len(jobs)
+    # The luckiest run is of the other one.
+    rows = rows_of(jobs, {single.training.lr: (0.1, 1.5), 0.3: (0.4, 0.5)})
+    searched = single.trial_of("single", "search", 0, 0)
+    rows[searched.trial] = row_of(searched, val_nll=0.0)
+    best, second = tried(candidates, rows)
+    assert best.configuration == candidates[1].spec.configuration
+    own = [(0.4, 0.5)[i % 2] for i in range(smoke.budget.anchor_seeds)]
+    assert best.mean == pytest.approx(fmean(own))
+    assert (best.seeds, second.seeds) == (smoke.budget.anchor_seeds,) * 2
+    assert 0 < best.se < second.se
+
+
+def test_what_does_not_train_is_no_anchor(smoke, single):
+    candidates = candidates_for_single([single, other_values(single, lr=9.0)], [])
+    jobs = anchor_jobs(smoke, candidates)
+    rows = {job.spec.trial: row_of(job.spec, status="diverged", reason="NaN") for job in jobs}
+    with pytest.raises(StudyError, match="none of the 2 configurations of the single network"):
+        tried(candidates, rows)
+    rows |= rows_of(jobs[: len(jobs) // 2], {single.training.lr: (1.0, 2.0)})
+    assert [one.configuration for one in tried(candidates, rows)] == [single.configuration]
+
+
+def test_arms_of_the_same_values_share_anchors_as_large_as_the_largest(single, make_spec):
+    arms = [arm(make_spec, 2, lr=0.3), arm(make_spec, 6, lr=0.3), arm(make_spec, 4)]
+    pool = single.model_copy(update={"method": "deep_ensemble", "params": {"members": 6}})
+    judged, trained = with_matched(arms, single, pool, 20)
+    assert [(t.role, t.spec.members, t.spec.training.lr, t.seeds) for t in trained] == [
+        ("matched_single", 1, 0.3, None),
+        ("matched_deep_ensemble", 6, 0.3, 10),
+    ]
+    assert judged[0].matched == judged[1].matched
+    assert judged[0].matched.single == trained[0].spec.configuration
+    assert judged[0].matched.deep_ensemble == trained[1].spec.configuration
+    # Its values are the tuned network's.
+    assert judged[2].matched.single == single.configuration
+    assert judged[2].matched.deep_ensemble == pool.configuration
+
+
+def test_what_a_single_network_cannot_have_is_dropped_and_said(single, make_spec):
+    one = arm(make_spec, params={"batch": "split"}, lr=0.3)
+    regularised = one.spec.regulariser.model_copy(update={"name": "adp", "weight": 0.1})
+    one = one.model_copy(update={"spec": one.spec.model_copy(update={"regulariser": regularised})})
+    (judged,), (own, pool) = with_matched([one], single, single, 20)
+    assert judged.matched.dropped == ("regulariser adp", "batches split among members")
+    assert own.spec.regulariser.name == pool.spec.regulariser.name == "none"
+    assert own.spec.training == pool.spec.training == one.spec.training
+
+
+@pytest.mark.parametrize(("seeds", "fewer"), [(2, 2), (5, 5), (8, 5), (20, 10)])
+def test_a_matched_pool_has_half_the_seeds_but_no_less_than_five(seeds, fewer):
+    assert pool_seeds(seeds) == fewer
+
+
+def test_enqueued_values_that_suit_a_single_network_become_the_anchor(smoke, tmp_path):
+    """What is better trained, not more diverse, makes the anchor better as well."""
+
+    def suits(job):
+        return {"val_nll": 0.0 if job.spec.training.lr == 0.1 else 0.9}
+
+    finished(smoke, tmp_path, (), suits)
+    plan = plan_of(tmp_path)
+    by_role = {a["role"]: a for a in plan["arms"]}
+    assert by_role["single"]["spec"]["training"]["lr"] == 0.1
+    assert by_role["deep_ensemble"]["spec"]["training"]["lr"] == 0.1
+    assert plan["tried"][0]["source"] == "values of random signs"
+    assert plan["tried"][0]["mean"] == 0.0
+    enqueued = next(a for a in plan["arms"] if a["name"] == "random signs")
+    assert enqueued["matched"]["single"] == by_role["single"]["configuration"]
+
+
+def test_the_shared_single_network_has_the_root_of_the_arms_as_many_seeds(smoke, tmp_path):
+    rows = finished(smoke, tmp_path, ())
+    plan = plan_of(tmp_path)
+    judged = [a for a in plan["arms"] if a["role"] in ("candidate", "comparison")]
+    assert len(judged) == 3
+    confirm = [r for r in rows if r.stage == "confirm" and r.role == "single"]
+    assert len(confirm) == 6 == -(-3 * 3**0.5 // 1)
+
+
+def test_a_study_against_the_tuned_anchors_alone_is_as_before_there_were_others(smoke, tmp_path):
+    protocol = smoke.protocol.model_copy(update={"anchors": "tuned"})
+    rows = finished(smoke.model_copy(update={"protocol": protocol}), tmp_path, ())
+    assert {r.stage for r in rows} == {"search", "rescore", "confirm"}
+    plan = plan_of(tmp_path)
+    assert not {"matched", "seeds"} & {key for one in plan["arms"] for key in one}
+    assert not {"anchors", "single_seeds"} & plan["protocol"].keys()
+    best = min((r for r in rows if r.stage == "rescore" and r.method == "single"),
+               key=lambda r: r.val_nll)  # fmt: skip
+    single = next(a for a in plan["arms"] if a["role"] == "single")
+    assert single["configuration"] == best.configuration
+    assert TrialSpec.model_validate_json(best.spec).alone().model_dump() == json.loads(
+        json.dumps(single["spec"])
+    )
