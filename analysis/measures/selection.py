@@ -43,10 +43,11 @@ def excluded(run: Run) -> pl.DataFrame:
     keys = [arm_key(*row) for row in trials.select("role", "configuration").iter_rows()]
     undeclared = (pl.col("status") == "complete") & ~pl.col("declared")
     return (
-        trials.filter((pl.col("status") != "complete") | undeclared)
+        trials.with_columns(key=pl.Series(keys, dtype=pl.String))
+        .filter((pl.col("status") != "complete") | undeclared)
         .select(
             "trial",
-            pl.when(own_key).then(pl.Series(keys)).otherwise("configuration").alias("arm"),
+            pl.when(own_key).then("key").otherwise("configuration").alias("arm"),
             "stage",
             "status",
             pl.when(undeclared).then(pl.lit(UNDECLARED)).otherwise("reason").alias("reason"),

@@ -1,6 +1,6 @@
 """The three other ways to ask: golden cases, agreement with theory, degenerate input."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import comb
 from typing import Any
 
@@ -13,14 +13,16 @@ from analysis.stats import resampling
 from analysis.stats.contrasts import UNBOUNDED, Recovery, fieller, summary
 from analysis.stats.resampling import bca_interval, generator, permutation_test, recounts, resampled
 from analysis.verdict import robustness, schema
-from analysis.verdict.arms import Case, PlacedArm, Reason
-from analysis.verdict.robustness import Crossed, check
+from analysis.verdict.arms import Anchors, Case, PlacedArm, Placement, Reason
+from analysis.verdict.crossed_bootstrap import Crossed
+from analysis.verdict.robustness import check
 from analysis.verdict.wording import METHODS
 
 CLL, GAIN = ENDPOINTS["cll"], ENDPOINTS["gain"]
 ONE = Protocol(endpoints=(CLL,))
 DEEP = "deep_ensemble-4"
-X = PlacedArm("candidate", "x", "x", "x", 4, arm="x", beside=4)
+TUNED = Anchors("single", "deep_ensemble", 4)
+X = PlacedArm("candidate", "x", "x", "x", 4, arm="x", tuned=TUNED)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def arms(recovery: float, n: int, sd: float = 0.2, seed: int = 0) -> tuple[Any, 
 
 def case(values: tuple[Any, Any, Any]) -> Case:
     effect = Recovery(*(summary(v) for v in values))
-    return Case(X, {"cll": effect}, (), {"cll": values})
+    return Case(X, Placement(TUNED, {"cll": effect}, (), {"cll": values}))
 
 
 def test_all_permutations_of_five_and_five_are_counted() -> None:
@@ -158,9 +160,9 @@ def test_the_crossed_interval_without_variance_over_examples_is_that_over_seeds(
     known = losses(30, 50, 0.2, 0.0)
     values = tuple(k.values["cll"].mean(1).astype(float) for k in known.values())
 
-    found = Crossed(known.get).interval(case(values), CLL, 0.9)  # type: ignore[arg-type]
+    found = Crossed(known.get).interval("x", TUNED, CLL, 0.9)  # type: ignore[arg-type]
 
-    expected = fieller(case(values).effects["cll"], 0.9)
+    expected = fieller(case(values).tuned.effects["cll"], 0.9)
     assert found == pytest.approx(expected, abs=0.03)
 
 
@@ -179,7 +181,7 @@ def test_the_crossed_interval_is_wider_where_examples_matter() -> None:
     for example_sd in (0.0, 2.0):
         known = losses(20, 60, 0.1, example_sd)
         values = tuple(k.values["cll"].mean(1).astype(float) for k in known.values())
-        low, high = Crossed(known.get).interval(case(values), CLL, 0.9)  # type: ignore[arg-type,misc]
+        low, high = Crossed(known.get).interval("x", TUNED, CLL, 0.9)  # type: ignore[arg-type,misc]
         widths.append(high - low)
     assert widths[1] > 1.3 * widths[0]
 
@@ -188,7 +190,7 @@ def test_anchors_in_the_wrong_order_leave_no_interval() -> None:
     known = losses(10, 20, 0.1, 0.1)
     known["single"], known[DEEP] = known[DEEP], known["single"]
 
-    assert Crossed(known.get).interval(case(arms(0.5, 10)), CLL, 0.9) == UNBOUNDED  # type: ignore[arg-type]
+    assert Crossed(known.get).interval("x", TUNED, CLL, 0.9) == UNBOUNDED  # type: ignore[arg-type]
 
 
 def p(escape: float = 1.0, track: float = 1.0, worse: float = 1.0) -> schema.Tests:
@@ -219,7 +221,7 @@ def test_all_three_agree_on_a_clear_escape_and_draws_do_not_depend_on_other_arms
 
     found = check(case(values), ONE, "escapes", Crossed(known.get))  # type: ignore[arg-type]
     other = Crossed(known.get)  # type: ignore[arg-type]
-    other.interval(Case(replace(X, arm="single"), {}), CLL, 0.9)
+    other.interval("single", TUNED, CLL, 0.9)
     again = check(case(values), ONE, "escapes", other)
 
     assert found == again
@@ -237,7 +239,7 @@ def test_two_seeds_cannot_be_permuted_to_the_level() -> None:
 
 
 def test_what_is_not_known_is_not_asked() -> None:
-    closed = Case(X, {}, (Reason("gap not shown", endpoint=CLL),))
+    closed = Case(X, Placement(TUNED, {}, (Reason("gap not shown", endpoint=CLL),)))
     nothing = Crossed(lambda arm: None)
 
     assert check(closed, ONE, "inconclusive", nothing) is None
