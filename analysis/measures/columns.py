@@ -28,7 +28,7 @@ SCORES: Final = {
 """What tells out-of-distribution examples from others: higher is more foreign."""
 _ON_TEST: Final = {
     "nll": Metric("nats", "lower", "negative log likelihood of the mean probability"),
-    "cll": Metric("nats", "lower", "calibrated NLL: after temperature scaling on the other half"),
+    "cll": Metric("nats", "lower", "calibrated NLL: each example at the temperature of all others"),
     "brier": Metric("0 to 2", "lower", "Brier score"),
     "brier_reliability": Metric("0 to 2", "lower", "its part from confidence off the accuracy"),
     "brier_resolution": Metric("0 to 2", "higher", "its part from telling examples apart"),

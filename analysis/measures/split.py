@@ -20,8 +20,6 @@ Rows = dict[str, Array]
 
 BLOCK: Final = 2**16
 """Logits that are reduced at once."""
-CLL_SEED: Final = 20_260_123
-"""The halves of ``cll`` are the same for every trial: common random numbers."""
 
 
 def reduce(

@@ -114,11 +114,8 @@ def measure_trial(run: Run, task: Task) -> TrialMeasures:
 
 
 def calibrated(logq_NC: Array, y_N: Array) -> Array | None:
-    """Return ``example_cll`` on the halves that every trial shares; None for a single example."""
-    if len(y_N) < 2:
-        return None
-    rng = np.random.default_rng(split.CLL_SEED)
-    return metrics.example_cll(logq_NC, y_N, rng)
+    """Return ``example_cll``; None for a single example, which no other can calibrate."""
+    return metrics.example_cll(logq_NC, y_N) if len(y_N) > 1 else None
 
 
 def _mean(losses: Array | None) -> float | None:

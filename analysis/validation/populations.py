@@ -17,7 +17,6 @@ from scipy.optimize import brentq
 from analysis import metrics
 from analysis.data.predictions import predictions, predictions_file
 from analysis.data.run import Run
-from analysis.measures.split import CLL_SEED
 from analysis.stats.contrasts import FloatArray
 from analysis.validation.simulate import MEMBERS, Blend, Units
 from study.errors import StudyError
@@ -60,7 +59,7 @@ class Members:
         own = [metrics.nll(logp, self.labels) for logp in self.test[chosen]]
         rows = metrics.example_nll(_mixed(self.shift[chosen], w), self.shift_labels)
         cells = np.bincount(self.cell, rows) / np.bincount(self.cell)
-        cll = metrics.cll(logq, self.labels, np.random.default_rng(CLL_SEED))
+        cll = metrics.cll(logq, self.labels)
         return np.array([cll, cells.mean(), nll - np.dot(w, own)])
 
     def unit(self, chosen: IntArray) -> FloatArray:

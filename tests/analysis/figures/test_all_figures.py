@@ -10,6 +10,7 @@ import pytest
 from analysis.data.run import Run, load
 from analysis.figures import all_figures
 from analysis.figures.context import Figure, FigureContext, figure_context
+from analysis.figures.recovery import BEYOND
 from analysis.measures.measure import Measures, measure
 from analysis.measures.summary import summarise_measures
 from analysis.report.arm_details import details, names
@@ -83,7 +84,7 @@ def test_a_growing_ensemble_is_drawn_with_every_arm_where_it_meets_it(
         assert arm.equivalent is not None
         worth = arm.equivalent.members
         row = found[arm.arm]
-        assert row["at"] == pytest.approx(largest if worth is None else worth, rel=1e-4)
+        assert row["at"] == pytest.approx(largest + BEYOND if worth is None else worth, rel=1e-4)
         assert row["beyond"] == (worth is None)
 
 

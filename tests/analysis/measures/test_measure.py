@@ -149,7 +149,7 @@ def test_by_hand(tmp_path: Path) -> None:
     assert row["mutual_information"] == pytest.approx(entropy - sum(member) / 2)
     # KL(a||b) + KL(b||a) = sum (a - b) log(a / b) = 1/4 log 3/2 + (-1/4) log 1/2 = 1/4 log 3
     assert row["kl"] == pytest.approx(math.log(3) / 8, rel=1e-6)
-    assert row["cll"] is None  # one example has no halves
+    assert row["cll"] is None  # no other example to calibrate on
     assert row["shift_nll"] is None
 
 

@@ -70,8 +70,7 @@ def test_extreme_logits_stay_finite() -> None:
     "metric",
     [
         *(metrics.nll, metrics.accuracy, metrics.brier, metrics.ece, metrics.adaptive_ece),
-        *(metrics.classwise_ece, metrics.brier_decomposition, metrics.temperature),
-        lambda logq, y: metrics.cll(logq, y, np.random.default_rng(0)),
+        *(metrics.classwise_ece, metrics.brier_decomposition, metrics.temperature, metrics.cll),
         lambda logq, _: metrics.predictive_entropy(logq),
     ],
 )

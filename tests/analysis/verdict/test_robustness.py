@@ -180,7 +180,6 @@ def test_the_crossed_interval_is_wider_where_examples_matter() -> None:
     widths = []
     for example_sd in (0.0, 2.0):
         known = losses(20, 60, 0.1, example_sd)
-        values = tuple(k.values["cll"].mean(1).astype(float) for k in known.values())
         low, high = Crossed(known.get).interval("x", TUNED, CLL, 0.9)  # type: ignore[arg-type,misc]
         widths.append(high - low)
     assert widths[1] > 1.3 * widths[0]
