@@ -3,16 +3,21 @@
 Takes the spread over seeds from the confirm stage of a run, or from ``--sd-single``, ``--sd-arm``
 and ``--sd-ensemble``. Prints the seeds per arm that each verdict needs, and what the seeds at hand
 can find. For ``escapes`` every configuration is given the strictest level of Holm's procedure, the
-declared one over the number of configurations: enough whatever the other configurations do.
+declared one over the number of configurations: enough whatever the other configurations do. Where
+costs are known, the least training with the same power is sought: every configuration is compared
+with the same anchors, the single model and the Deep Ensemble, so more seeds of these serve all.
 """
 
 import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from statistics import fmean
 from typing import Final
+
+import polars as pl
 
 from analysis.data.run import load
 from analysis.measures.measure import measure
@@ -21,8 +26,11 @@ from analysis.stats.power import (
     DELTA,
     MOST_SEEDS,
     POWER,
+    Costs,
+    Replicates,
     Spread,
     Verdict,
+    cheapest_seeds,
     least_permutation_p,
     least_sign_flip_p,
     power_all,
@@ -40,10 +48,30 @@ ALL: Final = "all endpoints"
 
 
 @dataclass(frozen=True)
+class RunCosts:
+    """Seconds of training of one run: of each anchor, of a configuration, of all controls."""
+
+    single: float
+    arm: float
+    deep_ensemble: float
+    controls: float = 0.0
+
+    def of_study(self, configurations: int) -> Costs:
+        """Return what a seed costs; controls have as many seeds as configurations."""
+        arms = configurations * self.arm + self.controls
+        return Costs(arms, self.single + self.deep_ensemble)
+
+
+@dataclass(frozen=True)
 class Question:
-    """What is asked: spreads by endpoint, the wanted recovery and power, margin, level, arms."""
+    """What is asked: spreads by endpoint, the wanted recovery and power, margin, level, arms.
+
+    ``least`` has the smallest deviation of a configuration by endpoint; spreads have the largest.
+    """
 
     spreads: Mapping[str, Spread]
+    least: Mapping[str, float]
+    costs: RunCosts | None
     configurations: int
     recovery: float
     power: float
@@ -76,6 +104,13 @@ def parser() -> argparse.ArgumentParser:
     add("--sd-arm", type=float, help="of a configuration (default: the single model's)")
     add("--sd-ensemble", type=float, help="of the Deep Ensemble")
     add("--gap", type=float, default=1.0, help="single model - Deep Ensemble, in the same unit")
+    add(
+        "--costs",
+        type=float,
+        nargs=3,
+        metavar=("SINGLE", "ARM", "ENSEMBLE"),
+        help="seconds of training of one run of each (default: means of the run's)",
+    )
     add("--n", type=int, nargs="+", help="seeds per arm to say something about")
     add("--configurations", type=int, help="how many share Holm's correction")
     add("--recovery", type=float, default=0.5, help="true recovery that should be found")
@@ -104,8 +139,14 @@ def _question(given: argparse.Namespace) -> tuple[Question, list[int]]:
         )
     if many < 1:
         raise StudyError(f"--configurations must be at least 1, but is {many}; give their number")
-    asked = Question(found.spreads, many, given.recovery, given.power, delta, alpha)
-    return asked, at_hand
+    costs = found.costs
+    if given.costs is not None:
+        if not all(0 < cost < float("inf") for cost in given.costs):
+            said = ", ".join(f"{cost:g}" for cost in given.costs)
+            raise StudyError(f"--costs must be above 0, but are {said}; give seconds of training")
+        costs = RunCosts(*given.costs)
+    changed = {"recovery": given.recovery, "power": given.power, "delta": delta, "alpha": alpha}
+    return replace(found, configurations=many, costs=costs, **changed), at_hand
 
 
 def _of_options(given: argparse.Namespace) -> Question:
@@ -124,7 +165,8 @@ def _of_options(given: argparse.Namespace) -> Question:
             f"--gap must be above 0, but is {given.gap:g}; without one no number of seeds suffices"
         )
     spread = Spread(given.sd_single, arm, given.sd_ensemble, given.gap)
-    return Question({"this endpoint": spread}, CONFIGURATIONS, 0.5, POWER, DELTA, ALPHA)
+    name = "this endpoint"
+    return Question({name: spread}, {name: arm}, None, CONFIGURATIONS, 0.5, POWER, DELTA, ALPHA)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -135,10 +177,18 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 
 def _of_run(folder: AnyPath) -> tuple[Question, list[int]]:
-    study = study_in(folder)
+    run = load(folder)
+    if "confirm" not in run.trials["stage"]:
+        raise StudyError(
+            f"{folder}: a plan needs runs of the confirm stage, but there are none; let the study "
+            "reach it, or give --sd-single and --sd-ensemble"
+        )
+    study = study_of(measure(run), run.plan)
     many = sum(arm.role == "candidate" for arm in study.arms) or CONFIGURATIONS
-    protocol = study.protocol
-    asked = Question(spreads_of(study), many, 0.5, POWER, protocol.delta, protocol.alpha)
+    spreads, level = spreads_of(study), study.protocol
+    least = {name: min(found) for name, found in deviations_of(study).items()}
+    costs = costs_of(run.trials)
+    asked = Question(spreads, least, costs, many, 0.5, POWER, level.delta, level.alpha)
     return asked, [count(study, "single")]
 
 
@@ -156,16 +206,25 @@ def report(question: Question, seeds: Sequence[int]) -> Iterator[str]:
     )
     yield ""
     yield "Standard deviation over seeds, in gaps between single model and Deep Ensemble"
-    yield f"{'':{width}}{'single':>10}{'arm':>10}{'ensemble':>10}"
+    yield f"{'':{width}}{'single':>10}{'arm':>16}{'ensemble':>10}"
     for name, spread in q.spreads.items():
-        parts = (spread.single, spread.arm, spread.deep_ensemble)
-        yield f"{name:{width}}" + "".join(f"{part / spread.gap:10.2f}" for part in parts)
+        single, arm, ensemble, least = (
+            f"{part / spread.gap:.2f}"
+            for part in (spread.single, spread.arm, spread.deep_ensemble, q.least[name])
+        )
+        arms = arm if arm == least else f"{least} to {arm}"
+        yield f"{name:{width}}{single:>10}{arms:>16}{ensemble:>10}"
+    if dict(q.least) != {name: spread.arm for name, spread in q.spreads.items()}:
+        yield "Planned for the arm that varies most on each endpoint."
     yield ""
     yield "Seeds per arm needed"
     yield f"{'':{width}}{f'escapes at R = {q.recovery:g}':>20}{'tracks at R = 0':>20}"
     for name, spreads in groups.items():
         needed = _seeds(q, spreads, "escape"), _seeds(q, spreads, "track")
         yield f"{name:{width}}" + "".join(f"{number:>20}" for number in needed)
+    if q.costs is not None:
+        yield ""
+        yield from _cheapest(q, q.costs.of_study(q.configurations), list(q.spreads.values()))
     for name, spreads in groups.items():
         yield ""
         yield f"With so many seeds: {name}"
@@ -178,6 +237,28 @@ def _seeds(question: Question, spreads: Sequence[Spread], verdict: Verdict) -> s
     q, truth = question, 0.0 if verdict == "track" else question.recovery
     found = seeds_needed(spreads, verdict, truth, q.power, q.delta, q.alpha, q.configurations)
     return f"over {MOST_SEEDS}" if found is None else str(found)
+
+
+def _cheapest(question: Question, costs: Costs, spreads: Sequence[Spread]) -> Iterator[str]:
+    """Yield the cheapest seeds for each verdict, and beside them the same number for all."""
+    q = question
+    yield f"Seeds with the least training{', all endpoints' if len(spreads) > 1 else ''}"
+    yield f"{'':28}{'of an arm':>12}{'of an anchor':>14}{'hours':>10}"
+    asked: tuple[tuple[Verdict, float], ...] = ("escape", q.recovery), ("track", 0.0)
+    for verdict, recovery in asked:
+        limits = recovery, q.power, q.delta, q.alpha, q.configurations
+        same = seeds_needed(spreads, verdict, *limits)
+        found = cheapest_seeds(spreads, costs, verdict, *limits)
+        for name, seeds in (
+            (f"{verdict}s at R = {recovery:g}", found),
+            ("  the same for all", same),
+        ):
+            if seeds is None:
+                yield f"{name:28}{f'over {MOST_SEEDS}':>12}"
+                continue
+            numbers = Replicates.of(seeds)
+            hours = f"{costs.total(numbers) / 3600:.3g}"
+            yield f"{name:28}{numbers.arm:>12}{numbers.single:>14}{hours:>10}"
 
 
 def _at(question: Question, spreads: Sequence[Spread], seeds: Sequence[int]) -> Iterator[str]:
@@ -208,26 +289,41 @@ def _floors(question: Question, fewest: int) -> Iterator[str]:
     )
 
 
-def study_in(folder: AnyPath) -> Study:
-    """Return what a run folder gives to judge.
+def costs_of(trials: pl.DataFrame) -> RunCosts | None:
+    """Return the mean seconds of training of the confirmed runs; None where they are not known.
 
-    Raises:
-        StudyError: When the folder cannot be read or nothing was confirmed.
+    A Deep Ensemble costs its whole pool, whatever size an arm is placed beside.
     """
-    run = load(folder)
-    if "confirm" not in run.trials["stage"]:
-        raise StudyError(
-            f"{folder}: a plan needs runs of the confirm stage, but there are none; let the study "
-            "reach it, or give --sd-single and --sd-ensemble"
-        )
-    return study_of(measure(run), run.plan)
+    done = trials.filter(pl.col("stage") == "confirm", pl.col("status") == "complete")
+    means = done.group_by("role", "configuration").agg(pl.col("train_seconds").mean())
+    by_role = {role: own["train_seconds"].to_list() for (role,), own in means.group_by("role")}
+    single, arms, deep = (by_role.get(r, [0.0]) for r in ("single", "candidate", "deep_ensemble"))
+    controls = [*by_role.get("positive_control", []), *by_role.get("negative_control", [])]
+    found = RunCosts(max(single), fmean(arms), max(deep), sum(controls))
+    return found if min(found.single, found.arm, found.deep_ensemble) > 0 else None
+
+
+def deviations_of(study: Study) -> dict[str, list[float]]:
+    """Return the candidates' standard deviations over seeds, by the endpoint's label.
+
+    Without candidates, that of the single model.
+    """
+    own = [arm.arm for arm in study.arms if arm.role == "candidate"]
+    found = {}
+    for endpoint in study.protocol.endpoints:
+        keys = [(arm, endpoint.key) for arm in own if (arm, endpoint.key) in study.summaries]
+        keys = keys or [("single", endpoint.key)]
+        if keys[0] in study.summaries:
+            found[endpoint.label] = [study.summaries[key].variance ** 0.5 for key in keys]
+    return found
 
 
 def spreads_of(study: Study) -> dict[str, Spread]:
     """Return the spread of every measured endpoint, by its label.
 
-    An arm's deviation is the root of the candidates' mean variance (without candidates, that of
-    the single model); the Deep Ensemble is the one that most candidates are placed beside.
+    An arm's deviation is the largest of ``deviations_of``, so that the seeds suffice for every
+    candidate: of K samples it is a little too large, while a mean is too small for half of them.
+    The Deep Ensemble is the one that most candidates are placed beside.
 
     Raises:
         StudyError: When an anchor has fewer than two runs, or the anchors are in the wrong order.
@@ -243,7 +339,7 @@ def spreads_of(study: Study) -> dict[str, Spread]:
                 f"{count(study, anchor)}; let the study go on, or give --sd-single and "
                 "--sd-ensemble"
             )
-    spreads = {}
+    spreads, deviations = {}, deviations_of(study)
     for endpoint in study.protocol.endpoints:
         single, ensemble = (study.summaries.get((a, endpoint.key)) for a in ("single", deep))
         if single is None or ensemble is None:
@@ -255,11 +351,9 @@ def spreads_of(study: Study) -> dict[str, Spread]:
                 f"is {'worse by ' + format(-gap, '.3g') if gap else 'the same'}; without a gap no "
                 "number of seeds suffices"
             )
-        found = (study.summaries.get((arm.arm, endpoint.key)) for arm in own)
-        variances = [arm.variance for arm in found if arm] or [single.variance]
         spreads[endpoint.label] = Spread(
             single.variance**0.5,
-            (sum(variances) / len(variances)) ** 0.5,
+            max(deviations[endpoint.label]),
             ensemble.variance**0.5,
             gap,
             endpoint.kind == "performance",

@@ -3,15 +3,19 @@
 All follow from the spread over seeds of single model, arm and Deep Ensemble. Powers are those of
 the t-tests of ``analysis.verdict.decisions`` for normal errors: given the sample variances the
 means are normal, and the sample variances are integrated out. No random numbers are drawn.
+
+Every arm is compared with the same anchors, which may therefore have more seeds than an arm: where
+a number of seeds is asked for, ``Replicates`` gives each its own.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import comb, prod
-from typing import Final, Literal
+from math import ceil, comb, prod
+from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtr, roots_legendre, stdtrit
 from scipy.stats import chi2, qmc
 
@@ -19,6 +23,7 @@ from analysis.data.protocol import GATE_LEVEL, GATE_RATIO
 from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary, detectable_effect
 
 Verdict = Literal["escape", "track"]
+IntArray = npt.NDArray[np.integer[Any]]
 
 DELTA: Final = 0.25
 ALPHA: Final = 0.05
@@ -29,6 +34,46 @@ DRAWS: Final = 1024
 """Points at which the sample variances are taken."""
 FAR: Final = 9.0
 """Standard deviations beyond which a normal density adds nothing."""
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Numbers of seeds: of an arm that is judged, of the single model and of the Deep Ensemble."""
+
+    arm: int
+    single: int
+    deep_ensemble: int
+
+    @classmethod
+    def of(cls, seeds: "Seeds") -> "Replicates":
+        """Return the numbers; one number is that of all three."""
+        return seeds if isinstance(seeds, Replicates) else cls(seeds, seeds, seeds)
+
+    @property
+    def of_contrast(self) -> tuple[int, int, int]:
+        """In the order of a contrast's terms: single, arm, Deep Ensemble."""
+        return self.single, self.arm, self.deep_ensemble
+
+
+Seeds = int | Replicates
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one seed costs, in any unit.
+
+    Attributes:
+        arms: Of all arms that are judged, together; above 0.
+        anchors: Of the single model and the Deep Ensemble, together; above 0.
+    """
+
+    arms: float
+    anchors: float
+
+    def total(self, seeds: Seeds) -> float:
+        """Return the cost of a study whose anchors have the same number of seeds."""
+        numbers = Replicates.of(seeds)
+        return numbers.arm * self.arms + numbers.single * self.anchors
 
 
 @dataclass(frozen=True)
@@ -49,16 +94,21 @@ class Spread:
     gap: float = 1.0
     two_sided: bool = True
 
-    def anchored(self, recovery: float, seeds: int) -> Recovery:
+    @property
+    def variances(self) -> FloatArray:
+        """Of single model, arm and Deep Ensemble, (3,)."""
+        return np.square([self.single, self.arm, self.deep_ensemble])
+
+    def anchored(self, recovery: float, seeds: Seeds) -> Recovery:
         """Return the effect of an arm of this true recovery, as if the truth had been drawn."""
         means = 0.0, -recovery * self.gap, -self.gap
-        deviations = self.single, self.arm, self.deep_ensemble
-        parts = (Summary(m, s * s, seeds) for m, s in zip(means, deviations, strict=True))
-        return Recovery(*parts)
+        numbers = Replicates.of(seeds).of_contrast
+        parts = zip(means, self.variances.tolist(), numbers, strict=True)
+        return Recovery(*(Summary(*part) for part in parts))
 
 
 def power_escape(
-    spread: Spread, recovery: float, seeds: int, delta: float = DELTA, alpha: float = ALPHA
+    spread: Spread, recovery: float, seeds: Seeds, delta: float = DELTA, alpha: float = ALPHA
 ) -> float:
     """Return P(T(delta) > 0 is shown at level alpha)."""
     truth, reach = _contrast(spread, recovery, seeds, delta, alpha)
@@ -68,7 +118,7 @@ def power_escape(
 
 
 def power_track(
-    spread: Spread, recovery: float, seeds: int, delta: float = DELTA, alpha: float = ALPHA
+    spread: Spread, recovery: float, seeds: Seeds, delta: float = DELTA, alpha: float = ALPHA
 ) -> float:
     """Return P(T(delta) < 0 and T(-delta) > 0 are both shown), one side only for diversity."""
     below, below_reach = _contrast(spread, recovery, seeds, delta, alpha)
@@ -80,30 +130,29 @@ def power_track(
         return float(ndtr(top).mean())
     above, above_reach = _contrast(spread, recovery, seeds, -delta, alpha)
     bottom = (above_reach - above.estimate) / above.se
-    variances = spread.single**2, spread.arm**2, spread.deep_ensemble**2
-    covariance = np.dot([1 - delta**2, 1, -(delta**2)], variances) / seeds
+    of_means = spread.variances / Replicates.of(seeds).of_contrast
+    covariance = np.dot([1 - delta**2, 1, -(delta**2)], of_means)
     return float(_between(top, bottom, covariance / (below.se * above.se)).mean())
 
 
-def power_gate(spread: Spread, seeds: int) -> float:
-    """Return P(the anchors are shown to differ, by at least one pooled standard deviation).
-
-    With n seeds each the pooled deviation is sqrt(n/2) standard errors of the gap, so both rules
-    are bounds on one ratio.
-    """
+def power_gate(spread: Spread, seeds: Seeds) -> float:
+    """Return P(the anchors are shown to differ, by at least one pooled standard deviation)."""
     gap = spread.anchored(0.0, seeds).gap
     if gap.se == 0:
         return float(gap.estimate > 0)
     se, df = _estimated(spread, seeds, (1.0, 0.0, -1.0))
-    least = np.maximum(stdtrit(df, 1 - GATE_LEVEL), GATE_RATIO * (seeds / 2) ** 0.5)
-    return float(ndtr((gap.estimate - least * se) / gap.se).mean())
+    numbers = np.array(Replicates.of(seeds).of_contrast)
+    weights = (numbers - 1) * [1, 0, 1]
+    pooled = np.sqrt(spread.variances * _chi2(numbers) @ weights / weights.sum())
+    least = np.maximum(stdtrit(df, 1 - GATE_LEVEL) * se, GATE_RATIO * pooled)
+    return float(ndtr((gap.estimate - least) / gap.se).mean())
 
 
 def power_all(
     spreads: Sequence[Spread],
     verdict: Verdict,
     recovery: float,
-    seeds: int,
+    seeds: Seeds,
     delta: float = DELTA,
     alpha: float = ALPHA,
 ) -> float:
@@ -123,6 +172,7 @@ def seeds_needed(
     delta: float = DELTA,
     alpha: float = ALPHA,
     configurations: int = 1,
+    anchors: float = 1.0,
 ) -> int | None:
     """Return the fewest seeds per arm with this power on all endpoints at once.
 
@@ -136,20 +186,65 @@ def seeds_needed(
         configurations: How many share Holm's correction; an escape is planned at alpha over this
             number, Holm's strictest step, so the seeds suffice whatever the others do. Tracking is
             not corrected.
+        anchors: How many times as many seeds each anchor has, rounded up.
 
     Returns:
-        Number of seeds, at least 2; None where ``MOST_SEEDS`` do not suffice.
+        Number of seeds of an arm, at least 2; None where ``MOST_SEEDS`` do not suffice.
     """
     level = alpha / configurations if verdict == "escape" else alpha
 
     def enough(seeds: int) -> bool:
-        return power_all(spreads, verdict, recovery, seeds, delta, level) >= power
+        many = ceil(anchors * seeds)
+        numbers = Replicates(seeds, many, many)
+        return power_all(spreads, verdict, recovery, numbers, delta, level) >= power
 
-    low, high = 1, 2
-    while not enough(high):
-        low, high = high, 2 * high
-        if high > MOST_SEEDS:
-            return None
+    return _fewest(enough, MOST_SEEDS)
+
+
+def cheapest_seeds(
+    spreads: Sequence[Spread],
+    costs: Costs,
+    verdict: Verdict = "escape",
+    recovery: float = 0.5,
+    power: float = POWER,
+    delta: float = DELTA,
+    alpha: float = ALPHA,
+    configurations: int = 1,
+) -> Replicates | None:
+    """Return the seeds of an arm and of both anchors that have this power at the least cost.
+
+    Every arm is compared with the same anchors, so a seed of these serves all arms: where all runs
+    cost the same, K arms call for about sqrt(K) times as many seeds of an anchor (Dunnett 1955).
+    Every number of an arm's seeds is tried that is not dearer than the best split so far.
+
+    Args:
+        costs: Of one seed.
+
+    The others are those of ``seeds_needed``; None where it returns None.
+    """
+    level = alpha / configurations if verdict == "escape" else alpha
+    start = seeds_needed(spreads, verdict, recovery, power, delta, alpha, configurations)
+    if start is None:
+        return None
+    best, arm = Replicates.of(start), 2
+    while costs.total(Replicates(arm, 2, 2)) < costs.total(best):
+
+        def enough(seeds: int, arm: int = arm) -> bool:
+            numbers = Replicates(arm, seeds, seeds)
+            return power_all(spreads, verdict, recovery, numbers, delta, level) >= power
+
+        room = (costs.total(best) - costs.total(Replicates(arm, 0, 0))) / costs.anchors
+        if (seeds := _fewest(enough, min(MOST_SEEDS, ceil(room) - 1))) is not None:
+            best = Replicates(arm, seeds, seeds)
+        arm += 1
+    return best
+
+
+def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
+    """Return the least number from 2 to ``most`` that is enough, as all above it are."""
+    if most < 2 or not enough(most):
+        return None
+    low, high = 1, most
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
@@ -158,7 +253,7 @@ def seeds_needed(
 
 def recovery_found(
     spreads: Sequence[Spread],
-    seeds: int,
+    seeds: Seeds,
     power: float = POWER,
     delta: float = DELTA,
     alpha: float = ALPHA,
@@ -186,7 +281,7 @@ def least_sign_flip_p(seeds: int) -> float:
 
 
 def _contrast(
-    spread: Spread, recovery: float, seeds: int, theta: float, alpha: float
+    spread: Spread, recovery: float, seeds: Seeds, theta: float, alpha: float
 ) -> tuple[Contrast, FloatArray]:
     """Return the true T(theta), and by how much its estimate must differ from 0 to be shown.
 
@@ -197,24 +292,29 @@ def _contrast(
 
 
 def _estimated(
-    spread: Spread, seeds: int, weights: tuple[float, float, float]
+    spread: Spread, seeds: Seeds, weights: tuple[float, float, float]
 ) -> tuple[FloatArray, FloatArray]:
     """Return the standard error of a contrast and its df as studies would estimate them, (DRAWS,).
 
     Sample variances are chi², of which an unscrambled Sobol sequence takes quantiles.
     """
-    deviations = spread.single, spread.arm, spread.deep_ensemble
-    parts = np.square(np.multiply(weights, deviations)) / seeds * _chi2(seeds - 1)
+    numbers = np.array(Replicates.of(seeds).of_contrast)
+    parts = np.square(weights) * spread.variances / numbers * _chi2(numbers)
     variance = parts.sum(1)
     if not variance.any():
         return variance, np.full(DRAWS, np.inf)
-    return np.sqrt(variance), (seeds - 1) * variance**2 / (parts**2).sum(1)
+    return np.sqrt(variance), variance**2 / (parts**2 / (numbers - 1)).sum(1)
+
+
+def _chi2(numbers: IntArray) -> FloatArray:
+    """Return chi²/df of three independent variances of so many seeds, (DRAWS, 3)."""
+    return np.stack([_chi2_of(term, int(n) - 1) for term, n in enumerate(numbers)], 1)
 
 
 @cache
-def _chi2(df: int) -> FloatArray:
-    """Return chi²/df of three independent variances, (DRAWS, 3)."""
-    uniform = qmc.Sobol(3, scramble=False).random(DRAWS) + 0.5 / DRAWS
+def _chi2_of(term: int, df: int) -> FloatArray:
+    """Return chi²/df of one of the three, (DRAWS,)."""
+    uniform = qmc.Sobol(3, scramble=False).random(DRAWS)[:, term] + 0.5 / DRAWS
     return np.asarray(chi2.ppf(uniform, df) / df)
 
 

@@ -7,10 +7,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from analysis.data.run import Run
-from analysis.measures.measure import Measures
-from analysis.plan import main, spreads_of
-from analysis.stats.power import Spread, power_track, recovery_found, seeds_needed
+from analysis.data.run import Run, load
+from analysis.measures.measure import Measures, measure
+from analysis.plan import RunCosts, costs_of, deviations_of, main, spreads_of
+from analysis.stats.power import (
+    Spread,
+    cheapest_seeds,
+    power_track,
+    recovery_found,
+    seeds_needed,
+)
 from analysis.verdict.arms import study_of
 from study.errors import StudyError
 
@@ -56,9 +62,61 @@ def test_the_spread_of_a_run_by_hand(measures: Measures, run: Run) -> None:
     variances = frame.filter(pl.col("role") == "candidate").group_by("arm").agg(pl.col("cll").var())
     assert found.single == pytest.approx(single.std())
     assert found.deep_ensemble == pytest.approx(deep.std())
-    assert found.arm == pytest.approx(variances["cll"].mean() ** 0.5)
+    assert found.arm == pytest.approx(variances["cll"].max() ** 0.5)
     assert found.gap == pytest.approx(single.mean() - deep.mean())
     assert found.two_sided
+
+
+def test_the_plan_shows_how_far_arms_vary_and_takes_the_largest(study: Path, capsys: Any) -> None:
+    assert main(["--runs", str(study)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = deviations_of(study_of(measure(load(study)), load(study).plan))["calibrated NLL"]
+    spread = spreads_of(study_of(measure(load(study)), load(study).plan))["calibrated NLL"]
+    row = next(line for line in lines if line.startswith("calibrated NLL"))
+    assert len(found) == 4
+    assert f"{min(found) / spread.gap:.2f} to {max(found) / spread.gap:.2f}" in row
+    assert "Planned for the arm that varies most on each endpoint." in lines
+
+
+def test_the_cheapest_seeds_stand_beside_equal_ones(capsys: Any) -> None:
+    costs = ["--costs", "360", "360", "1440"]
+    assert main([*OPTIONS, *costs, "--n", "20", "--configurations", "8"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    spent = RunCosts(360, 360, 1440).of_study(8)
+    found = cheapest_seeds([SPREAD], spent, configurations=8)
+    equal = seeds_needed([SPREAD], configurations=8)
+    assert found is not None
+    assert equal is not None
+    split, same = lines[lines.index(["Seeds", "with", "the", "least", "training"]) + 2 :][:2]
+    hours = 0.8 * found.arm + 0.5 * found.single  # 8 x 6 minutes; 6 and 24 minutes
+    assert split[-3:] == [str(found.arm), str(found.single), f"{hours:.3g}"]
+    assert same[-3:] == [str(equal), str(equal), f"{1.3 * equal:.3g}"]
+    assert hours < 1.3 * equal
+
+
+def test_without_costs_nothing_is_said_of_them(capsys: Any) -> None:
+    assert main([*OPTIONS, "--n", "20"]) == 0
+    assert "least training" not in capsys.readouterr().out
+
+
+def test_costs_of_a_run_by_hand(run: Run) -> None:
+    """Of each configuration its mean; of the Deep Ensemble the pool; every control is added."""
+    found = costs_of(run.trials)
+    assert found is not None
+    done = run.trials.filter(pl.col("stage") == "confirm", pl.col("status") == "complete")
+
+    def seconds(role: str) -> float:
+        own = done.filter(pl.col("role") == role)
+        return float(own["train_seconds"].sum()) / own["replicate"].n_unique()
+
+    assert found.single == pytest.approx(seconds("single"))
+    assert found.deep_ensemble == pytest.approx(seconds("deep_ensemble"))
+    assert 4 * found.arm == pytest.approx(seconds("candidate"))
+    assert found.controls == pytest.approx(
+        seconds("positive_control") + seconds("negative_control")
+    )
+    unknown = run.trials.with_columns(train_seconds=0.0)
+    assert costs_of(unknown) is None
 
 
 @pytest.mark.parametrize(
@@ -75,6 +133,7 @@ def test_the_spread_of_a_run_by_hand(measures: Measures, run: Run) -> None:
         ([*OPTIONS, "--delta", "0"], "--delta must be above 0 and below 1, but is 0"),
         ([*OPTIONS, "--recovery", "0.2"], "--recovery must be above the margin 0.25, but is 0.2"),
         ([*OPTIONS, "--configurations", "0"], "--configurations must be at least 1, but is 0"),
+        ([*OPTIONS, "--costs", "1", "0", "1"], "--costs must be above 0, but are 1, 0, 1"),
         (["--runs", "nowhere"], "a run folder must hold trials"),
     ],
 )

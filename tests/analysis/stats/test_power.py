@@ -11,7 +11,12 @@ from scipy import stats as scipy_stats
 from analysis.data.protocol import ENDPOINTS
 from analysis.stats.contrasts import Recovery, summary
 from analysis.stats.power import (
+    Costs,
+    Replicates,
+    Seeds,
     Spread,
+    Verdict,
+    cheapest_seeds,
     least_permutation_p,
     least_sign_flip_p,
     power_all,
@@ -28,11 +33,12 @@ SHIFT = Spread(0.235, 0.12, 0.08)
 GAIN = Spread(0.0, 0.15, 0.15, two_sided=False)
 
 
-def draw(rng: np.random.Generator, spread: Spread, recovery: float, seeds: int) -> Recovery:
+def draw(rng: np.random.Generator, spread: Spread, recovery: float, seeds: Seeds) -> Recovery:
     means = 0.0, -recovery * spread.gap, -spread.gap
     deviations = spread.single, spread.arm, spread.deep_ensemble
-    numbers = (rng.normal(m, s, seeds) for m, s in zip(means, deviations, strict=True))
-    return Recovery(*(summary(own) for own in numbers))
+    numbers = Replicates.of(seeds).of_contrast
+    parts = zip(means, deviations, numbers, strict=True)
+    return Recovery(*(summary(rng.normal(*part)) for part in parts))
 
 
 @pytest.mark.parametrize(
@@ -48,12 +54,16 @@ def draw(rng: np.random.Generator, spread: Spread, recovery: float, seeds: int) 
         (GAIN, 0.4, 4),
         (Spread(0.9, 0.5, 1.2, gap=3.0), 0.0, 6),
         (Spread(0.9, 0.5, 1.2, gap=3.0), 0.6, 3),
+        (TEST, 0.5, Replicates(arm=6, single=17, deep_ensemble=17)),
+        (TEST, 0.0, Replicates(arm=30, single=40, deep_ensemble=10)),
+        (SHIFT, 0.4, Replicates(arm=3, single=20, deep_ensemble=5)),
+        (Spread(0.9, 0.5, 1.2, gap=3.0), 0.0, Replicates(arm=20, single=4, deep_ensemble=9)),
     ],
 )
 def test_powers_are_the_rates_of_the_rules_own_tests(
-    spread: Spread, recovery: float, seeds: int
+    spread: Spread, recovery: float, seeds: Seeds
 ) -> None:
-    rng, times = np.random.default_rng(11), 800
+    rng, times = np.random.default_rng(11), 2000
     endpoint = ENDPOINTS["cll" if spread.two_sided else "gain"]
     found = [p_values_of(endpoint, draw(rng, spread, recovery, seeds), 0.25) for _ in range(times)]
     for seen, planned in (
@@ -64,14 +74,19 @@ def test_powers_are_the_rates_of_the_rules_own_tests(
         assert seen == pytest.approx(planned, abs=3.5 * error)
 
 
-@pytest.mark.parametrize("seeds", [3, 10, 30])
+UNEQUAL = Replicates(arm=2, single=25, deep_ensemble=6)
+
+
+@pytest.mark.parametrize("seeds", [3, 10, 30, UNEQUAL])
 @pytest.mark.parametrize("spread", [Spread(1.0, 0.8, 0.55), Spread(0.6, 0.5, 0.5), TEST])
-def test_the_gates_power_is_its_rate(spread: Spread, seeds: int) -> None:
+def test_the_gates_power_is_its_rate(spread: Spread, seeds: Seeds) -> None:
     rng, times = np.random.default_rng(12), 1000
     opened = []
     for _ in range(times):
         effect = draw(rng, spread, 0.0, seeds)
-        pooled = ((effect.single.variance + effect.deep_ensemble.variance) / 2) ** 0.5
+        single, deep = effect.single, effect.deep_ensemble
+        squares = (single.n - 1) * single.variance + (deep.n - 1) * deep.variance
+        pooled = (squares / (single.n + deep.n - 2)) ** 0.5
         opened.append(effect.gap.p_positive < 0.025 and effect.gap.estimate >= pooled)
     planned = power_gate(spread, seeds)
     assert np.mean(opened) == pytest.approx(planned, abs=0.05)
@@ -133,6 +148,81 @@ def test_seeds_needed_are_the_fewest() -> None:
     assert one is not None
     assert eight is not None
     assert one < eight
+
+
+POWERS = (0.4450058654352899, 0.37750734174583395, 0.7175371891153304, 0.544110659210377)
+
+
+def test_one_number_of_seeds_is_that_of_all_three() -> None:
+    """The values are those of the formulae for equal seeds that stood here before."""
+    same = Replicates(12, 12, 12)
+    for seeds in (12, same):
+        assert power_escape(TEST, 0.5, seeds, alpha=0.05 / 8) == pytest.approx(POWERS[0], abs=1e-12)
+        assert power_track(TEST, 0.0, seeds) == pytest.approx(POWERS[1], abs=1e-12)
+        assert power_gate(Spread(1.0, 0.8, 0.55), seeds) == pytest.approx(POWERS[2], abs=1e-12)
+        assert recovery_found([TEST, SHIFT], seeds) == pytest.approx(POWERS[3], abs=1e-12)
+    assert seeds_needed([TEST, SHIFT], configurations=8) == 23
+
+
+def test_each_arms_own_seeds_count() -> None:
+    """Where one of the three alone varies, only its seeds matter."""
+    for spread, numbers in (
+        (Spread(0.3, 0.0, 0.0), Replicates(5, 12, 9)),
+        (Spread(0.0, 0.3, 0.0), Replicates(12, 5, 9)),
+        (Spread(0.0, 0.0, 0.3), Replicates(5, 9, 12)),
+    ):
+        for power, recovery in ((power_escape, 0.5), (power_track, 0.0)):
+            assert power(spread, recovery, numbers) == pytest.approx(power(spread, recovery, 12))
+
+
+def test_anchors_with_more_seeds_spare_those_of_arms() -> None:
+    equal = seeds_needed([TEST, SHIFT], configurations=8)
+    shared = seeds_needed([TEST, SHIFT], configurations=8, anchors=8**0.5)
+    assert equal is not None
+    assert shared is not None
+    assert shared < equal
+    many = int(np.ceil(8**0.5 * shared))
+    numbers = Replicates(shared, many, many)
+    assert power_all([TEST, SHIFT], "escape", 0.5, numbers, alpha=0.05 / 8) >= 0.8
+
+
+@pytest.mark.parametrize("costs", [Costs(8, 2), Costs(8, 5), Costs(1, 5), Costs(24, 5)])
+@pytest.mark.parametrize("verdict", ["escape", "track"])
+def test_the_cheapest_seeds_have_the_power_and_their_neighbours_do_not(
+    costs: Costs, verdict: Verdict
+) -> None:
+    spreads, recovery = [TEST, SHIFT], 0.5 if verdict == "escape" else 0.0
+    level = 0.05 / 8 if verdict == "escape" else 0.05
+
+    def enough(arm: int, anchors: int) -> bool:
+        numbers = Replicates(arm, anchors, anchors)
+        return power_all(spreads, verdict, recovery, numbers, alpha=level) >= 0.8
+
+    found = cheapest_seeds(spreads, costs, verdict, recovery, configurations=8)
+    equal = seeds_needed(spreads, verdict, recovery, configurations=8)
+    assert found is not None
+    assert equal is not None
+    assert found.single == found.deep_ensemble
+    assert enough(found.arm, found.single)
+    assert costs.total(found) <= costs.total(equal)
+    for arm in range(max(2, found.arm - 4), found.arm + 5):
+        for anchors in range(max(2, found.single - 6), found.single + 7):
+            if costs.total(Replicates(arm, anchors, anchors)) < costs.total(found):
+                assert not enough(arm, anchors), (arm, anchors)
+
+
+def test_the_cheapest_anchors_follow_dunnetts_rule() -> None:
+    """K arms and anchors of equal deviations, of which T(1/2) takes half each: sqrt(K/2) times."""
+    spread, costs = Spread(0.4, 0.4, 0.4), Costs(16, 2)
+    found = cheapest_seeds([spread], costs, recovery=0.8, delta=0.5)
+    assert found is not None
+    # The cost K a + 2 b for a variance 1/a + (1/4 + 1/4)/b is least at b/a = sqrt(K/4) = 2.
+    assert found.single / found.arm == pytest.approx(2, rel=0.15)
+
+
+def test_what_no_seeds_can_show_has_no_price() -> None:
+    assert cheapest_seeds([Spread(100, 100, 100)], Costs(8, 5)) is None
+    assert cheapest_seeds([Spread(0, 0, 0)], Costs(8, 5)) == Replicates(2, 2, 2)
 
 
 def test_the_recovery_found_is_found() -> None:
