@@ -134,7 +134,7 @@ def check_examples(subject: Subject) -> None:
 
 
 def check_weights(subject: Subject) -> None:
-    """Effective weights, perturbations, collapsed control and checkpoint agree with M.
+    """Effective weights, perturbations, collapsed control and stored bytes agree with M.
 
     Looking at them, in training too, neither draws random numbers nor changes them.
     """
@@ -149,7 +149,7 @@ def check_weights(subject: Subject) -> None:
         assert perturbations is None or len(perturbations) == ensemble.members
         collapsed = ensemble.collapsed()
         assert collapsed is None or collapsed.members == 1
-    assert subject.trained().checkpoint(), "the checkpoint is empty"
+    assert subject.trained().stored_bytes() > 0, "nothing is stored"
 
 
 def check_member_networks(subject: Subject) -> None:

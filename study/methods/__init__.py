@@ -155,9 +155,9 @@ class Method(nn.Module):
         """
         return None
 
-    def checkpoint(self) -> dict[str, Tensor]:
-        """Return what has to be stored of the trained members, as it is stored."""
-        return self.state_dict()
+    def stored_bytes(self) -> int:
+        """Return the bytes that the trained members take where they are stored."""
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
 
 
 def build(

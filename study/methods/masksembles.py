@@ -154,12 +154,10 @@ class Ensemble(SharedNetwork):
                 layer.mask = layer.mask.mean(0, keepdim=True)
         return one
 
-    def checkpoint(self) -> dict[str, Tensor]:
-        """Return the state with masks of a byte per unit."""
-        return {
-            name: tensor.bool() if name.endswith(".mask") else tensor
-            for name, tensor in self.state_dict().items()
-        }
+    def stored_bytes(self) -> int:
+        """Return the bytes of the state with masks of a byte per unit."""
+        state = self.state_dict().items()
+        return sum(t.numel() if name.endswith(".mask") else t.nbytes for name, t in state)
 
 
 EXAMPLES = [
