@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from study.errors import StudyError
 from study.layers.fixed_heads import EquiangularHead, MemberHead
-from study.layers.members import repeat_for_members, replace_modules, split_members
+from study.layers.members import (
+    repeat_for_members,
+    replace_modules,
+    split_members,
+    weighted_layers,
+)
 from study.layers.norms import MemberBatchNorm, MemberNorm
 from study.layers.perturbed import MemberLayer, Weighted
 from study.methods import MakeNetwork, Method, Phase, TrainingForward
@@ -21,11 +26,11 @@ from study.spec import Training
 
 
 class SharedNetwork(OneNetwork):
-    """M members in one network; a subclass says in ``adapt`` which layers they perturb, and how.
+    """M members in one network; a subclass says in ``replacement`` how layers know them.
 
     With a warm start the plain network is trained alone for that share of the epochs, and adapted
-    then; until then all members are that network. A subclass sets what ``adapt`` needs before it
-    calls ``__init__`` here.
+    then; until then all members are that network. A subclass sets what ``replacement`` needs before
+    it calls ``__init__`` here.
 
     Args:
         members: M.
@@ -64,9 +69,16 @@ class SharedNetwork(OneNetwork):
         if not warm_start:
             self._begin()
 
+    def replacement(self, layer: Weighted, layers: list[Weighted]) -> MemberLayer | None:
+        """Return what takes the place of one of the network's ``layers``; None keeps it."""
+        raise NotImplementedError
+
     def adapt(self) -> None:
         """Replace layers of ``self.network`` by such as know the members, in place."""
-        raise NotImplementedError
+        layers = weighted_layers(self.network)
+        replace_modules(
+            self.network, (nn.Linear, nn.Conv2d), lambda layer: self.replacement(layer, layers)
+        )
 
     def _begin(self) -> None:
         self.adapt()
@@ -180,16 +192,16 @@ class SharedNetwork(OneNetwork):
         """Yield the adapted layers."""
         return (m for m in self.network.modules() if isinstance(m, MemberLayer))
 
-    def fast_weights(self) -> Iterator[nn.Parameter]:
+    def fast_weights(self) -> Iterator[Tensor]:
         """Yield the weights, but not the biases, that each member has for itself."""
         for layer in self.member_layers():
-            yield from layer.fast.values()  # type: ignore[misc]
+            yield from layer.fast.values()
 
-    def own_parameters(self) -> Iterator[nn.Parameter]:
+    def own_parameters(self) -> Iterator[Tensor]:
         """Yield every parameter that each member has for itself."""
         for module in self.network.modules():
             if isinstance(module, MemberLayer):
-                yield from module.own_parameters()  # type: ignore[misc]
+                yield from module.own_parameters()
             elif isinstance(module, MemberNorm):
                 yield from module.parameters()
 
@@ -215,7 +227,7 @@ class SharedNetwork(OneNetwork):
         }
         return copy.deepcopy(self.network, own)  # The copy has these in their places.
 
-    def collapsed(self) -> "SharedNetwork | None":
+    def collapsed(self) -> Self:
         """Return the one-member network in which own weights, biases and norms are averaged.
 
         The averages are of what W_m is made of, not of W_m: those of random signs are near 0, and

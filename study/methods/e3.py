@@ -257,13 +257,6 @@ class Ensemble(Method):
                 own[id(module)] = copy.deepcopy(module[-1], own)
         return copy.deepcopy(self.network, own)  # The copy has these in their places.
 
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights, (M, P), where a member has one expert."""
-        networks = [self.member_network(m) for m in range(self.members)]
-        layers = [weighted_layers(network) for network in networks if network is not None]
-        for own in zip(*layers, strict=True):
-            yield torch.stack([layer.weight.detach().flatten() for layer in own])
-
 
 def replaceable(network: nn.Module) -> list[str]:
     """Return the names of the layers that can hold experts, in the order in which they act.

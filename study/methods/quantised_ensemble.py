@@ -27,7 +27,6 @@ the running averages of the fine-tuning, which begins with those of the fp32 net
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -188,18 +187,10 @@ class Member(single.Ensemble):
     def _mixtures(self) -> list[Mixture]:
         return [module for module in self.network.modules() if isinstance(module, Mixture)]
 
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights as they are applied, (1, P)."""
-        layers = quantised_layers(self.network)
-        for layer in layers:
-            yield layer.applied.detach().flatten().unsqueeze(0)
-        if not layers:
-            yield from super().effective_weights()
-
     def member_network(self, member: int) -> nn.Module:
         """Return a copy of the plain network with the weights applied; ``member`` is 0."""
-        own = {id(layer): layer.plain() for layer in quantised_layers(self.network)}
-        return copy.deepcopy(self.network, own)  # type: ignore[arg-type]  # The copy has these.
+        own: dict[int, Any] = {id(layer): layer.plain() for layer in quantised_layers(self.network)}
+        return copy.deepcopy(self.network, own)  # The copy has these.
 
 
 class Ensemble(deep_ensemble.Ensemble):

@@ -1,11 +1,9 @@
 """One network: the anchor at recovery 0, as an ensemble of one member."""
 
 import copy
-from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from study.layers.members import weighted_layers
 from study.methods import MakeNetwork, Method
 from study.methods._one_network import OneNetwork
 from study.spec import Strict
@@ -35,11 +33,6 @@ class Ensemble(OneNetwork):
     def member_network(self, member: int) -> nn.Module:
         """Return a copy of the network; ``member`` is 0."""
         return copy.deepcopy(self.network)
-
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights, (1, P)."""
-        for layer in weighted_layers(self.network):
-            yield layer.weight.detach().flatten().unsqueeze(0)
 
 
 EXAMPLES: list[dict[str, int]] = [{}]
