@@ -39,7 +39,6 @@ class Progress:
         self.tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
         self.pace = Pace()
         self.use = Use()
-        self.warm: tuple[float, float, int] | None = None
         self.running: dict[str, Job] = {}
         self.since: dict[str, float] = {}
         self.began = self.last_shown = time.monotonic()
@@ -85,8 +84,6 @@ class Progress:
         if cold:  # Until then the others have loaded what they need as well.
             self.began = max(self.began, self.use.began)
             self.since = {trial: max(t, self.began) for trial, t in self.since.items()}
-        if self.warm is None and self.use.jobs >= self.slots:
-            self.warm = (time.monotonic(), self._busy(), self.use.jobs)
 
     def ended(self, row: TrialRow) -> None:
         """Note that a trial has ended, with its row."""
@@ -129,17 +126,18 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Return the seconds until the stage ends, None while nothing like it has ended."""
         assert self.stage is not None
-        gap, now = self._gap(), time.monotonic()
+        now = time.monotonic()
         running = [PlannedJob(job.spec.method, job) for job in self.running.values()]
         coming = [*self._coming()]
         known = []
         for seconds in lengths(self.pace, self.stage.name, [*running, *coming]):
             if seconds is None:
                 return None
-            known.append(seconds + gap)
+            known.append(seconds)
         begun = [t for trial in self.running if (t := self.since.get(trial)) is not None]
         under_way = [max(0.0, s - (now - t)) for s, t in zip(known, begun, strict=False)]
-        return last_end(under_way, known[len(begun) :], self.slots)
+        # Slots are idle between jobs, and at the end of a generation: as much as so far.
+        return last_end(under_way, known[len(begun) :], self.slots) / (self._busy_share() or 1.0)
 
     def _coming(self) -> Iterator[PlannedJob]:
         assert self.stage is not None
@@ -147,13 +145,10 @@ class Progress:
             yield PlannedJob(self.first.spec.method, self.first)
         yield from self.stage.ahead()
 
-    def _gap(self) -> float:
-        """Return the seconds that a slot is idle from one job to the next, on average."""
-        if self.warm is None or self.use.jobs == self.warm[2]:
-            return 0.0
-        since, busy, jobs = self.warm
-        idle = self.slots * (time.monotonic() - since) - (self._busy() - busy)
-        return max(0.0, idle) / (self.use.jobs - jobs)
+    def _busy_share(self) -> float:
+        """Return the share of the slots' time in this stage in which jobs ran."""
+        wall = max(time.monotonic() - self.began, 1e-9)
+        return min(1.0, (self._busy() - self.seconds_before) / (self.slots * wall))
 
     def _busy(self) -> float:
         """Return the seconds of this run's jobs up to now."""
@@ -198,8 +193,8 @@ class Progress:
         if not ended:
             return ""
         wall = max(time.monotonic() - self.began, 1e-9)
-        busy = min(1.0, (self._busy() - self.seconds_before) / (self.slots * wall))
-        return f", {short_number(60 * ended / wall)}/min, slots {busy:.0%} busy"
+        per_minute = short_number(60 * ended / wall)
+        return f", {per_minute}/min, slots {self._busy_share():.0%} busy"
 
     def _remaining(self) -> str:
         seconds = self.seconds_left()
