@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -23,6 +24,24 @@ class DivergenceError(Exception):
     """The training loss stopped being finite."""
 
 
+@dataclass(frozen=True)
+class AtATime:
+    """How much of a step is passed through the network, and held in memory, at a time.
+
+    Attributes:
+        accumulation_steps: Micro-batches of a step, of which the weighted mean of the losses is
+            minimised; batch normalisation and diversity terms see one at a time. Not for a stack.
+        sequential_members: Whether members that know nothing of each other are passed through the
+            network one after another, which takes the memory of one: see :func:`forwards_of`.
+    """
+
+    accumulation_steps: int = 1
+    sequential_members: bool = False
+
+
+WHOLE_STEP: Final = AtATime()
+
+
 def fit(
     method: Method,
     pixels: DeviceImages,
@@ -31,8 +50,7 @@ def fit(
     regularisation: Regularisation,
     seed: int,
     on_epoch: OnEpoch = lambda epoch: None,
-    accumulation_steps: int = 1,
-    sequential_members: bool = False,
+    at_a_time: AtATime = WHOLE_STEP,
 ) -> None:
     """Train ``method`` in place for ``training.epochs``; the last partial batch is dropped.
 
@@ -46,10 +64,7 @@ def fit(
         regularisation: Diversity term that joins the loss.
         seed: Root of the order of batches, augmentation and dropout. Sets torch's global seed.
         on_epoch: Called with the number of epochs done after each.
-        accumulation_steps: Micro-batches of a step, of which the weighted mean of the losses is
-            minimised; batch normalisation and diversity terms see one at a time. Not for a stack.
-        sequential_members: Whether members that know nothing of each other are passed through the
-            network one after another, which takes the memory of one: see :func:`forwards_of`.
+        at_a_time: How much of a step is passed through the network at a time.
 
     Raises:
         DivergenceError: When the loss of an epoch is not finite.
@@ -64,9 +79,7 @@ def fit(
     for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
         with torch.device(labels.device):
             phase.begin()
-        step = _step(
-            method, phase, training, regularisation, accumulation_steps, sequential_members
-        )
+        step = _step(method, phase, training, regularisation, at_a_time)
         for epoch in range(epochs):
             method.train()
             losses = [
@@ -115,17 +128,17 @@ def _step(
     phase: Phase,
     training: Training,
     regularisation: Regularisation,
-    accumulation_steps: int,
-    sequential_members: bool,
+    at_a_time: AtATime,
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
     """Return the optimiser step of a phase: images, labels, the phase's progress -> the loss."""
     optimizer = make_optimizer(method, training)
     peak = [group["lr"] for group in optimizer.param_groups]
     schedule = phase.schedule or training.schedule
     diversity = _diversity(method, regularisation, phase)
-    forwards = (
-        forwards_of(method, regularisation) if sequential_members else [method.training_forward]
-    )
+    parts = at_a_time.accumulation_steps
+    forwards: list[TrainingForward] = [method.training_forward]
+    if at_a_time.sequential_members:
+        forwards = forwards_of(method, regularisation)
 
     def loss_of(forward: TrainingForward, x: Tensor, y_B: Tensor, progress: float) -> Tensor:
         with _precision(x.device, training), recording_head_inputs(method) as features:
@@ -143,10 +156,9 @@ def _step(
             group["lr"] = lr * factor
         optimizer.zero_grad(set_to_none=True)
         total = x.new_zeros(())
-        for own_x, own_y in zip(
-            x.chunk(accumulation_steps), y_B.chunk(accumulation_steps), strict=True
-        ):
+        for own_x, own_y in zip(x.chunk(parts), y_B.chunk(parts), strict=True):
             for forward in forwards:
+                # Each part's graph is freed before the next one is built: that saves the memory.
                 share = len(own_x) / len(x) / len(forwards)
                 loss = loss_of(forward, own_x, own_y, progress) * share
                 loss.backward()
