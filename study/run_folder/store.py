@@ -53,10 +53,21 @@ class DamagedError(StudyError):
 
 
 class RunFolder:
-    """The run folder at ``root``; nothing is created until something is written."""
+    """The run folder at ``root``; nothing is created until something is written.
+
+    Attributes:
+        journal: Optuna's journal: a file, or what the names of its objects begin with.
+        ray: Ray Tune's folder.
+        plan: The declaration that precedes the opening of the test set.
+        study: The study as it was asked for.
+        report: The report of the run.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root: AnyPath = any_path(root).resolve()
+        self.journal = self.root / ("optuna" if self.remote else "optuna.journal")
+        self.ray, self.plan = self.root / "ray", self.root / "plan.json"
+        self.study, self.report = self.root / "study.json", self.root / "report.html"
         self.written: dict[str, dict[str, str]] = {}
 
     @property
@@ -65,36 +76,11 @@ class RunFolder:
         return isinstance(self.root, ObjectPath)
 
     @property
-    def journal(self) -> AnyPath:
-        """Optuna's journal: a file, or what the names of its objects begin with."""
-        return self.root / ("optuna" if self.remote else "optuna.journal")
-
-    @property
-    def ray(self) -> AnyPath:
-        """Ray Tune's folder."""
-        return self.root / "ray"
-
-    @property
     def logs(self) -> Path:
         """Folder of the loggers' files, which append to them: never in an object store."""
         if isinstance(self.root, Path):
             return self.root / "logs"
         return Path("runs", self.root.key.replace("/", "-"), "logs").resolve()
-
-    @property
-    def plan(self) -> AnyPath:
-        """The declaration that precedes the opening of the test set."""
-        return self.root / "plan.json"
-
-    @property
-    def study(self) -> AnyPath:
-        """The study as it was asked for."""
-        return self.root / "study.json"
-
-    @property
-    def report(self) -> AnyPath:
-        """The report of the run."""
-        return self.root / "report.html"
 
     def create(self) -> None:
         """Make the folder, or say in one line why it cannot be written."""
