@@ -71,14 +71,11 @@ class Progress:
         self.running[job.spec.trial] = job
         self._note_begun()
 
-    def left(self, job: Job) -> None:
-        """Note that a job runs no longer."""
+    def took(self, job: Job, rows: list[TrialRow]) -> None:
+        """Note that a job runs no longer, and what it took, with the rows of its trials."""
         self.running.pop(job.spec.trial, None)
         self.since.pop(job.spec.trial, None)
         self._note_begun()
-
-    def took(self, rows: list[TrialRow]) -> None:
-        """Note what a job took, with the rows of its trials."""
         cold = self.use.jobs == 0
         self.use.add(rows)
         if cold:  # Until then the others have loaded what they need as well.
