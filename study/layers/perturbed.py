@@ -141,6 +141,12 @@ class MemberLayer(nn.Module):
             layer.bias = nn.Parameter(own.detach().clone())
         return layer
 
+    def average_members(self) -> None:
+        """Become the layer of one member, whose own parameters are the members' means."""
+        for parameter in self.own_parameters():
+            parameter.data = parameter.data.mean(0, keepdim=True)
+        self.members = 1
+
     def _apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.dim() > len(self.shape):
             rows = split_members(x, len(weight)).flatten(1, -2)

@@ -17,9 +17,7 @@ class OneTraining(OneNetwork):
     """
 
     def __init__(self, members: int, make_network: MakeNetwork) -> None:
-        super().__init__()
-        self.members = members
-        self.network = make_network()
+        super().__init__(members, make_network)
         self.kept = nn.ModuleList()
 
     def keep(self) -> None:

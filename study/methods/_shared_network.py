@@ -15,7 +15,6 @@ from study.layers.fixed_heads import EquiangularHead, MemberHead
 from study.layers.members import (
     repeat_for_members,
     replace_modules,
-    split_members,
     weighted_layers,
 )
 from study.layers.norms import MemberBatchNorm, MemberNorm
@@ -57,15 +56,13 @@ class SharedNetwork(OneNetwork):
         decay_own: bool = False,
         split: bool = False,
     ) -> None:
-        super().__init__()
-        self.members = members
+        super().__init__(members, make_network)
         self.warm_start = warm_start
         self.shared_lr_multiplier = shared_lr_multiplier
         self.own_lr_multiplier = own_lr_multiplier
         self.decay_own = decay_own
         self.split = split
         self.adapted = False
-        self.network = make_network()
         if not warm_start:
             self._begin()
 
@@ -104,10 +101,10 @@ class SharedNetwork(OneNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C)."""
-        if not self.adapted:
-            logits: Tensor = self.network(x)
-            return logits.expand(self.members, *logits.shape)
-        return split_members(self.network(repeat_for_members(x, self.members)), self.members)
+        if self.adapted:
+            return super().forward(x)
+        logits: Tensor = self.network(x)
+        return logits.expand(self.members, *logits.shape)
 
     def enter(self, x: Tensor, y: Tensor, streams: int = 1) -> tuple[Tensor, Tensor]:
         """Return images and labels, (S, B) in a warm start, (S*M, B // M) with a split batch."""
@@ -236,11 +233,7 @@ class SharedNetwork(OneNetwork):
         one = copy.deepcopy(self)
         one.members = 1
         for module in one.network.modules():
-            if isinstance(module, MemberLayer):
-                for parameter in module.own_parameters():
-                    parameter.data = parameter.data.mean(0, keepdim=True)
-                module.members = 1
-            elif isinstance(module, MemberNorm | MemberHead):
+            if isinstance(module, MemberLayer | MemberNorm | MemberHead):
                 module.average_members()
         return one
 

@@ -20,7 +20,7 @@ splits the batch among the masks in training (``batch: split``); every member se
 is the default, as for BatchEnsemble.
 """
 
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 import torch
 from pydantic import Field
@@ -107,6 +107,11 @@ class MaskedLayer(RankOneLayer):
         """Return mask_m - 1."""
         return self.mask - 1
 
+    def average_members(self) -> None:
+        """Become the layer of one member, whose mask is the members' mean."""
+        super().average_members()
+        self.mask = self.mask.mean(0, keepdim=True)
+
     def _has_fewer_weights(self, x: Tensor) -> bool:
         return False
 
@@ -133,14 +138,6 @@ class Ensemble(SharedNetwork):
                 f"params.scale={self.params.scale} must leave out units, but in layers of at most "
                 f"{max([0, *(mask.shape[1] for mask in masks)])} none is; raise it or the width"
             )
-
-    def collapsed(self) -> Self:
-        """Return the one-member network with the mean masks."""
-        one = super().collapsed()
-        for layer in one.member_layers():
-            if isinstance(layer, MaskedLayer):
-                layer.mask = layer.mask.mean(0, keepdim=True)
-        return one
 
     def stored_bytes(self) -> int:
         """Return the bytes of the state with masks of a byte per unit."""

@@ -121,12 +121,12 @@ class Ensemble(Method):
         layers = weighted_layers(self.network)
         before = {id(layer): i for i, layer in enumerate(layers)}
 
-        def packed(module: nn.Module) -> nn.Module:
+        def packed(module: Any) -> nn.Module:
             if isinstance(module, NORMS):
                 return _packed_norm(module, params)
             position = before[id(module)]
             previous = layers[position - 1] if position else None
-            return _packed_layer(module, previous, module is layers[-1], params)  # type: ignore[arg-type]
+            return _packed_layer(module, previous, module is layers[-1], params)
 
         replace_modules(self.network, PACKABLE, packed)
 

@@ -13,7 +13,7 @@ constant; normal priors and posteriors alone; biases are each member's own point
 
 import math
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -94,6 +94,13 @@ class BayesianLayer(RankOneLayer):
         """Return the means of r and s minus 1."""
         return torch.cat([self.fast["r"], self.fast["s"]], dim=1) - 1
 
+    def average_members(self) -> None:
+        """Become the layer of one member, which has the averaged means, without noise."""
+        super().average_members()
+        for name in "rs":
+            draw = getattr(self, f"{name}_draw")
+            setattr(self, f"{name}_draw", torch.zeros_like(draw[:1]))
+
     def divergence(self, prior_std: float) -> Tensor:
         """Return the mean over members of KL(N(mean, std²) ‖ N(1, prior_std²)), in nats."""
         total = self.weight.new_zeros(())
@@ -132,15 +139,6 @@ class Ensemble(SharedNetwork):
 
     def _layers(self) -> Iterator[BayesianLayer]:
         return (m for m in self.network.modules() if isinstance(m, BayesianLayer))
-
-    def collapsed(self) -> Self:
-        """Return the one-member network with the averaged means, without noise."""
-        one = super().collapsed()
-        for layer in one._layers():
-            for name in "rs":
-                draw = getattr(layer, f"{name}_draw")
-                setattr(layer, f"{name}_draw", torch.zeros_like(draw[:1]))
-        return one
 
 
 EXAMPLES = [

@@ -2,7 +2,7 @@
 
 import copy
 
-from torch import Tensor, nn
+from torch import nn
 
 from study.methods import MakeNetwork, Method
 from study.methods._one_network import OneNetwork
@@ -16,19 +16,12 @@ class Params(Strict):
 class Ensemble(OneNetwork):
     """The plain backbone with a member axis of length one."""
 
-    members = 1
     stackable = True
     training_forward = Method.training_forward  # By ``forward``, which a subclass may replace.
     heads = frozenset({"linear", "equiangular", "rotated"})
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
-        super().__init__()
-        self.network = make_network()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (1, B, C)."""
-        logits: Tensor = self.network(x)
-        return logits.unsqueeze(0)
+        super().__init__(1, make_network)
 
     def member_network(self, member: int) -> nn.Module:
         """Return a copy of the network; ``member`` is 0."""
