@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -135,19 +134,22 @@ def _step(
     peak = [group["lr"] for group in optimizer.param_groups]
     schedule = phase.schedule or training.schedule
     diversity = _diversity(method, regularisation, phase)
+    ramp, mixed = regularisation.ramp, training.precision == "bfloat16"
     parts = at_a_time.accumulation_steps
     forwards: list[TrainingForward] = [method.training_forward]
     if at_a_time.sequential_members:
         forwards = forwards_of(method, regularisation)
 
     def loss_of(forward: TrainingForward, x: Tensor, y_B: Tensor, progress: float) -> Tensor:
-        with _precision(x.device, training), recording_head_inputs(method) as features:
+        precision = torch.autocast(x.device.type, torch.bfloat16, mixed)
+        with precision, recording_head_inputs(method) as features:
             logits_MBC, y_MB = forward(x, y_B)
         logits_MBC = logits_MBC.float()
         loss = method.loss(logits_MBC, y_MB, training.label_smoothing)
         if diversity is not None:
             term = diversity(logits_MBC, y_MB, features, x)
-            loss = loss + _ramp(progress, regularisation.ramp) * term
+            ramped = min(1.0, progress / ramp) if ramp else 1.0
+            loss = loss + ramped * term
         return loss
 
     def step(x: Tensor, y_B: Tensor, progress: float) -> Tensor:
@@ -195,16 +197,6 @@ def epochs_of(phases: list[Phase], epochs: int) -> list[int]:
         earliest, latest = ends[-1] + needed[number], epochs - sum(needed[number + 1 :])
         ends.append(min(max(round(share * epochs), earliest), latest))
     return [end - start for start, end in pairwise(ends)]
-
-
-def _ramp(progress: float, ramp: float) -> float:
-    return min(1.0, progress / ramp) if ramp else 1.0
-
-
-def _precision(device: torch.device, training: Training) -> AbstractContextManager[Any]:
-    if training.precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 def make_optimizer(method: Method, training: Training) -> torch.optim.Optimizer:
