@@ -132,10 +132,6 @@ class JobQueue:
                 f"{self.reasons.most_common(1)[0][0]}); mend that and give the same command again"
             )
 
-    def close(self) -> None:
-        """Leave the terminal in order."""
-        self.progress.close()
-
     def _advance(self) -> None:
         """Go to the first stage that has something to run."""
         self.progress.close()

@@ -173,7 +173,8 @@ class SharedNetwork(OneNetwork):
         if not self.adapted:
             return super().param_groups(training)
         frozen = self.shared_lr_multiplier == 0
-        own = list(self.own_parameters() if frozen else self.fast_weights())
+        fast = (p for layer in self.member_layers() for p in layer.fast.values())
+        own = list(self.own_parameters() if frozen else fast)
         ids = {id(p) for p in own}
         shared = [p for p in self.parameters() if p.requires_grad and id(p) not in ids]
         decay = training.weight_decay
@@ -188,11 +189,6 @@ class SharedNetwork(OneNetwork):
     def member_layers(self) -> Iterator[MemberLayer]:
         """Yield the adapted layers."""
         return (m for m in self.network.modules() if isinstance(m, MemberLayer))
-
-    def fast_weights(self) -> Iterator[Tensor]:
-        """Yield the weights, but not the biases, that each member has for itself."""
-        for layer in self.member_layers():
-            yield from layer.fast.values()
 
     def own_parameters(self) -> Iterator[Tensor]:
         """Yield every parameter that each member has for itself."""

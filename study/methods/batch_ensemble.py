@@ -159,10 +159,8 @@ class Ensemble(SharedNetwork):
     def adapt(self) -> None:
         """Perturb the chosen layers, and give members their own norms as asked for."""
         super().adapt()
-        if self.params.norm == "member":
-            self._own_norms()
-
-    def _own_norms(self) -> None:
+        if self.params.norm == "shared":
+            return
         kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
         if not any(isinstance(m, kinds) for m in self.network.modules()):
             raise StudyError(

@@ -86,8 +86,7 @@ def _positions(units: int, members: int, active: int) -> int:
     if active * members > units:
         while positions * (1 - (1 - active / positions) ** members) < units - 0.5:
             positions += 1
-        return positions
-    return units
+    return positions
 
 
 class MaskedLayer(RankOneLayer):

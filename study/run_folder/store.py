@@ -36,6 +36,7 @@ from study.run_folder.lease import held
 from study.run_folder.paths import (
     AnyPath,
     ObjectPath,
+    StoreError,
     any_path,
     map_paths,
     open_for_arrow,
@@ -233,11 +234,9 @@ class RunFolder:
             value = json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        except OSError as error:
-            if self.remote:
-                raise
-            raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
-        except ValueError as error:
+        except StoreError:
+            raise
+        except (OSError, ValueError) as error:
             raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
         if not isinstance(value, dict):
             raise StudyError(f"{path}: must be a JSON object, but is {value!r}; restore it")
@@ -258,14 +257,12 @@ def _parquet(table: pa.Table, **options: Any) -> pa.Buffer:
 
 def _read_row(path: AnyPath) -> TrialRow | None:
     try:
-        content = open_for_arrow(path)
-    except FileNotFoundError:
-        return None
-    try:
-        with pq.ParquetFile(content) as parquet:
+        with pq.ParquetFile(open_for_arrow(path)) as parquet:
             table = parquet.read(use_threads=False)
     except FileNotFoundError:
         return None
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise DamagedError(_broken(path, " ".join(str(error).split()))) from None
     schema.check_version(table.schema, str(path))

@@ -122,7 +122,7 @@ def known_times(tmp_path, clock, capsys):
         else:
             seen.setdefault(stage.name, []).append((1.0, 0.0, clock[0]))
         hand_out()
-    job_queue.close()
+    watched.close()
     watched.summary()
     return {
         name: [(share, left, rows[-1][2] - at) for share, left, at in rows]
