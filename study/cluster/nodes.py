@@ -190,6 +190,7 @@ class Nodes:
                 self.known.add(node)
                 gpu = bool(self.gpus and info["Resources"].get("GPU", 0))
                 there = NodeAffinitySchedulingStrategy(node, soft=False)
+                # Of no CPU, since a node must answer also while trials have all of them.
                 question = (
                     ray.remote(inspect_node)
                     .options(scheduling_strategy=there, num_cpus=0)

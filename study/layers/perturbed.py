@@ -253,6 +253,7 @@ class RankOneLayer(MemberLayer):
         if self.convolution is None:
             return False
         stride = math.prod(self.convolution[0])
+        # Where FLOPs are counted on few examples, the form is that of a whole batch.
         examples = BATCH.get() or len(x) // self.members
         out, into = self.shape[:2]
         activations = examples * x[0, 0].numel() * (into + out / stride)

@@ -134,6 +134,7 @@ class SharedNetwork(OneNetwork):
         """Return a pass for each member, where none depends on others by shared statistics."""
         layers = list(self.network.modules())
         own = {id(layer.norm) for layer in layers if isinstance(layer, MemberBatchNorm)}
+        # Statistics of the joint batch couple the members: apart they would train otherwise.
         joint = any(isinstance(layer, _BatchNorm) and id(layer) not in own for layer in layers)
         alone = vars(type(self)).get("stackable", False) and self.adapted and not joint
         if not alone or self.members == 1:

@@ -280,7 +280,7 @@ def _diversity(
         return None
     if not phase.diverse and not getattr(regulariser, "applies_alone", False):
         return None
-
+    # A stack is several methods side by side, whose members are not to be compared.
     streams = len(method.batch_seeds(0))
 
     def weighted(logits_MBC: Tensor, y_MB: Tensor, features: list[Tensor], x: Tensor) -> Tensor:

@@ -106,6 +106,7 @@ class Stack(Method):
                 view = as_theirs.view(-1, *own[0].shape)
                 view.copy_(torch.stack(own).detach())
                 self.origins.append((view, own))
+        # The copy has the stacked layers where the first method has its own.
         self.method: OneNetwork = copy.deepcopy(methods[0], stacked)
 
     def batch_seeds(self, seed: int) -> list[int]:

@@ -180,7 +180,7 @@ def _trained(spec: TrialSpec, setup: Setup) -> Run:
     """Return the trained run; out of memory it is begun again, with less at a time."""
     as_asked = Attempt(setup.execution.most, AtATime(sequential_members=setup.execution.low_memory))
     for attempt in (as_asked, IN_TURN, IN_HALVES):
-        run = _prepared(spec, setup.splits)
+        run = _prepared(spec, setup.splits)  # From the seed: nothing of a failed attempt is kept.
         if run.outcome.status != "complete":
             return run
         if attempt is IN_TURN and attempt.forwards_per_batch(run) == 1:
@@ -208,7 +208,7 @@ def _trained_as_one(specs: Sequence[TrialSpec], setup: Setup) -> dict[str, Run]:
             return {}
         parts = joined(_parts(runs), together.most)
         if len(parts) > 1:
-            return {}
+            return {}  # They are not one stack: each is trained by itself.
         runs = _train(runs, parts, setup, together)
     except Exception:
         logging.getLogger(__name__).warning("not trained as one", exc_info=True)
