@@ -29,6 +29,7 @@ class Progress:
     Attributes:
         slots: How many jobs run at a time.
         use: What this run's trials took.
+        of_stage: The same of the running stage alone.
     """
 
     def __init__(self) -> None:
@@ -38,17 +39,16 @@ class Progress:
         self.first: Job | None = None
         self.tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
         self.pace = Pace()
-        self.use = Use()
+        self.use, self.of_stage = Use(), Use()
         self.running: dict[str, Job] = {}
         self.since: dict[str, float] = {}
         self.began = self.last_shown = time.monotonic()
         self.drawing = 0.0
-        self.trials_before, self.seconds_before = 0, 0.0
         self.live: Live | None = None
 
     def know(self, rows: Iterable[TrialRow]) -> None:
         """Take the rows that were there before this run."""
-        for row in sorted(rows, key=lambda row: STAGES.index(row.stage)):
+        for row in rows:
             self._add(row)
 
     def enter(self, stage: Stage, first: Job | None) -> None:
@@ -56,7 +56,7 @@ class Progress:
         self.close()
         self.stage, self.first = stage, first
         self.began = time.monotonic()
-        self.trials_before, self.seconds_before = self.use.trials, self.use.seconds
+        self.of_stage = Use()
         done = stage.total - stage.remaining
         note = f", {done} there already" if done else ""
         self.console.print(f"{stage.name}: {stage.total} trials{note}")
@@ -77,7 +77,8 @@ class Progress:
         self.since.pop(job.spec.trial, None)
         self._note_begun()
         cold = self.use.jobs == 0
-        self.use.add(rows)
+        for use in (self.use, self.of_stage):
+            use.add(rows)
         if cold:  # Until then the others have loaded what they need as well.
             self.began = max(self.began, self.use.began)
             self.since = {trial: max(t, self.began) for trial, t in self.since.items()}
@@ -104,7 +105,7 @@ class Progress:
         if self.live is not None:
             self.live.stop()
             self.live = None
-        if self.stage is not None and self.use.trials > self.trials_before:
+        if self.stage is not None and self.of_stage.trials:
             gone = duration(time.monotonic() - self.began)
             self._say(f"{self._counts()} in {gone}{self._pace()}{self._best()}")
         self.stage = None
@@ -144,13 +145,10 @@ class Progress:
 
     def _busy_share(self) -> float:
         """Return the share of the slots' time in this stage in which jobs ran."""
-        wall = max(time.monotonic() - self.began, 1e-9)
-        return min(1.0, (self._busy() - self.seconds_before) / (self.slots * wall))
-
-    def _busy(self) -> float:
-        """Return the seconds of this run's jobs up to now."""
         now = time.monotonic()
-        return self.use.seconds + sum(now - since for since in self.since.values())
+        wall = max(now - self.began, 1e-9)
+        busy = self.of_stage.seconds + sum(now - since for since in self.since.values())
+        return min(1.0, busy / (self.slots * wall))
 
     def _note_begun(self) -> None:
         for trial in islice(self.running, self.slots):
@@ -186,11 +184,10 @@ class Progress:
         return found
 
     def _pace(self) -> str:
-        ended = self.use.trials - self.trials_before
-        if not ended:
+        if not self.of_stage.trials:
             return ""
         wall = max(time.monotonic() - self.began, 1e-9)
-        per_minute = short_number(60 * ended / wall)
+        per_minute = short_number(60 * self.of_stage.trials / wall)
         return f", {per_minute}/min, slots {self._busy_share():.0%} busy"
 
     def _remaining(self) -> str:
