@@ -51,12 +51,7 @@ class Subject:
         """Build the ensemble and lead it through its phases, a step each."""
         ensemble = self.make()
         torch.manual_seed(5)
-        for part, _ in ensemble.independent_members():
-            for phase in part.phases():
-                phase.begin()
-                _step(part)
-                phase.after_epoch()
-                phase.end()
+        _train(ensemble, _step)
         return ensemble
 
 
@@ -72,6 +67,16 @@ def _step(part: Method) -> None:
     assert logits.shape[:2] == labels.shape, "logits and labels differ in members or examples"
     part.loss(logits, labels, 0.0).backward()
     optimizer.step()
+
+
+def _train(ensemble: Method, step: Callable[[Method], None]) -> None:
+    """Lead an ensemble through its phases, a step each."""
+    for part, _ in ensemble.independent_members():
+        for phase in part.phases():
+            phase.begin()
+            step(part)
+            phase.after_epoch()
+            phase.end()
 
 
 def check_logits(subject: Subject) -> None:
@@ -98,25 +103,23 @@ def check_seed(subject: Subject) -> None:
 
 def check_training(subject: Subject) -> None:
     """In each phase the groups hold each trained parameter once; all get a gradient."""
-    ensemble = subject.make()
+
+    def step(part: Method) -> None:
+        trained = {name: p for name, p in part.named_parameters() if p.requires_grad}
+        before = {name: p.detach().clone() for name, p in trained.items()}
+        groups = part.param_groups(Training(lr=0.1, weight_decay=0.01))
+        grouped = sorted(id(p) for group in groups for p in group["params"])
+        assert grouped == sorted(map(id, trained.values())), "groups are not what is trained"
+        part.zero_grad()
+        _step(part)
+        for name, p in trained.items():
+            assert p.grad is not None, f"{name} gets no gradient"
+            assert bool(p.grad.isfinite().all()), f"{name} has a gradient that is not finite"
+        moved = [n for n, p in trained.items() if not torch.equal(p, before[n])]
+        assert moved, "nothing moves"
+
     torch.manual_seed(5)
-    for part, _ in ensemble.independent_members():
-        for phase in part.phases():
-            phase.begin()
-            trained = {name: p for name, p in part.named_parameters() if p.requires_grad}
-            before = {name: p.detach().clone() for name, p in trained.items()}
-            groups = part.param_groups(Training(lr=0.1, weight_decay=0.01))
-            grouped = sorted(id(p) for group in groups for p in group["params"])
-            assert grouped == sorted(map(id, trained.values())), "groups are not what is trained"
-            part.zero_grad()
-            _step(part)
-            for name, p in trained.items():
-                assert p.grad is not None, f"{name} gets no gradient"
-                assert bool(p.grad.isfinite().all()), f"{name} has a gradient that is not finite"
-            moved = [n for n, p in trained.items() if not torch.equal(p, before[n])]
-            assert moved, "nothing moves"
-            phase.after_epoch()
-            phase.end()
+    _train(subject.make(), step)
 
 
 def check_phases(subject: Subject) -> None:
@@ -134,7 +137,7 @@ def check_examples(subject: Subject) -> None:
 
 
 def check_weights(subject: Subject) -> None:
-    """Effective weights, perturbations, collapsed control and checkpoint agree with M.
+    """Effective weights, perturbations, collapsed control and stored bytes agree with M.
 
     Looking at them, in training too, neither draws random numbers nor changes them.
     """
@@ -149,7 +152,7 @@ def check_weights(subject: Subject) -> None:
         assert perturbations is None or len(perturbations) == ensemble.members
         collapsed = ensemble.collapsed()
         assert collapsed is None or collapsed.members == 1
-    assert subject.trained().checkpoint(), "the checkpoint is empty"
+    assert subject.trained().stored_bytes() > 0, "nothing is stored"
 
 
 def check_member_networks(subject: Subject) -> None:
@@ -176,13 +179,7 @@ def check_copies(subject: Subject) -> None:
     """A deep copy is an ensemble of its own: training it leaves the original alone."""
     ensemble, x = subject.make().eval(), inputs()
     before = ensemble(x)
-    twin = copy.deepcopy(ensemble)
-    for part, _ in twin.independent_members():
-        for phase in part.phases():
-            phase.begin()
-            _step(part)
-            phase.after_epoch()
-            phase.end()
+    _train(copy.deepcopy(ensemble), _step)
     assert torch.equal(ensemble.eval()(x), before), "training a copy changed the original"
 
 

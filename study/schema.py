@@ -10,9 +10,10 @@ Three kinds of file, all with the schema version in their key-value metadata:
 Any program may write this format; nothing in it needs torch or this project.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, get_args, get_type_hints
 
 import pyarrow as pa
 
@@ -75,57 +76,6 @@ def predictions(classes: int, precision: Literal["float16", "float32"] = "float3
 
 FILE: Final = pa.struct([pa.field("name", pa.string()), pa.field("sha256", pa.string())])
 
-TRIAL: Final = pa.schema(
-    [
-        _field("trial", pa.string(), "identity: hash of the spec"),
-        _field("configuration", pa.string(), "hash of the spec without seed, stage and role"),
-        _field("name", pa.string(), "the configuration's name if it was given one", True),
-        _field("method", pa.string(), "key of the method"),
-        _field("role", pa.string(), "what the trial is to the study: see Role"),
-        _field("stage", pa.string(), "search, rescore, anchor, pilot or confirm"),
-        _field("replicate", pa.int32(), "number of the repetition, from 0"),
-        _field("seed", pa.int64(), "root of all the trial's random streams"),
-        _field("members", pa.int16(), "ensemble size M"),
-        _field("spec", pa.string(), "the whole spec as canonical JSON"),
-        _field("status", pa.string(), "complete, pruned, diverged or failed"),
-        _field("reason", pa.string(), "why it is not complete", True),
-        _field("epochs", pa.int32(), "epochs done"),
-        _field("seconds", pa.float64(), "wall time, s, with a share of a stack's training"),
-        _field(
-            "train_seconds", pa.float64(), "wall time of training alone, s; in a stack, its share"
-        ),
-        _field("stack", pa.list_(pa.string()), "trials that were trained with it as one", True),
-        _field(
-            "pieces",
-            pa.int16(),
-            "parts of a step, computed in turn: members, or halves once out of memory",
-            True,
-        ),
-        _field("comparable", pa.bool_(), "members solve the same task: diversity is defined", True),
-        _field("excess", pa.float64(), "over the method's own limit; above 0: not trained", True),
-        _field("parameters", pa.int64(), "parameters, frozen ones too", True),
-        _field("trainable", pa.int64(), "parameters that the end of training trained", True),
-        _field("stored_bytes", pa.int64(), "bytes of the trained method's checkpoint", True),
-        _field("train_flops", pa.int64(), "forward + backward, per example, all members", True),
-        _field("infer_flops", pa.int64(), "forward, per example, all members", True),
-        _field("peak_bytes", pa.int64(), "peak memory: of the GPU, or the process so far", True),
-        _field("val_nll", pa.float64(), "ensemble NLL on val, nats", True),
-        _field("val_shift_nll", pa.float64(), "ensemble NLL on shifted val, nats", True),
-        _field("val_gain", pa.float64(), "mean member NLL - ensemble NLL on val, nats", True),
-        _field("val_accuracy", pa.float64(), "ensemble accuracy on val, 0 to 1", True),
-        _field("cosine_init", pa.float64(), "mean pairwise cosine of effective weights", True),
-        _field("cosine", pa.float64(), "the same after training", True),
-        _field("files", pa.list_(FILE), "the trial's other files and their SHA-256", True),
-        _field("device", pa.string(), "cpu or the accelerator's name"),
-        _field("host", pa.string(), "name of the machine", True),
-        _field("versions", pa.string(), "package versions as JSON"),
-        _field("commit", pa.string(), "commit of the code, with +dirty", True),
-        _field("data", pa.string(), "fingerprint of the data"),
-        _field("finished", pa.timestamp("ms", tz="UTC"), "when the row was written"),
-    ],
-    metadata={VERSION_KEY: str(VERSION).encode()},
-)
-
 
 class File(NamedTuple):
     """A file of a committed trial, as in :data:`FILE`."""
@@ -138,51 +88,79 @@ class File(NamedTuple):
 class Outcome:
     """What a trial found out, None where it did not come to that; columns of :data:`TRIAL`."""
 
-    status: Status = "complete"
-    reason: str | None = None
-    members: int
-    epochs: int = 0
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-    stack: tuple[str, ...] | None = None
-    pieces: int | None = None
-    comparable: bool | None = None
-    excess: float | None = None
-    parameters: int | None = None
-    trainable: int | None = None
-    stored_bytes: int | None = None
-    train_flops: int | None = None
-    infer_flops: int | None = None
-    peak_bytes: int | None = None
-    val_nll: float | None = None
-    val_shift_nll: float | None = None
-    val_gain: float | None = None
-    val_accuracy: float | None = None
-    cosine_init: float | None = None
-    cosine: float | None = None
+    status: Annotated[Status, pa.string(), "complete, pruned, diverged or failed"] = "complete"
+    reason: Annotated[str | None, "why it is not complete"] = None
+    members: Annotated[int, pa.int16(), "ensemble size M"]
+    epochs: Annotated[int, pa.int32(), "epochs done"] = 0
+    seconds: Annotated[float, "wall time, s, with a share of a stack's training"] = 0.0
+    train_seconds: Annotated[float, "wall time of training alone, s; in a stack, its share"] = 0.0
+    stack: Annotated[
+        tuple[str, ...] | None, pa.list_(pa.string()), "trials that were trained with it as one"
+    ] = None
+    pieces: Annotated[
+        int | None,
+        pa.int16(),
+        "parts of a step, computed in turn: members, or halves once out of memory",
+    ] = None
+    comparable: Annotated[bool | None, "members solve the same task: diversity is defined"] = None
+    excess: Annotated[float | None, "over the method's own limit; above 0: not trained"] = None
+    parameters: Annotated[int | None, "parameters, frozen ones too"] = None
+    trainable: Annotated[int | None, "parameters that the end of training trained"] = None
+    stored_bytes: Annotated[int | None, "bytes of the trained method's checkpoint"] = None
+    train_flops: Annotated[int | None, "forward + backward, per example, all members"] = None
+    infer_flops: Annotated[int | None, "forward, per example, all members"] = None
+    peak_bytes: Annotated[int | None, "peak memory: of the GPU, or the process so far"] = None
+    val_nll: Annotated[float | None, "ensemble NLL on val, nats"] = None
+    val_shift_nll: Annotated[float | None, "ensemble NLL on shifted val, nats"] = None
+    val_gain: Annotated[float | None, "mean member NLL - ensemble NLL on val, nats"] = None
+    val_accuracy: Annotated[float | None, "ensemble accuracy on val, 0 to 1"] = None
+    cosine_init: Annotated[float | None, "mean pairwise cosine of effective weights"] = None
+    cosine: Annotated[float | None, "the same after training"] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow(Outcome):
     """A row of :data:`TRIAL`: what a trial was, what it found out, and where that comes from."""
 
-    trial: str
-    configuration: str
-    name: str | None
-    method: str
-    role: Role
-    stage: Stage
-    replicate: int
-    seed: int
-    spec: str
-    files: tuple[File, ...] | None = None
-    device: str
-    host: str | None
-    versions: str
-    commit: str | None
-    data: str
-    finished: datetime
+    trial: Annotated[str, "identity: hash of the spec"]
+    configuration: Annotated[str, "hash of the spec without seed, stage and role"]
+    name: Annotated[str | None, "the configuration's name if it was given one"]
+    method: Annotated[str, "key of the method"]
+    role: Annotated[Role, pa.string(), "what the trial is to the study: see Role"]
+    stage: Annotated[Stage, pa.string(), "search, rescore, anchor, pilot or confirm"]
+    replicate: Annotated[int, pa.int32(), "number of the repetition, from 0"]
+    seed: Annotated[int, "root of all the trial's random streams"]
+    spec: Annotated[str, "the whole spec as canonical JSON"]
+    files: Annotated[
+        tuple[File, ...] | None, pa.list_(FILE), "the trial's other files and their SHA-256"
+    ] = None
+    device: Annotated[str, "cpu or the accelerator's name"]
+    host: Annotated[str | None, "name of the machine"]
+    versions: Annotated[str, "package versions as JSON"]
+    commit: Annotated[str | None, "commit of the code, with +dirty"]
+    data: Annotated[str, "fingerprint of the data"]
+    finished: Annotated[datetime, pa.timestamp("ms", tz="UTC"), "when the row was written"]
 
+
+FIRST: Final = (
+    *("trial", "configuration", "name", "method", "role", "stage", "replicate", "seed"),
+    *("members", "spec"),
+)
+"""The columns that stand first; the others follow in the order in which they are defined."""
+ARROW: Final = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+"""The type of a column that names none."""
+
+
+def _columns() -> Iterator[pa.Field]:
+    """Yield the columns of a row, of the annotated type and meaning; null where None may stand."""
+    hints = get_type_hints(TrialRow, include_extras=True)
+    for name in (*FIRST, *(name for name in hints if name not in FIRST)):
+        *given, meaning = hints[name].__metadata__
+        kinds = get_args(hints[name].__origin__) or (hints[name].__origin__,)
+        yield _field(name, given[0] if given else ARROW[kinds[0]], meaning, type(None) in kinds)
+
+
+TRIAL: Final = pa.schema(_columns(), metadata={VERSION_KEY: str(VERSION).encode()})
 
 QUANTITIES: Final = {
     "cosine": "mean over pairs of members of cos(W_i, W_j), W_m the effective weights",

@@ -3,7 +3,6 @@
 import contextlib
 import math
 
-import ray
 import torch
 
 from study.datasets import Dataset
@@ -49,9 +48,3 @@ def gpu_memory(study: Study, data: Dataset) -> tuple[float, float]:
     free, total = torch.cuda.mem_get_info()
     beside = total - free - torch.cuda.memory_reserved()
     return float(torch.cuda.max_memory_reserved() + beside), float(total)
-
-
-@ray.remote  # type: ignore[untyped-decorator]
-def measure_gpu_memory(study: Study, data: Dataset) -> tuple[float, float]:
-    """Call :func:`gpu_memory` in a Ray worker that has a whole GPU."""
-    return gpu_memory(study, data)

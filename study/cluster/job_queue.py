@@ -101,11 +101,10 @@ class JobQueue:
         reason = "worker died or could not start" if died else "ended without a row"
         if hung:
             reason = f"took more than resources.trial_hours={self.hours:g}; {HANG} says where"
-        self.progress.left(job)
         assert self.stage is not None
         new = [spec for spec in job.specs if spec.trial not in self.rows]
         ended = [rows[spec.trial] or self._failed(spec, job.name, reason) for spec in new]
-        self.progress.took(ended)
+        self.progress.took(job, ended)
         for row in ended:
             self._end(row)
         if self.waiting is None and not self.stage.remaining:
@@ -132,10 +131,6 @@ class JobQueue:
                 f"resources.failed_share={self.most_failed:g} (most often: "
                 f"{self.reasons.most_common(1)[0][0]}); mend that and give the same command again"
             )
-
-    def close(self) -> None:
-        """Leave the terminal in order."""
-        self.progress.close()
 
     def _advance(self) -> None:
         """Go to the first stage that has something to run."""

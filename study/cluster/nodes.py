@@ -18,7 +18,7 @@ import ray
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from study.cluster.gpu_share import measure_gpu_memory, share
+from study.cluster.gpu_share import gpu_memory, share
 from study.cluster.preflight import NodeQuery, NodeReport, code, inspect_node, problems, weights_of
 from study.datasets import Dataset
 from study.errors import StudyError
@@ -157,7 +157,8 @@ class Nodes:
         if any(fitting(n["Resources"], self.cpus, self.gpus) for n in _alive().values()):
             return
         print(f"waiting for a node with {self.cpus:g} CPUs and {self.gpus:g} GPUs to start")
-        first = _nothing.options(num_cpus=self.cpus, num_gpus=self.gpus).remote()
+        anything = ray.remote(lambda: None)
+        first = anything.options(num_cpus=self.cpus, num_gpus=self.gpus).remote()
         if not ray.wait([first], timeout=START)[0]:
             ray.cancel(first, force=True)
             raise StudyError(
@@ -189,6 +190,7 @@ class Nodes:
                 self.known.add(node)
                 gpu = bool(self.gpus and info["Resources"].get("GPU", 0))
                 there = NodeAffinitySchedulingStrategy(node, soft=False)
+                # Of no CPU, since a node must answer also while trials have all of them.
                 question = (
                     ray.remote(inspect_node)
                     .options(scheduling_strategy=there, num_cpus=0)
@@ -248,9 +250,8 @@ class Nodes:
         """
         if self.study.resources.gpus_per_trial != "auto":
             return
-        measured = measure_gpu_memory.options(num_cpus=self.cpus, num_gpus=1).remote(
-            self.study, data
-        )
+        measure = ray.remote(gpu_memory).options(num_cpus=self.cpus, num_gpus=1)
+        measured = measure.remote(self.study, data)
         if not ray.wait([measured], timeout=START)[0]:
             raise StudyError(
                 f"resources.gpus_per_trial=auto: must have a GPU to measure on, but none was "
@@ -275,8 +276,3 @@ class Nodes:
 
 def _alive() -> dict[str, Any]:
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-
-
-@ray.remote  # type: ignore[untyped-decorator]
-def _nothing() -> None:
-    pass

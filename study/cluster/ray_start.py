@@ -77,18 +77,11 @@ def _reach(address: str) -> None:
 @contextmanager
 def _answering(address: str | None) -> Iterator[None]:
     """End the process when a cluster takes connections, but does not let it join."""
-
-    def end() -> None:
-        print(
-            f"error: --address {address}: the cluster did not let this machine join in "
-            f"{JOIN:.0f} s; give the command on its head (ray exec clusters/gpu.yaml '...'), or "
-            "with --address http://HEAD:8265",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(2)
-
-    timer = threading.Timer(JOIN, end)
+    refused = (
+        f"--address {address}: the cluster did not let this machine join in {JOIN:.0f} s; give the "
+        "command on its head (ray exec clusters/gpu.yaml '...'), or with --address http://HEAD:8265"
+    )
+    timer = threading.Timer(JOIN, _end, (refused,))
     timer.daemon = True
     if address is not None:
         timer.start()
@@ -128,16 +121,19 @@ def ending_with_ray(run: str, close: Callable[[], None]) -> Iterator[None]:
             if dead and not done.wait(GRACE):
                 close()
                 names = ", ".join(sorted({kind for kind, _ in dead}))
-                print(
-                    f"error: {run}: Ray's {names} died; give the same command again: "
-                    "nothing that was finished is lost",
-                    file=sys.stderr,
-                    flush=True,
+                _end(
+                    f"{run}: Ray's {names} died; give the same command again: "
+                    "nothing that was finished is lost"
                 )
-                os._exit(2)
 
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         done.set()
+
+
+def _end(line: str) -> None:
+    """End the process, whatever its threads wait for."""
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    os._exit(2)

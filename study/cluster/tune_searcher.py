@@ -21,7 +21,14 @@ NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
 many of these may end in a second. Tune ends a worker for which no trial waits."""
 
 
-class JobQueueSearcher(Searcher):  # type: ignore[misc]
+class Stateless:
+    """What Tune's own snapshot cannot and need not hold."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
     """Hands on between Tune and the job queue; has no state of its own to save.
 
     Attributes:
@@ -125,12 +132,8 @@ class JobQueueSearcher(Searcher):  # type: ignore[misc]
     def restore(self, checkpoint_path: str) -> None:
         """Never used: each start makes a new Tuner."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what Tune's own snapshot cannot and need not hold."""
-        return {}
 
-
-class Watching(Callback):  # type: ignore[misc]
+class Watching(Stateless, Callback):  # type: ignore[misc]
     """Looks at what is under way, also while no trial ends."""
 
     def __init__(self, searcher: "JobQueueSearcher") -> None:
@@ -146,12 +149,8 @@ class Watching(Callback):  # type: ignore[misc]
         self.searcher.job_queue.progress.show()
         self.searcher.look()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what Tune's own snapshot cannot and need not hold."""
-        return {}
 
-
-class OldestWithoutWorker(FIFOScheduler):  # type: ignore[misc]
+class OldestWithoutWorker(Stateless, FIFOScheduler):  # type: ignore[misc]
     """Gives a free worker to the trial that has waited longest and whose own is not being started.
 
     Tune would give it to the one that has waited longest of all, for which a worker is just being
@@ -177,7 +176,3 @@ class OldestWithoutWorker(FIFOScheduler):  # type: ignore[misc]
         starting = self.searcher.nodes.present - len(self.searcher.started) - 1
         oldest = pending[::-1]
         return next(iter(oldest[max(0, starting) :] or oldest[-1:]), None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what Tune's own snapshot cannot and need not hold."""
-        return {}

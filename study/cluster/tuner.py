@@ -71,7 +71,7 @@ def schedule(
         storage_path = tempfile.mkdtemp(prefix="tune-") if store.remote else str(store.ray)
         tuner = _tuner(study, store, data, fingerprint, runtime, searcher, storage_path)
         try:
-            with ending_with_ray(f"--out {store.root}", job_queue.close):
+            with ending_with_ray(f"--out {store.root}", job_queue.progress.close):
                 tuner.fit()
         except Exception as error:
             searcher.error = searcher.error or error
@@ -82,7 +82,7 @@ def schedule(
     except KeyboardInterrupt:
         return False
     finally:
-        job_queue.close()
+        job_queue.progress.close()
         job_queue.progress.summary()
         if nodes is not None:
             nodes.forget()

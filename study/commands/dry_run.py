@@ -93,7 +93,7 @@ def _check_consumption(space: MethodSpace, points: list[Point], data: Dataset) -
     diverged: list[str] = []
     for number, point in enumerate(points):
         if number >= first and seconds and not missing & set(point):
-            continue
+            continue  # Enough are timed, and every parameter of this one has been read.
         if number >= HOPELESS and not seconds:
             break
         where = f"{space.file}: {space.method} at {canonical(point)}"

@@ -104,9 +104,8 @@ def _once_and_each(run: Callable[[int], object], examples: int) -> tuple[float, 
 
 def size(method: Method) -> Size:
     """Count the parameters of a trained method, those that it trained last, and its bytes."""
-    stored = method.checkpoint().values()
     return Size(
         parameters=sum(p.numel() for p in method.parameters()),
         trainable=sum(p.numel() for p in method.parameters() if p.requires_grad),
-        stored_bytes=sum(t.numel() * t.element_size() for t in stored),
+        stored_bytes=method.stored_bytes(),
     )

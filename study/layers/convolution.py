@@ -125,6 +125,16 @@ class Convolution(nn.Conv2d):
         return conv2d(input, weight, bias, stride, padding, self.dilation, self.groups)
 
 
+def resized(layer: nn.Conv2d, inputs: int, outputs: int, groups: int) -> Convolution:
+    """Return a fresh convolution like ``layer`` from and to other numbers of channels."""
+    kernel: Any = layer.kernel_size
+    stride: Any = layer.stride
+    padding: Any = layer.padding
+    dilation: Any = layer.dilation
+    bias = layer.bias is not None
+    return Convolution(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
+
+
 def make_safe(network: nn.Module) -> None:
     """Turn, in place, each ``nn.Conv2d`` into a ``Convolution``.
 

@@ -11,7 +11,6 @@ has V Q_m, Q_m a random rotation from its own seed, so that equal predictions ne
 """
 
 import math
-from collections.abc import Callable
 from typing import Final, Literal
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.errors import StudyError
-from study.layers.members import split_members, weighted_layers
+from study.layers.members import split_members
 
 Kind = Literal["linear", "equiangular", "rotated"]
 FRAME_SEED: Final = 0
@@ -136,26 +135,3 @@ def kind_of(network: nn.Module) -> Kind:
     if not isinstance(head, EquiangularHead):
         return "linear"
     return "rotated" if head.rotated else "equiangular"
-
-
-def last_layer(network: nn.Module) -> nn.Linear | nn.Conv2d | None:
-    """Return the last layer with weights; None where a fixed head stands behind it."""
-    return weighted_layers(network)[-1] if kind_of(network) == "linear" else None
-
-
-def refusing(
-    make_network: Callable[[], nn.Module], method: str, kinds: frozenset[Kind]
-) -> Callable[[], nn.Module]:
-    """Return ``make_network``, which then refuses networks with a head that is not of ``kinds``."""
-
-    def make() -> nn.Module:
-        network = make_network()
-        kind = kind_of(network)
-        if kind not in kinds:
-            raise StudyError(
-                f"backbone.head must be {' or '.join(sorted(kinds))} for {method}, "
-                f"but is {kind}; set it to linear"
-            )
-        return network
-
-    return make

@@ -60,8 +60,11 @@ class MemberLayer(nn.Module):
         """Give each member its own bias, all at the shared start or U(±1/√fan_in) each."""
         if self.bias is not None:
             bias = self.bias.detach().expand(self.members, -1).clone()
-            bound = 1 / math.sqrt(self.shape[1:].numel())
-            self.bias = nn.Parameter(nn.init.uniform_(bias, -bound, bound) if random else bias)
+            self.bias = nn.Parameter(self._drawn(bias) if random else bias)
+
+    def _drawn(self, values: Tensor) -> Tensor:
+        bound = 1 / math.sqrt(self.shape[1:].numel())
+        return nn.init.uniform_(values, -bound, bound)
 
     def own_parameters(self) -> Iterator[Tensor]:
         """Yield the parameters that have a member axis: fast weights, then own biases."""
@@ -137,6 +140,12 @@ class MemberLayer(nn.Module):
             own = self.bias if self.bias.dim() == 1 else self.bias[member]
             layer.bias = nn.Parameter(own.detach().clone())
         return layer
+
+    def average_members(self) -> None:
+        """Become the layer of one member, whose own parameters are the members' means."""
+        for parameter in self.own_parameters():
+            parameter.data = parameter.data.mean(0, keepdim=True)
+        self.members = 1
 
     def _apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.dim() > len(self.shape):
@@ -244,6 +253,7 @@ class RankOneLayer(MemberLayer):
         if self.convolution is None:
             return False
         stride = math.prod(self.convolution[0])
+        # Where FLOPs are counted on few examples, the form is that of a whole batch.
         examples = BATCH.get() or len(x) // self.members
         out, into = self.shape[:2]
         activations = examples * x[0, 0].numel() * (into + out / stride)
@@ -344,14 +354,22 @@ class LowRankLayer(MemberLayer):
 
 
 class IndependentLayer(MemberLayer):
-    """Each member's own weights, all from those of the wrapped layer: nothing is shared."""
+    """Each member's own weights, nothing shared: those of the wrapped layer, or drawn anew.
 
-    def __init__(self, layer: Weighted, members: int) -> None:
+    Args:
+        layer: The layer to wrap.
+        members: M.
+        random: Whether each member's are drawn, U(±1/√fan_in) as torch draws a layer's.
+    """
+
+    def __init__(self, layer: Weighted, members: int, random: bool = False) -> None:
         super().__init__(layer, members)
         own = self.weight.detach().expand(members, *self.shape).clone()
+        if random:
+            own = self._drawn(own)
         self.register_parameter("weight", None)
         self.fast = nn.ParameterDict({"W": nn.Parameter(own)})
-        self.own_bias(random=False)
+        self.own_bias(random=random)
 
     def effective_weight(self) -> Tensor:
         """Return W_m, (M, *shape)."""

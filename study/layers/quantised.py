@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from study.errors import StudyError
 from study.layers.members import replace_modules, weighted_layers
 
 Granularity = Literal["channel", "tensor"]
@@ -51,28 +50,23 @@ class StraightThrough(torch.autograd.Function):
         return gradient, None, None
 
 
-def fake_quantise(
-    weight: Tensor, bits: int, granularity: Granularity, scales: Tensor | None = None
-) -> Tensor:
-    """Return Q(w) with the gradient of w; Δ follows the weights unless it is given."""
-    scales = scales_of(weight, bits, granularity) if scales is None else scales
+def fake_quantise(weight: Tensor, bits: int, granularity: Granularity) -> Tensor:
+    """Return Q(w) with the gradient of w."""
+    scales = scales_of(weight, bits, granularity)
     quantised: Tensor = StraightThrough.apply(weight, bits, scales)  # type: ignore[no-untyped-call]
     return quantised
 
 
 class Quantiser(nn.Module):
-    """A layer's weights at given bits; Δ is fixed once they are restored from a checkpoint."""
-
-    scales: Tensor | None
+    """A layer's weights at given bits."""
 
     def __init__(self, bits: int, granularity: Granularity) -> None:
         super().__init__()
         self.bits, self.granularity = bits, granularity
-        self.register_buffer("scales", None)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return Q(w)."""
-        return fake_quantise(weight, self.bits, self.granularity, self.scales)
+        return fake_quantise(weight, self.bits, self.granularity)
 
 
 class Mixture(nn.Module):
@@ -117,22 +111,6 @@ class QuantisedLayer(nn.Module):
         layer.weight.data = self.applied.detach().clone()
         return layer
 
-    def codes(self) -> tuple[Tensor, Tensor]:
-        """Return the integers and Δ that the weight is stored as."""
-        assert isinstance(self.quantiser, Quantiser)
-        bits, scales = self.quantiser.bits, self.quantiser.scales
-        weight = self.layer.weight.detach()
-        if scales is None:
-            scales = scales_of(weight, bits, self.quantiser.granularity)
-        return codes_of(weight, bits, scales), scales
-
-    @torch.no_grad()
-    def restore(self, codes: Tensor, scales: Tensor) -> None:
-        """Take the weight that flat integers and flat Δ stand for; Δ stays as it is."""
-        weight = self.layer.weight
-        self.quantiser.scales = scales.view(-1, *[1] * (weight.ndim - 1)).to(weight)
-        weight.copy_(self.quantiser.scales * codes.view_as(weight).to(weight))
-
 
 def quantised_layers(network: nn.Module) -> list[QuantisedLayer]:
     """Return the wrapped layers in the order in which they act."""
@@ -147,16 +125,6 @@ def set_quantisers(network: nn.Module, quantisers: Iterator[Quantiser | Mixture]
     if not wrapped:
         kinds = (nn.Linear, nn.Conv2d)
         replace_modules(network, kinds, lambda layer: QuantisedLayer(layer, next(quantisers)))
-
-
-def kept(network: nn.Module) -> list[Tensor]:
-    """Return what stays at fp32; counts of batches, which no prediction needs, are left out."""
-    own = set()
-    for wrapped in quantised_layers(network):
-        stored = wrapped.quantiser.state_dict(keep_vars=True).values()
-        own |= {id(t) for t in (wrapped.layer.weight, *stored)}
-    state = network.state_dict(keep_vars=True).values()
-    return [t.detach() for t in state if t.is_floating_point() and id(t) not in own]
 
 
 @dataclass(frozen=True)
@@ -228,37 +196,3 @@ def largest(bits: int) -> int:
 def packed_bytes(count: int, bits: int) -> int:
     """Return how many bytes ``count`` values take."""
     return -(-count * bits // 8)
-
-
-def pack(values: Tensor, bits: int) -> Tensor:
-    """Pack integers from -q to q, lowest bit first; the last byte is filled up with zeros.
-
-    Args:
-        values: Integers of any shape, taken in order.
-        bits: Of each value, 2 to 8.
-
-    Returns:
-        (packed_bytes,) of type uint8.
-
-    Raises:
-        StudyError: When a value does not fit.
-    """
-    q = largest(bits)
-    flat = values.flatten().to(torch.int16)
-    if len(flat) and int(flat.abs().max()) > q:
-        raise StudyError(
-            f"values of {bits} bits must lie from {-q} to {q}, but one is "
-            f"{int(flat[flat.abs().argmax()])}; take more bits"
-        )
-    places = torch.arange(bits, device=flat.device)
-    stream = ((flat + q).unsqueeze(1) >> places & 1).flatten()
-    padded = torch.nn.functional.pad(stream, (0, -len(stream) % 8)).view(-1, 8)
-    return (padded << torch.arange(8, device=flat.device)).sum(1).to(torch.uint8)
-
-
-def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Return the first ``count`` values, (count,) of type int16: the inverse of :func:`pack`."""
-    stream = (packed.to(torch.int16).unsqueeze(1) >> torch.arange(8, device=packed.device)) & 1
-    values = stream.flatten()[: count * bits].view(count, bits)
-    summed = (values << torch.arange(bits, device=packed.device)).sum(1)
-    return (summed - largest(bits)).to(torch.int16)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.errors import StudyError
-from study.layers.fixed_heads import Kind, refusing
+from study.layers.fixed_heads import Kind, kind_of
+from study.layers.members import weighted_layers
 from study.plugins import load_plugin
 from study.spec import Schedule, Strict, Training
 
@@ -133,8 +134,14 @@ class Method(nn.Module):
         return None
 
     def effective_weights(self) -> Iterator[Tensor]:
-        """Yield, layer by layer, the weights (M, P) that each member really applies."""
-        yield from ()
+        """Yield, layer by layer, the weights (M, P) that each member really applies.
+
+        By default those of the members' networks, none where they are not networks of their own.
+        """
+        every = (self.member_network(member) for member in range(self.members))
+        networks = [network for network in every if network is not None]
+        for layers in zip(*map(weighted_layers, networks), strict=True):
+            yield torch.stack([layer.weight.detach().flatten() for layer in layers])
 
     def member_network(self, member: int) -> nn.Module | None:
         """Return a copy of one member as the plain backbone, with what it really applies.
@@ -155,9 +162,9 @@ class Method(nn.Module):
         """
         return None
 
-    def checkpoint(self) -> dict[str, Tensor]:
-        """Return what has to be stored of the trained members, as it is stored."""
-        return self.state_dict()
+    def stored_bytes(self) -> int:
+        """Return the bytes that the trained members take where they are stored."""
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
 
 
 def build(
@@ -188,22 +195,27 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         kind = module.Ensemble
-        method: Method = kind(params, refusing(_new(make_network, name), name, kind.heads), seed)
+        method: Method = kind(params, _checked(make_network, name, kind.heads), seed)
     return method
 
 
-def _new(make_network: MakeNetwork, name: str) -> MakeNetwork:
-    """Return ``make_network``, which then refuses to return one network twice."""
+def _checked(make_network: MakeNetwork, method: str, heads: frozenset[Kind]) -> MakeNetwork:
+    """Return ``make_network``, which then refuses to return one network twice, or another head."""
     made: WeakSet[nn.Module] = WeakSet()
 
     def make() -> nn.Module:
         network = make_network()
         if network in made:
             raise StudyError(
-                f"make_network must return a new network at every call, as {name} has several, "
+                f"make_network must return a new network at every call, as {method} has several, "
                 "but returns one twice; build the network inside it"
             )
         made.add(network)
+        if (kind := kind_of(network)) not in heads:
+            raise StudyError(
+                f"backbone.head must be {' or '.join(sorted(heads))} for {method}, "
+                f"but is {kind}; set it to linear"
+            )
         return network
 
     return make

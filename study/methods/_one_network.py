@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from study.layers.members import split_members
-from study.methods import Method
+from study.layers.members import repeat_for_members, split_members
+from study.methods import MakeNetwork, Method
 
 
 class OneNetwork(Method):
@@ -15,8 +15,16 @@ class OneNetwork(Method):
             subclass may do more.
     """
 
-    network: nn.Module
     stackable = False
+
+    def __init__(self, members: int, make_network: MakeNetwork) -> None:
+        super().__init__()
+        self.members = members
+        self.network: nn.Module = make_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (M, B, C)."""
+        return split_members(self.network(repeat_for_members(x, self.members)), self.members)
 
     def enter(self, x: Tensor, y: Tensor, streams: int = 1) -> tuple[Tensor, Tensor]:
         """Return what enters the network in training, (S*M*B', ...), and its labels (S*M, B').

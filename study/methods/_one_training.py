@@ -1,12 +1,10 @@
 """Members that are networks from along one training."""
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from study.layers.members import weighted_layers
 from study.methods import MakeNetwork
 from study.methods._one_network import OneNetwork
 
@@ -19,9 +17,7 @@ class OneTraining(OneNetwork):
     """
 
     def __init__(self, members: int, make_network: MakeNetwork) -> None:
-        super().__init__()
-        self.members = members
-        self.network = make_network()
+        super().__init__(members, make_network)
         self.kept = nn.ModuleList()
 
     def keep(self) -> None:
@@ -40,8 +36,3 @@ class OneTraining(OneNetwork):
     def member_network(self, member: int) -> nn.Module:
         """Return a copy of one member."""
         return copy.deepcopy(self.networks()[member])
-
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights, (M, P)."""
-        for layers in zip(*map(weighted_layers, self.networks()), strict=True):
-            yield torch.stack([layer.weight.detach().flatten() for layer in layers])

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from study.errors import StudyError
 from study.layers.fixed_heads import EquiangularHead, MemberHead
-from study.layers.members import repeat_for_members, replace_modules, split_members
+from study.layers.members import (
+    repeat_for_members,
+    replace_modules,
+    weighted_layers,
+)
 from study.layers.norms import MemberBatchNorm, MemberNorm
 from study.layers.perturbed import MemberLayer, Weighted
 from study.methods import MakeNetwork, Method, Phase, TrainingForward
@@ -21,11 +25,11 @@ from study.spec import Training
 
 
 class SharedNetwork(OneNetwork):
-    """M members in one network; a subclass says in ``adapt`` which layers they perturb, and how.
+    """M members in one network; a subclass says in ``replacement`` how layers know them.
 
     With a warm start the plain network is trained alone for that share of the epochs, and adapted
-    then; until then all members are that network. A subclass sets what ``adapt`` needs before it
-    calls ``__init__`` here.
+    then; until then all members are that network. A subclass sets what ``replacement`` needs before
+    it calls ``__init__`` here.
 
     Args:
         members: M.
@@ -52,21 +56,26 @@ class SharedNetwork(OneNetwork):
         decay_own: bool = False,
         split: bool = False,
     ) -> None:
-        super().__init__()
-        self.members = members
+        super().__init__(members, make_network)
         self.warm_start = warm_start
         self.shared_lr_multiplier = shared_lr_multiplier
         self.own_lr_multiplier = own_lr_multiplier
         self.decay_own = decay_own
         self.split = split
         self.adapted = False
-        self.network = make_network()
         if not warm_start:
             self._begin()
 
+    def replacement(self, layer: Weighted, layers: list[Weighted]) -> MemberLayer | None:
+        """Return what takes the place of one of the network's ``layers``; None keeps it."""
+        raise NotImplementedError
+
     def adapt(self) -> None:
         """Replace layers of ``self.network`` by such as know the members, in place."""
-        raise NotImplementedError
+        layers = weighted_layers(self.network)
+        replace_modules(
+            self.network, (nn.Linear, nn.Conv2d), lambda layer: self.replacement(layer, layers)
+        )
 
     def _begin(self) -> None:
         self.adapt()
@@ -92,10 +101,10 @@ class SharedNetwork(OneNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C)."""
-        if not self.adapted:
-            logits: Tensor = self.network(x)
-            return logits.expand(self.members, *logits.shape)
-        return split_members(self.network(repeat_for_members(x, self.members)), self.members)
+        if self.adapted:
+            return super().forward(x)
+        logits: Tensor = self.network(x)
+        return logits.expand(self.members, *logits.shape)
 
     def enter(self, x: Tensor, y: Tensor, streams: int = 1) -> tuple[Tensor, Tensor]:
         """Return images and labels, (S, B) in a warm start, (S*M, B // M) with a split batch."""
@@ -125,6 +134,7 @@ class SharedNetwork(OneNetwork):
         """Return a pass for each member, where none depends on others by shared statistics."""
         layers = list(self.network.modules())
         own = {id(layer.norm) for layer in layers if isinstance(layer, MemberBatchNorm)}
+        # Statistics of the joint batch couple the members: apart they would train otherwise.
         joint = any(isinstance(layer, _BatchNorm) and id(layer) not in own for layer in layers)
         alone = vars(type(self)).get("stackable", False) and self.adapted and not joint
         if not alone or self.members == 1:
@@ -164,7 +174,8 @@ class SharedNetwork(OneNetwork):
         if not self.adapted:
             return super().param_groups(training)
         frozen = self.shared_lr_multiplier == 0
-        own = list(self.own_parameters() if frozen else self.fast_weights())
+        fast = (p for layer in self.member_layers() for p in layer.fast.values())
+        own = list(self.own_parameters() if frozen else fast)
         ids = {id(p) for p in own}
         shared = [p for p in self.parameters() if p.requires_grad and id(p) not in ids]
         decay = training.weight_decay
@@ -180,16 +191,11 @@ class SharedNetwork(OneNetwork):
         """Yield the adapted layers."""
         return (m for m in self.network.modules() if isinstance(m, MemberLayer))
 
-    def fast_weights(self) -> Iterator[nn.Parameter]:
-        """Yield the weights, but not the biases, that each member has for itself."""
-        for layer in self.member_layers():
-            yield from layer.fast.values()  # type: ignore[misc]
-
-    def own_parameters(self) -> Iterator[nn.Parameter]:
+    def own_parameters(self) -> Iterator[Tensor]:
         """Yield every parameter that each member has for itself."""
         for module in self.network.modules():
             if isinstance(module, MemberLayer):
-                yield from module.own_parameters()  # type: ignore[misc]
+                yield from module.own_parameters()
             elif isinstance(module, MemberNorm):
                 yield from module.parameters()
 
@@ -215,7 +221,7 @@ class SharedNetwork(OneNetwork):
         }
         return copy.deepcopy(self.network, own)  # The copy has these in their places.
 
-    def collapsed(self) -> "SharedNetwork | None":
+    def collapsed(self) -> Self:
         """Return the one-member network in which own weights, biases and norms are averaged.
 
         The averages are of what W_m is made of, not of W_m: those of random signs are near 0, and
@@ -224,11 +230,7 @@ class SharedNetwork(OneNetwork):
         one = copy.deepcopy(self)
         one.members = 1
         for module in one.network.modules():
-            if isinstance(module, MemberLayer):
-                for parameter in module.own_parameters():
-                    parameter.data = parameter.data.mean(0, keepdim=True)
-                module.members = 1
-            elif isinstance(module, MemberNorm | MemberHead):
+            if isinstance(module, MemberLayer | MemberNorm | MemberHead):
                 module.average_members()
         return one
 

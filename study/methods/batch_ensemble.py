@@ -22,14 +22,14 @@ members, so a fast weight's gradient carries a factor 1/M that ``fast_lr_multipl
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from study.errors import StudyError
-from study.layers.members import replace_modules, weighted_layers
+from study.layers.members import replace_modules
 from study.layers.norms import MemberBatchNorm
 from study.layers.perturbed import (
     LowRankLayer,
@@ -140,29 +140,27 @@ class Ensemble(SharedNetwork):
             split=params.batch == "split",
         )
 
-    def adapt(self) -> None:
-        """Perturb the chosen layers; give members their own biases and norms as asked for."""
-        params, layers = self.params, weighted_layers(self.network)
+    def replacement(self, layer: Weighted, layers: list[Weighted]) -> MemberLayer | None:
+        """Perturb a chosen layer, with each member's own bias if asked for."""
+        params = self.params
         chosen = {
             "all": layers,
             "first": layers[:1],
             "last": layers[-1:],
             "no_last": layers[:-1],
         }[params.layers]
+        if not any(layer is c for c in chosen):
+            return None
+        new = _perturbed(layer, params, first=layer is layers[0])
+        if params.bias != "shared":
+            new.own_bias(random=params.bias == "random")
+        return new
 
-        def adapted(layer: Weighted) -> MemberLayer | None:
-            if not any(layer is c for c in chosen):
-                return None
-            new = _perturbed(layer, params, first=layer is layers[0])
-            if params.bias != "shared":
-                new.own_bias(random=params.bias == "random")
-            return new
-
-        replace_modules(self.network, (nn.Linear, nn.Conv2d), adapted)
-        if params.norm == "member":
-            self._own_norms()
-
-    def _own_norms(self) -> None:
+    def adapt(self) -> None:
+        """Perturb the chosen layers, and give members their own norms as asked for."""
+        super().adapt()
+        if self.params.norm == "shared":
+            return
         kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
         if not any(isinstance(m, kinds) for m in self.network.modules()):
             raise StudyError(
@@ -203,18 +201,13 @@ def _signs(members: int, size: int, negative_share: float) -> Tensor:
     return torch.where(torch.rand(members, size) < negative_share, -1.0, 1.0)
 
 
-EXAMPLES = [
-    {"members": 2, "init": "normal", "init_std": 0.5},
+NORMAL = {"members": 2, "init": "normal", "init_std": 0.5}
+EXAMPLES: list[dict[str, Any]] = [
+    NORMAL,
     {"members": 2, "init": "sign", "negative_share": 0.5, "batch": "split"},
-    {"members": 2, "init": "normal", "init_std": 0.5, "rank": 2, "bias": "random"},
-    {"members": 2, "init": "normal", "init_std": 0.5, "rank": 2, "form": "additive"},
-    {"members": 2, "init": "normal", "init_std": 0.5, "rank": "full"},
-    {"members": 2, "init": "normal", "init_std": 0.5, "bias": "shared", "layers": "no_last"},
-    {
-        "members": 2,
-        "init": "normal",
-        "init_std": 0.5,
-        "warm_start": 0.5,
-        "shared_lr_multiplier": 0.0,
-    },
+    NORMAL | {"rank": 2, "bias": "random"},
+    NORMAL | {"rank": 2, "form": "additive"},
+    NORMAL | {"rank": "full"},
+    NORMAL | {"bias": "shared", "layers": "no_last"},
+    NORMAL | {"warm_start": 0.5, "shared_lr_multiplier": 0.0},
 ]

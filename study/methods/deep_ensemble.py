@@ -5,8 +5,6 @@ order of batches, augmentation and dropout, so member m is exactly the single ne
 ``member_seed(seed, m)``, and the first M members of a larger pool are a Deep Ensemble of size M.
 """
 
-from collections.abc import Iterator
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -53,11 +51,6 @@ class Ensemble(Method):
         """Return a copy of one single network."""
         network: nn.Module = self.singles[member].member_network(0)  # type: ignore[operator]
         return network
-
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights, (M, P)."""
-        for layers in zip(*(s.effective_weights() for s in self.singles), strict=True):  # type: ignore[operator]
-            yield torch.cat(layers)
 
 
 EXAMPLES = [{"members": 2}]

@@ -179,23 +179,17 @@ def _squared_variation(values_ME: Tensor) -> Tensor:
     return (values_ME.var(1, correction=0) / values_ME.mean(1).square()).mean()
 
 
-class Fold(nn.Module):
-    """Gives every member the same batch."""
+class Folded(nn.Sequential):
+    """A module that gets every member's batch, under its own name: a head is found as one."""
 
-    def __init__(self, members: int) -> None:
-        super().__init__()
+    def __init__(self, name: str, module: nn.Module, members: int) -> None:
+        super().__init__(OrderedDict({name: module}))
         self.members = members
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (M*B, ...) for (B, ...)."""
-        return repeat_for_members(x, self.members)
-
-
-class Folded(nn.Sequential):
-    """A module behind the fold, under its own name: a head is found as one, with what enters it."""
-
-    def __init__(self, name: str, module: nn.Module, members: int) -> None:
-        super().__init__(OrderedDict({"fold": Fold(members), name: module}))
+        """Give every member the same batch: (B, ...) -> (M*B, ...)."""
+        y: Tensor = self[0](repeat_for_members(x, self.members))
+        return y
 
 
 class Ensemble(Method):
@@ -254,15 +248,8 @@ class Ensemble(Method):
             own[id(layer)] = copy.deepcopy(layer.experts[member])
         for module in self.network.modules():
             if isinstance(module, Folded):
-                own[id(module)] = copy.deepcopy(module[-1], own)
+                own[id(module)] = copy.deepcopy(module[0], own)
         return copy.deepcopy(self.network, own)  # The copy has these in their places.
-
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights, (M, P), where a member has one expert."""
-        networks = [self.member_network(m) for m in range(self.members)]
-        layers = [weighted_layers(network) for network in networks if network is not None]
-        for own in zip(*layers, strict=True):
-            yield torch.stack([layer.weight.detach().flatten() for layer in own])
 
 
 def replaceable(network: nn.Module) -> list[str]:

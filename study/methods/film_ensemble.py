@@ -132,8 +132,8 @@ class Ensemble(SharedNetwork):
             if isinstance(module, FilmNorm):
                 yield module.gamma, module.beta
             elif isinstance(module, MemberBatchNorm):
-                pair = (module.norm.weight, module.norm.bias)
-                yield tuple(v.view(self.members, -1) for v in pair)  # type: ignore[misc]
+                weight, bias = module.norm.weight, module.norm.bias
+                yield weight.view(self.members, -1), bias.view(self.members, -1)
 
     def perturbations(self) -> Tensor | None:
         """Return γ - 1 and β of all norms, (M, P)."""

@@ -20,11 +20,9 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from study.errors import StudyError
-from study.layers.fixed_heads import last_layer
-from study.layers.members import replace_modules
+from study.layers.fixed_heads import kind_of
 from study.layers.perturbed import IndependentLayer, LowRankLayer, MemberLayer, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
@@ -82,20 +80,16 @@ class Ensemble(SharedNetwork):
                 f"{', '.join(ATTENTION)}; set params.layers to all"
             )
 
-    def adapt(self) -> None:
-        """Add updates to the chosen layers, and give members their own heads if asked for."""
+    def replacement(self, layer: Weighted, layers: list[Weighted]) -> MemberLayer | None:
+        """Add updates to a chosen layer, or give members their own heads if asked for."""
         params = self.params
-        head = last_layer(self.network)
-        named = {id(m): name.rpartition(".")[2] for name, m in self.network.named_modules()}
-
-        def adapted(layer: Weighted) -> MemberLayer | None:
-            if layer is head:
-                return IndependentLayer(layer, params.members) if params.head == "own" else None
-            if params.layers == "attention" and named[id(layer)] not in ATTENTION:
+        if layer is layers[-1] and kind_of(self.network) == "linear":
+            return IndependentLayer(layer, params.members) if params.head == "own" else None
+        if params.layers == "attention":
+            name = next(name for name, m in self.network.named_modules() if m is layer)
+            if name.rpartition(".")[2] not in ATTENTION:
                 return None
-            return _updated(layer, params)
-
-        replace_modules(self.network, (nn.Linear, nn.Conv2d), adapted)
+        return _updated(layer, params)
 
 
 def _updated(layer: Weighted, params: Params) -> LowRankLayer:

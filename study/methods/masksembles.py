@@ -24,11 +24,10 @@ from typing import Final, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from study.errors import StudyError
-from study.layers.members import replace_modules, split_members, weighted_layers
-from study.layers.perturbed import MemberLayer, Weighted
+from study.layers.perturbed import MemberLayer, RankOneLayer, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
 from study.spec import Strict
@@ -87,38 +86,33 @@ def _positions(units: int, members: int, active: int) -> int:
     if active * members > units:
         while positions * (1 - (1 - active / positions) ** members) < units - 0.5:
             positions += 1
-        return positions
-    return units
+    return positions
 
 
-class MaskedLayer(MemberLayer):
+class MaskedLayer(RankOneLayer):
     """W_m = W ∘ (1 mask_mᵀ), applied to the activations: y_m = (x ∘ mask_m) Wᵀ + b."""
 
     mask: Tensor
 
     def __init__(self, layer: Weighted, members: int, scale: float) -> None:
-        super().__init__(layer, members)
-        self.fast = nn.ParameterDict()
+        super().__init__(layer, members, start={})
         self.register_buffer("mask", draw_masks(self.shape[1], members, scale))
 
-    def effective_weight(self) -> Tensor:
-        """Return W ∘ (1 mask_mᵀ), (M, *weight.shape)."""
-        return self.weight * self.mask.view(self.members, 1, -1, *[1] * (len(self.shape) - 2))
+    def scale(self, name: str) -> Tensor | None:
+        """Return the masks as r; there is no s."""
+        return self.mask if name == "r" else None
 
     def deviations(self) -> Tensor:
         """Return mask_m - 1."""
         return self.mask - 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mask every member's part of the batch, then apply the shared layer."""
-        members = split_members(x, self.members)
-        y = self._apply_weight(
-            (members * self._per_channel(self.mask, members)).flatten(0, 1), self.weight
-        )
-        if self.bias is None:
-            return y
-        y = split_members(y, self.members)
-        return (y + self._per_channel(self.bias, y)).flatten(0, 1)
+    def average_members(self) -> None:
+        """Become the layer of one member, whose mask is the members' mean."""
+        super().average_members()
+        self.mask = self.mask.mean(0, keepdim=True)
+
+    def _has_fewer_weights(self, x: Tensor) -> bool:
+        return False
 
 
 class Ensemble(SharedNetwork):
@@ -128,16 +122,15 @@ class Ensemble(SharedNetwork):
         self.params = params
         super().__init__(params.members, make_network, split=params.batch == "split")
 
+    def replacement(self, layer: Weighted, layers: list[Weighted]) -> MemberLayer | None:
+        """Mask the inputs of a layer that is not the first."""
+        if layer is layers[0]:
+            return None
+        return MaskedLayer(layer, self.members, self.params.scale)
+
     def adapt(self) -> None:
         """Mask the inputs of every layer but the first."""
-        first = weighted_layers(self.network)[0]
-
-        def masked(layer: Weighted) -> MemberLayer | None:
-            if layer is first:
-                return None
-            return MaskedLayer(layer, self.members, self.params.scale)
-
-        replace_modules(self.network, (nn.Linear, nn.Conv2d), masked)
+        super().adapt()
         masks = [m.mask for m in self.network.modules() if isinstance(m, MaskedLayer)]
         if self.members > 1 and self.params.scale > 1 and all(bool(mask.all()) for mask in masks):
             raise StudyError(
@@ -145,21 +138,10 @@ class Ensemble(SharedNetwork):
                 f"{max([0, *(mask.shape[1] for mask in masks)])} none is; raise it or the width"
             )
 
-    def collapsed(self) -> "SharedNetwork | None":
-        """Return the one-member network with the mean masks."""
-        one = super().collapsed()
-        assert one is not None
-        for layer in one.member_layers():
-            if isinstance(layer, MaskedLayer):
-                layer.mask = layer.mask.mean(0, keepdim=True)
-        return one
-
-    def checkpoint(self) -> dict[str, Tensor]:
-        """Return the state with masks of a byte per unit."""
-        return {
-            name: tensor.bool() if name.endswith(".mask") else tensor
-            for name, tensor in self.state_dict().items()
-        }
+    def stored_bytes(self) -> int:
+        """Return the bytes of the state with masks of a byte per unit."""
+        state = self.state_dict().items()
+        return sum(t.numel() if name.endswith(".mask") else t.nbytes for name, t in state)
 
 
 EXAMPLES = [

@@ -7,11 +7,11 @@ Training is that of the single network with dropout; batch normalisation is in e
 """
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from study.errors import StudyError
 from study.layers.dropout import MemberDropout
-from study.layers.members import repeat_for_members, replace_modules, split_members
+from study.layers.members import replace_modules
 from study.methods import MakeNetwork
 from study.methods._one_network import OneNetwork
 from study.spec import Strict, derive_seed
@@ -24,14 +24,12 @@ class Params(Strict):
 
 
 class Ensemble(OneNetwork):
-    """One network whose M members differ by their dropout masks."""
+    """One network whose M members differ by their dropout masks, in evaluation mode."""
 
     stackable = True
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
-        super().__init__()
-        self.members = params.members
-        self.network = make_network()
+        super().__init__(params.members, make_network)
         rates = [m.p for m in self.network.modules() if isinstance(m, nn.Dropout)]
         if not any(rates):
             raise StudyError(
@@ -44,10 +42,6 @@ class Ensemble(OneNetwork):
             nn.Dropout,
             lambda dropout: MemberDropout(dropout.p, self.members, next(seeds)),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (M, B, C) under the members' masks; call in evaluation mode."""
-        return split_members(self.network(repeat_for_members(x, self.members)), self.members)
 
 
 EXAMPLES = [{"members": 3}]

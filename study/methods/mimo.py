@@ -16,15 +16,14 @@ where the others have weights of the user's.
 """
 
 import copy
-import math
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from study.errors import StudyError
-from study.layers.convolution import Convolution
+from study.layers.convolution import resized
 from study.layers.members import repeat_for_members, replace_modules, split_members, weighted_layers
 from study.layers.perturbed import IndependentLayer, Weighted
 from study.methods import MakeNetwork, Method
@@ -51,10 +50,7 @@ class Heads(nn.Module):
 
     def __init__(self, layer: nn.Linear, members: int) -> None:
         super().__init__()
-        self.head = IndependentLayer(layer, members)
-        bound = 1 / math.sqrt(layer.in_features)
-        nn.init.uniform_(self.head.fast["W"], -bound, bound)
-        self.head.own_bias(random=True)
+        self.head = IndependentLayer(layer, members, random=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every member's head to all features."""
@@ -103,16 +99,6 @@ class Ensemble(Method):
         rows = [torch.cat([_shuffle(common[:own]), common[own:]]) for _ in range(self.members)]
         return torch.stack(rows)
 
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights in evaluation, (M, P); all but the heads are the same."""
-        first = weighted_layers(self.network)[0]
-        for layer in self.network.modules():
-            if isinstance(layer, IndependentLayer):
-                yield layer.effective_weight().detach().flatten(1)
-            elif isinstance(layer, nn.Linear | nn.Conv2d):
-                weight = self._of_one_image(layer) if layer is first else layer.weight.detach()
-                yield weight.flatten().expand(self.members, -1)
-
     def _of_one_image(self, first: Weighted) -> Tensor:
         return first.weight.detach().unflatten(1, (self.members, -1)).sum(1)
 
@@ -125,22 +111,18 @@ class Ensemble(Method):
             plain.in_features = plain.weight.shape[1]
         else:
             plain.in_channels = plain.weight.shape[1]
-        own: dict[int, nn.Module] = {id(first): plain}
+        own: dict[int, Any] = {id(first): plain}
         for module in self.network.modules():
             if isinstance(module, Heads):
                 own[id(module)] = module.head.plain(member)
-        return copy.deepcopy(self.network, own)  # type: ignore[arg-type]
+        return copy.deepcopy(self.network, own)
 
 
 def _widened(layer: Weighted, members: int) -> Weighted:
     """Return a fresh layer of the same kind for M images at once."""
-    bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
-        return nn.Linear(members * layer.in_features, layer.out_features, bias)
-    return Convolution(
-        members * layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,  # type: ignore[arg-type]
-        layer.padding, layer.dilation, layer.groups, bias,  # type: ignore[arg-type]
-    )  # fmt: skip
+        return nn.Linear(members * layer.in_features, layer.out_features, layer.bias is not None)
+    return resized(layer, members * layer.in_channels, layer.out_channels, layer.groups)
 
 
 def _shuffle(index: Tensor) -> Tensor:

@@ -19,14 +19,14 @@ narrower from the start, so γ is taken at its word.
 import copy
 import math
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from study.errors import StudyError
-from study.layers.convolution import Convolution
+from study.layers.convolution import resized
 from study.layers.members import replace_modules, split_members, weighted_layers
 from study.layers.perturbed import IndependentLayer, Weighted
 from study.methods import MakeNetwork, Method
@@ -94,10 +94,7 @@ class Heads(nn.Module):
 
     def __init__(self, members: int, into: int, classes: int) -> None:
         super().__init__()
-        self.head = IndependentLayer(nn.Linear(into, classes), members)
-        bound = 1 / math.sqrt(into)
-        nn.init.uniform_(self.head.fast["W"], -bound, bound)
-        self.head.own_bias(random=True)
+        self.head = IndependentLayer(nn.Linear(into, classes), members, random=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Bring the members to the batch axis and apply their heads."""
@@ -124,12 +121,12 @@ class Ensemble(Method):
         layers = weighted_layers(self.network)
         before = {id(layer): i for i, layer in enumerate(layers)}
 
-        def packed(module: nn.Module) -> nn.Module:
+        def packed(module: Any) -> nn.Module:
             if isinstance(module, NORMS):
                 return _packed_norm(module, params)
             position = before[id(module)]
             previous = layers[position - 1] if position else None
-            return _packed_layer(module, previous, module is layers[-1], params)  # type: ignore[arg-type]
+            return _packed_layer(module, previous, module is layers[-1], params)
 
         replace_modules(self.network, PACKABLE, packed)
 
@@ -148,13 +145,13 @@ class Ensemble(Method):
     def member_network(self, member: int) -> nn.Module | None:
         """Return the narrow backbone that one member is."""
         kinds = (nn.Linear, nn.Conv2d, GroupedLinear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
-        own: dict[int, nn.Module] = {}
+        own: dict[int, Any] = {}
         for module in self.network.modules():
             if isinstance(module, Heads):
                 own[id(module)] = module.head.plain(member)
             elif isinstance(module, kinds):
                 own[id(module)] = _unpacked(module, member, self.members)
-        return copy.deepcopy(self.network, own)  # type: ignore[arg-type]
+        return copy.deepcopy(self.network, own)
 
 
 def _require_packable(network: nn.Module) -> None:
@@ -187,11 +184,8 @@ def _packed_layer(
     out, into = layer.weight.shape[:2]
     bias = layer.bias is not None
     if isinstance(layer, nn.Conv2d):
-        inputs = into if previous is None else members * params.width(into)
-        return Convolution(
-            inputs, members * params.width(out), layer.kernel_size, layer.stride,  # type: ignore[arg-type]
-            layer.padding, layer.dilation, 1 if previous is None else groups, bias,  # type: ignore[arg-type]
-        )  # fmt: skip
+        inputs, groups = (into, 1) if previous is None else (members * params.width(into), groups)
+        return resized(layer, inputs, members * params.width(out), groups)
     if previous is None:
         return nn.Linear(into, members * params.width(out), bias)
     pixels = into // len(previous.weight)  # Above 1 where an image has been flattened.
@@ -227,10 +221,7 @@ def _empty(packed: nn.Module, shape: torch.Size, members: int) -> nn.Module:
     with torch.device("meta"):
         if isinstance(packed, nn.Conv2d):
             groups = max(1, packed.groups // members)
-            return Convolution(
-                groups * shape[1], shape[0], packed.kernel_size, packed.stride, packed.padding,  # type: ignore[arg-type]
-                packed.dilation, groups, packed.bias is not None,  # type: ignore[arg-type]
-            )  # fmt: skip
+            return resized(packed, groups * shape[1], shape[0], groups)
         if isinstance(packed, nn.Linear | GroupedLinear):
             return nn.Linear(shape[1], shape[0], packed.bias is not None)
         if isinstance(packed, nn.GroupNorm):

@@ -27,7 +27,6 @@ the running averages of the fine-tuning, which begins with those of the fp32 net
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -44,12 +43,8 @@ from study.layers.quantised import (
     Sizes,
     barrier,
     fitted,
-    kept,
-    pack,
-    packed_bytes,
     quantised_layers,
     set_quantisers,
-    unpack,
 )
 from study.methods import MakeNetwork, Phase, deep_ensemble, single
 from study.spec import Strict, Training
@@ -135,7 +130,7 @@ class Member(single.Ensemble):
     ) -> None:
         super().__init__(single.Params(), lambda: network, 0)
         self.params, self.share = params, share
-        self.bits, self.quantised = bits, False
+        self.bits = bits
         self.sizes = Sizes.of(network, params.granularity)
 
     def phases(self) -> list[Phase]:
@@ -179,7 +174,6 @@ class Member(single.Ensemble):
         set_quantisers(
             self.network, (Quantiser(bits, self.params.granularity) for bits in self.bits)
         )
-        self.quantised = True
 
     def _mix(self) -> None:
         weights = (layer.weight for layer in weighted_layers(self.network))
@@ -193,18 +187,10 @@ class Member(single.Ensemble):
     def _mixtures(self) -> list[Mixture]:
         return [module for module in self.network.modules() if isinstance(module, Mixture)]
 
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights as they are applied, (1, P)."""
-        layers = quantised_layers(self.network)
-        for layer in layers:
-            yield layer.applied.detach().flatten().unsqueeze(0)
-        if not layers:
-            yield from super().effective_weights()
-
     def member_network(self, member: int) -> nn.Module:
         """Return a copy of the plain network with the weights applied; ``member`` is 0."""
-        own = {id(layer): layer.plain() for layer in quantised_layers(self.network)}
-        return copy.deepcopy(self.network, own)  # type: ignore[arg-type]  # The copy has these.
+        own: dict[int, Any] = {id(layer): layer.plain() for layer in quantised_layers(self.network)}
+        return copy.deepcopy(self.network, own)  # The copy has these.
 
 
 class Ensemble(deep_ensemble.Ensemble):
@@ -239,46 +225,16 @@ class Ensemble(deep_ensemble.Ensemble):
 
     def excess(self) -> float | None:
         """Return bytes / budget - 1; None while the bits are searched: they are made to fit."""
-        sizes = [own.sizes.stored(own.bits) for own in self._own() if own.bits is not None]
-        return sum(sizes) / self.limit - 1 if len(sizes) == self.members else None
+        known = all(own.bits is not None for own in self._own())
+        return self.stored_bytes() / self.limit - 1 if known else None
 
-    def checkpoint(self) -> dict[str, Tensor]:
-        """Return packed weights, scales, bits (M, L) and the rest, each one tensor for all.
+    def stored_bytes(self) -> int:
+        """Return the bytes of packed weights, Δ, bits and what stays at fp32, once bits are found.
 
-        Before the members are quantised it is their state as it is.
+        Before it is their state as it is.
         """
-        if not all(own.quantised for own in self._own()):
-            return self.state_dict()
-        layers = [layer for own in self._own() for layer in quantised_layers(own.network)]
-        codes, scales = zip(*(layer.codes() for layer in layers), strict=True)
-        bits = torch.tensor([own.bits for own in self._own()], dtype=torch.uint8)
-        packed = map(pack, codes, bits.flatten().tolist())
-        return {
-            "packed": torch.cat(list(packed)),
-            "scales": torch.cat([t.flatten() for t in scales]),
-            "bits": bits,
-            "kept": torch.cat([t.flatten() for own in self._own() for t in kept(own.network)]),
-        }
-
-    @torch.no_grad()
-    def restore(self, checkpoint: dict[str, Tensor]) -> None:
-        """Take the weights of a quantised ensemble's checkpoint, in place."""
-        for own, own_bits in zip(self._own(), checkpoint["bits"].tolist(), strict=True):
-            own.bits = own_bits
-            own.quantise()
-        rest = [t for own in self._own() for t in kept(own.network)]
-        for tensor, value in zip(
-            rest, checkpoint["kept"].split([t.numel() for t in rest]), strict=True
-        ):
-            tensor.copy_(value.view_as(tensor))
-        layers = [layer for own in self._own() for layer in quantised_layers(own.network)]
-        sizes = [size for own in self._own() for size in own.sizes.layers]
-        bits = checkpoint["bits"].flatten().tolist()
-        lengths = [packed_bytes(n, b) for (n, _), b in zip(sizes, bits, strict=True)]
-        packed = checkpoint["packed"].split(lengths)
-        scales = checkpoint["scales"].split([n for _, n in sizes])
-        for layer, b, values, delta in zip(layers, bits, packed, scales, strict=True):
-            layer.restore(unpack(values, b, layer.layer.weight.numel()), delta)
+        sizes = [own.sizes.stored(own.bits) for own in self._own() if own.bits is not None]
+        return sum(sizes) if len(sizes) == self.members else super().stored_bytes()
 
 
 GIVEN = {"search": "given", "bits_first": 8, "bits_middle": 4, "bits_last": 6, "bits_step": 1}

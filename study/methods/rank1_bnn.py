@@ -13,14 +13,13 @@ constant; normal priors and posteriors alone; biases are each member's own point
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.layers.members import replace_modules
 from study.layers.perturbed import RankOneLayer, Start, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
@@ -95,6 +94,13 @@ class BayesianLayer(RankOneLayer):
         """Return the means of r and s minus 1."""
         return torch.cat([self.fast["r"], self.fast["s"]], dim=1) - 1
 
+    def average_members(self) -> None:
+        """Become the layer of one member, which has the averaged means, without noise."""
+        super().average_members()
+        for name in "rs":
+            draw = getattr(self, f"{name}_draw")
+            setattr(self, f"{name}_draw", torch.zeros_like(draw[:1]))
+
     def divergence(self, prior_std: float) -> Tensor:
         """Return the mean over members of KL(N(mean, std²) ‖ N(1, prior_std²)), in nats."""
         total = self.weight.new_zeros(())
@@ -113,22 +119,17 @@ class Ensemble(SharedNetwork):
         self.params = params
         super().__init__(params.members, make_network, own_lr_multiplier=params.fast_lr_multiplier)
 
-    def adapt(self) -> None:
-        """Replace every layer by a Bayesian one with own biases."""
-        params = self.params
+    def replacement(self, layer: Weighted, layers: list[Weighted]) -> BayesianLayer:
+        """Return a Bayesian layer with own biases."""
+        new = BayesianLayer(layer, self.members, self._start, self.params.posterior_std)
+        new.own_bias(random=False)
+        return new
 
-        def start(members: int, size: int) -> Tensor:
-            if params.init == "normal":
-                return 1 + (params.init_std or 0.0) * torch.randn(members, size)
-            negative = torch.rand(members, size) < (params.negative_share or 0.0)
-            return torch.where(negative, -1.0, 1.0)
-
-        def adapted(layer: Weighted) -> BayesianLayer:
-            new = BayesianLayer(layer, params.members, start, params.posterior_std)
-            new.own_bias(random=False)
-            return new
-
-        replace_modules(self.network, (nn.Linear, nn.Conv2d), adapted)
+    def _start(self, members: int, size: int) -> Tensor:
+        if self.params.init == "normal":
+            return 1 + (self.params.init_std or 0.0) * torch.randn(members, size)
+        negative = torch.rand(members, size) < (self.params.negative_share or 0.0)
+        return torch.where(negative, -1.0, 1.0)
 
     def loss(self, logits_MBC: Tensor, y_MB: Tensor, label_smoothing: float) -> Tensor:
         """Return the mean cross-entropy plus the weighted divergence from the prior."""
@@ -138,15 +139,6 @@ class Ensemble(SharedNetwork):
 
     def _layers(self) -> Iterator[BayesianLayer]:
         return (m for m in self.network.modules() if isinstance(m, BayesianLayer))
-
-    def collapsed(self) -> "Ensemble":
-        """Return the one-member network with the averaged means, without noise."""
-        one: Any = super().collapsed()
-        for layer in one._layers():
-            for name in "rs":
-                draw = getattr(layer, f"{name}_draw")
-                setattr(layer, f"{name}_draw", torch.zeros_like(draw[:1]))
-        return one  # type: ignore[no-any-return]
 
 
 EXAMPLES = [

@@ -1,11 +1,9 @@
 """One network: the anchor at recovery 0, as an ensemble of one member."""
 
 import copy
-from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 
-from study.layers.members import weighted_layers
 from study.methods import MakeNetwork, Method
 from study.methods._one_network import OneNetwork
 from study.spec import Strict
@@ -18,28 +16,16 @@ class Params(Strict):
 class Ensemble(OneNetwork):
     """The plain backbone with a member axis of length one."""
 
-    members = 1
     stackable = True
     training_forward = Method.training_forward  # By ``forward``, which a subclass may replace.
     heads = frozenset({"linear", "equiangular", "rotated"})
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
-        super().__init__()
-        self.network = make_network()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (1, B, C)."""
-        logits: Tensor = self.network(x)
-        return logits.unsqueeze(0)
+        super().__init__(1, make_network)
 
     def member_network(self, member: int) -> nn.Module:
         """Return a copy of the network; ``member`` is 0."""
         return copy.deepcopy(self.network)
-
-    def effective_weights(self) -> Iterator[Tensor]:
-        """Yield each layer's weights, (1, P)."""
-        for layer in weighted_layers(self.network):
-            yield layer.weight.detach().flatten().unsqueeze(0)
 
 
 EXAMPLES: list[dict[str, int]] = [{}]

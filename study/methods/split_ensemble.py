@@ -128,7 +128,6 @@ class Ensemble(Method):
         names = stages_of(self.network)
         cut = min(round(self.params.shared * len(names)), len(names) - 1)
         for name in names[cut:]:
-            parent, _, last = name.rpartition(".")
             stage = self.network.get_submodule(name)
             stages = [copy.deepcopy(stage) for _ in self.groups]
             width = None
@@ -136,7 +135,7 @@ class Ensemble(Method):
                 stages = [_head(stage, len(group)) for group in self.groups]
                 width = 1 + max(map(len, self.groups))
             own = Parallel(stages, fold=name == names[cut], width=width)
-            setattr(self.network.get_submodule(parent), last, own)
+            self.network.set_submodule(name, own)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the assembled log-probabilities (1, B, C), unnormalised."""

@@ -21,8 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.layers.fixed_heads import last_layer
-from study.layers.members import replace_modules, weighted_layers
+from study.layers.fixed_heads import kind_of
 from study.layers.perturbed import IndependentLayer, MemberLayer, Weighted
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
@@ -116,23 +115,18 @@ class Ensemble(SharedNetwork):
             decay_own=params.decay,
         )
 
-    def adapt(self) -> None:
-        """Decompose the chosen layers; give members their own biases and heads as asked for."""
-        params, layers = self.params, weighted_layers(self.network)
-        first, head = layers[0], last_layer(self.network)
-
-        def adapted(layer: Weighted) -> MemberLayer | None:
-            if layer is head and params.head == "own":
-                return IndependentLayer(layer, params.members)
-            if layer is first and params.layers == "no_first":
-                return None
-            softplus = params.positive == "softplus"
-            new = SingularLayer(layer, params.members, params.init_std, softplus)
-            if params.bias == "own":
-                new.own_bias(random=False)
-            return new
-
-        replace_modules(self.network, (nn.Linear, nn.Conv2d), adapted)
+    def replacement(self, layer: Weighted, layers: list[Weighted]) -> MemberLayer | None:
+        """Decompose a chosen layer; give members their own bias or head as asked for."""
+        params = self.params
+        is_head = layer is layers[-1] and kind_of(self.network) == "linear"
+        if is_head and params.head == "own":
+            return IndependentLayer(layer, params.members)
+        if layer is layers[0] and params.layers == "no_first":
+            return None
+        new = SingularLayer(layer, params.members, params.init_std, params.positive == "softplus")
+        if params.bias == "own":
+            new.own_bias(random=False)
+        return new
 
 
 EXAMPLES = [

@@ -29,6 +29,7 @@ class Progress:
     Attributes:
         slots: How many jobs run at a time.
         use: What this run's trials took.
+        of_stage: The same of the running stage alone.
     """
 
     def __init__(self) -> None:
@@ -38,18 +39,16 @@ class Progress:
         self.first: Job | None = None
         self.tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
         self.pace = Pace()
-        self.use = Use()
-        self.warm: tuple[float, float, int] | None = None
+        self.use, self.of_stage = Use(), Use()
         self.running: dict[str, Job] = {}
         self.since: dict[str, float] = {}
         self.began = self.last_shown = time.monotonic()
         self.drawing = 0.0
-        self.trials_before, self.seconds_before = 0, 0.0
         self.live: Live | None = None
 
     def know(self, rows: Iterable[TrialRow]) -> None:
         """Take the rows that were there before this run."""
-        for row in sorted(rows, key=lambda row: STAGES.index(row.stage)):
+        for row in rows:
             self._add(row)
 
     def enter(self, stage: Stage, first: Job | None) -> None:
@@ -57,7 +56,7 @@ class Progress:
         self.close()
         self.stage, self.first = stage, first
         self.began = time.monotonic()
-        self.trials_before, self.seconds_before = self.use.trials, self.use.seconds
+        self.of_stage = Use()
         done = stage.total - stage.remaining
         note = f", {done} there already" if done else ""
         self.console.print(f"{stage.name}: {stage.total} trials{note}")
@@ -72,21 +71,17 @@ class Progress:
         self.running[job.spec.trial] = job
         self._note_begun()
 
-    def left(self, job: Job) -> None:
-        """Note that a job runs no longer."""
+    def took(self, job: Job, rows: list[TrialRow]) -> None:
+        """Note that a job runs no longer, and what it took, with the rows of its trials."""
         self.running.pop(job.spec.trial, None)
         self.since.pop(job.spec.trial, None)
         self._note_begun()
-
-    def took(self, rows: list[TrialRow]) -> None:
-        """Note what a job took, with the rows of its trials."""
         cold = self.use.jobs == 0
-        self.use.add(rows)
+        for use in (self.use, self.of_stage):
+            use.add(rows)
         if cold:  # Until then the others have loaded what they need as well.
             self.began = max(self.began, self.use.began)
             self.since = {trial: max(t, self.began) for trial, t in self.since.items()}
-        if self.warm is None and self.use.jobs >= self.slots:
-            self.warm = (time.monotonic(), self._busy(), self.use.jobs)
 
     def ended(self, row: TrialRow) -> None:
         """Note that a trial has ended, with its row."""
@@ -110,7 +105,7 @@ class Progress:
         if self.live is not None:
             self.live.stop()
             self.live = None
-        if self.stage is not None and self.use.trials > self.trials_before:
+        if self.stage is not None and self.of_stage.trials:
             gone = duration(time.monotonic() - self.began)
             self._say(f"{self._counts()} in {gone}{self._pace()}{self._best()}")
         self.stage = None
@@ -129,17 +124,18 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Return the seconds until the stage ends, None while nothing like it has ended."""
         assert self.stage is not None
-        gap, now = self._gap(), time.monotonic()
+        now = time.monotonic()
         running = [PlannedJob(job.spec.method, job) for job in self.running.values()]
         coming = [*self._coming()]
         known = []
         for seconds in lengths(self.pace, self.stage.name, [*running, *coming]):
             if seconds is None:
                 return None
-            known.append(seconds + gap)
+            known.append(seconds)
         begun = [t for trial in self.running if (t := self.since.get(trial)) is not None]
         under_way = [max(0.0, s - (now - t)) for s, t in zip(known, begun, strict=False)]
-        return last_end(under_way, known[len(begun) :], self.slots)
+        # Slots are idle between jobs, and at the end of a generation: as much as so far.
+        return last_end(under_way, known[len(begun) :], self.slots) / (self._busy_share() or 1.0)
 
     def _coming(self) -> Iterator[PlannedJob]:
         assert self.stage is not None
@@ -147,18 +143,12 @@ class Progress:
             yield PlannedJob(self.first.spec.method, self.first)
         yield from self.stage.ahead()
 
-    def _gap(self) -> float:
-        """Return the seconds that a slot is idle from one job to the next, on average."""
-        if self.warm is None or self.use.jobs == self.warm[2]:
-            return 0.0
-        since, busy, jobs = self.warm
-        idle = self.slots * (time.monotonic() - since) - (self._busy() - busy)
-        return max(0.0, idle) / (self.use.jobs - jobs)
-
-    def _busy(self) -> float:
-        """Return the seconds of this run's jobs up to now."""
+    def _busy_share(self) -> float:
+        """Return the share of the slots' time in this stage in which jobs ran."""
         now = time.monotonic()
-        return self.use.seconds + sum(now - since for since in self.since.values())
+        wall = max(now - self.began, 1e-9)
+        busy = self.of_stage.seconds + sum(now - since for since in self.since.values())
+        return min(1.0, busy / (self.slots * wall))
 
     def _note_begun(self) -> None:
         for trial in islice(self.running, self.slots):
@@ -194,12 +184,11 @@ class Progress:
         return found
 
     def _pace(self) -> str:
-        ended = self.use.trials - self.trials_before
-        if not ended:
+        if not self.of_stage.trials:
             return ""
         wall = max(time.monotonic() - self.began, 1e-9)
-        busy = min(1.0, (self._busy() - self.seconds_before) / (self.slots * wall))
-        return f", {short_number(60 * ended / wall)}/min, slots {busy:.0%} busy"
+        per_minute = short_number(60 * self.of_stage.trials / wall)
+        return f", {per_minute}/min, slots {self._busy_share():.0%} busy"
 
     def _remaining(self) -> str:
         seconds = self.seconds_left()

@@ -48,6 +48,7 @@ def held(at: ObjectPath, lost: Callable[[str], None] | None = None) -> Iterator[
     # Who took it meanwhile, since the write was slow, must have had the time to see that.
     quick = time.monotonic() - looked < SETTLE / 2
     time.sleep(SETTLE if quick else 2 * RENEW)
+    # Of several that saw it free, all but the last writer find another name here.
     if (other := _holder(at)) is None or other["id"] != me["id"]:
         raise _taken(at, other)
     done = threading.Event()

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, TypeVar
@@ -27,21 +28,20 @@ AT_ONCE: Final = 16
 PATIENCE: Final = 60.0
 """Seconds for which a store that does not answer is asked again."""
 REASONS: Final = {
-    "NO_SUCH_BUCKET": "there is no such bucket; create it or mend the address",
-    "EXPIRED_TOKEN": "the credentials have expired; renew them",
-    "ExpiredToken": "the credentials have expired; renew them",
-    "INVALID_ACCESS_KEY_ID": "the access key is unknown there; check the credentials",
-    "INVALID_CLIENT_TOKEN_ID": "the access key is unknown there; check the credentials",
-    "SIGNATURE_DOES_NOT_MATCH": "the secret key is wrong; check the credentials",
-    "ACCESS_DENIED": "access is denied; check the credentials and what they allow",
-    "AccessDenied": "access is denied; check the credentials and what they allow",
-    "PERMISSION_DENIED": "access is denied; check the credentials and what they allow",
-    "UNAUTHENTICATED": "there are no credentials; give those of the cloud",
-    "PermissionDenied": "access is denied; check the credentials and what they allow",
-    "RequestTimeTooSkewed": "this machine's clock is wrong; set it by NTP",
-    "REQUEST_TIME_TOO_SKEWED": "this machine's clock is wrong; set it by NTP",
+    "nosuchbucket": "there is no such bucket; create it or mend the address",
+    "expiredtoken": "the credentials have expired; renew them",
+    "invalidaccesskeyid": "the access key is unknown there; check the credentials",
+    "invalidclienttokenid": "the access key is unknown there; check the credentials",
+    "signaturedoesnotmatch": "the secret key is wrong; check the credentials",
+    "accessdenied": "access is denied; check the credentials and what they allow",
+    "permissiondenied": "access is denied; check the credentials and what they allow",
+    "unauthenticated": "there are no credentials; give those of the cloud",
+    "requesttimetooskewed": "this machine's clock is wrong; set it by NTP",
 }
-"""Part of an error of a store that asking again does not mend -> what it means."""
+"""Part of an error of a store that asking again does not mend -> what it means.
+
+Stores write them in capitals or not, with underscores or without: here they are without.
+"""
 Result = TypeVar("Result")
 
 
@@ -60,6 +60,7 @@ Known = dict[str, Stat | None]
 """Key -> what a listing said of an object, or None of what would be a folder."""
 
 
+@dataclass(eq=False, repr=False)
 class ObjectPath:
     """A place in an object store; ``/`` and the methods are those of ``pathlib.Path``.
 
@@ -71,17 +72,14 @@ class ObjectPath:
         patience: Seconds for which the store is asked again if it does not answer.
     """
 
-    def __init__(
-        self,
-        scheme: str,
-        filesystem: fs.FileSystem,
-        key: str,
-        known: Known | None = None,
-        patience: float = PATIENCE,
-    ) -> None:
-        self.scheme, self.filesystem, self.key = scheme, filesystem, key
-        self.known, self.patience = known, patience
-        pure = PurePosixPath(key)
+    scheme: str
+    filesystem: fs.FileSystem
+    key: str
+    known: Known | None = None
+    patience: float = PATIENCE
+
+    def __post_init__(self) -> None:
+        pure = PurePosixPath(self.key)
         self.name, self.stem, self.suffix = pure.name, pure.stem, pure.suffix
 
     def __str__(self) -> str:
@@ -103,27 +101,24 @@ class ObjectPath:
         return str(self) < str(other)
 
     def __truediv__(self, name: str) -> "ObjectPath":
-        return self._at(f"{self.key}/{name}")
+        return replace(self, key=f"{self.key}/{name}")
 
     @property
     def parent(self) -> "ObjectPath":
         """The place above."""
-        return self._at(self.key.rpartition("/")[0])
-
-    def _at(self, key: str) -> "ObjectPath":
-        return ObjectPath(self.scheme, self.filesystem, key, self.known, self.patience)
+        return replace(self, key=self.key.rpartition("/")[0])
 
     def within(self, seconds: float) -> "ObjectPath":
         """Return this place with another patience."""
-        return ObjectPath(self.scheme, self.filesystem, self.key, self.known, seconds)
+        return replace(self, patience=seconds)
 
     def listed(self) -> "ObjectPath":
         """Return this place as it is now: what is there is asked of the store once, for all."""
-        return ObjectPath(self.scheme, self.filesystem, self.key, self._list(self.key, True))
+        return replace(self, known=self._list(self.key, True))
 
     def renewed(self) -> "ObjectPath":
         """Return this place as it is whenever it is asked."""
-        return ObjectPath(self.scheme, self.filesystem, self.key)
+        return replace(self, known=None)
 
     def resolve(self) -> "ObjectPath":
         """Return itself: an address is absolute."""
@@ -207,7 +202,7 @@ class ObjectPath:
                 and len(key.split("/")) == depth
                 and PurePosixPath(key).match(pattern)
             ):
-                yield self._at(key)
+                yield replace(self, key=key)
 
     def _list(self, key: str, recursive: bool) -> Known:
         selector = fs.FileSelector(key, allow_not_found=True, recursive=recursive)
@@ -235,7 +230,8 @@ class ObjectPath:
                 raise FileNotFoundError(errno.ENOENT, "no such object", str(self)) from None
             except (OSError, pa.ArrowException) as error:
                 text = " ".join(str(error).split())
-                why = next((means for part, means in REASONS.items() if part in text), None)
+                plain = text.replace("_", "").lower()
+                why = next((means for part, means in REASONS.items() if part in plain), None)
                 if why is None and time.monotonic() - start + pause < self.patience:
                     time.sleep(pause)
                     pause *= 2

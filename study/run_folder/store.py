@@ -36,6 +36,7 @@ from study.run_folder.lease import held
 from study.run_folder.paths import (
     AnyPath,
     ObjectPath,
+    StoreError,
     any_path,
     map_paths,
     open_for_arrow,
@@ -53,10 +54,21 @@ class DamagedError(StudyError):
 
 
 class RunFolder:
-    """The run folder at ``root``; nothing is created until something is written."""
+    """The run folder at ``root``; nothing is created until something is written.
+
+    Attributes:
+        journal: Optuna's journal: a file, or what the names of its objects begin with.
+        ray: Ray Tune's folder.
+        plan: The declaration that precedes the opening of the test set.
+        study: The study as it was asked for.
+        report: The report of the run.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root: AnyPath = any_path(root).resolve()
+        self.journal = self.root / ("optuna" if self.remote else "optuna.journal")
+        self.ray, self.plan = self.root / "ray", self.root / "plan.json"
+        self.study, self.report = self.root / "study.json", self.root / "report.html"
         self.written: dict[str, dict[str, str]] = {}
 
     @property
@@ -65,36 +77,11 @@ class RunFolder:
         return isinstance(self.root, ObjectPath)
 
     @property
-    def journal(self) -> AnyPath:
-        """Optuna's journal: a file, or what the names of its objects begin with."""
-        return self.root / ("optuna" if self.remote else "optuna.journal")
-
-    @property
-    def ray(self) -> AnyPath:
-        """Ray Tune's folder."""
-        return self.root / "ray"
-
-    @property
     def logs(self) -> Path:
         """Folder of the loggers' files, which append to them: never in an object store."""
         if isinstance(self.root, Path):
             return self.root / "logs"
         return Path("runs", self.root.key.replace("/", "-"), "logs").resolve()
-
-    @property
-    def plan(self) -> AnyPath:
-        """The declaration that precedes the opening of the test set."""
-        return self.root / "plan.json"
-
-    @property
-    def study(self) -> AnyPath:
-        """The study as it was asked for."""
-        return self.root / "study.json"
-
-    @property
-    def report(self) -> AnyPath:
-        """The report of the run."""
-        return self.root / "report.html"
 
     def create(self) -> None:
         """Make the folder, or say in one line why it cannot be written."""
@@ -247,11 +234,9 @@ class RunFolder:
             value = json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        except OSError as error:
-            if self.remote:
-                raise
-            raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
-        except ValueError as error:
+        except StoreError:
+            raise
+        except (OSError, ValueError) as error:
             raise StudyError(f"{path}: must be readable JSON, but {error}; restore it") from None
         if not isinstance(value, dict):
             raise StudyError(f"{path}: must be a JSON object, but is {value!r}; restore it")
@@ -272,14 +257,12 @@ def _parquet(table: pa.Table, **options: Any) -> pa.Buffer:
 
 def _read_row(path: AnyPath) -> TrialRow | None:
     try:
-        content = open_for_arrow(path)
-    except FileNotFoundError:
-        return None
-    try:
-        with pq.ParquetFile(content) as parquet:
+        with pq.ParquetFile(open_for_arrow(path)) as parquet:
             table = parquet.read(use_threads=False)
     except FileNotFoundError:
         return None
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise DamagedError(_broken(path, " ".join(str(error).split()))) from None
     schema.check_version(table.schema, str(path))

@@ -1,1 +1,1 @@
-"""The study as stages: search, rescore, pilot, confirm. Knows neither Ray nor Parquet."""
+"""The study as stages: search, rescore, anchor, pilot, confirm. Knows neither Ray nor Parquet."""

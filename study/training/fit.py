@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -23,6 +23,24 @@ class DivergenceError(Exception):
     """The training loss stopped being finite."""
 
 
+@dataclass(frozen=True)
+class AtATime:
+    """How much of a step is passed through the network, and held in memory, at a time.
+
+    Attributes:
+        accumulation_steps: Micro-batches of a step, of which the weighted mean of the losses is
+            minimised; batch normalisation and diversity terms see one at a time. Not for a stack.
+        sequential_members: Whether members that know nothing of each other are passed through the
+            network one after another, which takes the memory of one: see :func:`forwards_of`.
+    """
+
+    accumulation_steps: int = 1
+    sequential_members: bool = False
+
+
+WHOLE_STEP: Final = AtATime()
+
+
 def fit(
     method: Method,
     pixels: DeviceImages,
@@ -31,8 +49,7 @@ def fit(
     regularisation: Regularisation,
     seed: int,
     on_epoch: OnEpoch = lambda epoch: None,
-    accumulation_steps: int = 1,
-    sequential_members: bool = False,
+    at_a_time: AtATime = WHOLE_STEP,
 ) -> None:
     """Train ``method`` in place for ``training.epochs``; the last partial batch is dropped.
 
@@ -46,10 +63,7 @@ def fit(
         regularisation: Diversity term that joins the loss.
         seed: Root of the order of batches, augmentation and dropout. Sets torch's global seed.
         on_epoch: Called with the number of epochs done after each.
-        accumulation_steps: Micro-batches of a step, of which the weighted mean of the losses is
-            minimised; batch normalisation and diversity terms see one at a time. Not for a stack.
-        sequential_members: Whether members that know nothing of each other are passed through the
-            network one after another, which takes the memory of one: see :func:`forwards_of`.
+        at_a_time: How much of a step is passed through the network at a time.
 
     Raises:
         DivergenceError: When the loss of an epoch is not finite.
@@ -64,9 +78,7 @@ def fit(
     for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
         with torch.device(labels.device):
             phase.begin()
-        step = _step(
-            method, phase, training, regularisation, accumulation_steps, sequential_members
-        )
+        step = _step(method, phase, training, regularisation, at_a_time)
         for epoch in range(epochs):
             method.train()
             losses = [
@@ -115,26 +127,29 @@ def _step(
     phase: Phase,
     training: Training,
     regularisation: Regularisation,
-    accumulation_steps: int,
-    sequential_members: bool,
+    at_a_time: AtATime,
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
     """Return the optimiser step of a phase: images, labels, the phase's progress -> the loss."""
     optimizer = make_optimizer(method, training)
     peak = [group["lr"] for group in optimizer.param_groups]
     schedule = phase.schedule or training.schedule
     diversity = _diversity(method, regularisation, phase)
-    forwards = (
-        forwards_of(method, regularisation) if sequential_members else [method.training_forward]
-    )
+    ramp, mixed = regularisation.ramp, training.precision == "bfloat16"
+    parts = at_a_time.accumulation_steps
+    forwards: list[TrainingForward] = [method.training_forward]
+    if at_a_time.sequential_members:
+        forwards = forwards_of(method, regularisation)
 
     def loss_of(forward: TrainingForward, x: Tensor, y_B: Tensor, progress: float) -> Tensor:
-        with _precision(x.device, training), recording_head_inputs(method) as features:
+        precision = torch.autocast(x.device.type, torch.bfloat16, mixed)
+        with precision, recording_head_inputs(method) as features:
             logits_MBC, y_MB = forward(x, y_B)
         logits_MBC = logits_MBC.float()
         loss = method.loss(logits_MBC, y_MB, training.label_smoothing)
         if diversity is not None:
             term = diversity(logits_MBC, y_MB, features, x)
-            loss = loss + _ramp(progress, regularisation.ramp) * term
+            ramped = min(1.0, progress / ramp) if ramp else 1.0
+            loss = loss + ramped * term
         return loss
 
     def step(x: Tensor, y_B: Tensor, progress: float) -> Tensor:
@@ -143,10 +158,9 @@ def _step(
             group["lr"] = lr * factor
         optimizer.zero_grad(set_to_none=True)
         total = x.new_zeros(())
-        for own_x, own_y in zip(
-            x.chunk(accumulation_steps), y_B.chunk(accumulation_steps), strict=True
-        ):
+        for own_x, own_y in zip(x.chunk(parts), y_B.chunk(parts), strict=True):
             for forward in forwards:
+                # Each part's graph is freed before the next one is built: that saves the memory.
                 share = len(own_x) / len(x) / len(forwards)
                 loss = loss_of(forward, own_x, own_y, progress) * share
                 loss.backward()
@@ -183,16 +197,6 @@ def epochs_of(phases: list[Phase], epochs: int) -> list[int]:
         earliest, latest = ends[-1] + needed[number], epochs - sum(needed[number + 1 :])
         ends.append(min(max(round(share * epochs), earliest), latest))
     return [end - start for start, end in pairwise(ends)]
-
-
-def _ramp(progress: float, ramp: float) -> float:
-    return min(1.0, progress / ramp) if ramp else 1.0
-
-
-def _precision(device: torch.device, training: Training) -> AbstractContextManager[Any]:
-    if training.precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 def make_optimizer(method: Method, training: Training) -> torch.optim.Optimizer:
@@ -276,7 +280,7 @@ def _diversity(
         return None
     if not phase.diverse and not getattr(regulariser, "applies_alone", False):
         return None
-
+    # A stack is several methods side by side, whose members are not to be compared.
     streams = len(method.batch_seeds(0))
 
     def weighted(logits_MBC: Tensor, y_MB: Tensor, features: list[Tensor], x: Tensor) -> Tensor:

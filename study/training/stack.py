@@ -92,7 +92,7 @@ class Stack(Method):
         device = next(methods[0].parameters()).device
         generators = [torch.Generator(device).manual_seed(derive_seed(s, "dropout")) for s in seeds]
         self.origins: list[tuple[Tensor, Sequence[Tensor]]] = []
-        stacked: dict[int, nn.Module] = {}
+        stacked: dict[int, Any] = {}
         for layers in zip(*(_layers(method.network) for method in methods), strict=True):
             new = stacked[id(layers[0])] = STACKED[type(layers[0])](
                 layers[0], len(layers), generators
@@ -106,7 +106,8 @@ class Stack(Method):
                 view = as_theirs.view(-1, *own[0].shape)
                 view.copy_(torch.stack(own).detach())
                 self.origins.append((view, own))
-        self.method: OneNetwork = copy.deepcopy(methods[0], stacked)  # type: ignore[arg-type]
+        # The copy has the stacked layers where the first method has its own.
+        self.method: OneNetwork = copy.deepcopy(methods[0], stacked)
 
     def batch_seeds(self, seed: int) -> list[int]:
         """Return the methods' own seeds."""

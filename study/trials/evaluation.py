@@ -35,11 +35,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Run:
-    """A trial under way: its method, the path of its weights, and what is known of it so far."""
+    """A trial under way: method, trajectory of its weights, and what is known of it so far."""
 
     spec: TrialSpec
     method: Method
-    path: Trajectory
+    trajectory: Trajectory
     outcome: Outcome
 
 
@@ -62,13 +62,13 @@ def evaluate(run: Run, setup: Setup) -> Outcome:
         return outcome
     networks = member_networks(method)
     probe = _probe(splits)
-    path = run.path
-    path.rows += network_rows(method, networks, probe, spec.training.epochs)
+    trajectory = run.trajectory
+    trajectory.rows += network_rows(method, networks, probe, spec.training.epochs)
     seen = splits.some(dataset.test[0], IMAGES)
     chance = torch.Generator().manual_seed(derive_seed(spec.seed, "evidence"))
-    path.rows += evidence_rows(networks, seen, chance, spec.training.epochs)
-    if path.rows:
-        store.write_geometry(spec.trial, path.rows)
+    trajectory.rows += evidence_rows(networks, seen, chance, spec.training.epochs)
+    if trajectory.rows:
+        store.write_geometry(spec.trial, trajectory.rows)
     _predict_test(spec.trial, {"": method} | _controls(method, networks, probe), setup)
     return outcome
 

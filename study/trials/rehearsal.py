@@ -46,6 +46,7 @@ def one_step(
         return read, excess, 0.0
     size = min(max(size, method.members), own.training.batch_size, len(data.train[1]))
     _check_logits(method, data)
+    # The images again and again, where the data has not enough for so many batches.
     images, labels = (np.resize(array, (STEPS * size, *array.shape[1:])) for array in data.train)
     pixels = DeviceImages(images, *channel_statistics(images), device)
     start, steps = time.perf_counter(), 0
@@ -88,4 +89,5 @@ def _recording(model: Strict, section: str, read: set[str]) -> Strict:
         return kind.__getattribute__(self, name)
 
     recording: type[Strict] = type(kind.__name__, (kind,), {"__getattribute__": noting})
+    # Without validation: its validators would read fields, which is not using them.
     return recording.model_construct(**dict(model))

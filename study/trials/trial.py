@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,35 +20,44 @@ from study.run_folder.store import RunFolder
 from study.schema import Outcome, TrialRow
 from study.spec import Execution, TrialSpec
 from study.training.batches import Splits, default_device
-from study.training.fit import DivergenceError, OnEpoch, fit, forwards_of, is_out_of_memory
+from study.training.fit import (
+    WHOLE_STEP,
+    AtATime,
+    DivergenceError,
+    OnEpoch,
+    fit,
+    forwards_of,
+    is_out_of_memory,
+)
 from study.training.stack import MOST, best_size, joined
 from study.trials.evaluation import Run, Setup, evaluate
 from study.trials.row import new_row, peak_bytes
 
 DEFAULT = Execution()
+KEPT: Final[dict[str, Splits]] = {}
+"""The splits of the last dataset, by its fingerprint."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How much of a training step is in memory at a time.
+    """How many networks, and how much of a step, are in memory at a time.
 
     Attributes:
         most: Networks that are trained as one, at most; None for as many as repay.
-        one_by_one: Whether members are passed through one after another, where they can be.
-        pieces: Parts of a batch, passed through one after another.
+        at_a_time: How much of a step.
     """
 
     most: int | None
-    one_by_one: bool = False
-    pieces: int = 1
+    at_a_time: AtATime = WHOLE_STEP
 
-    def passes(self, run: Run) -> int:
-        """Return in how many passes the members are computed."""
-        return len(forwards_of(run.method, run.spec.regulariser)) if self.one_by_one else 1
+    def forwards_per_batch(self, run: Run) -> int:
+        """Return in how many forward passes the members of a (micro-)batch are computed."""
+        in_turn = self.at_a_time.sequential_members
+        return len(forwards_of(run.method, run.spec.regulariser)) if in_turn else 1
 
 
-IN_TURN: Final = Attempt(most=1, one_by_one=True)
-IN_HALVES: Final = Attempt(most=1, one_by_one=True, pieces=2)
+IN_TURN: Final = Attempt(1, AtATime(sequential_members=True))
+IN_HALVES: Final = Attempt(1, AtATime(accumulation_steps=2, sequential_members=True))
 
 
 def run_trials(
@@ -169,12 +178,12 @@ def _run(spec: TrialSpec, setup: Setup, run: Run | None) -> TrialRow:
 
 def _trained(spec: TrialSpec, setup: Setup) -> Run:
     """Return the trained run; out of memory it is begun again, with less at a time."""
-    as_asked = Attempt(setup.execution.most, setup.execution.low_memory)
+    as_asked = Attempt(setup.execution.most, AtATime(sequential_members=setup.execution.low_memory))
     for attempt in (as_asked, IN_TURN, IN_HALVES):
-        run = _prepared(spec, setup.splits)
+        run = _prepared(spec, setup.splits)  # From the seed: nothing of a failed attempt is kept.
         if run.outcome.status != "complete":
             return run
-        if attempt is IN_TURN and attempt.passes(run) == 1:
+        if attempt is IN_TURN and attempt.forwards_per_batch(run) == 1:
             continue  # Its members are not to be had one by one.
         try:
             return _train([run], joined(_parts([run]), attempt.most), setup, attempt)[0]
@@ -199,7 +208,7 @@ def _trained_as_one(specs: Sequence[TrialSpec], setup: Setup) -> dict[str, Run]:
             return {}
         parts = joined(_parts(runs), together.most)
         if len(parts) > 1:
-            return {}
+            return {}  # They are not one stack: each is trained by itself.
         runs = _train(runs, parts, setup, together)
     except Exception:
         logging.getLogger(__name__).warning("not trained as one", exc_info=True)
@@ -244,8 +253,8 @@ def _prepared(spec: TrialSpec, splits: Splits) -> Run:
     if excess is not None and excess > 0:
         reason = f"exceeds the method's own limit by {100 * excess:.3g} %"
         outcome = replace(outcome, status="pruned", reason=reason)
-    path = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
-    return Run(spec, method, path, outcome)
+    trajectory = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
+    return Run(spec, method, trajectory, outcome)
 
 
 def _parts(runs: list[Run]) -> list[tuple[Method, int]]:
@@ -269,23 +278,23 @@ def _train(
         setup.on_epoch(epoch)
         if len(parts) == 1:  # Parts that are trained apart are at the same epoch at the ends alone.
             for run in runs:
-                run.path.record(epoch)
+                run.trajectory.record(epoch)
 
     for run in runs:
-        run.path.record(0)
-    looking = sum(run.path.seconds for run in runs)
+        run.trajectory.record(0)
+    looking = sum(run.trajectory.seconds for run in runs)
     start = time.perf_counter()
     for part, seed in parts:
         train, labels = splits.train
-        fit(part, train, labels, training, regulariser, seed, after, how.pieces, how.one_by_one)
-    seconds = time.perf_counter() - start - sum(run.path.seconds for run in runs) + looking
+        fit(part, train, labels, training, regulariser, seed, after, how.at_a_time)
+    seconds = time.perf_counter() - start - sum(run.trajectory.seconds for run in runs) + looking
 
     def trained(run: Run) -> Run:
-        run.path.record(training.epochs)
+        run.trajectory.record(training.epochs)
         outcome = replace(
             run.outcome,
             train_seconds=seconds / len(runs),
-            pieces=how.pieces * how.passes(run),
+            pieces=how.at_a_time.accumulation_steps * how.forwards_per_batch(run),
             cosine=weight_cosine(run.method),
             **cost._asdict(),
             **size(run.method)._asdict(),
@@ -295,14 +304,9 @@ def _train(
     return [trained(run) for run in runs]
 
 
-@lru_cache(maxsize=1)
-def _kept(fingerprint: str) -> list[Splits]:
-    return []
-
-
 def _splits(dataset: Dataset, fingerprint: str) -> Splits:
     """Return the dataset on the device; the last one stays there for the next trial."""
-    kept = _kept(fingerprint)
-    if not kept:
-        kept.append(Splits(dataset, default_device()))
-    return kept[0]
+    if fingerprint not in KEPT:
+        KEPT.clear()  # First, since the device may not hold both.
+        KEPT[fingerprint] = Splits(dataset, default_device())
+    return KEPT[fingerprint]

@@ -228,7 +228,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         ({"role": "boss"}, "role must be one of candidate, .* but is 'boss'"),
         (
             {"stage": "final"},
-            "stage must be one of search, rescore, pilot, confirm, but is 'final'",
+            "stage must be one of search, rescore, anchor, pilot, confirm, but is 'final'",
         ),
         ({"status": "done"}, "status must be one of complete, .* but is 'done'"),
         ({"trial": "another"}, "trial must be the folder's name, but is 'another'"),

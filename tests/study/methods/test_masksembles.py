@@ -95,7 +95,7 @@ def test_values_and_gradients_are_the_peers(layer, peer, shape):
 
 def test_every_layer_but_the_first_is_masked():
     method = Subject("masksembles", {"members": 2}, "resnet18").make()
-    plain = [n for n, m in method.network.named_modules() if type(m) in (nn.Linear, nn.Conv2d)]
+    plain = [n for n, m in method.network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     assert plain == ["conv"]
 
 
@@ -109,9 +109,11 @@ def test_a_split_batch_is_an_mth_for_each_member():
     torch.testing.assert_close(logits, torch.stack([whole[0, :4], whole[1, 4:]]))
 
 
-def test_a_checkpoint_restores_the_members():
+def test_masks_of_a_byte_per_unit_restore_the_members():
     one, other = (Subject("masksembles", {"members": 3}, "cnn").make(s).eval() for s in (0, 1))
-    other.load_state_dict(one.checkpoint())
+    state = {k: t.bool() if k.endswith(".mask") else t for k, t in one.state_dict().items()}
+    assert one.stored_bytes() == sum(tensor.nbytes for tensor in state.values())
+    other.load_state_dict(state)
     assert torch.equal(one(inputs()), other(inputs()))
 
 

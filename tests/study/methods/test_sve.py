@@ -58,8 +58,7 @@ def test_a_member_costs_its_singular_values_biases_and_head():
     method = build("sve", {"members": 4, "warm_start": 0.0}, network, 0)
     own = sum(p.numel() for p in method.own_parameters())
     assert own == 4 * (32 + 16 + 32 + 16 + 16 * 10 + 10)
-    stored = sum(t.numel() for t in method.checkpoint().values())
-    assert stored == 64 * 32 + 32 * 16 + own  # U and V follow from W.
+    assert method.stored_bytes() == 4 * (64 * 32 + 32 * 16 + own)  # U and V follow from W.
 
 
 def test_directions_are_frozen_and_everything_else_is_trained():

@@ -13,7 +13,7 @@ from study.methods.deep_ensemble import member_seed
 from study.plugins import load_plugin, names
 from study.spec import Regularisation
 from study.training.batches import DeviceImages, Splits, channel_statistics
-from study.training.fit import DivergenceError, fit, forwards_of, lr_factor, predict
+from study.training.fit import AtATime, DivergenceError, fit, forwards_of, lr_factor, predict
 from study.training.stack import joined
 from study.trials.trial import build
 
@@ -282,15 +282,8 @@ def test_a_step_in_pieces_is_the_step(make_spec, data, method, monkeypatch):
     logits = []
     for accumulation_steps in (1, 3):
         own = build(spec, data.shape, data.classes)
-        fit(
-            own,
-            x,
-            labels,
-            spec.training,
-            spec.regulariser,
-            1,
-            accumulation_steps=accumulation_steps,
-        )
+        at_a_time = AtATime(accumulation_steps=accumulation_steps)
+        fit(own, x, labels, spec.training, spec.regulariser, 1, at_a_time=at_a_time)
         logits.append(predict(own, x))
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
 
@@ -321,15 +314,8 @@ def test_members_one_after_another_are_members_at_once(make_spec, data, case):
     states = []
     for sequential_members in (False, True):
         method = build(spec, data.shape, data.classes)
-        fit(
-            method,
-            x,
-            labels,
-            spec.training,
-            spec.regulariser,
-            1,
-            sequential_members=sequential_members,
-        )
+        at_a_time = AtATime(sequential_members=sequential_members)
+        fit(method, x, labels, spec.training, spec.regulariser, 1, at_a_time=at_a_time)
         states.append(method.state_dict() | {"logits": predict(method, x)})
     assert len(forwards_of(method, spec.regulariser)) == 3
     assert not torch.equal(states[0]["logits"][0], states[0]["logits"][1])
