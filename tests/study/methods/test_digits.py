@@ -17,7 +17,7 @@ from study.training.fit import fit, predict
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
 TUNED = [name for name in names("study.methods") if name not in ("single", "deep_ensemble")]
-FILES = {"batch_ensemble": "be"}
+FILES = {"batch_ensemble": "digits"}
 
 
 @cache
