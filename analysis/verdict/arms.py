@@ -31,6 +31,8 @@ from analysis.verdict.schema import Role
 
 CONTROLS: Final = ("positive_control", "negative_control")
 NOTHING: Final[FloatArray] = np.empty(0)
+LEAST_SEEDS: Final = 5
+"""Of every arm: with fewer, whether errors are normal cannot be seen, and a t-test rests on that."""
 DEARER: Final = 1.01
 """Multiple of a Deep Ensemble's cost above which an arm counts as dearer."""
 
@@ -289,7 +291,7 @@ def failed(study: Study, arm: str) -> int:
 
 
 def _not_whole(study: Study, arm: str) -> Reason | None:
-    """Return why an arm's runs do not suffice: failed, missing, or fewer than two."""
+    """Return why an arm's runs do not suffice: failed, missing, or too few to know their spread."""
     done, lost, planned = count(study, arm), failed(study, arm), study.planned(arm)
     if lost:
         return Reason("runs failed", lost, max(done + lost, planned or 0))
@@ -297,7 +299,7 @@ def _not_whole(study: Study, arm: str) -> Reason | None:
         return Reason("pool too small")
     if planned and done < planned:
         return Reason("runs missing", planned - done, planned)
-    return Reason("too few seeds", done) if done < 2 else None
+    return Reason("too few seeds", done) if done < LEAST_SEEDS else None
 
 
 def runs_there(study: Study) -> tuple[int, int]:

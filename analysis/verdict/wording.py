@@ -10,7 +10,7 @@ from typing import Final
 
 from analysis.data.protocol import Endpoint, Plan
 from analysis.text.names import title
-from analysis.verdict.arms import Reason, runs_there
+from analysis.verdict.arms import LEAST_SEEDS, Reason, runs_there
 from analysis.verdict.decisions import EXPECTED, ControlName, Decided, Decision, Open, behaves
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Arm, Verdict
 
@@ -256,7 +256,7 @@ def reason(found: Reason) -> str:
     said = {
         "runs failed": f"{runs} of {of} runs failed",
         "runs missing": f"{runs} of {of} runs are missing",
-        "too few seeds": f"a verdict needs at least 2 runs, but there are {runs}",
+        "too few seeds": f"a verdict needs at least {LEAST_SEEDS} runs, but there are {runs}",
         "pool too small": "its pool has fewer members",
         "not measured": f"{endpoint} was not measured {share}",
         "copies": f"{of} runs gave {runs} different values of {endpoint}: "

@@ -503,7 +503,7 @@ def test_few_seeds_never_track(
     assert verdict["counts"]["tracks"] == 0
     if seeds == 1:
         assert verdict["counts"]["labels"] == {"too few seeds": 2}
-        assert "at least 2 runs, but there are 1" in arm(verdict, "escaping")["detail"]
+        assert "at least 5 runs, but there are 1" in arm(verdict, "escaping")["detail"]
 
 
 def test_an_arm_with_fewer_seeds_is_judged_by_its_own(

@@ -341,7 +341,7 @@ def test_a_pool_that_is_too_small_is_a_line() -> None:
 def test_one_seed_is_a_line() -> None:
     found = judge(measured({"candidate1": (1, 1, 1)}, seeds=1), None)
     assert found.arms[0].label == "too few seeds"
-    assert "a verdict needs at least 2 runs, but there are 1" in found.arms[0].detail
+    assert "a verdict needs at least 5 runs, but there are 1" in found.arms[0].detail
 
 
 @pytest.mark.parametrize("arm", ["single", "deep_ensemble-4", "candidate1"])
@@ -507,3 +507,10 @@ def test_diverged_runs_end_to_end(tmp_path: Path) -> None:
     assert found.arms[0].label == "2 of 5 runs failed"
     assert found.counts.failed_runs == 2
     assert "the tested configuration does not escape" in found.sentence
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(4, "inconclusive"), (5, "escapes")])
+def test_nothing_is_judged_on_fewer_than_five_seeds_however_large_it_is(seeds, verdict):
+    arm = judge(measured({"candidate1": (9.0, 9.0, 9.0)}, seeds=seeds, noise=0.01), None).arms[0]
+    assert arm.verdict == verdict
+    assert arm.label == ("too few seeds" if seeds < 5 else None)
