@@ -32,7 +32,7 @@ from analysis.verdict.schema import Role
 CONTROLS: Final = ("positive_control", "negative_control")
 NOTHING: Final[FloatArray] = np.empty(0)
 LEAST_SEEDS: Final = 5
-"""Of every arm: with fewer, whether errors are normal cannot be seen, and a t-test rests on that."""
+"""Of every arm: with fewer the shape of the errors cannot be seen, and a t-test rests on that."""
 DEARER: Final = 1.01
 """Multiple of a Deep Ensemble's cost above which an arm counts as dearer."""
 
