@@ -50,6 +50,8 @@ def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
         f"out of distribution {', '.join(data.ood) or 'none'}; fingerprint {data.fingerprint}",
         highlight=False,
     )
+    for line in datasets.inspect(data):
+        console.print(f"note: {line}", highlight=False, soft_wrap=True)
     silence()
     torch.set_num_threads(1)
     seconds = {}

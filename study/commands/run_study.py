@@ -43,6 +43,8 @@ def run(
         found = sound_rows(store)
         rows = {t: row for t, row in found.items() if not _is_to_be_retried(store, row)}
         data = datasets.load(study.dataset, root)
+        for note in datasets.inspect(data):
+            print(f"note: {note}")
         fingerprint = data.fingerprint
         check_same_data(rows, fingerprint)
         if not mixed:

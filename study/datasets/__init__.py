@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from study.datasets._corruptions import VALIDATION, shifted
+from study.datasets._inspection import inspect
 from study.datasets._types import CommonOptions, Dataset, Images, Labels, Shifted
 from study.errors import StudyError
 from study.plugins import load_plugin
@@ -22,6 +23,7 @@ __all__ = [
     "Labels",
     "Shifted",
     "evenly",
+    "inspect",
     "load",
     "shifted",
 ]

@@ -47,21 +47,54 @@ class Form:
     resize: int | None = None
 
 
+SPLITS: Final = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+"""What files of each split are called."""
+
+
 def find(folder: Path, split: str) -> list[Path]:
     """Return the Parquet files of ``split`` in ``folder``, in the order of their names.
 
     Raises:
-        StudyError: When a part of a set of numbered files is missing.
+        StudyError: When a part of a set of numbered files is missing, or there are two sets.
     """
-    files = sorted(folder.glob(f"{split}*.parquet"))
+    found = {name: _called(folder, name) for name in SPLITS[split]}
+    found = {name: files for name, files in found.items() if files}
+    if len(found) > 1:
+        raise StudyError(
+            f"{folder}: a split must have one name, but there are files of {' and of '.join(found)}"
+            "; keep those of one"
+        )
+    files = next(iter(found.values()), [])
     numbered = [re.search(r"-(\d+)-of-(\d+)", file.name) for file in files]
     present = {int(match[1]) for match in numbered if match}
+    totals = sorted({match[2] if match else "one file" for match in numbered})
+    if len(totals) > 1:
+        raise StudyError(
+            f"{folder}: the {split} files must be of one generation, but some are of "
+            f"{' and some of '.join(totals)}; remove those of the other download"
+        )
     for number in range(max((int(match[2]) for match in numbered if match), default=0)):
         if number not in present:
             raise StudyError(
                 f"{folder}: part {number} of the {split} files is missing; get it again"
             )
     return files
+
+
+def _called(folder: Path, name: str) -> list[Path]:
+    """Return the files of a name, or of a name with more behind a mark."""
+    pattern = re.compile(rf"{name}([^A-Za-z].*)?\.parquet")
+    return sorted(file for file in folder.glob("*.parquet") if pattern.fullmatch(file.name))
+
+
+def unread(folder: Path) -> list[str]:
+    """Return the names of Parquet files that are of no split."""
+    read = {file for names in SPLITS.values() for name in names for file in _called(folder, name)}
+    return sorted(file.name for file in folder.glob("*.parquet") if file not in read)
 
 
 def read(files: list[Path], form: Form, classes: int) -> Labelled:
@@ -81,12 +114,19 @@ def count_classes(files: list[Path]) -> int:
     """Return the number of classes: of the names in the files' metadata, else the largest label's.
 
     Raises:
-        StudyError: When a file cannot be read.
+        StudyError: When a file cannot be read, or labels without names do not number the classes.
     """
     for file in files:
         if named := _named_classes(_open(file).schema_arrow):
             return named
-    return max(int(_read_labels(file).max(initial=0)) for file in files) + 1
+    labels = np.unique(np.concatenate([_read_labels(file) for file in files]))
+    # A negative label is said with its row, when the file is read.
+    if len(labels) and labels[0] >= 0 and (labels[0] > 0 or labels[-1] != len(labels) - 1):
+        raise StudyError(
+            f"{files[0].parent}: labels must number the classes from 0 without gaps, but the "
+            f"{len(labels)} that occur are from {labels[0]} to {labels[-1]}; renumber them"
+        )
+    return int(labels.max(initial=0)) + 1
 
 
 def read_images(files: list[Path], form: Form) -> Images:
@@ -224,6 +264,11 @@ def _check(image: Image.Image, where: str) -> None:
 def _pixels(image: Image.Image, form: Form) -> Images:
     if "exif" in image.info:
         image = ImageOps.exif_transpose(image)
+    if "A" in image.mode or "transparency" in image.info:
+        # As a browser shows it; without a ground, pixels that nobody sees would count.
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
     image = image.convert("L" if form.channels == 1 else "RGB")
     if form.resize:
         image = image.resize((form.resize, form.resize), Image.Resampling.BILINEAR)

@@ -46,7 +46,10 @@ class Shifted:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One image set, ready for training: uint8 images (N, C, H, W) and int64 labels (N,)."""
+    """One image set, ready for training: uint8 images (N, C, H, W) and int64 labels (N,).
+
+    ``notes`` are lines for the user on what was read; they are no part of the fingerprint.
+    """
 
     train: tuple[Images, Labels]
     val: tuple[Images, Labels]
@@ -55,6 +58,7 @@ class Dataset:
     shift: Shifted
     classes: int
     ood: dict[str, Images] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,11 +1,14 @@
 """Any image set in Parquet files as the Hugging Face hub has them: a folder with train and test.
 
-The folder has ``train*.parquet`` and may have ``validation*`` and ``test*``; each is one file or
-numbered parts (``train-00000-of-00002.parquet``). Without test files the validation files are the
-test; without both, the test is what train and val leave of the training files.
+The folder, or ``data/`` in it, has ``train*.parquet`` and may have ``validation*`` (or ``valid*``,
+``val*``, ``dev*``) and ``test*``; each is one file or numbered parts
+(``train-00000-of-00002.parquet``). Transparent images are laid on white. Without test files the
+validation files are the test; without both, the test is what train and val leave of the training
+files.
 """
 
 import os.path
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +41,8 @@ def load(options: Options, root: Path | None) -> Dataset:
         StudyError: With the file and row that is at fault, or when the sizes do not fit.
     """
     folder = _folder("path", options.path, root)
+    if not list(folder.glob("*.parquet")) and (folder / "data").is_dir():
+        folder = folder / "data"  # As a clone of a set on the hub has it.
     files = {split: parquet_images.find(folder, split) for split in ("train", "validation", "test")}
     if not files["train"]:
         raise StudyError(f"dataset parquet: no train*.parquet in {folder}; mend path")
@@ -50,7 +55,11 @@ def load(options: Options, root: Path | None) -> Dataset:
     test = data.get("test") or data.get("validation")
     val = data.get("validation") if "test" in data else None
     ood = _read_ood(options, form, data["train"], root)
-    return assemble(options, data["train"], test, classes, ood, val)
+    found = assemble(options, data["train"], test, classes, ood, val)
+    ignored = parquet_images.unread(folder)
+    if not ignored:
+        return found
+    return replace(found, notes=(f"{folder}: nothing reads {', '.join(ignored)}",))
 
 
 def _folder(key: str, path: str, root: Path | None) -> Path:

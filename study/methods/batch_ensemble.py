@@ -85,6 +85,14 @@ class Params(Strict):
     warm_start: float = Field(0.0, ge=0, lt=1)
     shared_lr_multiplier: float = Field(1.0, ge=0, le=100)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_as_published(cls, given: Any) -> Any:
+        """Complete the law of a random start: N(1, 0.5) as uncertainty-baselines, or fair signs."""
+        laws = {"normal": "init_std", "sign": "negative_share", "tabm_sign": "negative_share"}
+        law = laws.get(given.get("init", "normal")) if isinstance(given, dict) else None
+        return {law: 0.5, **given} if law else given
+
     @model_validator(mode="after")
     def _each_init_has_its_own_parameter(self) -> "Params":
         for name, inits in (("init_std", ("normal",)), ("negative_share", ("sign", "tabm_sign"))):

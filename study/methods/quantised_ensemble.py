@@ -86,6 +86,14 @@ class Params(Strict):
     one_hot_weight: float | None = Field(None, ge=0)
     bits_lr_multiplier: float | None = Field(None, gt=0, le=1000)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _bits_that_fit(cls, given: Any) -> Any:
+        """Complete the bits where they are given: four members fit in the bytes of one network."""
+        if isinstance(given, dict) and given.get("search", "given") == "given":
+            return {"bits_first": 8, "bits_middle": 6, "bits_last": 8, "bits_step": 0, **given}
+        return given
+
     @model_validator(mode="after")
     def _each_search_has_its_own_parameters(self) -> "Params":
         for name, ways in {

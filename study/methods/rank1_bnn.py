@@ -13,7 +13,7 @@ constant; normal priors and posteriors alone; biases are each member's own point
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -46,6 +46,14 @@ class Params(Strict):
     prior_std: float = Field(0.1, gt=0, le=10)
     kl_weight: float = Field(1e-5, ge=0)
     fast_lr_multiplier: float = Field(1.0, gt=0, le=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_as_published(cls, given: Any) -> Any:
+        """Complete the law of the start: N(1, 0.5), or fair signs."""
+        laws = {"normal": "init_std", "sign": "negative_share"}
+        law = laws.get(given.get("init", "sign")) if isinstance(given, dict) else None
+        return {law: 0.5, **given} if law else given
 
     @model_validator(mode="after")
     def _each_init_has_its_own_parameter(self) -> "Params":

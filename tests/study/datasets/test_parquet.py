@@ -269,3 +269,74 @@ def test_more_images_than_memory_may_hold(
 def test_options_are_checked(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Options.model_validate({"path": "set", **given})
+
+
+def test_two_generations_of_a_set_are_refused(folder: Path, write_parquet: Write) -> None:
+    (folder / "train.parquet").rename(folder / "train-00000-of-00001.parquet")
+    for part in range(2):
+        write_parquet(folder / f"train-0000{part}-of-00002.parquet")
+    with pytest.raises(StudyError, match="some are of 00001 and some of 00002; remove"):
+        made(folder.parent)
+
+
+def test_one_file_beside_numbered_parts_is_refused(folder: Path, write_parquet: Write) -> None:
+    write_parquet(folder / "train-00000-of-00001.parquet")
+    with pytest.raises(StudyError, match="some are of 00001 and some of one file"):
+        made(folder.parent)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
+def test_every_name_of_validation_is_known(folder: Path, write_parquet: Write, name: str) -> None:
+    images = write_parquet(folder / f"{name}-00000-of-00001.parquet", [0, 1] * 3)
+    data = made(folder.parent, val_size=6)
+    np.testing.assert_array_equal(data.val[0], images.transpose(0, 3, 1, 2))
+    write_parquet(folder / "validated.parquet")
+    assert made(folder.parent).notes == (f"{folder}: nothing reads validated.parquet",)
+
+
+def test_two_names_of_validation_are_refused(folder: Path, write_parquet: Write) -> None:
+    write_parquet(folder / "val.parquet")
+    write_parquet(folder / "dev.parquet")
+    with pytest.raises(StudyError, match="there are files of val and of dev; keep those of one"):
+        made(folder.parent)
+
+
+def test_a_clone_of_the_hub_has_its_files_in_data(folder: Path) -> None:
+    expected = made(folder.parent).fingerprint
+    (folder / "data").mkdir()
+    for file in folder.glob("*.parquet"):
+        file.rename(folder / "data" / file.name)
+    assert made(folder.parent).fingerprint == expected
+
+
+@pytest.mark.parametrize("labels", [[1, 2], [0, 50_000], [3, 3, 4]])
+def test_labels_that_do_not_number_the_classes(
+    tmp_path: Path, write_parquet: Write, labels: list[int]
+) -> None:
+    write_parquet(tmp_path / "set/train.parquet", labels * 10)
+    write_parquet(tmp_path / "set/test.parquet", labels)
+    with pytest.raises(StudyError, match=f"occur are from {labels[0]} to {labels[-1]}; renumber"):
+        made(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_drawing_in_transparency_is_seen_on_white(
+    folder: Path, write_parquet: Write, mode: str, channels: int
+) -> None:
+    def drawn(column: int) -> bytes:
+        alpha = np.zeros((8, 8), np.uint8)
+        alpha[:, column] = 255
+        image = Image.fromarray(np.zeros((8, 8), np.uint8)).convert("RGBA")
+        image.putalpha(Image.fromarray(alpha))
+        if mode == "P":
+            palette = Image.fromarray(1 - alpha // 255, "P")
+            palette.putpalette([0, 0, 0, 0, 0, 0])
+            return encode(palette, transparency=1)
+        return encode(image.convert(mode))
+
+    write_parquet(folder / "train.parquet", encoded={i: drawn(i % 8) for i in range(20)})
+    data = made(folder.parent, channels=channels, resize=8)
+    dark = (data.train[0] == 0).all(1)
+    assert (dark.sum((1, 2)) == 8).all()
+    assert {tuple(rows) for rows in dark.any(1)} == {tuple(np.arange(8) == i) for i in range(8)}

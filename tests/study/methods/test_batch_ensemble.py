@@ -275,9 +275,15 @@ def test_own_weights_cost_what_the_paper_says():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"init": "normal"}, "init_std must be given exactly when init is normal"),
+        (
+            {"init": "normal", "init_std": None},
+            "init_std must be given exactly when init is normal",
+        ),
         ({"init": "ones", "init_std": 0.5}, "init_std must be given exactly when"),
-        ({"init": "sign"}, "negative_share must be given exactly when init is sign or tabm_sign"),
+        (
+            {"init": "sign", "negative_share": None},
+            "negative_share must be given exactly when init is sign or tabm_sign",
+        ),
         ({"init": "ones", "rank": 2}, "rank=2 must have init=normal"),
         ({"init": "ones", "members": 0}, "greater than or equal to 1"),
         ({"init": "ones", "memebrs": 4}, "Extra inputs are not permitted"),
@@ -294,3 +300,18 @@ def test_random_biases_follow_the_fan_in():
     assert bias.shape == (4, 500)
     assert bias.abs().max().item() <= 1 / math.sqrt(400)
     assert bias.std().item() == pytest.approx(1 / math.sqrt(3 * 400), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("params", "law"),
+    [
+        ({"members": 2}, ("normal", 0.5, None)),
+        ({"init": "sign"}, ("sign", None, 0.5)),
+        ({"init": "tabm_sign"}, ("tabm_sign", None, 0.5)),
+        ({"init": "ones"}, ("ones", None, None)),
+        ({"init": "normal", "init_std": 0.1}, ("normal", 0.1, None)),
+    ],
+)
+def test_a_start_that_is_only_named_is_as_published(params, law):
+    found = Params(**params)
+    assert (found.init, found.init_std, found.negative_share) == law

@@ -75,3 +75,11 @@ def test_a_method_without_examples_is_told_so(monkeypatch, capsys):
 def test_an_unknown_method_is_an_error(capsys):
     assert conformance.main(["--method", "singel"]) == 2
     assert "did you mean 'single'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_is_only_named_can_be_trained(method):
+    """The plainest file of a method names it and says nothing of its parameters."""
+    accepted = [b for b in BACKBONES if not refused(method, {}, b)]
+    assert accepted
+    Subject(method, {}, accepted[0]).trained()

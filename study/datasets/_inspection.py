@@ -1,0 +1,51 @@
+"""What is odd about a data set, said before hours are spent on it."""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+
+from study.datasets._types import Dataset, Images
+
+SHOWN = 5
+"""Classes that are named at most."""
+
+
+def inspect(data: Dataset) -> list[str]:
+    """Return a line on each of: duplicates, constant images, classes without examples.
+
+    None of these need be a mistake (blank images exist, and a small split may miss a class), so
+    nothing is refused.
+    """
+    return [*data.notes, *_duplicates(data), *_constant(data), *_classes(data)]
+
+
+def _splits(data: Dataset) -> dict[str, Images]:
+    return {"train": data.train[0], "val": data.val[0], "test": data.test[0]}
+
+
+def _duplicates(data: Dataset) -> Iterator[str]:
+    seen = {name: {image.tobytes() for image in images} for name, images in _splits(data).items()}
+    for name, images in _splits(data).items():
+        if len(seen[name]) < len(images):
+            copies = len(images) - len(seen[name])
+            yield f"{copies} of the {len(images)} {name} images are copies of others in {name}"
+    for one, other in combinations(seen, 2):
+        if both := len(seen[one] & seen[other]):
+            yield f"{both} images are both in {one} and in {other}: {other} is no test of learning"
+
+
+def _constant(data: Dataset) -> Iterator[str]:
+    for name, images in _splits(data).items():
+        flat = images.reshape(len(images), -1)
+        if found := int((flat.min(1) == flat.max(1)).sum()):
+            yield f"{found} of the {len(images)} {name} images are one colour throughout"
+
+
+def _classes(data: Dataset) -> Iterator[str]:
+    for name in ("train", "val", "test"):
+        counts = np.bincount(getattr(data, name)[1], minlength=data.classes)
+        if empty := np.flatnonzero(counts == 0).tolist():
+            more = ", ..." if len(empty) > SHOWN else ""
+            listed = f"{', '.join(map(str, empty[:SHOWN]))}{more}"
+            yield f"{len(empty)} of {data.classes} classes have no example in {name}: {listed}"
