@@ -82,4 +82,4 @@ def test_a_method_that_is_only_named_can_be_trained(method):
     """The plainest file of a method names it and says nothing of its parameters."""
     accepted = [b for b in BACKBONES if not refused(method, {}, b)]
     assert accepted
-    Subject(method, {}, accepted[0]).trained()
+    Subject(method, {}, accepted[0], {"width": 16}).trained()
