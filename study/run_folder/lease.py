@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from study.errors import StudyError
 from study.run_folder.paths import ObjectPath
@@ -23,10 +23,17 @@ from study.run_folder.paths import ObjectPath
 RENEW, LAPSE, SETTLE, LOOK_EVERY = 15.0, 60.0, 2.0, 2.0
 """Seconds: between renewals, after which it is void, to see who wrote last, and between looks."""
 
-Holder = dict[str, Any]
-
-
 AGAIN: Final = "give the same command again: nothing that was finished is lost"
+
+
+class Holder(NamedTuple):
+    """Who has a lease: a process on a machine (see ``_here``), and when that was last written."""
+
+    id: str
+    host: str
+    pid: int
+    on: str | None
+    written: float = 0.0
 
 
 @contextmanager
@@ -41,15 +48,15 @@ def held(at: ObjectPath, lost: Callable[[str], None] | None = None) -> Iterator[
         StudyError: When another run is at work there.
     """
     at = at.within(RENEW)
-    me = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "on": _here()}
+    me = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), _here())
     _await_end(at)
     looked = time.monotonic()
-    at.write_text(json.dumps(me))
+    at.write_text(json.dumps(me._asdict()))
     # Who took it meanwhile, since the write was slow, must have had the time to see that.
     quick = time.monotonic() - looked < SETTLE / 2
     time.sleep(SETTLE if quick else 2 * RENEW)
     # Of several that saw it free, all but the last writer find another name here.
-    if (other := _holder(at)) is None or other["id"] != me["id"]:
+    if (other := _holder(at)) is None or other.id != me.id:
         raise _taken(at, other)
     done = threading.Event()
     renewed = [time.monotonic()]
@@ -64,10 +71,10 @@ def held(at: ObjectPath, lost: Callable[[str], None] | None = None) -> Iterator[
             began = time.monotonic()
             with suppress(OSError):
                 now = _holder(at)
-                if now is not None and now["id"] != me["id"]:
+                if now is not None and now.id != me.id:
                     end(str(_taken(at, now)))
                 elif not done.is_set():
-                    at.write_text(json.dumps(me))
+                    at.write_text(json.dumps(me._asdict()))
                     renewed[0] = began
 
     def watch() -> None:  # A request may block: who asks nothing must know when it is too late.
@@ -84,7 +91,7 @@ def held(at: ObjectPath, lost: Callable[[str], None] | None = None) -> Iterator[
         done.set()
         renewing.join(timeout=RENEW)
         with suppress(OSError):
-            if (last := _holder(at)) is not None and last["id"] == me["id"]:
+            if (last := _holder(at)) is not None and last.id == me.id:
                 at.unlink(missing_ok=True)
 
 
@@ -95,7 +102,7 @@ def _await_end(at: ObjectPath) -> None:
         return
     probe = at.parent / f".now-{uuid.uuid4().hex}"
     probe.write_text("")
-    left = LAPSE - (probe.stat().st_mtime - first["written"])
+    left = LAPSE - (probe.stat().st_mtime - first.written)
     probe.unlink(missing_ok=True)
     if left > 0:
         print(f"{at.parent}: {_named(first)} was at work there; waiting {left:.0f} s for its end")
@@ -105,28 +112,26 @@ def _await_end(at: ObjectPath) -> None:
         now = _holder(at)
         if now is None:
             return
-        if (now["id"], now["written"]) != (first["id"], first["written"]):
+        if now != first:
             raise _taken(at, now)
 
 
 def _holder(at: ObjectPath) -> Holder | None:
     """Return what the lease says and when it was written; None if there is no readable lease."""
     try:
-        holder = json.loads(at.read_text())
-        written = at.stat().st_mtime
-    except (FileNotFoundError, ValueError):
+        said = json.loads(at.read_text())
+        return Holder(said["id"], said["host"], said["pid"], said["on"], at.stat().st_mtime)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    whole = isinstance(holder, dict) and {"id", "host", "pid", "on"} <= set(holder)
-    return holder | {"written": written} if whole else None
 
 
 def _is_gone(holder: Holder) -> bool:
     """Tell whether the holder was a process of this machine that has ended."""
     here = _here()
-    if here is None or holder["on"] != here or type(holder["pid"]) is not int or holder["pid"] < 1:
+    if here is None or holder.on != here or type(holder.pid) is not int or holder.pid < 1:
         return False
     try:
-        os.kill(holder["pid"], 0)
+        os.kill(holder.pid, 0)
     except ProcessLookupError:
         return True
     except OSError:
@@ -144,7 +149,7 @@ def _here() -> str | None:
 
 
 def _named(holder: Holder) -> str:
-    return f"another run (process {holder['pid']} on {holder['host']})"
+    return f"another run (process {holder.pid} on {holder.host})"
 
 
 def _taken(at: ObjectPath, holder: Holder | None) -> StudyError:
