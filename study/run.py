@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="FILE",
-        help="search space; the first of several gives the study's settings",
+        help="search space: a file, or the name of one that comes with the project; the first of "
+        "several gives the study's settings",
     )
     add(
         "--out",
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--unchecked", action="store_true", help="do not look at the cluster's nodes first")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a key of the YAML")
-    add("--mixed", action="store_true", help="go on with other package versions than before")
+    add("--mixed", action="store_true", help="resume despite changed package versions")
     add(
         "--log",
         action="append",
@@ -77,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("tensorboard", "mlflow", "wandb"),
         help="also log every job there; may be repeated",
     )
-    add("-v", "--verbose", action="store_true", help="let Ray and Optuna speak")
+    add("-v", "--verbose", action="store_true", help="show the logs of Ray and Optuna")
     mode = command.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     mode.add_argument("--status", action="store_true", help="say what is done and what is missing")
@@ -94,7 +95,8 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
     if is_dashboard(arguments.address) and not looks:
         from study.cluster.submit import submit
 
-        return submit(arguments.address, argv, arguments.out, arguments.space)
+        here = [file for file in arguments.space if file.exists()]
+        return submit(arguments.address, argv, arguments.out, here)
     store = RunFolder(arguments.out or f"runs/{study.name}")
     root = None if arguments.data_root is None else Path(arguments.data_root)
     if arguments.status:

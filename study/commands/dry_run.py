@@ -42,7 +42,7 @@ def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
             that no configuration uses, or an output folder that cannot be written.
     """
     console = Console()
-    store.create()
+    store.check_writable()
     data = datasets.load(study.dataset, root)
     console.print(
         f"{study.name}: {data.classes} classes, images {data.shape}; train {len(data.train[1])}, "

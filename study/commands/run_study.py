@@ -16,6 +16,8 @@ from study.run_folder.store import RunFolder
 from study.schema import TrialRow
 from study.space.study import Study
 
+CHECKOUT: Final = Path(__file__).parents[2]
+
 
 def run(
     study: Study,
@@ -85,7 +87,11 @@ def seeds_needed(
 
 
 def check_same_study(study: Study, store: RunFolder) -> None:
-    """Refuse a run folder of another study; more trials or seeds are no difference."""
+    """Refuse a run folder of another study; more trials or seeds are no difference.
+
+    Without a committed trial the folder is free: a start that failed does not keep the mended
+    study out.
+    """
     earlier = store.read_json(store.study)
     if earlier is None:
         return
@@ -93,6 +99,9 @@ def check_same_study(study: Study, store: RunFolder) -> None:
     free = ("budget", "protocol", "resources", "storage", "note")
     for key in now:
         if key not in free and earlier.get(key) != now[key]:
+            if not store.committed():
+                store.forget()
+                return
             raise StudyError(
                 f"--out {store.root}: the folder belongs to another study: "
                 f"{_difference(key, earlier.get(key), now[key])}; choose another --out"
@@ -165,7 +174,11 @@ def _is_to_be_retried(store: RunFolder, row: TrialRow) -> bool:
 
 
 def judge(store: RunFolder) -> int:
-    """Write report and verdict in a process of their own and copy the report to analysis/."""
+    """Write report and verdict in a process of their own.
+
+    In a checkout of this project the report is copied to its ``analysis/`` as well; any other
+    folder of that name is the user's own.
+    """
     command = [sys.executable, "-m", "analysis.report", "--runs", str(store.root)]
     with tempfile.TemporaryDirectory() as folder:
         page = store.report if isinstance(store.report, Path) else Path(folder) / "report.html"
@@ -174,7 +187,6 @@ def judge(store: RunFolder) -> int:
             if page != store.report:
                 store.report.write_bytes(page.read_bytes())
             print(f"report: {store.report}")
-            latest = Path("analysis/report.html")
-            if os.access(latest.parent, os.W_OK):
-                latest.write_bytes(page.read_bytes())
+            if CHECKOUT.resolve() == Path.cwd() and os.access(CHECKOUT / "analysis", os.W_OK):
+                (CHECKOUT / "analysis" / "report.html").write_bytes(page.read_bytes())
     return result.returncode

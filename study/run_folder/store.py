@@ -99,6 +99,21 @@ class RunFolder:
                 "choose another with --out"
             ) from None
 
+    def check_writable(self) -> None:
+        """Say in one line if the folder cannot be made or written; nothing is left of the check."""
+        if isinstance(self.root, ObjectPath) or self.root.exists():
+            self.create()
+            return
+        above = next(path for path in self.root.parents if path.exists())
+        self.create()
+        shutil.rmtree(above / self.root.relative_to(above).parts[0])
+
+    def forget(self) -> None:
+        """Remove what was asked for, proposed and declared, but no trial."""
+        for path in (self.study, self.plan, *self.root.glob(f"{self.journal.name}*")):
+            if path.exists():
+                path.unlink()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other drivers out of the folder, until the block or the process ends.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from study.errors import StudyError
-from study.plugins import load_plugin, names
+from study.plugins import load_plugin, names, suggest
 from study.space.checks import check_anchor, check_enqueued, check_keys, check_values
 from study.space.configuration import checked
 from study.space.domain import Domain
@@ -15,6 +15,8 @@ from study.space.study import MethodSpace, Study
 from study.space.yaml_file import METHOD_KEYS, STUDY_KEYS, listed, read_yaml, set_key
 
 ANCHORS: Final = ("single", "deep_ensemble")
+SPACES: Final = Path(__file__).parents[2] / "search_spaces"
+"""The spaces that come with the project, installed beside its packages."""
 
 
 def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
@@ -35,6 +37,7 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     Raises:
         StudyError: Naming file, key, rule, value and remedy.
     """
+    files = [find_space(file) for file in files]
     documents = [(file, read_yaml(file)) for file in files]
     first_file, first = documents[0]
     for override in overrides or []:
@@ -67,6 +70,19 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     settings["dataset"] = _complete_dataset(settings.get("dataset"), first_file)
     settings |= {"candidates": tuple(candidates), "others": (single[0], *compared)}
     return checked(Study, settings, first_file)
+
+
+def find_space(file: Path) -> Path:
+    """Return a file, or the space of that name that comes with the project (``be``)."""
+    if file.suffix or len(file.parts) != 1 or file.exists():
+        return file
+    known = sorted(SPACES.glob("*.yaml"))
+    if (found := SPACES / f"{file}.yaml") not in known:
+        raise StudyError(
+            f"--space {file}: must be a file, or one of {', '.join(path.stem for path in known)}"
+            f"{suggest(str(file), [path.stem for path in known])}"
+        )
+    return found
 
 
 def _included(document: dict[str, Any], file: Path) -> list[tuple[Path, dict[str, Any]]]:

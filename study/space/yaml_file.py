@@ -65,7 +65,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         StudyError: When it cannot be read, is no YAML, or has a key that is not known.
     """
     try:
-        document = yaml.load(file.read_text(), Loader=_Loader)
+        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
         json.dumps(document, default=str)  # What refers to itself has no end.
     except OSError as error:
         raise StudyError(f"{file}: cannot be read ({error.strerror}); check --space") from None

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from study.commands.run_study import check_same_study
+from study.errors import StudyError
 from study.run import main
 from study.run_folder.store import RunFolder
 from study.spec import canonical
@@ -83,11 +85,40 @@ def test_trials_of_other_versions_are_mixed_only_where_that_is_asked_for(
     assert go_on("--mixed") == (130, {trial})
 
 
-def test_more_trials_are_the_same_study_and_other_training_is_not(go_on, store, capsys):
+def test_more_trials_are_the_same_study_and_other_training_is_not(go_on, commit, store, capsys):
     assert go_on() == (130, set())
+    trial = commit()
     before = store.read_json(store.study)
-    assert go_on("--set", "budget.trials=5") == (130, set())
+    assert go_on("--set", "budget.trials=5") == (130, {trial})
     after = store.read_json(store.study)
     assert (after["id"], after["budget"]["trials"]) == (before["id"], 5)
     assert go_on("--set", "fixed.training.epochs=3") == (2,)
     assert "training.epochs is 2 there and 3 here; choose another --out" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_trial_is_free(smoke, store):
+    """A start that failed left what was asked for; the mended study is another."""
+    store.write_json(store.study, smoke.model_dump(mode="json", by_alias=True))
+    store.journal.write_text("proposals")
+    other = smoke.model_copy(update={"seed": 7})
+    check_same_study(smoke, store)
+    assert store.journal.exists()
+    check_same_study(other, store)
+    assert not store.journal.exists()
+    assert not store.study.exists()
+
+
+def test_a_folder_with_a_trial_is_not(smoke, store, make_spec):
+    store.write_json(store.study, smoke.model_dump(mode="json", by_alias=True))
+    store.commit(row_of(make_spec()))
+    with pytest.raises(StudyError, match="belongs to another study"):
+        check_same_study(smoke.model_copy(update={"seed": 7}), store)
+
+
+def test_a_check_of_the_folder_leaves_nothing(tmp_path):
+    RunFolder(tmp_path / "runs" / "a" / "b").check_writable()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").write_text("x")
+    RunFolder(tmp_path / "runs" / "a").check_writable()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]

@@ -230,3 +230,12 @@ def test_a_deep_ensemble_has_no_parameters_of_its_own(tmp_path):
     (tmp_path / "deep.yaml").write_text("method: deep_ensemble\nfixed: {params: {members: 12}}\n")
     with pytest.raises(StudyError, match=r"params.members: must not be given for deep_ensemble"):
         load_study([tmp_path / "deep.yaml"])
+
+
+def test_a_space_of_the_project_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_study([Path("smoke")]).name == "smoke"
+    with pytest.raises(StudyError, match=r"--space smok: must be a file, or one of .*smoke"):
+        load_study([Path("smok")])
+    (tmp_path / "smoke").write_text("method: single")  # A file of that name goes first.
+    assert load_study([Path("smoke")]).candidates == ()
