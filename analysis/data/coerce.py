@@ -177,8 +177,26 @@ def _check_values(file: AnyPath, values: npt.NDArray[np.float32], classes: int) 
             "or beyond; give the logarithm of a probability of 0 a floor, and leave no failed "
             "training in"
         )
-    if values.min() >= 0 and np.abs(values.reshape(-1, classes).sum(1) - 1).max() < 1e-3:
-        raise StudyError(
-            f"{file}: logits must be logits or log-probabilities, but every row is positive and "
-            "sums to 1, as probabilities do; write their logarithm"
+    rows = values.reshape(-1, classes)
+    if rows.size and rows.min() >= 0 and (found := _probabilities(rows)):
+        raise StudyError(f"{file}: logits must be logits or log-probabilities, but {found}")
+
+
+def _probabilities(rows: npt.NDArray[np.float32]) -> str | None:
+    """Say what values that are nowhere negative must be instead of logits, and what to write."""
+    # Numbers that are rounded to two digits sum to 1 within half a digit for each class.
+    loose = min(0.006 * rows.shape[1], 0.3)
+
+    def all_near(sums: npt.NDArray[np.float32], one: float, within: float) -> bool:
+        return bool(np.abs(sums - one).max() <= within * one)
+
+    if rows.max() <= 1 and all_near(rows.sum(1), 1, loose):
+        return "every row is positive and sums to 1, as probabilities do; write their logarithm"
+    if rows.max() <= 100 and all_near(rows.sum(1), 100, loose):
+        return (
+            "every row is positive and sums to 100, as probabilities in percent do; write the "
+            "logarithm of a hundredth of them"
         )
+    if all_near(np.exp(-rows).sum(1), 1, 0.01):
+        return "every value is positive, as -log p is; turn the sign"
+    return None

@@ -238,6 +238,20 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         change(FILE, pl.col("logits").arr.to_list(), PROBABILITIES),
         "sums to 1, as probabilities do; write their logarithm",
     ),
+    "rounded probabilities": (
+        change(
+            FILE, pl.col("logits").arr.to_list(), PROBABILITIES.list.eval(pl.element().round(2))
+        ),
+        "sums to 1, as probabilities do; write their logarithm",
+    ),
+    "percent": (
+        change(FILE, pl.col("logits").arr.to_list(), PROBABILITIES.list.eval(100 * pl.element())),
+        "sums to 100, as probabilities in percent do; write the logarithm of a hundredth",
+    ),
+    "negative log-probabilities": (
+        change(FILE, pl.col("logits").arr.to_list(), PROBABILITIES.list.eval(-pl.element().log())),
+        "every value is positive, as -log p is; turn the sign",
+    ),
     "whole numbers": (
         change(FILE, pl.col("logits").cast(pl.Array(pl.Int64, 4))),
         "column logits must hold lists of floats",
