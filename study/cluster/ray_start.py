@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ from study.errors import StudyError
 
 JOIN: Final = 90.0
 """Seconds in which a cluster must let this process join."""
+SOCKET: Final = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest path that Ray adds to its folder, with the largest number of a process."""
+SOCKET_BYTES: Final = 107
+"""Of the path of a socket, on Linux."""
 LOOK_EVERY, GRACE = 2.0, 10.0
 """Seconds between looks at Ray's processes, and for Ray to notice by itself that one has died."""
 
@@ -34,6 +39,7 @@ def start_ray(address: str | None, verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     if address is not None:
         _reach(address)
+    folder = None if address else _short_folder()
     try:
         with _answering(address):
             ray.init(
@@ -41,6 +47,7 @@ def start_ray(address: str | None, verbose: bool) -> None:
                 include_dashboard=None if address else False,
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.CRITICAL,
+                _temp_dir=folder,
             )
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -54,6 +61,22 @@ def start_ray(address: str | None, verbose: bool) -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler prints a trace; a cluster ends its jobs so.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _short_folder() -> str:
+    """Return where the paths of Ray's sockets are short enough: as a rule, its own choice.
+
+    Raises:
+        StudyError: When no folder will do.
+    """
+    own = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    for folder in (own, "/tmp"):
+        if len(os.fsencode(folder + SOCKET)) <= SOCKET_BYTES and os.access(folder, os.W_OK):
+            return f"{folder}/ray"
+    raise StudyError(
+        f"{own}: the paths of Ray's sockets must have at most {SOCKET_BYTES} bytes, but would have "
+        f"up to {len(os.fsencode(own + SOCKET))} there; set TMPDIR to a shorter folder"
+    )
 
 
 def _reach(address: str) -> None:

@@ -1,11 +1,14 @@
 """Whom a local Ray runtime, which listens to the network, lets in."""
 
+import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from study.cluster import ray_start
+from study.errors import StudyError
 
 STRANGER = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level=50)"
 HOST = """
@@ -30,6 +33,7 @@ print(dict(zip(others, [process.wait() == 0 for process in begun])))
 """
 
 
+@pytest.mark.slow
 def test_only_who_has_the_token_gets_in(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -43,3 +47,31 @@ def test_only_who_has_the_token_gets_in(tmp_path, monkeypatch):
     )
     assert ended.stdout.strip() == "{'right': True, 'wrong': False, 'none': False}", ended.stderr
     assert not (tmp_path / ".ray").exists()
+
+
+@pytest.fixture
+def deep(tmp_path, monkeypatch):
+    folder = tmp_path / ("deep" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    return folder
+
+
+def test_sockets_lie_where_their_paths_are_short_enough(deep, monkeypatch):
+    assert ray_start._short_folder() == "/tmp/ray"
+    monkeypatch.setenv("RAY_TMPDIR", "/var/tmp")
+    assert ray_start._short_folder() == "/var/tmp/ray"
+
+
+def test_where_none_is_short_enough_the_rule_is_said(deep, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/tmp")
+    with pytest.raises(StudyError, match=r"at most 107 bytes, but would have up to \d+ there; set"):
+        ray_start._short_folder()
+
+
+@pytest.mark.slow
+def test_ray_starts_though_the_folder_of_temporary_files_is_deep(deep):
+    command = "from study.cluster.ray_start import start_ray; start_ray(None, False)"
+    ended = subprocess.run([sys.executable, "-c", command], env=os.environ | {"TMPDIR": str(deep)})
+    assert ended.returncode == 0
