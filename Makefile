@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: study dashboard test test-all test-peers test-cluster bench chaos audit lint clean
+.PHONY: study dashboard test test-all test-peers test-cluster bench chaos results audit lint clean
 
 study: $(STATE)-study
 	$(BIN)/python -m study.run --space $(SPACE)
@@ -39,6 +39,10 @@ bench: $(STATE)-test
 
 chaos: $(STATE)-test
 	$(BIN)/python -m tests.chaos --kills 100
+
+# Judge the published results again; fails where a number is no longer what the code gives.
+results: $(STATE)-study
+	$(BIN)/python -m analysis.publication
 
 # Known vulnerabilities of what is installed; needs the public index of packages.
 audit: $(STATE)-test

@@ -32,7 +32,7 @@ LAYERS = {
         ["verdict"],
         ["figures"],
         ["result", "plan", "validation"],
-        ["report"],
+        ["report", "publication"],
     ],
 }
 """Folders, and files, from below to above; those in one row do not know each other."""

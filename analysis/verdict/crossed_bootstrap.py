@@ -6,7 +6,7 @@ numbers whatever else it holds.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,15 @@ from analysis.stats.resampling import RESAMPLES, generator, recounts, resampled
 from analysis.verdict.arms import Anchors
 
 Floats = npt.NDArray[np.floating[Any]]
+
+
+class CrossedIntervals(Protocol):
+    """Intervals of recovery over seeds and test examples."""
+
+    def interval(
+        self, arm: str, anchors: Anchors, endpoint: Endpoint, level: float
+    ) -> Interval | None:
+        """Return the interval of an arm between two anchors; None where it cannot be known."""
 
 
 class Crossed:

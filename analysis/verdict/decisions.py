@@ -21,7 +21,7 @@ from analysis.verdict.arms import (
     gates_of,
     runs_there,
 )
-from analysis.verdict.crossed_bootstrap import Crossed
+from analysis.verdict.crossed_bootstrap import CrossedIntervals
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Global, Kind, Tests
 
 Label = (
@@ -87,7 +87,7 @@ class Decided:
     gates: Gates
     cases: Sequence[Case]
     decisions: Mapping[str, Decision]
-    crossed: Crossed | None = None
+    crossed: CrossedIntervals | None = None
 
     @property
     def candidates(self) -> dict[str, Decision]:
@@ -138,7 +138,7 @@ class Decided:
         return Decided(study, self.gates, self.cases, decisions, self.crossed)
 
 
-def decide(study: Study, crossed: Crossed | None = None) -> Decided:
+def decide(study: Study, crossed: CrossedIntervals | None = None) -> Decided:
     """Return the verdict on every arm and on the study, with nothing that goes beside them.
 
     Args:
@@ -187,7 +187,7 @@ def verdict_of(joint: Tests, alpha: float) -> Kind:
 
 
 def decide_all(
-    cases: Sequence[Case], protocol: Protocol, crossed: Crossed | None = None
+    cases: Sequence[Case], protocol: Protocol, crossed: CrossedIntervals | None = None
 ) -> dict[str, Decision]:
     """Return every arm's decision: Holm within candidates and within comparisons, not controls.
 
@@ -209,7 +209,7 @@ def decide_all(
     return decided
 
 
-def _holds_on_examples(case: Case, protocol: Protocol, crossed: Crossed) -> bool | None:
+def _holds_on_examples(case: Case, protocol: Protocol, crossed: CrossedIntervals) -> bool | None:
     """Tell whether every interval over seeds and examples lies above the margin; None: unknown."""
     found = [
         crossed.interval(case.arm.arm, placement.anchors, endpoint, protocol.level)

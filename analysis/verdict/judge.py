@@ -20,7 +20,7 @@ from analysis.stats.power import POWER, Spread, seeds_needed
 from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
 from analysis.verdict import schema, wording
 from analysis.verdict.arms import CONTROLS, Case, count, failed, study_of
-from analysis.verdict.crossed_bootstrap import Crossed
+from analysis.verdict.crossed_bootstrap import Crossed, CrossedIntervals
 from analysis.verdict.decisions import (
     EXPECTED,
     ControlName,
@@ -41,7 +41,12 @@ WANTED: Final = 0.5
 """The recovery for which the seeds that would be needed are told."""
 
 
-def judge(measures: Measures, plan: Plan | None, spent: pl.DataFrame | None = None) -> Verdict:
+def judge(
+    measures: Measures,
+    plan: Plan | None,
+    spent: pl.DataFrame | None = None,
+    crossed: CrossedIntervals | None = None,
+) -> Verdict:
     """Return the verdicts on a study: decided first, then put into words.
 
     ``rules.decide`` alone is quick; what costs time here is what stands beside its verdicts: other
@@ -52,9 +57,10 @@ def judge(measures: Measures, plan: Plan | None, spent: pl.DataFrame | None = No
         plan: The declaration, or None: then all is judged by the default protocol, and the result
             is marked as exploratory.
         spent: What every arm cost, as ``analysis.measures.costs`` counts it.
+        crossed: Intervals over seeds and examples; by default drawn from the measures.
     """
     study = study_of(measures, plan, spent)
-    crossed, equivalents = Crossed(measures.examples), Equivalents(measures)
+    crossed, equivalents = crossed or Crossed(measures.examples), Equivalents(measures)
     decided, protocol = decide(study, crossed), study.protocol
     losses = _mean_losses(measures)
     placed = (_arm(decided, case, crossed, equivalents, losses) for case in decided.cases)
@@ -185,7 +191,7 @@ def _effects(effects: Mapping[str, Recovery], protocol: Protocol) -> dict[str, s
 def _arm(
     decided: Decided,
     case: Case,
-    crossed: Crossed,
+    crossed: CrossedIntervals,
     equivalents: Equivalents,
     losses: Mapping[str, tuple[float, float]],
 ) -> schema.Arm:

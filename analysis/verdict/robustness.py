@@ -19,7 +19,7 @@ from analysis.data.protocol import Endpoint, Protocol
 from analysis.stats.contrasts import Interval
 from analysis.stats.resampling import bca_interval, generator, permutation_test
 from analysis.verdict.arms import Case
-from analysis.verdict.crossed_bootstrap import Crossed
+from analysis.verdict.crossed_bootstrap import CrossedIntervals
 from analysis.verdict.decisions import NOTHING_SHOWN, joint_of, verdict_of
 from analysis.verdict.schema import ByInterval, ByPermutation, Kind, Robustness, Tests
 from analysis.verdict.schema import Interval as Bounds
@@ -37,7 +37,9 @@ def tests_from(interval: Interval, endpoint: Endpoint, delta: float) -> Tests:
     )
 
 
-def check(case: Case, protocol: Protocol, primary: Kind, crossed: Crossed) -> Robustness | None:
+def check(
+    case: Case, protocol: Protocol, primary: Kind, crossed: CrossedIntervals
+) -> Robustness | None:
     """Return what the three methods say of one arm, None where it cannot be assessed.
 
     Args:

@@ -1,0 +1,190 @@
+"""Published answers: ``python -m analysis.publication``.
+
+    python -m analysis.publication --runs runs/be --name mnist1d   # to analysis/results/mnist1d/
+    python -m analysis.publication                                # judge all of them again
+
+A folder of ``analysis/results`` holds what a study found, small enough for git: plan, verdict,
+table, figures, and the measures of every replicate. From these the verdict is drawn again, byte for
+byte; the intervals over test examples, which rest on the predictions, are kept as they were.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from analysis.data.files import write
+from analysis.data.protocol import Endpoint, read_plan
+from analysis.data.run import load
+from analysis.measures.costs import costs
+from analysis.measures.measure import Measures
+from analysis.result import Result
+from analysis.stats.contrasts import Interval
+from analysis.verdict.arms import Anchors
+from analysis.verdict.crossed_bootstrap import Crossed
+from analysis.verdict.judge import judge
+from analysis.verdict.schema import Verdict
+from study.errors import StudyError
+
+RESULTS: Final = Path(__file__).parent / "results"
+FRAMES: Final = ("replicates", "curve", "excluded")
+"""What of the measures a verdict rests on."""
+FIGURES: Final = ("recovery", "members", "cost")
+BESIDE: Final = {"fairness", "measures"}
+"""What the report adds to a verdict; it needs the trials."""
+
+
+class KeptIntervals:
+    """The intervals of a crossed bootstrap, asked for before."""
+
+    def __init__(self, known: Mapping[str, Interval | None]) -> None:
+        self.known = dict(known)
+
+    def interval(
+        self, arm: str, anchors: Anchors, endpoint: Endpoint, level: float
+    ) -> Interval | None:
+        """Return the interval as it was found."""
+        found = self.known[_key(arm, anchors, endpoint, level)]
+        return None if found is None else (found[0], found[1])
+
+
+@dataclass
+class Recording:
+    """A crossed bootstrap that notes what it is asked and answers."""
+
+    crossed: Crossed
+    answers: dict[str, Interval | None]
+
+    def interval(
+        self, arm: str, anchors: Anchors, endpoint: Endpoint, level: float
+    ) -> Interval | None:
+        """Return the interval, and note it."""
+        found = self.crossed.interval(arm, anchors, endpoint, level)
+        self.answers[_key(arm, anchors, endpoint, level)] = found
+        return found
+
+
+def _key(arm: str, anchors: Anchors, endpoint: Endpoint, level: float) -> str:
+    return f"{arm} {anchors.single} {anchors.deep_ensemble} {endpoint.key} {level:g}"
+
+
+def publish(run: str, folder: Path) -> Verdict:
+    """Write what a run found to ``folder`` and return its verdict.
+
+    Raises:
+        StudyError: When the folder is no finished run, or a file breaks the format.
+    """
+    found = Result(load(run))
+    measures, spent = found.measures, costs(found.run.trials, found.measures)
+    asked = Recording(Crossed(measures.examples), {})
+    verdict = judge(measures, found.run.plan, spent, asked)
+    if verdict.reasons and "not finished" in verdict.reasons[0]:
+        raise StudyError(f"{run}: {verdict.reasons[0]}; let the study go on before it is published")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text((found.run.folder / "plan.json").read_text())
+    asked_for = json.loads((found.run.folder / "study.json").read_text())
+    commits = sorted(found.run.trials["commit"].drop_nulls().unique())
+    origin = {"command": asked_for["command"], "commits": commits}
+    write(folder / "origin.json", json.dumps(origin, indent=1) + "\n")
+    write(folder / "verdict.json", as_text(verdict))
+    write(folder / "intervals.json", json.dumps(asked.answers, indent=0) + "\n")
+    for name in FRAMES:
+        _slim(getattr(measures, name)).write_parquet(folder / f"{name}.parquet")
+    spent.write_parquet(folder / "costs.parquet")
+    found.recoveries().write_csv(folder / "recoveries.csv", float_precision=4)
+    for key in FIGURES:
+        if key in found.figures:
+            found.figure(key).save(folder / f"{key}.svg")
+    return verdict
+
+
+def _slim(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame without columns that hold nothing."""
+    return frame.select(s for s in frame if s.null_count() < len(s) or not len(s))
+
+
+def as_text(verdict: Verdict) -> str:
+    """Return what ``verdict.json`` of a published result holds."""
+    content = verdict.model_dump(mode="json", exclude=BESIDE)
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def judge_again(folder: Path) -> Verdict:
+    """Return the verdict that today's code draws from what a folder holds.
+
+    Raises:
+        StudyError: When a file is missing or not as :func:`publish` writes it.
+    """
+    try:
+        frames: dict[str, Any] = {n: pl.read_parquet(folder / f"{n}.parquet") for n in FRAMES}
+        spent = pl.read_parquet(folder / "costs.parquet")
+        answers = json.loads((folder / "intervals.json").read_text())
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        said = " ".join(str(error).split())
+        raise StudyError(f"{folder}: must be as it was published, but {said:.200}") from None
+    known = {field.name for field in fields(Measures)}
+    absent = {"severities", "reliability", "pairs"} & known
+    frames |= {name: pl.DataFrame() for name in absent}
+    plan = read_plan(folder / "plan.json")
+    return judge(Measures(**frames), plan, spent, KeptIntervals(answers))
+
+
+def changed(folder: Path) -> list[str]:
+    """Return the keys of a published verdict that today's code no longer gives."""
+    published = json.loads((folder / "verdict.json").read_text())
+    now = json.loads(as_text(judge_again(folder)))
+    return list(_differences(published, now, ""))
+
+
+def _differences(old: Any, new: Any, path: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [d for i, (a, b) in pairs for d in _differences(a, b, f"{path}[{i}]")]
+    return (
+        []
+        if old == new
+        else [f"{path.removeprefix('.')}: {old!r:.60} was published, now {new!r:.60}"]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Publish a run, or judge what is published again; return the exit status."""
+    given = parser().parse_args(arguments)
+    try:
+        if given.runs:
+            print(publish(given.runs, RESULTS / given.name).sentence)
+            return 0
+        wrong = 0
+        for file in sorted(RESULTS.glob("*/verdict.json")):
+            found = changed(file.parent)
+            wrong += bool(found)
+            state = f"{len(found)} numbers differ, first {found[0]}" if found else "as published"
+            print(f"{file.parent.name}: {state}")
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if wrong else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m analysis.publication",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--runs", metavar="FOLDER", help="run to publish; without it, judge again")
+    found.add_argument("--name", help="its folder in analysis/results")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""A published answer is what the code still gives, from what is published alone."""
+
+import json
+
+import polars as pl
+import pytest
+
+from analysis import publication
+from study.errors import StudyError
+
+
+@pytest.fixture
+def published(finished_study, tmp_path, monkeypatch):
+    out, _ = finished_study
+    monkeypatch.setattr(publication, "RESULTS", tmp_path)
+    assert publication.main(["--runs", str(out), "--name", "smoke"]) == 0
+    return tmp_path / "smoke"
+
+
+def test_a_verdict_is_drawn_again_from_what_is_published(published, capsys):
+    capsys.readouterr()
+    assert publication.main([]) == 0
+    assert capsys.readouterr().out == "smoke: as published\n"
+    names = {file.name for file in published.iterdir()}
+    assert {"plan.json", "verdict.json", "recoveries.csv", "recovery.svg", "origin.json"} <= names
+    assert "python -m study.run" in json.loads((published / "origin.json").read_text())["command"]
+    assert sum(file.stat().st_size for file in published.iterdir()) < 1e6
+
+
+def test_a_number_that_the_code_no_longer_gives_is_found(published, capsys):
+    frame = pl.read_parquet(published / "replicates.parquet")
+    frame.with_columns(pl.col("shift_nll") * 1.001).write_parquet(published / "replicates.parquet")
+    assert publication.main([]) == 1
+    assert "numbers differ, first gates[" in capsys.readouterr().out
+
+
+def test_what_is_not_whole_is_one_line(published, capsys):
+    (published / "costs.parquet").unlink()
+    with pytest.raises(StudyError, match="smoke: must be as it was published, but"):
+        publication.judge_again(published)
+    assert publication.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_what_the_project_has_published_is_what_its_code_gives():
+    assert publication.main([]) == 0
