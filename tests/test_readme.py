@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from study import datasets
 from study.conformance import check_method
-from study.datasets import parquet
 from study.run import main
 from study.space.load import load_study
 
@@ -80,13 +78,18 @@ def run_python(folder, *arguments):
     return done.stdout
 
 
-def test_own_images_are_read_as_written(recipes):
+def test_own_images_are_read_by_the_command_that_is_printed(recipes, capsys):
     run_python(recipes, "write_images.py")
-    options = parquet.Options(path="my_images", channels=1, val_size=60, shift_size=10).model_dump()
-    data = datasets.load(options, recipes)
-    assert data.classes == 4
-    assert data.shape == (1, 8, 8)
-    assert [len(part[1]) for part in (data.train, data.val, data.test)] == [240, 60, 200]
+    (command,) = (
+        line
+        for _, block in BLOCKS
+        for line in block.splitlines()
+        if "--space my_images.yaml" in line
+    )
+    python, flag, module, *arguments = shlex.split(command)
+    assert (python, flag, module) == ("python", "-m", "study.run")
+    assert main(arguments) == 0
+    assert "4 classes, images (1, 8, 8); train 240, val 60, test 200" in capsys.readouterr().out
 
 
 def test_own_method_conforms(recipes):
