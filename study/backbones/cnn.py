@@ -11,7 +11,10 @@ from study.errors import StudyError
 
 
 class Params(BackboneParams):
-    """One 3x3 convolution and halving of the sides per entry of ``channels``, a hidden layer."""
+    """One 3x3 convolution and halving of the sides per entry of ``channels``, a hidden layer.
+
+    On one row the convolutions are 1x3, and that side is left.
+    """
 
     name: Literal["cnn"] = "cnn"
     channels: list[int] = Field([16, 32], min_length=1, description="of each convolution in turn")
@@ -38,15 +41,16 @@ class Network(nn.Module):
     def __init__(self, params: Params, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         c, h, w = shape
-        halvings, most = len(params.channels), min(h, w).bit_length() - 1
+        flat = h == 1
+        halvings, most = len(params.channels), (w if flat else min(h, w)).bit_length() - 1
         if halvings > most:
             raise StudyError(
                 f"backbone cnn: channels must have at most {most} entries for {h}x{w} images, "
                 f"but has {halvings}; shorten it"
             )
-        features = params.channels[-1] * (h >> halvings) * (w >> halvings)
+        features = params.channels[-1] * (1 if flat else h >> halvings) * (w >> halvings)
         self.stages = nn.Sequential(
-            *(_stage(inputs, outputs) for inputs, outputs in pairwise([c, *params.channels]))
+            *(_stage(inputs, outputs, flat) for inputs, outputs in pairwise([c, *params.channels]))
         )
         self.flatten = nn.Flatten()
         self.hidden = nn.Linear(features, params.hidden)
@@ -61,12 +65,13 @@ class Network(nn.Module):
         return logits
 
 
-def _stage(inputs: int, outputs: int) -> nn.Sequential:
+def _stage(inputs: int, outputs: int, flat: bool) -> nn.Sequential:
+    kernel, padding, pool = ((1, 3), (0, 1), (1, 2)) if flat else ((3, 3), (1, 1), (2, 2))
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        nn.MaxPool2d(pool),
     )
 
 
