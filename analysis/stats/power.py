@@ -107,6 +107,19 @@ class Spread:
         return Recovery(*(Summary(*part) for part in parts))
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A pair of anchors that an arm is held against.
+
+    Attributes:
+        spreads: One per endpoint.
+        seeds: From the seeds of an arm to those of all three.
+    """
+
+    spreads: Sequence[Spread]
+    seeds: Callable[[int], Replicates]
+
+
 def power_escape(
     spread: Spread, recovery: float, seeds: Seeds, delta: float = DELTA, alpha: float = ALPHA
 ) -> float:
@@ -191,12 +204,39 @@ def seeds_needed(
     Returns:
         Number of seeds of an arm, at least 2; None where ``MOST_SEEDS`` do not suffice.
     """
+
+    def seeds(arm: int) -> Replicates:
+        many = ceil(anchors * arm)
+        return Replicates(arm, many, many)
+
+    limits = recovery, power, delta, alpha, configurations
+    return seeds_needed_between([Pair(spreads, seeds)], verdict, *limits)
+
+
+def seeds_needed_between(
+    pairs: Sequence[Pair],
+    verdict: Verdict = "escape",
+    recovery: float = 0.5,
+    power: float = POWER,
+    delta: float = DELTA,
+    alpha: float = ALPHA,
+    configurations: int = 1,
+) -> int | None:
+    """Return the fewest seeds per arm with this power between all pairs of anchors at once.
+
+    The power is again a product, so too low where pairs go up and down together: they share the
+    arm. For what else there is see ``seeds_needed``.
+
+    Args:
+        pairs: What an arm is held against.
+    """
     level = alpha / configurations if verdict == "escape" else alpha
 
-    def enough(seeds: int) -> bool:
-        many = ceil(anchors * seeds)
-        numbers = Replicates(seeds, many, many)
-        return power_all(spreads, verdict, recovery, numbers, delta, level) >= power
+    def enough(arm: int) -> bool:
+        reached = 1.0
+        for pair in pairs:
+            reached *= power_all(pair.spreads, verdict, recovery, pair.seeds(arm), delta, level)
+        return reached >= power
 
     return _fewest(enough, MOST_SEEDS)
 

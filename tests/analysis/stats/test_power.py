@@ -12,6 +12,7 @@ from analysis.data.protocol import ENDPOINTS
 from analysis.stats.contrasts import Recovery, summary
 from analysis.stats.power import (
     Costs,
+    Pair,
     Replicates,
     Seeds,
     Spread,
@@ -25,6 +26,7 @@ from analysis.stats.power import (
     power_track,
     recovery_found,
     seeds_needed,
+    seeds_needed_between,
 )
 from analysis.verdict.decisions import tests_of as p_values_of
 
@@ -184,6 +186,21 @@ def test_anchors_with_more_seeds_spare_those_of_arms() -> None:
     many = int(np.ceil(8**0.5 * shared))
     numbers = Replicates(shared, many, many)
     assert power_all([TEST, SHIFT], "escape", 0.5, numbers, alpha=0.05 / 8) >= 0.8
+
+
+def test_an_arm_is_held_against_every_pair() -> None:
+    wide = Pair([TEST, SHIFT], lambda n: Replicates(n, 3 * n, n))
+    narrow = Pair([TEST], lambda n: Replicates(n, n, max(2, n // 2)))
+    alone = seeds_needed_between([wide]), seeds_needed_between([narrow])
+    both = seeds_needed_between([wide, narrow])
+    assert None not in (*alone, both)
+    assert both > max(alone)  # type: ignore[operator,type-var]
+
+    def reached(n: int) -> float:
+        own = (power_all(p.spreads, "escape", 0.5, p.seeds(n)) for p in (wide, narrow))
+        return float(np.prod(list(own)))
+
+    assert reached(both) >= 0.8 > reached(both - 1)  # type: ignore[arg-type,operator]
 
 
 @pytest.mark.parametrize("costs", [Costs(8, 2), Costs(8, 5), Costs(1, 5), Costs(24, 5)])
