@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, roots_legendre, stdtrit
 from scipy.stats import chi2, qmc
 
-from analysis.data.protocol import GATE_LEVEL, GATE_RATIO
+from analysis.data.protocol import GATE_LEVEL
 from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary, detectable_effect
 
 Verdict = Literal["escape", "track"]
@@ -149,16 +149,12 @@ def power_track(
 
 
 def power_gate(spread: Spread, seeds: Seeds) -> float:
-    """Return P(the anchors are shown to differ, by at least one pooled standard deviation)."""
+    """Return P(the anchors are shown to differ)."""
     gap = spread.anchored(0.0, seeds).gap
     if gap.se == 0:
         return float(gap.estimate > 0)
     se, df = _estimated(spread, seeds, (1.0, 0.0, -1.0))
-    numbers = np.array(Replicates.of(seeds).of_contrast)
-    weights = (numbers - 1) * [1, 0, 1]
-    pooled = np.sqrt(spread.variances * _chi2(numbers) @ weights / weights.sum())
-    least = np.maximum(stdtrit(df, 1 - GATE_LEVEL) * se, GATE_RATIO * pooled)
-    return float(ndtr((gap.estimate - least) / gap.se).mean())
+    return float(ndtr((gap.estimate - stdtrit(df, 1 - GATE_LEVEL) * se) / gap.se).mean())
 
 
 def power_all(

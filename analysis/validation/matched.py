@@ -129,7 +129,7 @@ def _several(seeds: int) -> Iterator[Cell]:
     some, every = Question("some_escape", "size"), Question("all_track", "size")
     right = Question("all_track", "power")
     for many in (8, 30):
-        share = 4 / many
+        share = 0.25 if many > 8 else 0.5
         for name, tuned, own in (("own", 2.5, DELTA), ("tuned", DELTA, 2.5)):
             design = matched_study([at(tuned, own, 0)] * many, seeds)
             setting = f"all R = 0.25 {name} on test, far above elsewhere"
