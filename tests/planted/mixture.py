@@ -20,7 +20,7 @@ class Params(Strict):
 
     ``own``: member m is the mean of networks m, m + M, ... (of fewer networks than members, several
     members are one network). ``mean``: every member is the mean of all networks. ``opposed``: that
-    mean with something added in half of the members and taken away in the others. ``copy`` tells
+    mean with something added in half of the members and taken away in the others. ``copy_number`` tells
     configurations apart that are the same.
     """
 
@@ -38,6 +38,7 @@ class Ensemble(deep_ensemble.Ensemble):
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
         super().__init__(deep_ensemble.Params(members=params.networks), make_network, seed)
         self.members, self.made_of = params.members, params.made_of
+        self.copy_number = params.copy_number
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the members' log-probabilities (M, B, C)."""

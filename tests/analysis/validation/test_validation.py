@@ -189,6 +189,7 @@ def test_planted_truths_are_known(truths: Planted) -> None:
     assert truths.recovery(truths.copies) == pytest.approx([0, 0, 0], abs=1e-12)
     assert truths.recovery(deep[4]) == pytest.approx([1, 1, 1])
     assert np.all(truths.recovery(deep[2]) < truths.recovery(deep[3]))
+    assert truths.share_for(1.0) == 1
     share = truths.share_for(0.25)
     assert truths.recovery(truths.mixed(share)).min() == pytest.approx(0.25, abs=0.04)
     blend = truths.blend(3, 0.25)
