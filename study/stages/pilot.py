@@ -104,16 +104,24 @@ def pilot_jobs(study: Study, arms: list[Arm]) -> list[Job]:
     return jobs
 
 
-def seeds_declared(study: Study, arms: Iterable[Arm], store: RunFolder) -> tuple[int, str] | None:
-    """Return the seeds of the plan that is there, and the reason, if it declares these arms.
+def seeds_declared(
+    study: Study, arms_of: Callable[[int], Iterable[Arm]], store: RunFolder
+) -> tuple[int, str] | None:
+    """Return the seeds of the plan that is there, and the reason, if it would be declared again.
 
     So a study that is resumed by another version keeps its number.
+
+    Args:
+        study: Its protocol.
+        arms_of: The arms of the plan, given the seeds of each.
+        store: Where the plan lies.
     """
-    plan = read(store)
-    if plan is None or plan.protocol != study.protocol:
+    content, plan = store.read_json(store.plan), read(store)
+    if content is None or plan is None:
         return None
-    asked, declared = ({(a.role, a.spec.configuration) for a in own} for own in (arms, plan.arms))
-    return (plan.seeds, plan.seeds_because) if asked == declared else None
+    again = {"protocol": study.protocol, "arms": tuple(arms_of(plan.seeds))}
+    same = plan.model_copy(update=again).hash == content["hash"]
+    return (plan.seeds, plan.seeds_because) if same else None
 
 
 def seeds_for(

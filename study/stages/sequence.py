@@ -6,6 +6,7 @@ on where it was.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 from study.jobs import Job, Rows
 from study.run_folder.store import RunFolder
@@ -59,18 +60,19 @@ def stages(
         choice = tried(candidates, rows)
         specs = {one.spec.configuration: one.spec for one in candidates}
         single = specs[choice[0].configuration]
+    arms_of = partial(choose_arms, study, list(searches.values()), single, judged)
     seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
-        arms = choose_arms(study, list(searches.values()), single, judged, study.budget.pilot_seeds)
+        arms = arms_of(study.budget.pilot_seeds)
         pilot = pilot_jobs(study, arms)
         yield FixedStage("pilot", pilot, rows, replicates_per_job)
         assert analysis is not None, "protocol.seeds=auto needs the tests' power"
         trials = {job.spec.trial for job in pilot}
-        seeds, because = seeds_declared(study, arms, store) or seeds_for(
+        seeds, because = seeds_declared(study, arms_of, store) or seeds_for(
             study, arms, trials, rows, store, analysis
         )
     tuning = {method: search.total for method, search in searches.items()}
-    arms = choose_arms(study, list(searches.values()), single, judged, seeds)
+    arms = arms_of(seeds)
     plan = declare(study, arms, tuning, seeds, because, store, choice)
     yield FixedStage("confirm", confirm_jobs(study, plan), rows, replicates_per_job)
 

@@ -184,15 +184,22 @@ def test_the_pilot_is_seen_by_calibrated_nll(finished_study, smoke):
     assert sorted(seen.single["cll"] + seen.deep_ensemble["cll"]) == sorted(found.values())
 
 
-def test_a_plan_that_is_there_keeps_its_number(study, arms, tmp_path):
+@pytest.mark.parametrize("anchors", ["matched", "tuned"])
+def test_a_plan_that_is_there_keeps_its_number(study, arms, tmp_path, anchors):
+    changed = study.protocol.model_copy(update={"anchors": anchors})
+    study = study.model_copy(update={"protocol": changed})
     store = RunFolder(tmp_path)
     store.create()
-    assert seeds_declared(study, arms, store) is None
-    declare(study, arms, {}, 17, "as planned before", store)
-    assert seeds_declared(study, arms, store) == (17, "as planned before")
-    assert seeds_declared(study, arms[:-1], store) is None
+
+    def arms_of(seeds):
+        return [arm.model_copy(update={"seeds": 2 * seeds}) for arm in arms]
+
+    assert seeds_declared(study, arms_of, store) is None
+    declare(study, arms_of(17), {}, 17, "as planned before", store)
+    assert seeds_declared(study, arms_of, store) == (17, "as planned before")
+    assert seeds_declared(study, lambda seeds: arms_of(seeds)[:-1], store) is None
     wider = study.protocol.model_copy(update={"delta": 0.4})
-    assert seeds_declared(study.model_copy(update={"protocol": wider}), arms, store) is None
+    assert seeds_declared(study.model_copy(update={"protocol": wider}), arms_of, store) is None
 
 
 def test_jobs_have_seeds_of_their_own(study, make_spec):
