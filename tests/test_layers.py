@@ -39,8 +39,8 @@ LAYERS = {
 
 ACROSS = {
     "study": {
-        # The formula is that of the tests which judge; the study's start hands it down.
-        "study.commands.run_study": {"analysis.stats.power"},
+        # The formulas are those of the tests which judge; the study's start hands them down.
+        "study.commands.power": {"analysis.stats.power", "analysis.metrics", "analysis.data"},
     },
     "analysis": {"*": {"study.schema", "study.errors", "study.run_folder.paths"}},
 }

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, roots_legendre, stdtrit
 from scipy.stats import chi2, qmc
 
-from analysis.data.protocol import GATE_LEVEL, GATE_RATIO
+from analysis.data.protocol import GATE_LEVEL
 from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary, detectable_effect
 
 Verdict = Literal["escape", "track"]
@@ -107,6 +107,19 @@ class Spread:
         return Recovery(*(Summary(*part) for part in parts))
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A pair of anchors that an arm is held against.
+
+    Attributes:
+        spreads: One per endpoint.
+        seeds: From the seeds of an arm to those of all three.
+    """
+
+    spreads: Sequence[Spread]
+    seeds: Callable[[int], Replicates]
+
+
 def power_escape(
     spread: Spread, recovery: float, seeds: Seeds, delta: float = DELTA, alpha: float = ALPHA
 ) -> float:
@@ -136,16 +149,12 @@ def power_track(
 
 
 def power_gate(spread: Spread, seeds: Seeds) -> float:
-    """Return P(the anchors are shown to differ, by at least one pooled standard deviation)."""
+    """Return P(the anchors are shown to differ)."""
     gap = spread.anchored(0.0, seeds).gap
     if gap.se == 0:
         return float(gap.estimate > 0)
     se, df = _estimated(spread, seeds, (1.0, 0.0, -1.0))
-    numbers = np.array(Replicates.of(seeds).of_contrast)
-    weights = (numbers - 1) * [1, 0, 1]
-    pooled = np.sqrt(spread.variances * _chi2(numbers) @ weights / weights.sum())
-    least = np.maximum(stdtrit(df, 1 - GATE_LEVEL) * se, GATE_RATIO * pooled)
-    return float(ndtr((gap.estimate - least) / gap.se).mean())
+    return float(ndtr((gap.estimate - stdtrit(df, 1 - GATE_LEVEL) * se) / gap.se).mean())
 
 
 def power_all(
@@ -191,12 +200,39 @@ def seeds_needed(
     Returns:
         Number of seeds of an arm, at least 2; None where ``MOST_SEEDS`` do not suffice.
     """
+
+    def seeds(arm: int) -> Replicates:
+        many = ceil(anchors * arm)
+        return Replicates(arm, many, many)
+
+    limits = recovery, power, delta, alpha, configurations
+    return seeds_needed_between([Pair(spreads, seeds)], verdict, *limits)
+
+
+def seeds_needed_between(
+    pairs: Sequence[Pair],
+    verdict: Verdict = "escape",
+    recovery: float = 0.5,
+    power: float = POWER,
+    delta: float = DELTA,
+    alpha: float = ALPHA,
+    configurations: int = 1,
+) -> int | None:
+    """Return the fewest seeds per arm with this power between all pairs of anchors at once.
+
+    The power is again a product, so too low where pairs go up and down together: they share the
+    arm. For what else there is see ``seeds_needed``.
+
+    Args:
+        pairs: What an arm is held against.
+    """
     level = alpha / configurations if verdict == "escape" else alpha
 
-    def enough(seeds: int) -> bool:
-        many = ceil(anchors * seeds)
-        numbers = Replicates(seeds, many, many)
-        return power_all(spreads, verdict, recovery, numbers, delta, level) >= power
+    def enough(arm: int) -> bool:
+        reached = 1.0
+        for pair in pairs:
+            reached *= power_all(pair.spreads, verdict, recovery, pair.seeds(arm), delta, level)
+        return reached >= power
 
     return _fewest(enough, MOST_SEEDS)
 

@@ -157,6 +157,8 @@ class Planted:
 
         Interpolated; the truth is that of the units made with it.
         """
+        if recovery >= 1:  # Where rounding may leave no change of sign.
+            return 1.0
         return float(brentq(lambda share: self._least(share) - recovery, 0.0, 1.0))
 
     def blend(self, size: int, recovery: float) -> Blend | None:

@@ -1,20 +1,25 @@
 """A study of known truth, drawn and judged: cases, gates, tests, Holm, controls, global verdict.
 
 Nothing of the rules is repeated here: a drawn study is the ``Study`` that a run folder gives, and
-``analysis.verdict.arms`` and ``analysis.verdict.decisions`` decide on it.
+``analysis.verdict.arms`` and ``analysis.verdict.decisions`` decide on it. Only the numbers of seeds
+of unequal arms are those of ``study.stages``, which the analysis cannot ask.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import ceil, sqrt
 from typing import Any, Literal
 
 import numpy as np
 
 from analysis.data.protocol import ENDPOINTS, Protocol
+from analysis.data.roles import arm_key
+from analysis.measures.per_example import ExampleValues
 from analysis.stats.contrasts import FloatArray
-from analysis.verdict.arms import Anchors, PlacedArm, Study
+from analysis.verdict.arms import Anchors, PlacedArm, Price, Study
+from analysis.verdict.crossed_bootstrap import Crossed
 from analysis.verdict.decisions import decide
 from analysis.verdict.schema import ALL_TRACK, SOME_ESCAPES, Role
 
@@ -94,6 +99,29 @@ Population = Gaussian | Units | Blend
 
 
 @dataclass(frozen=True, eq=False)
+class Pair:
+    """Anchors that are trained with one candidate's own values."""
+
+    single: Population
+    deep: Population
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Test examples that are drawn, too: other ones would have given other losses.
+
+    What all arms find hard stands in no contrast, so only what is an arm's own is drawn.
+
+    Attributes:
+        count: How many.
+        sd: Standard deviation over examples of an arm's loss, in gaps, independent between arms.
+    """
+
+    count: int
+    sd: float
+
+
+@dataclass(frozen=True, eq=False)
 class Design:
     """A study to draw: anchors, arms, controls.
 
@@ -106,6 +134,10 @@ class Design:
         negative: Population of the negative control; without one there are no controls.
         diverged: Chance that a candidate's run fails.
         worst: Loss to write down for a failed run; None leaves it out as failed, as a study does.
+        own: Matched anchors of each candidate; without any, there are the tuned ones alone.
+        price: What a candidate costs, in Deep Ensembles of its size.
+        examples: Where the truth is that of all examples, those that a study has; None where it is
+            that of the examples at hand.
     """
 
     endpoints: tuple[str, ...]
@@ -116,6 +148,19 @@ class Design:
     negative: Population | None = None
     diverged: float = 0.0
     worst: float | None = None
+    own: tuple[Pair, ...] = ()
+    price: float = 0.3
+    examples: Examples | None = None
+
+    @property
+    def single_seeds(self) -> int:
+        """Replicates of the tuned single network: see ``study.stages.arms``."""
+        return ceil(self.seeds * sqrt(len(self.arms))) if self.own else self.seeds
+
+    @property
+    def pool_seeds(self) -> int:
+        """Replicates of a matched Deep Ensemble: see ``study.stages.anchors``."""
+        return min(self.seeds, max(5, self.seeds // 2))
 
     def run(self, rng: np.random.Generator) -> Outcome:
         """Draw one study and judge it; see ``judged``."""
@@ -127,7 +172,10 @@ class Design:
                 for lost, losses in zip(failed, drawn, strict=True)
             ]
             failed = [None] * len(drawn)
-        return judged(draw_study(self, rng, drawn, failed))
+        study = draw_study(self, rng, drawn, failed)
+        if self.examples is None:
+            return judged(study)
+        return judged(*with_examples(study, self.examples, rng))
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +233,7 @@ def draw_study(
         failed: For each, None or which of its replicates failed.
     """
     losses = {
-        "single": design.single.draw(rng, design.seeds),
+        "single": design.single.draw(rng, design.single_seeds),
         DEEP: design.deep.draw(rng, design.seeds),
     }
     if design.negative is not None:
@@ -202,8 +250,14 @@ def draw_study(
         if gone is not None and gone.any():
             lost[name] = int(gone.sum())
     tuned = Anchors("single", "deep_ensemble", MEMBERS)
+    matched: dict[str, Anchors] = {}
+    for i, pair in enumerate(design.own):
+        single, pool = (arm_key(f"matched_{role}", str(i)) for role in ("single", "deep_ensemble"))
+        matched[f"candidate{i}"] = anchors = Anchors(single, pool, MEMBERS)
+        losses[anchors.single] = pair.single.draw(rng, design.seeds)
+        losses[anchors.deep_ensemble] = pair.deep.draw(rng, design.pool_seeds)
     arms = tuple(
-        PlacedArm(role, name, name, name, MEMBERS, arm=name, tuned=tuned)
+        PlacedArm(role, name, name, name, MEMBERS, arm=name, tuned=tuned, own=matched.get(name))
         for name, role in roles.items()
     )
     columns = {
@@ -213,18 +267,46 @@ def draw_study(
     }
     protocol = Protocol(endpoints=tuple(ENDPOINTS[key] for key in design.endpoints))
     counts = {name: len(own) for name, own in losses.items()}
-    anchors = frozenset(["single", "deep_ensemble"])
-    return Study(protocol, arms, columns, counts, anchors, lost)
+    seen = frozenset(["single", "deep_ensemble"])
+    prices = {f"candidate{i}": Price(infer_flops=design.price) for i in range(len(candidates))}
+    return Study(protocol, arms, columns, counts, seen, lost, prices=prices)
 
 
-def judged(study: Study) -> Outcome:
+def with_examples(
+    study: Study, examples: Examples, rng: np.random.Generator
+) -> tuple[Study, Crossed]:
+    """Return the study on a drawn test set, and its losses example by example.
+
+    What has no noise over seeds, as the gain of a single network has none, has none over examples.
+    """
+    error = {
+        key: examples.sd * bool(np.ptp(own)) * rng.standard_normal(examples.count)
+        for key, own in study.losses.items()
+    }
+    losses = {key: own + error[key].mean() for key, own in study.losses.items()}
+
+    def values(arm: str) -> ExampleValues:
+        keys = [endpoint.key for endpoint in study.protocol.endpoints]
+        found = {
+            key: ENDPOINTS[key].sign * (study.losses[arm, key][:, None] + error[arm, key])
+            for key in keys
+        }
+        ones = np.ones(examples.count, np.float32)
+        replicates = list(range(study.counts[arm]))
+        single = {key: own.astype(np.float32) for key, own in found.items()}
+        return ExampleValues(replicates, single, dict.fromkeys(keys, ones))
+
+    return replace(study, losses=losses), Crossed(values)
+
+
+def judged(study: Study, crossed: Crossed | None = None) -> Outcome:
     """Decide on a study; return what happened as numbers, mostly 0 or 1.
 
     ``first_*`` are about the first candidate, ``any_*`` and ``all_*`` about all of them, and
     ``some_escape`` and ``all_track`` are the global verdicts, which controls may withhold.
     ``assessed``: the gate of every endpoint opened; ``escapes_if_assessed`` is NaN where not.
     """
-    decided = decide(study)
+    decided = decide(study, crossed)
     own = [decision.verdict for decision in decided.candidates.values()]
     assessed = all(gate.reason is None for gate in decided.gates.values())
     escapes = "escapes" in own

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
+
 from analysis.stats.power import Spread
 from analysis.validation.gaussian import ALL, CORRELATION, DELTA, SPREADS, gaussian_study
 from analysis.validation.populations import ENDPOINTS
@@ -64,13 +66,24 @@ def gate() -> Iterator[Cell]:
         ):
             yield _anchors((deep,), arm, seeds, setting, sizes)
         yield _anchors((0.0, 1.0, 1.0), 1.0, seeds, "alike on test alone, arm better", sizes)
-        for recovery in (DELTA, 0.0, -DELTA):
-            design = gaussian_study([SPREADS["narrow"]], [[recovery]], seeds, ["cll"])
-            tracks = Question("first_tracks", "size" if recovery else "shown")
-            questions = (Question("first_escapes", "size"), tracks)
-            shown = Question("assessed", "shown"), Question("escapes_if_assessed", "shown")
-            setting = f"gap of 1.2 SDs, R = {recovery:g}"
-            yield Cell("anchors", setting, design, (*questions, *shown))
+    yield from _narrow()
+
+
+def _narrow() -> Iterator[Cell]:
+    """Yield gaps that are small beside the deviations over seeds, which many seeds show yet."""
+    for seeds in (5, 10, 20, 60):
+        for deviations, wider in ((0.4, 3.0), (0.8, 1.5), (1.2, 1.0)):
+            narrow = SPREADS["narrow"]
+            single, arm, deep = np.sqrt(narrow.variances) * wider
+            spread = Spread(single, arm, deep)
+            for recovery in (DELTA, 0.0, -DELTA, 1.0):
+                design = gaussian_study([spread], [[recovery]], seeds, ["cll"])
+                kind: Kind = "shown" if recovery in (0.0, 1.0) else "size"
+                escapes = Question("first_escapes", "shown" if recovery == 1 else "size")
+                questions = escapes, Question("first_tracks", kind)
+                shown = Question("assessed", "shown"), Question("escapes_if_assessed", "shown")
+                setting = f"gap of {deviations:g} SDs, R = {recovery:g}"
+                yield Cell("anchors", setting, design, (*questions, *shown), 0.5)
 
 
 def _anchors(

@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis.data.run import load
 from analysis.validation.gaussian import one_endpoint, three_endpoints
+from analysis.validation.matched import matched
 from analysis.validation.planted import from_predictions, search
 from analysis.validation.populations import generated, of_run, planted
 from analysis.validation.questions import LEVEL, LIMIT, TOLERANCE, Cell, Row, run
@@ -74,7 +75,8 @@ def validate(
     members = of_run(load(runs)) if runs else generated(rng)
     truths = planted(members, QUICK_UNITS if quick else UNITS, rng)
     effects = from_predictions(truths, QUICK_EFFECTS if quick else EFFECTS)
-    cells = chain(one_endpoint(), three_endpoints(), stress(), gate(), effects, search(truths))
+    known = one_endpoint(), three_endpoints(), matched(), stress(), gate()
+    cells = chain(*known, effects, search(truths))
     chosen = [cell for cell in cells if cell.quick or not quick]
     words = ["python -m analysis.validation", *(["--quick"] if quick else [])]
     words += [f"--replications {times} --seed {seed}", *([f"--runs {runs.name}"] if runs else [])]

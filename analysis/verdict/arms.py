@@ -17,7 +17,6 @@ import polars as pl
 
 from analysis.data.protocol import (
     GATE_LEVEL,
-    GATE_RATIO,
     Endpoint,
     Plan,
     PlannedArm,
@@ -37,7 +36,7 @@ DEARER: Final = 1.01
 """Multiple of a Deep Ensemble's cost above which an arm counts as dearer."""
 
 OfRuns = Literal["runs failed", "runs missing", "too few seeds", "pool too small", "not measured"]
-OfLosses = Literal["copies", "no noise", "no skill", "gap not shown", "gap below noise"]
+OfLosses = Literal["copies", "no noise", "no skill", "gap not shown"]
 
 
 @dataclass(frozen=True)
@@ -359,8 +358,6 @@ def _gap(study: Study, gate: Gate) -> Gate:
         reason = Reason("no skill", anchor=blind)
     elif reason is None and gap.p_positive >= GATE_LEVEL:
         reason = Reason("gap not shown", endpoint=endpoint)
-    elif reason is None and ratio is not None and ratio < GATE_RATIO:
-        reason = Reason("gap below noise", endpoint=endpoint)
     return replace(gate, reason=reason, shown=reason is None, gap=gap, ratio=ratio)
 
 

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 import polars as pl
 
-from analysis.data.protocol import GATE_LEVEL, GATE_RATIO, Endpoint, Plan, Protocol
+from analysis.data.protocol import GATE_LEVEL, Endpoint, Plan, Protocol
 from analysis.data.roles import FAMILIES
 from analysis.measures.measure import Measures
 from analysis.measures.selection import UNDECLARED
@@ -273,7 +273,6 @@ def _protocol(protocol: Protocol) -> schema.Protocol:
         level=protocol.level,
         level_wide=protocol.level_wide,
         gate_level=GATE_LEVEL,
-        gate_ratio=GATE_RATIO,
         de_like=DE_LIKE,
     )
 

@@ -83,8 +83,6 @@ class Protocol(Record):
     """Level of the wider interval: 1 - alpha."""
     gate_level: float
     """One-sided level at which the anchors must differ."""
-    gate_ratio: float
-    """Least gap between the anchors, in SDs over seeds."""
     de_like: float
     """Recovery from which an arm counts as like a Deep Ensemble."""
 

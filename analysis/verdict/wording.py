@@ -264,7 +264,6 @@ def reason(found: Reason) -> str:
         "no noise": f"all {of} runs of {same} gave the same {endpoint}: were seeds used?",
         "no skill": "no better than chance",
         "gap not shown": f"{endpoint}: the Deep Ensemble is not shown to be better than single",
-        "gap below noise": f"{endpoint}: the gap between the anchors is below one SD over seeds",
     }[found.kind]
     said = f"anchor {anchor}: {said}" if anchor and found.kind != "no noise" else said
     return f"with its own training values: {said}" if found.own else said

@@ -17,7 +17,7 @@ from study.run_folder.store import HANG, RunFolder
 from study.schema import Outcome, TrialRow
 from study.space.study import Study
 from study.spec import TrialSpec
-from study.stages.pilot import SeedsNeeded
+from study.stages.pilot import Analysis
 from study.stages.sequence import stages
 from study.stages.stage import ReplicatesPerJob, Stage, one_replicate
 from study.trials.row import new_row
@@ -39,11 +39,11 @@ class JobQueue:
         fingerprint: str,
         progress: Progress,
         replicates_per_job: ReplicatesPerJob = one_replicate,
-        seeds_needed: SeedsNeeded | None = None,
+        analysis: Analysis | None = None,
     ) -> None:
         self.store, self.rows, self.fingerprint = store, rows, fingerprint
         self.progress = progress
-        self.stages: Iterator[Stage] = stages(study, store, rows, replicates_per_job, seeds_needed)
+        self.stages: Iterator[Stage] = stages(study, store, rows, replicates_per_job, analysis)
         self.stage: Stage | None = None
         self.waiting: Job | None = None
         self.restarts = study.resources.max_failures

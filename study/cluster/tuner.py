@@ -26,7 +26,7 @@ from study.run_folder.store import RunFolder
 from study.search.storage import silence
 from study.space.study import Study
 from study.spec import TrialSpec
-from study.stages.pilot import SeedsNeeded
+from study.stages.pilot import Analysis
 from study.stages.stage import ReplicatesPerJob
 from study.trials.trial import replicates_as_one
 
@@ -41,7 +41,7 @@ def schedule(
     data: Dataset,
     fingerprint: str,
     runtime: Runtime,
-    seeds_needed: SeedsNeeded,
+    analysis: Analysis,
 ) -> bool:
     """Run every missing trial under Ray Tune; return whether the study is complete."""
     verbose = runtime.verbose
@@ -50,7 +50,7 @@ def schedule(
     replicates_per_job = _replicates_per_job(study.execution.most, data)
     try:
         job_queue = JobQueue(
-            study, store, rows, fingerprint, Progress(), replicates_per_job, seeds_needed
+            study, store, rows, fingerprint, Progress(), replicates_per_job, analysis
         )
     except (StudyError, OSError):
         raise

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +31,7 @@ def run(
     from study import datasets
     from study.cluster.trackers import refuse_missing
     from study.cluster.tuner import schedule
+    from study.commands import power
     from study.run_folder.free_space import refuse_full
     from study.run_folder.integrity import sound_rows
     from study.stages.estimate import shortage
@@ -57,33 +57,9 @@ def run(
         earlier = store.read_json(store.study) or {}
         run_id = earlier.get("id") or uuid.uuid4().hex[:12]
         store.write_json(store.study, asked | {"command": command, "id": run_id})
-        if not schedule(study, store, rows, data, fingerprint, runtime, seeds_needed):
+        if not schedule(study, store, rows, data, fingerprint, runtime, power):
             raise KeyboardInterrupt
         return judge(store)
-
-
-def seeds_needed(
-    spreads: Sequence[Any],
-    *,
-    recovery: float,
-    power: float,
-    delta: float,
-    alpha: float,
-    configurations: int,
-) -> int | None:
-    """Return the seeds that the tests of ``analysis`` need: see ``study.stages.pilot.SeedsNeeded``.
-
-    An arm's spread is not known beforehand; the larger of the anchors' is taken for it.
-    """
-    # The one place where the study asks the analysis: the formula is that of the tests.
-    from analysis.stats.power import Spread
-    from analysis.stats.power import seeds_needed as needed
-
-    planned = [
-        Spread(s.single, max(s.single, s.deep_ensemble), s.deep_ensemble, s.gap, s.two_sided)
-        for s in spreads
-    ]
-    return needed(planned, "escape", recovery, power, delta, alpha, configurations)
 
 
 def check_same_study(study: Study, store: RunFolder) -> None:

@@ -81,7 +81,7 @@ def choose_arms(
     more = None
     if study.protocol.anchors == "matched":
         judged, matched = with_matched(judged, single, deep, seeds)
-        more = _single_seeds(study, len(judged), seeds)
+        more = single_seeds(study, len(judged), seeds)
     return [
         Arm(spec=single, role="single", reason="anchor", name="single", seeds=more),
         Arm(spec=deep, role="deep_ensemble", reason="anchor", name="deep ensemble"),
@@ -92,8 +92,8 @@ def choose_arms(
     ]
 
 
-def _single_seeds(study: Study, judged: int, seeds: int) -> int:
-    """Return the seeds of the single network: every comparison shares it (Dunnett 1955).
+def single_seeds(study: Study, judged: int, seeds: int) -> int:
+    """Return the seeds of the single network: all that is judged shares it (Dunnett 1955).
 
     Its Deep Ensemble is shared as well, but weighs delta in the tests, so more of it is no help.
     """

@@ -1,27 +1,34 @@
-"""Stage 0: how many seeds the confirmation needs, from the spread of the anchors.
+"""Stage 0: how many seeds the confirmation needs, from the spread that is seen beforehand.
 
 The tuned single network and its Deep Ensemble are trained on seeds of their own and looked at on
-validation data; the test set stays closed. These runs are used for nothing else.
+validation data; the test set stays closed. These runs are used for nothing else. How much a
+candidate varies is known from the stages before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
 from typing import Final, Protocol
 
 from study.errors import StudyError
-from study.jobs import Job
+from study.jobs import Job, Rows
+from study.run_folder.store import RunFolder
 from study.schema import Role, TrialRow
 from study.space.study import Study
 from study.spec import derive_seed
-from study.stages.plan import Arm
+from study.stages.anchors import as_single, pool_seeds
+from study.stages.arms import single_seeds
+from study.stages.plan import Arm, read
 
 LEAST, MOST = 10, 60
 """Bounds of the number of seeds: fewer are fragile, more are seldom paid for."""
 RECOVERY, POWER = 0.5, 0.8
 """The recovery, on every endpoint, that is to be found, and the chance with which it is."""
+FEW: Final = 5
+"""Runs, or degrees of freedom, below which a deviation is not known."""
+CALIBRATED: Final = "cll"
+"""The endpoint that no column of a row stands for: it is taken from the stored predictions."""
 SEEN_AS: Final = {
-    "cll": "val_nll",
     "nll": "val_nll",
     "shift_nll": "val_shift_nll",
     "gain": "val_gain",
@@ -30,28 +37,46 @@ SEEN_AS: Final = {
 
 
 @dataclass(frozen=True)
-class AnchorSpread:
-    """What the pilot saw on one endpoint.
+class PlannedSpread:
+    """What was seen on one endpoint; the fields are those of ``analysis.stats.power.Spread``.
 
     Attributes:
-        single: Standard deviation over seeds of the single model.
+        single: Standard deviation over seeds of the single network.
+        arm: Of a candidate.
         deep_ensemble: Of the Deep Ensemble.
-        gap: Mean loss of the single model minus that of the Deep Ensemble, above 0.
+        gap: Mean loss of the single network minus that of the Deep Ensemble, above 0.
         two_sided: Whether tracking has two sides (performance) or one (diversity).
     """
 
     single: float
+    arm: float
     deep_ensemble: float
     gap: float
     two_sided: bool
 
 
-class SeedsNeeded(Protocol):
-    """Returns the fewest seeds per arm with which a recovery is found; None for too many."""
+@dataclass(frozen=True)
+class PlannedPair:
+    """A pair of anchors that a candidate is held against.
 
-    def __call__(
+    Attributes:
+        spreads: One per endpoint.
+        seeds: From the seeds of a candidate to those of single network, candidate, Deep Ensemble.
+    """
+
+    spreads: tuple[PlannedSpread, ...]
+    seeds: Callable[[int], tuple[int, int, int]]
+
+
+class Analysis(Protocol):
+    """What the pilot asks of whoever knows the tests."""
+
+    def calibrated_nll(self, store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
+        """Return each trial's calibrated NLL on validation data."""
+
+    def seeds_needed(
         self,
-        spreads: Sequence[AnchorSpread],
+        pairs: Sequence[PlannedPair],
         *,
         recovery: float,
         power: float,
@@ -59,7 +84,7 @@ class SeedsNeeded(Protocol):
         alpha: float,
         configurations: int,
     ) -> int | None:
-        """Return the number of seeds."""
+        """Return the fewest seeds of a candidate that escapes so often; None for too many."""
 
 
 def pilot_jobs(study: Study, arms: list[Arm]) -> list[Job]:
@@ -79,38 +104,80 @@ def pilot_jobs(study: Study, arms: list[Arm]) -> list[Job]:
     return jobs
 
 
-def seeds_for(study: Study, rows: list[TrialRow], seeds_needed: SeedsNeeded) -> tuple[int, str]:
-    """Return the number of seeds per arm and the reason for it, in a sentence.
+def seeds_declared(
+    study: Study, arms_of: Callable[[int], Iterable[Arm]], store: RunFolder
+) -> tuple[int, str] | None:
+    """Return the seeds of the plan that is there, and the reason, if it would be declared again.
+
+    So a study that is resumed by another version keeps its number.
 
     Args:
-        study: Endpoints, margin, level, and how many candidates share Holm's correction.
-        rows: The pilot's rows.
-        seeds_needed: What knows the power of the tests.
+        study: Its protocol.
+        arms_of: The arms of the plan, given the seeds of each.
+        store: Where the plan lies.
+    """
+    content, plan = store.read_json(store.plan), read(store)
+    if content is None or plan is None:
+        return None
+    again = {"protocol": study.protocol, "arms": tuple(arms_of(plan.seeds))}
+    same = plan.model_copy(update=again).hash == content["hash"]
+    return (plan.seeds, plan.seeds_because) if same else None
+
+
+def seeds_for(
+    study: Study,
+    arms: Sequence[Arm],
+    pilot: set[str],
+    rows: Rows,
+    store: RunFolder,
+    analysis: Analysis,
+) -> tuple[int, str]:
+    """Return the number of seeds of a candidate and the reason for it, in a sentence.
+
+    A candidate must be found between the tuned anchors and between its own, where it has any.
+    Of its own Deep Ensemble nothing has been trained yet: spread and gap are the tuned one's.
+
+    Args:
+        study: Endpoints, margin and level.
+        arms: Those of the plan.
+        pilot: The pilot's trials.
+        rows: All rows.
+        store: Where the predictions lie.
+        analysis: What knows the tests.
 
     Raises:
         StudyError: When fewer than two runs of an anchor are complete.
     """
-    protocol = study.protocol
-    configurations = protocol.shortlist * len(study.candidates)
+    protocol, judged = study.protocol, [arm for arm in arms if arm.role == "candidate"]
+    configurations = max(1, len(judged))
     aim = (
         f"power {POWER:g} for recovery {RECOVERY:g} on {', '.join(protocol.endpoints)} "
-        f"with {configurations} configurations"
+        f"with {configurations} configuration{'s' if configurations > 1 else ''}"
     )
-    spreads, closed = [], []
-    for endpoint in protocol.endpoints:
-        single, deep = (_values(rows, role, endpoint) for role in ("single", "deep_ensemble"))
-        gap = fmean(single) - fmean(deep)
-        if gap <= 0:
-            closed.append(endpoint)
-            continue
-        spreads.append(AnchorSpread(stdev(single), stdev(deep), gap, endpoint != "gain"))
-    if closed:
+    seen = Seen.of(study, arms, pilot, rows, store, analysis)
+    gaps = {e: fmean(seen.single[e]) - fmean(seen.deep_ensemble[e]) for e in protocol.endpoints}
+    if closed := [endpoint for endpoint, gap in gaps.items() if gap <= 0]:
         return MOST, (
             f"the most ({MOST}), as the pilot's Deep Ensemble was not better than its single "
             f"model on {', '.join(closed)}"
         )
-    needed = seeds_needed(
-        spreads,
+    tuned, own = [], []
+    for endpoint, gap in gaps.items():
+        single, deep = stdev(seen.single[endpoint]), stdev(seen.deep_ensemble[endpoint])
+        arm = deviation(seen.candidates[endpoint], max(single, deep))
+        matched = deviation(seen.matched[endpoint], single)
+        two_sided = endpoint != "gain"
+        tuned.append(PlannedSpread(single, arm, deep, gap, two_sided))
+        own.append(PlannedSpread(matched, arm, deep, gap, two_sided))
+    many = sum(arm.role in ("candidate", "comparison") for arm in arms)
+    pairs = [PlannedPair(tuple(tuned), lambda n: (n, n, n))]
+    if protocol.anchors == "matched":
+        pairs = [
+            PlannedPair(tuple(tuned), lambda n: (n, single_seeds(study, many, n), n)),
+            PlannedPair(tuple(own), lambda n: (n, n, pool_seeds(n))),
+        ]
+    needed = analysis.seeds_needed(
+        pairs,
         recovery=RECOVERY,
         power=POWER,
         delta=protocol.delta,
@@ -121,14 +188,109 @@ def seeds_for(study: Study, rows: list[TrialRow], seeds_needed: SeedsNeeded) -> 
     return min(MOST, max(LEAST, needed or MOST)), f"{said} (bounded by {LEAST} and {MOST})"
 
 
-def _values(rows: list[TrialRow], role: str, endpoint: str) -> list[float]:
-    """Return an anchor's losses, lower is better."""
-    own = sorted((r for r in rows if r.role == role), key=lambda row: row.replicate)
-    sign = -1 if endpoint == "gain" else 1
-    found = [sign * getattr(r, SEEN_AS[endpoint]) for r in own if r.status == "complete"]
-    if len(found) < 2:
-        raise StudyError(
-            f"protocol.seeds=auto needs at least 2 complete pilot runs of {role}, but "
-            f"{len(found)} of {len(own)} are; give protocol.seeds a number"
+Groups = dict[str, list[list[float]]]
+"""By endpoint, the losses of each configuration."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Losses on validation data by endpoint, lower is better.
+
+    Attributes:
+        single: Of the pilot's runs of the tuned single network.
+        deep_ensemble: Of its Deep Ensemble's.
+        candidates: Of the candidates' runs on fresh search seeds, by configuration.
+        matched: Of single networks that are trained as the candidates are, by configuration.
+    """
+
+    single: dict[str, list[float]]
+    deep_ensemble: dict[str, list[float]]
+    candidates: Groups
+    matched: Groups
+
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        arms: Sequence[Arm],
+        pilot: set[str],
+        rows: Rows,
+        store: RunFolder,
+        analysis: Analysis,
+    ) -> "Seen":
+        """Return what the stages before the confirmation saw of these arms."""
+        single = next(arm.spec for arm in arms if arm.role == "single")
+        own = [arm.spec for arm in arms if arm.role == "candidate"]
+        as_singles = {as_single(spec, single).configuration for spec in own}
+        ordered = sorted(rows.values(), key=lambda row: (row.replicate, row.trial))
+        found = {
+            "single": [[r for r in ordered if r.trial in pilot and r.role == "single"]],
+            "deep_ensemble": [
+                [r for r in ordered if r.trial in pilot and r.role == "deep_ensemble"]
+            ],
+            "candidates": _by_configuration(
+                ordered, "rescore", {spec.configuration for spec in own}
+            ),
+            "matched": _by_configuration(ordered, "anchor", as_singles),
+        }
+        complete = {
+            name: [[r for r in group if r.status == "complete"] for group in groups]
+            for name, groups in found.items()
+        }
+        for role in ("single", "deep_ensemble"):
+            if len(complete[role][0]) < 2:
+                raise StudyError(
+                    f"protocol.seeds=auto needs at least 2 complete pilot runs of {role}, but "
+                    f"{len(complete[role][0])} of {len(found[role][0])} are; "
+                    "give protocol.seeds a number"
+                )
+        calibrated: dict[str, float] = {}
+        if CALIBRATED in study.protocol.endpoints:
+            used = [r.trial for own in complete.values() for group in own for r in group]
+            calibrated = analysis.calibrated_nll(store, used)
+
+        def losses(name: str) -> Groups:
+            return {
+                endpoint: [[_loss(r, endpoint, calibrated) for r in g] for g in complete[name]]
+                for endpoint in study.protocol.endpoints
+            }
+
+        single_losses, deep_losses = (
+            {endpoint: only for endpoint, (only,) in losses(role).items()}
+            for role in ("single", "deep_ensemble")
         )
-    return found
+        return cls(single_losses, deep_losses, losses("candidates"), losses("matched"))
+
+
+def _by_configuration(
+    rows: Iterable[TrialRow], stage: str, configurations: Iterable[str]
+) -> list[list[TrialRow]]:
+    found: dict[str, list[TrialRow]] = {c: [] for c in sorted(configurations)}
+    for row in rows:
+        if row.stage == stage and row.configuration in found:
+            found[row.configuration].append(row)
+    return list(found.values())
+
+
+def _loss(row: TrialRow, endpoint: str, calibrated: dict[str, float]) -> float:
+    if endpoint == CALIBRATED:
+        return calibrated[row.trial]
+    sign = -1 if endpoint == "gain" else 1
+    return float(sign * getattr(row, SEEN_AS[endpoint]))
+
+
+def deviation(groups: Iterable[Sequence[float]], otherwise: float) -> float:
+    """Return the standard deviation over seeds to plan with.
+
+    The largest of all configurations, where each has ``FEW`` runs; else the pooled one, as the
+    largest of deviations of two runs each is mere luck. Of less than ``FEW`` degrees of freedom in
+    all nothing is known, and it is ``otherwise``.
+    """
+    several = [group for group in groups if len(group) > 1]
+    if several and min(map(len, several)) >= FEW:
+        return max(map(stdev, several))
+    freedom = sum(len(group) - 1 for group in several)
+    if freedom < FEW:
+        return otherwise
+    squares = sum(variance(group) * (len(group) - 1) for group in several)
+    return float((squares / freedom) ** 0.5)

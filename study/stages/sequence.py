@@ -6,6 +6,7 @@ on where it was.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 from study.jobs import Job, Rows
 from study.run_folder.store import RunFolder
@@ -15,7 +16,7 @@ from study.space.study import Study
 from study.spec import derive_seed
 from study.stages.anchors import anchor_jobs, candidates_for_single, tried
 from study.stages.arms import choose_arms, is_candidate, ranked, search_rows, shortlisted, spec_of
-from study.stages.pilot import SeedsNeeded, pilot_jobs, seeds_for
+from study.stages.pilot import Analysis, pilot_jobs, seeds_declared, seeds_for
 from study.stages.plan import Plan, declare
 from study.stages.selection import rank
 from study.stages.stage import FixedStage, ReplicatesPerJob, SearchStage, Stage, one_replicate
@@ -26,7 +27,7 @@ def stages(
     store: RunFolder,
     rows: Rows,
     replicates_per_job: ReplicatesPerJob = one_replicate,
-    seeds_needed: SeedsNeeded | None = None,
+    analysis: Analysis | None = None,
 ) -> Iterator[Stage]:
     """Yield the study's stages; each sees in ``rows`` what the earlier ones have left there.
 
@@ -35,7 +36,7 @@ def stages(
         store: Where Optuna's journal and the plan lie.
         rows: Every committed row by trial; the caller adds to it as trials end.
         replicates_per_job: How many replicates of a trial's configuration make up a job.
-        seeds_needed: What knows the power of the tests, for ``protocol.seeds=auto``.
+        analysis: What knows the tests and their power, for ``protocol.seeds=auto``.
     """
     storage = open_storage(study, store)
     searches = {
@@ -59,16 +60,19 @@ def stages(
         choice = tried(candidates, rows)
         specs = {one.spec.configuration: one.spec for one in candidates}
         single = specs[choice[0].configuration]
+    arms_of = partial(choose_arms, study, list(searches.values()), single, judged)
     seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
-        arms = choose_arms(study, list(searches.values()), single, judged, study.budget.pilot_seeds)
+        arms = arms_of(study.budget.pilot_seeds)
         pilot = pilot_jobs(study, arms)
         yield FixedStage("pilot", pilot, rows, replicates_per_job)
-        assert seeds_needed is not None, "protocol.seeds=auto needs the tests' power"
-        measured = [rows[job.spec.trial] for job in pilot]
-        seeds, because = seeds_for(study, measured, seeds_needed)
+        assert analysis is not None, "protocol.seeds=auto needs the tests' power"
+        trials = {job.spec.trial for job in pilot}
+        seeds, because = seeds_declared(study, arms_of, store) or seeds_for(
+            study, arms, trials, rows, store, analysis
+        )
     tuning = {method: search.total for method, search in searches.items()}
-    arms = choose_arms(study, list(searches.values()), single, judged, seeds)
+    arms = arms_of(seeds)
     plan = declare(study, arms, tuning, seeds, because, store, choice)
     yield FixedStage("confirm", confirm_jobs(study, plan), rows, replicates_per_job)
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,27 @@ from analysis.stats import contrasts
 from analysis.validation import __main__ as validation_main
 from analysis.validation import table
 from analysis.validation.gaussian import SPREADS, gaussian_study, one_endpoint, three_endpoints
+from analysis.validation.matched import BETTER_TRAINED, NULL, Truth, both, matched, matched_study
 from analysis.validation.planted import from_predictions, search
 from analysis.validation.populations import ENDPOINTS, Members, Planted, generated, of_run, planted
 from analysis.validation.questions import Question, Row, run
 from analysis.validation.simulate import (
     Blend,
     Design,
+    Examples,
     Gaussian,
     Pipeline,
     Units,
     draw_study,
     judged,
     tally,
+    with_examples,
 )
 from analysis.validation.stress import gate, stress
 from analysis.verdict.arms import PlacedArm
 from analysis.verdict.judge import judge
 from study.errors import StudyError
+from study.stages.anchors import pool_seeds
 
 RECOVERIES = [(0.7, 0.8, 0.9), (0.0, 0.0, 0.0), (0.4, 0.3, 0.4), (-0.8, -0.7, 0.0)]
 
@@ -87,6 +92,58 @@ def test_a_drawn_study_is_judged_as_a_measured_one(seed: int) -> None:
     assert light["first_escapes"] == (first.verdict == "escapes")
 
 
+def test_a_candidate_lies_where_it_is_said_to_between_either_pair() -> None:
+    truth = Truth((2.5, 0.5, 1.0), (0.25, -1.0, 0.5), own_gap=0.4)
+    asked, rng = matched_study([truth], 20_000), np.random.default_rng(8)
+    drawn = draw_study(asked, rng, [arm.draw(rng, asked.seeds) for arm in asked.arms])
+    arm = drawn.arms[-1]
+    assert (arm.role, arm.own is None) == ("candidate", False)
+    for anchors, recoveries in zip(arm.anchors, (truth.tuned, truth.own), strict=True):
+        for key, expected in zip(ENDPOINTS, recoveries, strict=True):
+            names = (anchors.single, arm.arm, anchors.deep_ensemble)
+            single, own, deep = (drawn.losses[name, key].mean() for name in names)
+            assert (single - own) / (single - deep) == pytest.approx(expected, abs=0.05)
+    own = asked.own[0].single.draw(rng, 5)
+    assert not own[:, 2].any()  # A single network has no gain, whatever it is trained with.
+
+
+@pytest.mark.parametrize("seeds", [4, 5, 9, 10, 21])
+def test_seeds_of_unequal_arms_are_those_of_a_study(seeds: int) -> None:
+    asked, rng = matched_study([NULL] * 8, seeds), np.random.default_rng(9)
+    drawn = draw_study(asked, rng, [arm.draw(rng, seeds) for arm in asked.arms])
+    own = drawn.arms[-1].own
+    assert own is not None
+    assert drawn.counts[own.single] == drawn.counts["candidate0"] == seeds
+    assert drawn.counts[own.deep_ensemble] == pool_seeds(seeds)
+    assert (drawn.counts["single"] - 1) ** 2 < 8 * seeds**2 <= drawn.counts["single"] ** 2
+
+
+@pytest.mark.parametrize(
+    ("truth", "price", "escapes", "some"),
+    [(both(1.0), 0.3, 1, 1), (both(1.0), 1.5, 1, 0), (BETTER_TRAINED, 0.3, 0, 0)],
+)
+def test_the_whole_rule_is_simulated(truth: Truth, price: float, escapes: int, some: int) -> None:
+    asked = replace(matched_study([truth] * 2, 20), price=price)
+    found = tally(asked, 20, np.random.default_rng(10))
+    for event, expected in (("first_escapes", escapes), ("some_escape", some)):
+        assert found.known(event).mean() == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize(("sd", "holds"), [(0.1, 1.0), (6.0, 0.0)])
+def test_other_examples_may_take_an_escape_back(sd: float, holds: float) -> None:
+    asked, rng = matched_study([both(1.0)], 20), np.random.default_rng(11)
+    drawn = draw_study(asked, rng, [arm.draw(rng, asked.seeds) for arm in asked.arms])
+    moved, crossed = with_examples(drawn, Examples(100, sd), rng)
+    known = crossed.examples("candidate0")
+    assert known is not None
+    for key in ENDPOINTS:
+        sign = -1 if key == "gain" else 1
+        means = sign * known.values[key].mean(1)
+        assert means == pytest.approx(moved.losses["candidate0", key], abs=1e-5)
+    found = tally(replace(asked, examples=Examples(100, sd)), 10, rng)
+    assert found.known("first_escapes").mean() == pytest.approx(holds, abs=0.1)
+
+
 @pytest.mark.parametrize("errors", ["normal", "t3", "lognormal"])
 def test_replicates_have_their_mean_and_spread(errors: Any) -> None:
     population = Gaussian((0.5, -1.0), (2.0, 0.5), 0.5, errors)
@@ -132,6 +189,7 @@ def test_planted_truths_are_known(truths: Planted) -> None:
     assert truths.recovery(truths.copies) == pytest.approx([0, 0, 0], abs=1e-12)
     assert truths.recovery(deep[4]) == pytest.approx([1, 1, 1])
     assert np.all(truths.recovery(deep[2]) < truths.recovery(deep[3]))
+    assert truths.share_for(1.0) == 1
     share = truths.share_for(0.25)
     assert truths.recovery(truths.mixed(share)).min() == pytest.approx(0.25, abs=0.04)
     blend = truths.blend(3, 0.25)
@@ -150,7 +208,7 @@ def test_a_blend_takes_whole_runs() -> None:
 
 @pytest.mark.slow
 def test_every_scenario_of_the_plan_is_there(truths: Planted) -> None:
-    cells = [*one_endpoint(), *three_endpoints(), *stress(), *gate()]
+    cells = [*one_endpoint(), *three_endpoints(), *matched(), *stress(), *gate()]
     cells += [*from_predictions(truths, (0.25,)), *search(truths)]
     names = [(c.scenario, c.setting, c.study.seeds, c.arms) for c in cells]
     assert len(set(names)) == len(names)  # a cell's random numbers follow from its name
@@ -160,7 +218,7 @@ def test_every_scenario_of_the_plan_is_there(truths: Planted) -> None:
         20,
         30,
     }
-    assert {c.arms for c in cells} == {1, 8}
+    assert {c.arms for c in cells} == {1, 8, 30}
     for cell in cells:
         (row, *_) = run(cell, 2, 0)
         assert row.studies <= 2

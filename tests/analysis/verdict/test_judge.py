@@ -364,12 +364,15 @@ def test_no_gap_between_the_anchors_is_not_assessable() -> None:
     assert [g.open for g in found.gates] == [False, True, True]
 
 
-def test_a_gap_below_one_standard_deviation_is_not_assessable() -> None:
-    found = judge(measured({"candidate1": (0, 0, 0)}, noise=1.2, seeds=40), None)
-    gate = found.gates[0]
-    assert gate.p < 0.025
-    assert gate.ratio == pytest.approx(1 / 1.2)
-    assert gate.reason.endswith("the gap between the anchors is below one SD over seeds")
+def test_a_gap_is_measured_by_its_standard_error_and_not_by_what_seeds_deviate() -> None:
+    many = judge(measured({"candidate1": (1, 1, 1)}, noise=1.2, seeds=80), None)
+    few = judge(measured({"candidate1": (1, 1, 1)}, noise=1.2, seeds=5), None)
+    for found, shown in ((many, True), (few, False)):
+        gate = found.gates[0]
+        assert gate.ratio == pytest.approx(1 / 1.2)
+        assert (gate.open, gate.p < 0.025) == (shown, shown)
+    assert many.arms[0].verdict == "escapes"
+    assert few.arms[0].label == "not assessable"
 
 
 def test_an_endpoint_that_was_not_measured_is_a_line() -> None:

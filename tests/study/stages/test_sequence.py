@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+from study.commands import power
 from study.jobs import Job
 from study.run_folder.store import RunFolder
 from study.space.domain import Domain
@@ -24,14 +25,14 @@ def made_up(job, pruned):
     return row_of(job.spec, job.name, **{name: value.random() for name in names})
 
 
-def finished(study, folder, prune, better=lambda job: {}):
+def finished(study, folder, prune, better=lambda job: {}, analysis=power):
     """Return every row of a study whose trials of the names ``prune`` exceed a limit.
 
     What ``better`` returns of a job replaces the made-up results.
     """
     store, rows = RunFolder(folder), {}
     store.create()
-    for stage in stages(study, store, rows):
+    for stage in stages(study, store, rows, analysis=analysis):
         while stage.remaining:
             job = stage.next()
             row = replace(made_up(job, job.name in prune), **better(job))
@@ -71,6 +72,38 @@ def test_no_two_trials_have_the_same_seed(smoke, tmp_path):
     assert deep["deep_ensemble"].configuration == deep["positive_control"].configuration
     assert {spec.stage for spec in specs} == {"search", "rescore", "anchor", "confirm"}
     assert len({spec.seed for spec in specs}) == len(specs)
+
+
+class OtherPower:
+    """That of a later version, whose formula asks for more seeds."""
+
+    @staticmethod
+    def seeds_needed(pairs, **asked):
+        return 2 * power.seeds_needed(pairs, **asked)
+
+
+def test_the_pilot_sets_the_seeds_and_another_version_leaves_them(smoke, tmp_path):
+    update = {"seeds": "auto", "endpoints": ["nll", "shift_nll", "gain"]}
+    study = smoke.model_copy(update={"protocol": smoke.protocol.model_copy(update=update)})
+
+    def anchored(job):
+        """Return a gap of 1 and a deviation of about 0.5 over seeds."""
+        deep = job.spec.method == "deep_ensemble"
+        loss = random.Random(job.spec.trial).gauss(0.0 if deep else 1.0, 0.5)
+        return {"val_nll": loss, "val_shift_nll": loss, "val_gain": 1.0 - loss if deep else 0.0}
+
+    rows = finished(study, tmp_path, (), anchored)
+    plan = plan_of(tmp_path)
+    assert 10 < plan["seeds"] < 60
+    assert plan["seeds_because"].startswith(f"{plan['seeds']} seeds give power 0.8")
+    seeds = Counter(r.role for r in rows if r.stage == "confirm")
+    assert seeds["deep_ensemble"] == plan["seeds"] < seeds["single"]
+    assert Counter(r.stage for r in rows)["pilot"] == 2 * study.budget.pilot_seeds
+
+    finished(study, tmp_path, (), anchored, OtherPower)
+    assert plan_of(tmp_path) == plan
+    finished(study, tmp_path / "other", (), anchored, OtherPower)
+    assert plan_of(tmp_path / "other")["seeds"] > plan["seeds"]
 
 
 def test_what_the_search_found_is_judged_on_fresh_seeds_alone(smoke, tmp_path):

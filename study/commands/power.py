@@ -1,0 +1,43 @@
+"""What the pilot asks the analysis: see ``study.stages.pilot.Analysis``.
+
+The one place where the study asks the analysis: the formulas are those of the tests that judge.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from study.run_folder.store import RunFolder
+from study.stages.pilot import PlannedPair
+
+
+def calibrated_nll(store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
+    """Return each trial's calibrated NLL on validation data, from its stored predictions."""
+    from analysis import metrics
+    from analysis.data.predictions import predictions
+    from analysis.data.run import load
+
+    run, found = load(store.root), {}
+    for trial in trials:
+        stored = predictions(run, trial, "val")
+        logq_NC = metrics.ensemble(metrics.log_softmax(stored.logits))
+        found[trial] = metrics.cll(logq_NC, stored.labels)
+    return found
+
+
+def seeds_needed(
+    pairs: Sequence[PlannedPair],
+    *,
+    recovery: float,
+    power: float,
+    delta: float,
+    alpha: float,
+    configurations: int,
+) -> int | None:
+    """Return the fewest seeds of an arm with which it escapes between every pair of anchors."""
+    from analysis.stats.power import Pair, Replicates, Spread, seeds_needed_between
+
+    def planned(pair: PlannedPair) -> Pair:
+        spreads = [Spread(*vars(spread).values()) for spread in pair.spreads]
+        return Pair(spreads, lambda seeds: Replicates(*pair.seeds(seeds)))
+
+    asked = (recovery, power, delta, alpha, configurations)
+    return seeds_needed_between([planned(pair) for pair in pairs], "escape", *asked)
