@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from typing import Any, Final
@@ -13,6 +13,7 @@ import polars as pl
 
 from analysis import metrics
 from analysis.data.predictions import predictions
+from analysis.data.protocol import Plan
 from analysis.data.roles import SPLITS, arm_key
 from analysis.data.run import Run, load, vanished
 from analysis.figures import all_figures, encodings, theme
@@ -22,6 +23,7 @@ from analysis.measures.fairness import fairness
 from analysis.measures.measure import Measures, measure
 from analysis.measures.selection import confirmed
 from analysis.measures.summary import summarise_measures
+from analysis.text.names import apart
 from analysis.text.numbers import interval, number
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import Effect, Verdict
@@ -29,7 +31,7 @@ from analysis.verdict.wording import names
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath
 
-NOTHING_YET: Final = "Inconclusive: nothing has been confirmed yet."
+NOTHING_YET: Final = "No verdict yet: nothing has been confirmed."
 TIMES: Final = 3
 """How often a run is read again when the study takes trials away meanwhile."""
 WIDTH: Final = 560
@@ -76,7 +78,7 @@ class Result:
         }
         said = {} if "confirm" in self.run.trials["stage"] else {"sentence": NOTHING_YET}
         spent = costs(self.run.trials, measures)
-        return judge(measures, self.run.plan, spent).model_copy(update=beside | said)
+        return judge(*_named(self.run, measures), spent).model_copy(update=beside | said)
 
     def recoveries(self) -> pl.DataFrame:
         """Return one row per judged arm and endpoint, in the order of the verdict.
@@ -196,6 +198,24 @@ class Result:
         """Key of each arm that was given a name, by that name."""
         rows, _ = confirmed(self.run)
         return {row["name"]: arm_key(row["role"], row["configuration"]) for row in rows}
+
+
+def _named(run: Run, measures: Measures) -> tuple[Measures, Plan | None]:
+    """Give every configuration without a name of its own what sets it apart from the others."""
+    confirm = run.trials.filter(
+        pl.col("stage") == "confirm", pl.col("role").is_in(["candidate", "comparison"])
+    ).unique("configuration", keep="first", maintain_order=True)
+    called: dict[str, str] = {}
+    for _, own in confirm.sort("configuration").group_by("method", maintain_order=True):
+        words = apart([json.loads(text or "{}") for text in own["spec"]])
+        known = zip(own["configuration"], own["name"], words, strict=True)
+        called |= {key: name or word for key, name, word in known if name or word}
+    named = pl.coalesce("name", pl.col("configuration").replace_strict(called, default=None))
+    if run.plan is None:
+        frame = measures.replicates.with_columns(name=named)
+        return replace(measures, replicates=frame), None
+    arms = (replace(arm, name=arm.name or called.get(arm.configuration)) for arm in run.plan.arms)
+    return measures, replace(run.plan, arms=tuple(arms))
 
 
 def _called(verdict: Verdict) -> dict[str, str]:

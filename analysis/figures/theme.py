@@ -68,6 +68,7 @@ LOOK: Final[dict[str, Any]] = {
     "title": {"color": "--ink", "fontSize": 12, "fontWeight": 600, "anchor": "start"},
     "range": {
         "category": ["--ink", "--single", "--hues", "--hues", "--hues"],
+        "ordinal": ["--good", "--even", "--bad", "--open"],
         "symbol": [*SHAPES] * 3,
         "ramp": ["--ramp"],
         "heatmap": ["--ramp"],
@@ -81,6 +82,8 @@ LOOK: Final[dict[str, Any]] = {
         "ribbon": {"opacity": 0.17, "strokeOpacity": 0},
         "inside": {"color": "--accent", "fillOpacity": 0.3, "strokeOpacity": 0},
         "outside": {"color": "--open", "strokeWidth": 1.8},
+        "seed": {"fillOpacity": 0.5},
+        "halo": {"color": "--card", "stroke": "--card", "strokeWidth": 4},
         "hollow": {"fill": "--card", "strokeWidth": 2},
         "quiet": {"color": "--soft", "fontSize": 11},
     },
