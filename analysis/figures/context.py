@@ -17,7 +17,7 @@ from analysis.figures.encodings import Chart
 from analysis.measures.measure import Measures
 from analysis.text.names import title
 from analysis.verdict.schema import Arm, Effect, Protocol, Verdict
-from analysis.verdict.wording import names
+from analysis.verdict.wording import join, names
 
 OTHERS: Final = {
     "negative_control": ("−", "Negative control"),
@@ -83,6 +83,13 @@ class FigureContext:
         counts = replicates.group_by("arm").len()["len"].to_list()
         least, most = min(counts), max(counts)
         return f"{most}" if least == most else f"{least} to {most}"
+
+    def counted(self, arms: Sequence[str]) -> str:
+        """Return how many of the arms have which role, in words."""
+        roles = self.arms.filter(pl.col("arm").is_in(arms))["role"].to_list()
+        names = {"configuration": "candidate", "comparison": "comparison", "control": "_control"}
+        found = {name: sum(role.endswith(end) for role in roles) for name, end in names.items()}
+        return join(f"{n} {name}{'s' * (n > 1)}" for name, n in found.items() if n)
 
     def axis(self) -> str:
         """Return the title of an axis of recovery on the primary endpoint."""

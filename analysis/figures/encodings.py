@@ -10,6 +10,7 @@ Rows are drawn in the order of the frame.
 
 from collections.abc import Sequence
 from math import isfinite
+from textwrap import wrap
 from typing import Any, Literal
 
 import altair as alt
@@ -20,6 +21,8 @@ from polars import selectors as cs
 Chart = alt.LayerChart | alt.FacetChart
 
 F = ".2f"
+FEW, NARROW = 3, 20
+"""Columns of panels up to which their titles stay on one line; letters of a line of the others."""
 LINEAR = (-0.5, 1.5)
 """Recoveries between which their axis is linear."""
 BEND = 0.3
@@ -50,6 +53,9 @@ def panels(
     The page gives every cell ``least`` to ``most`` px, and ``height`` or ``ratio`` of its width.
     """
     header = alt.Header(labelExpr="split(datum.label, '\\n')")
+    if columns > FEW:
+        lines = pl.col("panel").map_elements(_wrapped, pl.String)
+        rows = rows.with_columns(panel=lines)
     facet = alt.Facet("panel:N", sort=order(rows, "panel"), title=None, header=header)
     layers = chart.add_params(SELECTED).properties(width=least, height=cell.get("height", 200))
     facets: Facets = layers.facet(
@@ -60,6 +66,10 @@ def panels(
         resolve=alt.Resolve(scale=dict.fromkeys(free, "independent"), axis={"x": "independent"}),
     )
     return facets
+
+
+def _wrapped(title: str) -> str:
+    return "\n".join("\n".join(wrap(line, NARROW)) for line in title.split("\n"))
 
 
 def positioned(rows: Frame, *columns: str) -> Frame:
@@ -97,7 +107,8 @@ def recovery(axis: type[Any], field: str, domain: Sequence[float], title: str = 
     over = f"{high}+{BEND}*(exp((datum.value-{high})/{BEND})-1)"
     under = f"{low}-{BEND}*(exp(({low}-datum.value)/{BEND})-1)"
     value = f"datum.value>{high}?{over}:datum.value<{low}?{under}:datum.value"
-    beyond = domain[0] < low or domain[1] > high
+    # A title along a low axis has no room for more.
+    beyond = axis is alt.X and (domain[0] < low or domain[1] > high)
     return axis(
         f"{field}:Q",
         title=f"{title} (log beyond {low:g}, {high:g})".replace("-", "\u2212") if beyond else title,

@@ -75,6 +75,7 @@ def members_figure(context: FigureContext) -> Figure | None:
         f"Mean over {context.seeds(shown['arm'].to_list())} seeds each, test set; the "
         "title gives the mean over pairs.",
         members_chart(rows.select("arm", "panel", "i", "j", "disagreement")),
+        folded=True,
     )
 
 
@@ -147,6 +148,7 @@ def trajectory_figure(context: FigureContext) -> Figure | None:
         f"{replicates(context, rows)} seeds each, means over seeds and pairs of members; "
         f"effective weights of all layers together. Closer: by more than {CLOSER:g}.",
         trajectory_chart(rows.select(kept), context.methods),
+        folded=True,
     )
 
 
@@ -156,7 +158,7 @@ def _travelled(context: FigureContext, rows: pl.DataFrame) -> str:
     ends = cosine.group_by("arm", "role", "tag", maintain_order=True).agg(
         start=pl.col("mean").sort_by("epoch").first(), end=pl.col("mean").sort_by("epoch").last()
     )
-    own = ends.filter(pl.col("role").is_in(["candidate", "comparison"]))
+    own = ends.filter(pl.col("role") == "candidate")
     if own.is_empty():
         return "How the members' weights move apart or together in training"
     lead = own.row(0, named=True)
@@ -244,7 +246,7 @@ def landscape_figure(context: FigureContext) -> Figure | None:
 def _separated(rows: pl.DataFrame, basin: float | None) -> str:
     """Say between the members of how many arms there is no barrier."""
     barrier = rows.filter(pl.col("quantity") == "barrier")
-    own = barrier.filter(pl.col("role").is_in(["candidate", "comparison"]))
+    own = barrier.filter(pl.col("role") == "candidate")
     deep = barrier.filter(pl.col("role") == "deep_ensemble")["mean"].to_list()
     if own.is_empty() or basin is None:
         return "What lies between two members"
@@ -317,9 +319,7 @@ def evidence_figure(context: FigureContext) -> Figure | None:
 
 def _shared_evidence(rows: pl.DataFrame) -> str:
     """Say for how many arms the agreement is nearer to a member's with itself than to chance."""
-    own = rows.filter(
-        pl.col("quantity") == "evidence_pixels", pl.col("role").is_in(["candidate", "comparison"])
-    )
+    own = rows.filter(pl.col("quantity") == "evidence_pixels", pl.col("role") == "candidate")
     if own.is_empty():
         return "What evidence two members share"
     nearer = own.filter(pl.col("mean") > (pl.col("chance") + pl.col("same")) / 2)

@@ -41,6 +41,7 @@ def scores_figure(context: FigureContext) -> Figure | None:
         f"{context.seeds(shown['arm'].to_list())} seeds each and over the sets of foreign "
         "images.",
         _histograms(rows.select("arm", "method", "panel", "kind", "at", "share")),
+        folded=True,
     )
 
 
@@ -98,7 +99,6 @@ def areas_figure(context: FigureContext) -> Figure | None:
         f"{context.seeds(every['arm'].to_list())} seeds each; whiskers are 95 % "
         "t-intervals over seeds, with the images fixed.",
         _points(rows.select(kept), context.methods),
-        wide=rows["arm"].n_unique() > MANY,
         choices=tuple(
             (score, NAMES[score]) for score in rows["metric"].unique(maintain_order=True)
         ),
@@ -182,4 +182,4 @@ def _points(rows: pl.DataFrame, methods: list[str]) -> Chart:
         ),
     )
     chart = chart.add_params(encodings.SELECTED, alt.param(name="metric", value=rows["metric"][0]))
-    return chart.properties(width="container", height=max(340, 24 * rows["label"].n_unique()))
+    return chart.properties(width="container", height=22 * rows["label"].n_unique())

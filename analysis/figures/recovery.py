@@ -39,7 +39,7 @@ def diversity_figure(context: FigureContext) -> Figure | None:
     rho = None
     if len(rows) >= 4 and rows["disagreement"].n_unique() > 1 and rows["estimate"].n_unique() > 1:
         rho = float(stats.spearmanr(rows["disagreement"], rows["estimate"]).statistic)
-    claim = f"{len(rows)} configurations are too few to say whether disagreement pays"
+    claim = f"{len(rows)} points are too few to say whether disagreement pays"
     if rho is not None:
         how = (
             "goes with more" if rho > 0.3 else "goes with less" if rho < -0.3 else "does not order"
@@ -50,8 +50,8 @@ def diversity_figure(context: FigureContext) -> Figure | None:
         "diversity",
         "Recovery",
         claim,
-        f"{len(rows)} configurations, mean over seeds; whiskers are {context.levels[0]} intervals. "
-        "The correlation is descriptive.",
+        f"{context.counted(rows['arm'].to_list())}, mean over seeds; whiskers are "
+        f"{context.levels[0]} intervals. The correlation is descriptive.",
         diversity_chart(
             pl.concat([rows, anchors], how="diagonal_relaxed").select(kept),
             context.margin,
@@ -143,6 +143,7 @@ def collapsed_figure(context: FigureContext) -> Figure | None:
     destroyed = _destroyed(context, rows)
     rows = rows.filter(~pl.col("arm").is_in([arm for arm, _ in destroyed]))
     first = rows.filter(pl.col("panel") == rows["panel"][0], pl.col("kind") == "collapsed")
+    first = first.filter(pl.col("role") == "candidate")
     loss = first.with_columns(loss=pl.col("nll") - pl.col("other")).sort("loss", descending=True)
     if loss.is_empty():
         return None
@@ -151,7 +152,7 @@ def collapsed_figure(context: FigureContext) -> Figure | None:
     if worst["loss"] > 0:
         claim = (
             f"Averaging the members into one network costs {worst['tag']} "
-            f"{worst['loss']:.3f} nats on test, the most of {len(loss)}"
+            f"{worst['loss']:.3f} nats on test, the most of {len(loss)} configurations"
         )
     tags = ", ".join(tag for _, tag in destroyed)
     gone = f" Not drawn, as averaging leaves little more than chance of them: {tags}."
@@ -252,6 +253,7 @@ def growth_figure(context: FigureContext) -> Figure | None:
         f"{context.seeds(rows['arm'].to_list())} seeds each; the band is a 95 % "
         f"t-interval, whiskers are {context.levels[0]} bootstrap intervals over the seeds of both.",
         growth_chart(curve, rows.select(kept), context.methods),
+        wide=False,
     )
 
 

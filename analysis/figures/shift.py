@@ -120,4 +120,4 @@ def severity_chart(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
         ),
     )
     chart = chart.add_params(alt.param(name="metric", value=metric))
-    return encodings.panels(chart, rows, columns=4, least=150, ratio=0.8)
+    return encodings.panels(chart, rows, columns=8, least=124, ratio=1)
