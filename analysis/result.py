@@ -1,7 +1,7 @@
 """A run with all that is said of it: measured once, for notebooks, the page and the export."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -150,7 +150,7 @@ class Result:
             StudyError: For an unknown figure or metric, with those that there are.
         """
         _check_known("figure", key, self._figures)
-        return _themed(self._figures[key], metric)
+        return _themed(self._figures[key], metric, self._scene.titles)
 
     def _repr_html_(self) -> str:
         """Return the verdict, and a table of recoveries with a row per arm."""
@@ -249,7 +249,7 @@ def _members_of(run: Run, trial: str, split: str, size: int) -> pl.DataFrame:
     return pl.DataFrame(columns).drop(absent)
 
 
-def _themed(figure: Figure, metric: str | None) -> alt.TopLevelMixin:
+def _themed(figure: Figure, metric: str | None, titles: Mapping[str, str]) -> alt.TopLevelMixin:
     """Return a chart with the report's look and, in place of the page's controls, its own."""
     spec = figure.chart.to_dict()
     choices = dict(figure.choices)
@@ -263,6 +263,7 @@ def _themed(figure: Figure, metric: str | None) -> alt.TopLevelMixin:
     for param in spec.get("params", []):
         if param["name"] == "metric":
             param["value"] = metric
+    theme.add_legend(spec, titles, WIDTH)
     config = theme.config(LONGEST_LABEL, LONGEST_HEADER)
     spacing = config.pop("facet")["spacing"]  # Altair takes two numbers of the chart alone.
     spec |= {"config": config} | ({"spacing": spacing} if "facet" in spec else {"width": WIDTH})

@@ -112,25 +112,32 @@ def ruler_chart(rows: Frame, margin: float, best: str) -> Chart:
     coloured = base.encode(color=verdicts)
     tips = [("label", "Configuration", ""), ("measure", "Weakest in", "")]
     tips += [("estimate", "Recovery", F), ("low", "from", F), ("high", "to", F)]
-    named = base.mark_text(align="left", baseline="bottom", dy=-8).encode(
-        x=alt.value(0), text="name:N"
+    high = "isValid(datum.name)"
+    name = (
+        base.transform_filter(high)
+        .mark_text(align="left", baseline="bottom", dy=-8)
+        .encode(x=alt.value(0), text="name:N")
     )
-    bold = named.transform_filter(f"datum.arm=={json.dumps(best)}")
-    behind, bold = named.copy(), bold.copy()
+    behind, plain, bold = name.copy(), name.copy(), name.copy()
     behind.mark["style"], bold.mark["fontWeight"] = "halo", 700
+    of_best = f"datum.arm=={json.dumps(best)}"
     chart = alt.layer(
         *encodings.guides(margin, alt.X, domain),
-        coloured.mark_rule(size=4, strokeCap="round").encode(
-            x=encodings.recovery(alt.X, "_low", domain), x2="_high:Q"
+        coloured.mark_rule(strokeCap="round").encode(
+            x=encodings.recovery(alt.X, "_low", domain),
+            x2="_high:Q",
+            size=alt.condition(high, alt.value(4), alt.value(1.5)),
         ),
-        coloured.mark_point(filled=True, size=90, opacity=1).encode(
-            x=axis, tooltip=encodings.tips(tips)
+        coloured.mark_point(filled=True, opacity=1).encode(
+            x=axis,
+            size=alt.condition(high, alt.value(90), alt.value(20)),
+            tooltip=encodings.tips(tips),
         ),
         *_arrows(coloured, domain, ""),
         behind,
-        named,
-        bold,
-        base.transform_filter("isValid(datum.name)")
+        plain.transform_filter(f"!({of_best})"),
+        bold.transform_filter(of_best),
+        base.transform_filter(high)
         .mark_text(align="right", baseline="middle")
         .encode(x=alt.value("width"), text="said:N"),
     )
@@ -271,7 +278,7 @@ def forest_chart(
     for level, suffix in zip(levels, ("", "_wide"), strict=True):
         tips += [(f"low{suffix}", f"{level} from", F), (f"high{suffix}", f"{level} to", F)]
     x = encodings.recovery(alt.X, "_estimate", domain)
-    size = min(70.0, step**2 / 6)
+    size = max(16.0, min(70.0, step**2 / 3))
     layers: list[alt.Chart] = []
     for kind, dy in (("tuned", -2.5 * lane if own else -lane), ("own", lane)):
         if kind not in rows["kind"].to_list():
@@ -286,7 +293,7 @@ def forest_chart(
             mine.mark_rule(size=thick, yOffset=dy).encode(
                 x=encodings.recovery(alt.X, f"_low{level}", domain), x2=f"_high{level}:Q"
             )
-            for thick, level in ((1.2, "_wide"), (min(4.0, step / 2), ""))
+            for thick, level in ((1.2, "_wide"), (min(4.0, step / 4), ""))
         ]
         layers += _arrows(mine, domain, "", dy)
         layers.append(

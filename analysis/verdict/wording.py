@@ -125,8 +125,13 @@ def tally(verdict: Verdict) -> str:
         for kind in ONE
         if (number := getattr(counts, kind))
     ]
-    tested = f"Of {counts.candidates} configuration{'s' * (counts.candidates != 1)}"
-    said = f"{tested}, {join(found)}" if found else "No configuration was tested"
+    said, number = "No configuration was tested", counts.candidates
+    if len(found) == 1:  # All alike.
+        kind = next(kind for kind in ONE if getattr(counts, kind))
+        every = f"All {number} configurations {MANY[kind]}"
+        said = every if number > 1 else f"The tested configuration {ONE[kind]}"
+    elif found:
+        said = f"Of {number} configurations, {join(found)}"
     return f"{said}, before a control withholds the verdict" if verdict.withheld else said
 
 
@@ -202,7 +207,7 @@ def doubts(verdict: Verdict) -> list[tuple[State, str]]:
             for arm, found in asked
             if not all(answer.agrees for answer in found.answers.values())
         ]
-        agree = f"permutation and bootstraps agree with the tests on all {len(asked)}"
+        agree = "permutation and bootstraps agree with the tests"
         more = f" and {len(differ) - MOST} more" if differ[MOST:] else ""
         some = f"{', '.join(differ[:MOST])}{more}: another test says something else (see the table)"
         lines.append(("na", some) if differ else ("yes", agree))
@@ -221,7 +226,8 @@ def doubts(verdict: Verdict) -> list[tuple[State, str]]:
 
 
 def _told(why: str, told: str) -> bool:
-    return why in told or why.startswith("none of ")
+    """Tell whether a reason was said before; how many came out how stands in the sentence."""
+    return why in told or (why.startswith("no tested configuration escapes") and "(" not in why)
 
 
 def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
@@ -312,14 +318,14 @@ def _none_escapes(decisions: Sequence[Decision]) -> str:
             f"{subject}, but {'costs' if dear == 1 else 'each costs'} more than the Deep Ensemble "
             "of its size: no efficient ensemble escapes"
         )
-    said = {"tracks": "track a single model", "worse": "worse than it", "inconclusive": "open"}
-    parts = [f"{verdicts[kind]} {said[kind]}" for kind in said if verdicts[kind]]
+    parts = [
+        f"{number} {(ONE if number == 1 else MANY)[kind]}"
+        for kind in ONE
+        if (number := verdicts[kind])
+    ]
     why_open = {detail(found) for found in decisions if found.verdict == "inconclusive"}
     because = f" ({why_open.pop()})" if len(why_open) == 1 else ""
-    tested = f"none of {len(decisions)} tested configurations escapes"
-    if len(decisions) == 1:
-        tested = "the tested configuration does not escape"
-    return f"{tested}: {join(parts)}{because}"
+    return f"no tested configuration escapes: {join(parts)}{because}"
 
 
 def undeclared(runs: int) -> list[str]:

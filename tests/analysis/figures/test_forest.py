@@ -140,6 +140,9 @@ def test_every_arm_is_on_the_ruler_with_its_least_recovery(name: str) -> None:
         )
     found_marks = drawn(figure)
     points = [item for kind, item in found_marks if kind == "symbol"]
+    texts = {item["text"] for kind, item in found_marks if kind == "text"}
+    assert {row["name"] for row in data if "name" in row} - {None} <= texts
+    assert "null" not in texts
     assert len(points) == sum(row["estimate"] is not None for row in data)
     assert all(0 <= item["x"] <= 600 for item in points)
     rows = sorted(row["_row"] for row in data)

@@ -516,4 +516,4 @@ def test_diverged_runs_end_to_end(tmp_path: Path) -> None:
     assert found.arms[0].label == "2 of 5 runs failed"
     assert found.counts.failed_runs == 2
     assert "No configuration is shown to escape" in found.sentence
-    assert "Of 1 configuration, 1 is undecided" in found.sentence
+    assert "The tested configuration is undecided" in found.sentence
