@@ -1,8 +1,8 @@
 """A run with all that is said of it: measured once, for notebooks, the page and the export."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from typing import Any, Final
@@ -13,6 +13,7 @@ import polars as pl
 
 from analysis import metrics
 from analysis.data.predictions import predictions
+from analysis.data.protocol import Plan
 from analysis.data.roles import SPLITS, arm_key
 from analysis.data.run import Run, load, vanished
 from analysis.figures import all_figures, encodings, theme
@@ -22,6 +23,7 @@ from analysis.measures.fairness import fairness
 from analysis.measures.measure import Measures, measure
 from analysis.measures.selection import confirmed
 from analysis.measures.summary import summarise_measures
+from analysis.text.names import apart
 from analysis.text.numbers import interval, number
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import Effect, Verdict
@@ -29,7 +31,7 @@ from analysis.verdict.wording import names
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath
 
-NOTHING_YET: Final = "Inconclusive: nothing has been confirmed yet."
+NOTHING_YET: Final = "No verdict yet: nothing has been confirmed."
 TIMES: Final = 3
 """How often a run is read again when the study takes trials away meanwhile."""
 WIDTH: Final = 560
@@ -76,7 +78,7 @@ class Result:
         }
         said = {} if "confirm" in self.run.trials["stage"] else {"sentence": NOTHING_YET}
         spent = costs(self.run.trials, measures)
-        return judge(measures, self.run.plan, spent).model_copy(update=beside | said)
+        return judge(*_named(self.run, measures), spent).model_copy(update=beside | said)
 
     def recoveries(self) -> pl.DataFrame:
         """Return one row per judged arm and endpoint, in the order of the verdict.
@@ -148,7 +150,7 @@ class Result:
             StudyError: For an unknown figure or metric, with those that there are.
         """
         _check_known("figure", key, self._figures)
-        return _themed(self._figures[key], metric)
+        return _themed(self._figures[key], metric, self._scene.titles)
 
     def _repr_html_(self) -> str:
         """Return the verdict, and a table of recoveries with a row per arm."""
@@ -198,6 +200,24 @@ class Result:
         return {row["name"]: arm_key(row["role"], row["configuration"]) for row in rows}
 
 
+def _named(run: Run, measures: Measures) -> tuple[Measures, Plan | None]:
+    """Give every configuration without a name of its own what sets it apart from the others."""
+    confirm = run.trials.filter(
+        pl.col("stage") == "confirm", pl.col("role").is_in(["candidate", "comparison"])
+    ).unique("configuration", keep="first", maintain_order=True)
+    called: dict[str, str] = {}
+    for _, own in confirm.sort("configuration").group_by("method", maintain_order=True):
+        words = apart([json.loads(text or "{}") for text in own["spec"]])
+        known = zip(own["configuration"], own["name"], words, strict=True)
+        called |= {key: name or word for key, name, word in known if name or word}
+    named = pl.coalesce("name", pl.col("configuration").replace_strict(called, default=None))
+    if run.plan is None:
+        frame = measures.replicates.with_columns(name=named)
+        return replace(measures, replicates=frame), None
+    arms = (replace(arm, name=arm.name or called.get(arm.configuration)) for arm in run.plan.arms)
+    return measures, replace(run.plan, arms=tuple(arms))
+
+
 def _called(verdict: Verdict) -> dict[str, str]:
     """Return what the report calls each judged arm."""
     controls = {key: name for key, (_, name) in OTHERS.items()}
@@ -229,7 +249,7 @@ def _members_of(run: Run, trial: str, split: str, size: int) -> pl.DataFrame:
     return pl.DataFrame(columns).drop(absent)
 
 
-def _themed(figure: Figure, metric: str | None) -> alt.TopLevelMixin:
+def _themed(figure: Figure, metric: str | None, titles: Mapping[str, str]) -> alt.TopLevelMixin:
     """Return a chart with the report's look and, in place of the page's controls, its own."""
     spec = figure.chart.to_dict()
     choices = dict(figure.choices)
@@ -243,6 +263,7 @@ def _themed(figure: Figure, metric: str | None) -> alt.TopLevelMixin:
     for param in spec.get("params", []):
         if param["name"] == "metric":
             param["value"] = metric
+    theme.add_legend(spec, titles, WIDTH)
     config = theme.config(LONGEST_LABEL, LONGEST_HEADER)
     spacing = config.pop("facet")["spacing"]  # Altair takes two numbers of the chart alone.
     spec |= {"config": config} | ({"spacing": spacing} if "facet" in spec else {"width": WIDTH})

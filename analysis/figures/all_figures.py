@@ -10,6 +10,7 @@ from dataclasses import replace
 from analysis.figures.calibration import reliability_figure
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.cost import cost_figure
+from analysis.figures.forest import forest_figure, ruler_figure
 from analysis.figures.members import (
     evidence_figure,
     landscape_figure,
@@ -20,7 +21,6 @@ from analysis.figures.ood_detection import areas_figure, roc_figure, scores_figu
 from analysis.figures.recovery import (
     collapsed_figure,
     diversity_figure,
-    forest_figure,
     growth_figure,
 )
 from analysis.figures.search import coverage_figure, history_figure
@@ -30,15 +30,14 @@ from analysis.figures.shift import severity_figure
 def draw(context: FigureContext) -> list[Figure]:
     """Return every figure that the data can fill, in the order of the page."""
     confirmed: list[Callable[[FigureContext], Figure | None]] = [
-        forest_figure, diversity_figure, collapsed_figure, growth_figure,
-        severity_figure, reliability_figure,
-        scores_figure, roc_figure, areas_figure,
+        ruler_figure, forest_figure, diversity_figure, growth_figure, collapsed_figure,
+        severity_figure, reliability_figure, areas_figure, scores_figure, roc_figure,
         members_figure, trajectory_figure, landscape_figure, evidence_figure, cost_figure,
     ]  # fmt: skip
     ready = len(context.recovery) > 0
     drawn = [figure(context) for figure in confirmed if ready]
     drawn += [history_figure(context), coverage_figure(context)]
     found = [figure for figure in drawn if figure is not None]
-    narrow = Counter(figure.section for figure in found if not figure.wide)
+    narrow = Counter(figure.section for figure in found if not (figure.wide or figure.folded))
     # A narrow figure without a neighbour takes the whole width.
     return [replace(figure, wide=figure.wide or narrow[figure.section] == 1) for figure in found]

@@ -47,7 +47,7 @@ def reliability_figure(context: FigureContext) -> Figure | None:
         "reliability",
         "Calibration",
         "Calibration error: " + ", ".join(f"{tag} {value:.3f}" for tag, value in three if value),
-        f"{context.seeds(shown['arm'].to_list())} replicates per arm, 15 bins of equal width on "
+        f"{context.seeds(shown['arm'].to_list())} seeds each, 15 bins of equal width on "
         "the test set; bands are 95 % t-intervals over seeds.",
         reliability_chart(rows.select(kept), context.methods),
     )

@@ -1,6 +1,6 @@
 """What every figure is drawn from, and what a figure is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from string import ascii_uppercase
@@ -16,13 +16,13 @@ from analysis.data.search_space import Space, spaces
 from analysis.figures.encodings import Chart
 from analysis.measures.measure import Measures
 from analysis.text.names import title
-from analysis.verdict.schema import Arm, Counts, Verdict
-from analysis.verdict.wording import names
+from analysis.verdict.schema import Arm, Effect, Protocol, Verdict
+from analysis.verdict.wording import join, names
 
 OTHERS: Final = {
     "negative_control": ("−", "Negative control"),
     "positive_control": ("+", "Positive control"),
-    "single": ("S", "Single model"),
+    "single": ("S", "Single network"),
 }
 
 
@@ -36,15 +36,17 @@ class FigureContext:
         geometry: Where members lie (see ``analysis.data.geometry``); empty if it was not stored.
         arms: arm, tag, label, method, role, members, reference, verdict; best candidate first, then
             comparisons, controls, anchors.
-        recovery: arm, endpoint, panel, estimate, low, high, low_wide, high_wide; primary endpoints.
+        verdict: What was decided.
+        recovery: arm, endpoint, panel, estimate, low, high, low_wide, high_wide, single, deep (the
+            scale's ends in the endpoint's unit), against the tuned anchors.
+        own: The same against anchors with an arm's own training values.
         equivalents: arm, members, low, high: the size of the Deep Ensemble that is as good in
             calibrated NLL; null where none in the pool is.
         methods: Domain of colour: deep_ensemble, single, then the others by name.
         titles: Method -> readable name.
-        margin: Half width of the band around the single model.
+        margin: Half width of the band around the single network.
         primary: The first endpoint of performance on which there is a recovery, or None.
         levels: What the intervals of recovery cover, in words: the one that decides, the wider one.
-        tally: How many candidates escape, track, stay open, in words.
         spaces: What was searched, candidates first; none if that is not known.
     """
 
@@ -52,19 +54,24 @@ class FigureContext:
     trials: pl.DataFrame
     geometry: pl.DataFrame
     arms: pl.DataFrame
+    verdict: Verdict
     recovery: pl.DataFrame
+    own: pl.DataFrame
     equivalents: pl.DataFrame
     methods: list[str]
     titles: dict[str, str]
     margin: float
     primary: str | None
     levels: tuple[str, str]
-    tally: str
     spaces: Sequence[Space] = ()
 
     def judged(self) -> pl.DataFrame:
         """Return the arms that have a recovery, best candidate first."""
         return self.arms.filter(pl.col("arm").is_in(self.recovery["arm"].unique().to_list()))
+
+    def judged_all(self) -> pl.DataFrame:
+        """Return the arms that were judged, whether or not anything could be measured."""
+        return self.arms.filter(pl.col("verdict") != "reference")
 
     def lead(self) -> dict[str, Any]:
         """Return the first candidate, or the first judged arm if there is no candidate."""
@@ -76,6 +83,13 @@ class FigureContext:
         counts = replicates.group_by("arm").len()["len"].to_list()
         least, most = min(counts), max(counts)
         return f"{most}" if least == most else f"{least} to {most}"
+
+    def counted(self, arms: Sequence[str]) -> str:
+        """Return how many of the arms have which role, in words."""
+        roles = self.arms.filter(pl.col("arm").is_in(arms))["role"].to_list()
+        names = {"configuration": "candidate", "comparison": "comparison", "control": "_control"}
+        found = {name: sum(role.endswith(end) for role in roles) for name, end in names.items()}
+        return join(f"{n} {name}{'s' * (n > 1)}" for name, n in found.items() if n)
 
     def axis(self) -> str:
         """Return the title of an axis of recovery on the primary endpoint."""
@@ -92,7 +106,8 @@ class FigureContext:
 class Figure:
     """One figure.
 
-    ``choices`` are the values of its parameter ``metric``.
+    ``choices`` are the values of its parameter ``metric``; ``legend`` says what its marks are;
+    one that is ``folded`` shows its title alone until it is opened.
 
     How to read it stands in ``how_to_read.html.j2`` under its ``key``.
     """
@@ -104,6 +119,8 @@ class Figure:
     chart: Chart
     wide: bool = True
     choices: tuple[tuple[str, str], ...] = ()
+    legend: tuple[str, ...] = ()
+    folded: bool = False
 
 
 def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFrame:
@@ -125,7 +142,7 @@ def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFram
 
 
 def reference_ensemble(context: FigureContext) -> str:
-    """Return the arm of the deep ensemble that the first judged arm is measured against."""
+    """Return the arm of the Deep Ensemble that the first judged arm is measured against."""
     return str(context.lead()["reference"])
 
 
@@ -134,34 +151,43 @@ def figure_context(run: Run, measures: Measures, verdict: Verdict) -> FigureCont
     protocol = verdict.protocol
     seen = set(run.trials["method"].to_list()) - {"deep_ensemble", "single"}
     methods = ["deep_ensemble", "single", *sorted(seen)]
-    bounds = ("low", "high", "low_wide", "high_wide")
-    effects = [
-        {"arm": arm.arm, "endpoint": key, "panel": label, "estimate": effect.recovery}
-        | {name: getattr(effect, name) for name in bounds}
-        for key, label in protocol.labels.items()
-        for arm in verdict.arms
-        if (effect := arm.endpoints.get(key)) and effect.recovery is not None
-    ]
-    columns = dict.fromkeys(("arm", "endpoint", "panel"), pl.String) | dict.fromkeys(
-        ("estimate", *bounds), pl.Float64
-    )
-    known = {effect["endpoint"] for effect in effects}
+    recovery = _recoveries(protocol, {arm.arm: arm.endpoints for arm in verdict.arms})
+    own = {a.arm: a.own.endpoints for a in verdict.arms if a.own and a.own.single != "single"}
+    known = set(recovery["endpoint"])
     performance = [key for key, kind in protocol.kinds.items() if kind == "performance"]
     return FigureContext(
         measures=measures,
         trials=run.trials,
         geometry=geometry(run),
         arms=_arms(verdict),
-        recovery=pl.DataFrame(effects, schema=columns),
+        verdict=verdict,
+        recovery=recovery,
+        own=_recoveries(protocol, own),
         equivalents=_equivalents(verdict),
         methods=methods,
         titles={method: title(method) for method in methods},
         margin=protocol.delta,
         primary=next((key for key in performance if key in known), None),
         levels=(f"{100 * protocol.level:g} %", f"{100 * protocol.level_wide:g} %"),
-        tally=tally(verdict.counts, verdict.withheld),
         spaces=() if run.given else spaces(run.folder),
     )
+
+
+def _recoveries(protocol: Protocol, effects: Mapping[str, Mapping[str, Effect]]) -> pl.DataFrame:
+    """Return the frame of recoveries, in the order of endpoints and arms."""
+    bounds = ("low", "high", "low_wide", "high_wide")
+    rows = [
+        {"arm": arm, "endpoint": key, "panel": label, "estimate": effect.recovery}
+        | {name: getattr(effect, name) for name in bounds}
+        | {"single": effect.single, "deep": effect.deep_ensemble}
+        for key, label in protocol.labels.items()
+        for arm, own in effects.items()
+        if (effect := own.get(key)) and effect.recovery is not None
+    ]
+    columns = dict.fromkeys(("arm", "endpoint", "panel"), pl.String) | dict.fromkeys(
+        ("estimate", *bounds, "single", "deep"), pl.Float64
+    )
+    return pl.DataFrame(rows, schema=columns)
 
 
 def _arms(verdict: Verdict) -> pl.DataFrame:
@@ -176,7 +202,7 @@ def _arms(verdict: Verdict) -> pl.DataFrame:
     for one in verdict.anchors:
         tag, name = OTHERS["single"]
         if one.role == "deep_ensemble":
-            tag, name = f"DE{one.members}" if sizes > 1 else "DE", f"Deep ensemble of {one.members}"
+            tag, name = f"DE{one.members}" if sizes > 1 else "DE", f"Deep Ensemble of {one.members}"
         rows.append((one.arm, tag, name, one.role, one.role, one.arm, "reference", one.members))
     texts = ("arm", "tag", "label", "method", "role", "reference", "verdict")
     columns = dict.fromkeys(texts, pl.String) | {"members": pl.Int64}
@@ -204,19 +230,3 @@ def lead_order(arm: Arm) -> tuple[int, bool, bool]:
 def _tags() -> Iterator[str]:
     for length in (1, 2):
         yield from map("".join, product(ascii_uppercase, repeat=length))
-
-
-def tally(counts: Counts, withheld: bool) -> str:
-    """Return how many candidates escape, track, are worse and stay open, in words."""
-    total, escape = counts.candidates, counts.escapes
-    if withheld:
-        return f"Withheld because of a control: {escape} of {total} configurations would pass"
-    parts = [f"{escape or 'None'} of {total} configurations escape{'s' * (escape == 1)}"]
-    for number, one, many in (
-        (counts.tracks, "tracks a single model", "track a single model"),
-        (counts.worse, "is worse than one", "are worse than one"),
-        (counts.inconclusive, "stays open", "stay open"),
-    ):
-        if number:
-            parts.append(f"{number} {one if number == 1 else many}")
-    return ", ".join(parts)

@@ -7,7 +7,7 @@ import polars as pl
 
 from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext
-from analysis.figures.encodings import HIGHEST, F, Facets, Frame
+from analysis.figures.encodings import F, Facets, Frame
 from analysis.measures.costs import costs as arm_costs
 from analysis.measures.costs import multiples
 
@@ -18,7 +18,6 @@ def cost_figure(context: FigureContext) -> Figure | None:
         return None
     kinds = {
         "parameters": "Parameters",
-        "stored_bytes": "Stored bytes",
         "train_flops": "Training FLOPs",
         "infer_flops": "Inference FLOPs",
     }
@@ -44,11 +43,11 @@ def cost_figure(context: FigureContext) -> Figure | None:
     price = {r["kind"]: r["cost"] for r in rows.filter(pl.col("arm") == lead["arm"]).to_dicts()}
     estimate = context.estimate(lead["arm"])
     claim = "Recovery against cost"
-    if estimate is not None and {"stored_bytes", "infer_flops"} <= price.keys():
+    if estimate is not None and {"parameters", "infer_flops"} <= price.keys():
         claim = (
             f"{lead['tag']} recovers {estimate:.2f} of the gap for "
-            f"{price['stored_bytes']:.2f}× the memory and {price['infer_flops']:.2f}× the "
-            "inference FLOPs of the single model"
+            f"{price['parameters']:.2f}× the parameters and {price['infer_flops']:.2f}× the "
+            "inference FLOPs of a single network"
         )
     kept = ["arm", "tag", "label", "method", "panel", "cost", "estimate", "low", "high", "front"]
     return Figure(
@@ -61,7 +60,7 @@ def cost_figure(context: FigureContext) -> Figure | None:
 
 
 def costs(context: FigureContext) -> pl.DataFrame:
-    """Return arm and its parameters, bytes and FLOPs as multiples of the single model's."""
+    """Return arm and its parameters, bytes and FLOPs as multiples of the single network's."""
     return multiples(arm_costs(context.trials, context.measures))
 
 
@@ -77,25 +76,23 @@ def with_front(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def cost_chart(rows: Frame, margin: float, methods: Sequence[str], title: str) -> Facets:
-    """Draw recovery against cost relative to the single model, high enough for the front.
+    """Draw recovery against cost relative to the single network.
 
     Args:
         rows: arm, tag, label, method, panel (the kind of cost), cost, estimate, low, high, front
             (whether it is on the Pareto front).
-        margin: Half width of the band around the single model.
+        margin: Half width of the band around the single network.
         methods: Domain of colour and shape.
         title: Which recovery.
     """
-    low, high = encodings.frame(rows, margin)
-    front = max(rows.filter("front")["estimate"].to_list())
-    domain = low, max(high, min(front + 0.3, HIGHEST))
-    rows = rows.filter(pl.col("estimate").is_between(*domain))
+    domain = encodings.frame(rows, margin, "low", "high")
+    rows = encodings.positioned(rows, "estimate", "low", "high")
     least, most = min(rows["cost"].to_list()), max(rows["cost"].to_list())
     rows = encodings.placed(rows.with_columns(pl.col("cost").log().alias("_at")), "_at", domain)
     base = alt.Chart().encode(
         x=alt.X(
             "cost:Q",
-            title="multiple of the single model",
+            title="multiple of the single network",
             scale=alt.Scale(type="log", domain=[least / 1.25, most * 1.4], nice=False),
             axis=alt.Axis(
                 grid=False,
@@ -107,7 +104,7 @@ def cost_chart(rows: Frame, margin: float, methods: Sequence[str], title: str) -
         color=encodings.colour(methods),
         opacity=encodings.dim(),
     )
-    y = encodings.recovery(alt.Y, "estimate", domain, title)
+    y = encodings.recovery(alt.Y, "_estimate", domain, title)
     tips = [
         ("label", "Configuration", ""),
         ("cost", "Cost, × single", ".3f"),
@@ -116,7 +113,7 @@ def cost_chart(rows: Frame, margin: float, methods: Sequence[str], title: str) -
     chart = alt.layer(
         *encodings.guides(margin, alt.Y, domain, title),
         base.mark_rule(size=1, clip=True).encode(
-            y=encodings.recovery(alt.Y, "low", domain, title), y2="high:Q"
+            y=encodings.recovery(alt.Y, "_low", domain, title), y2="_high:Q"
         ),
         alt.Chart()
         .transform_filter("datum.front")
@@ -127,4 +124,4 @@ def cost_chart(rows: Frame, margin: float, methods: Sequence[str], title: str) -
         ),
         *encodings.labels(base, y),
     )
-    return encodings.panels(chart, rows, columns=2, least=250, height=260)
+    return encodings.panels(chart, rows, columns=3, least=250, height=260)

@@ -9,6 +9,8 @@ Rows are drawn in the order of the frame.
 """
 
 from collections.abc import Sequence
+from math import isfinite
+from textwrap import wrap
 from typing import Any, Literal
 
 import altair as alt
@@ -19,8 +21,12 @@ from polars import selectors as cs
 Chart = alt.LayerChart | alt.FacetChart
 
 F = ".2f"
-HIGHEST = 8.0
-"""Recovery above which not even the Pareto front is drawn."""
+FEW, NARROW = 3, 20
+"""Columns of panels up to which their titles stay on one line; letters of a line of the others."""
+LINEAR = (-0.5, 1.5)
+"""Recoveries between which their axis is linear."""
+BEND = 0.3
+"""How fast it bends to a logarithm beyond; smaller is faster."""
 
 Frame = pl.DataFrame
 Facets = alt.FacetChart
@@ -47,6 +53,9 @@ def panels(
     The page gives every cell ``least`` to ``most`` px, and ``height`` or ``ratio`` of its width.
     """
     header = alt.Header(labelExpr="split(datum.label, '\\n')")
+    if columns > FEW:
+        lines = pl.col("panel").map_elements(_wrapped, pl.String)
+        rows = rows.with_columns(panel=lines)
     facet = alt.Facet("panel:N", sort=order(rows, "panel"), title=None, header=header)
     layers = chart.add_params(SELECTED).properties(width=least, height=cell.get("height", 200))
     facets: Facets = layers.facet(
@@ -59,10 +68,27 @@ def panels(
     return facets
 
 
+def _wrapped(title: str) -> str:
+    return "\n".join("\n".join(wrap(line, NARROW)) for line in title.split("\n"))
+
+
+def positioned(rows: Frame, *columns: str) -> Frame:
+    """Add where each recovery stands on its axis (see ``at``), under ``_<column>``."""
+    return rows.with_columns(at(pl.col(column)).alias(f"_{column}") for column in columns)
+
+
+def at(value: pl.Expr) -> pl.Expr:
+    """Return the place of a recovery: itself within ``LINEAR``, beyond it logarithmic."""
+    low, high = LINEAR
+    above = high + BEND * ((value - high) / BEND).log1p()
+    below = low - BEND * ((low - value) / BEND).log1p()
+    return pl.when(value > high).then(above).when(value < low).then(below).otherwise(value)
+
+
 def guides(
     margin: float, axis: type[Any], domain: Sequence[float], title: str = "recovery"
 ) -> list[alt.Chart]:
-    """Return the band of ±margin and the lines of single model and deep ensemble."""
+    """Return the band of ±margin and the lines of single network and Deep Ensemble."""
     x2 = "x2" if axis is alt.X else "y2"
     band = alt.Chart(pl.DataFrame({"from": [-margin], "to": [margin]})).mark_rect(style="band")
     lines = alt.Chart(pl.DataFrame({"at": [0, 1]})).mark_rule(style="ref")
@@ -73,23 +99,35 @@ def guides(
 
 
 def recovery(axis: type[Any], field: str, domain: Sequence[float], title: str = "recovery") -> Any:
-    """Return a channel for recovery, the same in every figure."""
-    step = 0.5 if domain[1] - domain[0] < 4 else 1.0
-    values = [n * step for n in range(-4, 17) if domain[0] <= n * step <= domain[1]]
+    """Return a channel for places of recovery, the same in every figure."""
+    values = [n / 2 for n in range(-1, 4)]
+    values += [sign * n * 10**p for p in range(6) for n in (2, 5, 10) for sign in (1, -1)]
+    places = pl.DataFrame({"value": values}).select(at(pl.col("value"))).to_series()
+    low, high = LINEAR
+    over = f"{high}+{BEND}*(exp((datum.value-{high})/{BEND})-1)"
+    under = f"{low}-{BEND}*(exp(({low}-datum.value)/{BEND})-1)"
+    value = f"datum.value>{high}?{over}:datum.value<{low}?{under}:datum.value"
+    # A title along a low axis has no room for more.
+    beyond = axis is alt.X and (domain[0] < low or domain[1] > high)
     return axis(
         f"{field}:Q",
-        title=title,
+        title=f"{title} (log beyond {low:g}, {high:g})".replace("-", "\u2212") if beyond else title,
         scale=alt.Scale(domain=list(domain), nice=False),
-        axis=alt.Axis(values=values, format="~f", grid=False),
+        axis=alt.Axis(
+            values=sorted({v for v in places if domain[0] <= v <= domain[1]}),
+            labelExpr=f"format({value}, '.2~r')",
+            grid=False,
+        ),
     )
 
 
-def frame(rows: Frame, margin: float, most: float = 2.2) -> tuple[float, float]:
-    """Return the range of recovery to draw: estimates up to ``most``, both anchors, the band."""
-    known = rows["estimate"].drop_nulls().drop_nans().to_list()
-    low = min([-margin, -0.35, *(value - 0.15 for value in known)])
-    high = max([1.2, *(value + 0.15 for value in known)])
-    return max(round(low, 2), -1.6), min(round(high, 2), most)
+def frame(rows: Frame, margin: float, *columns: str) -> tuple[float, float]:
+    """Return the range of places that holds all columns, both baselines and the band."""
+    seen = rows.select(pl.col(c).cast(pl.Float64) for c in ("estimate", *columns))
+    known = [value for column in seen for value in column if value is not None and isfinite(value)]
+    ends = pl.DataFrame({"value": [min([-margin, *known]), max([1.0, *known])]})
+    low, high = ends.select(at(pl.col("value"))).to_series()
+    return round(low - 0.1, 3), round(high + 0.1, 3)
 
 
 PLACES: Sequence[tuple[int, int, Literal["left", "right"]]] = (

@@ -25,7 +25,7 @@ NETWORKS: Final = {
 CLOSER: Final = 0.01
 """Rise of the cosine from which members are said to come closer."""
 ONE_BASIN: Final = 0.05
-"""A barrier below this share of the single model's loss is called none."""
+"""A barrier below this share of the single network's loss is called none."""
 TAGGED: Final = 10
 """Arms, from the first, whose lines have a tag, beside those of the anchor and the control."""
 TAG_GAP: Final = 0.055
@@ -65,16 +65,17 @@ def members_figure(context: FigureContext) -> Figure | None:
     claim = "How often two members predict a different class"
     if ours is not None and theirs is not None:
         claim = (
-            f"Two members of {lead['tag']} disagree on {ours:.1%} of the test set, two of the deep "
-            f"ensemble on {theirs:.1%}"
+            f"Two members of {lead['tag']} disagree on {ours:.1%} of the test set, two of the Deep "
+            f"Ensemble on {theirs:.1%}"
         )
     return Figure(
         "members",
         "Members",
         claim,
-        f"Mean over {context.seeds(shown['arm'].to_list())} replicates per arm, test set; the "
+        f"Mean over {context.seeds(shown['arm'].to_list())} seeds each, test set; the "
         "title gives the mean over pairs.",
         members_chart(rows.select("arm", "panel", "i", "j", "disagreement")),
+        folded=True,
     )
 
 
@@ -144,9 +145,10 @@ def trajectory_figure(context: FigureContext) -> Figure | None:
         "trajectory",
         "Members",
         _travelled(context, rows),
-        f"{replicates(context, rows)} replicates per arm, means over seeds and pairs of members; "
+        f"{replicates(context, rows)} seeds each, means over seeds and pairs of members; "
         f"effective weights of all layers together. Closer: by more than {CLOSER:g}.",
         trajectory_chart(rows.select(kept), context.methods),
+        folded=True,
     )
 
 
@@ -156,7 +158,7 @@ def _travelled(context: FigureContext, rows: pl.DataFrame) -> str:
     ends = cosine.group_by("arm", "role", "tag", maintain_order=True).agg(
         start=pl.col("mean").sort_by("epoch").first(), end=pl.col("mean").sort_by("epoch").last()
     )
-    own = ends.filter(pl.col("role").is_in(["candidate", "comparison"]))
+    own = ends.filter(pl.col("role") == "candidate")
     if own.is_empty():
         return "How the members' weights move apart or together in training"
     lead = own.row(0, named=True)
@@ -234,22 +236,23 @@ def landscape_figure(context: FigureContext) -> Figure | None:
         "landscape",
         "Members",
         _separated(rows, basin),
-        f"{replicates(context, rows)} replicates per arm, at the end of training, on validation "
+        f"{replicates(context, rows)} seeds each, at the end of training, on validation "
         "images; whiskers are 95 % t-intervals over seeds.",
         landscape_chart(rows.select(kept), context.methods),
+        folded=True,
     )
 
 
 def _separated(rows: pl.DataFrame, basin: float | None) -> str:
     """Say between the members of how many arms there is no barrier."""
     barrier = rows.filter(pl.col("quantity") == "barrier")
-    own = barrier.filter(pl.col("role").is_in(["candidate", "comparison"]))
+    own = barrier.filter(pl.col("role") == "candidate")
     deep = barrier.filter(pl.col("role") == "deep_ensemble")["mean"].to_list()
     if own.is_empty() or basin is None:
         return "What lies between two members"
     claim = f"In {len(own.filter(pl.col('mean') < basin))} of {len(own)} configurations no barrier "
     claim += "parts the members"
-    return claim + (f"; in the deep ensemble one of {max(deep):.2f} nats does" if deep else "")
+    return claim + (f"; in the Deep Ensemble one of {max(deep):.2f} nats does" if deep else "")
 
 
 def landscape_chart(rows: Frame, methods: Sequence[str]) -> Facets:
@@ -307,24 +310,23 @@ def evidence_figure(context: FigureContext) -> Figure | None:
         "evidence",
         "Members",
         _shared_evidence(rows),
-        f"{replicates(context, rows)} replicates per arm, at the end of training, on test images; "
+        f"{replicates(context, rows)} seeds each, at the end of training, on test images; "
         "whiskers are 95 % t-intervals over seeds.",
         evidence_chart(rows.select(kept), context.methods),
+        folded=True,
     )
 
 
 def _shared_evidence(rows: pl.DataFrame) -> str:
     """Say for how many arms the agreement is nearer to a member's with itself than to chance."""
-    own = rows.filter(
-        pl.col("quantity") == "evidence_pixels", pl.col("role").is_in(["candidate", "comparison"])
-    )
+    own = rows.filter(pl.col("quantity") == "evidence_pixels", pl.col("role") == "candidate")
     if own.is_empty():
         return "What evidence two members share"
     nearer = own.filter(pl.col("mean") > (pl.col("chance") + pl.col("same")) / 2)
-    return (
-        f"In {len(nearer)} of {len(own)} configurations the pixels of two members agree nearly as "
-        "one member does with itself, rather than as by chance"
-    )
+    some = f"In {len(nearer)} of {len(own)} configurations"
+    which, how = (some, "nearly as") if len(nearer) else ("In no configuration do", "as")
+    claim = f"two members rely on the same pixels {how} consistently as one member with itself"
+    return f"{which} {claim}"
 
 
 def evidence_chart(rows: Frame, methods: Sequence[str]) -> Facets:

@@ -36,11 +36,12 @@ def scores_figure(context: FigureContext) -> Figure | None:
     return Figure(
         "scores",
         SECTION,
-        f"Entropy tells foreign images from test images with an AUROC of {three}",
+        f"OOD detection by predictive entropy: AUROC {three}",
         f"Filled: test images; line: foreign ones. Mean over "
-        f"{context.seeds(shown['arm'].to_list())} replicates per arm and over the sets of foreign "
+        f"{context.seeds(shown['arm'].to_list())} seeds each and over the sets of foreign "
         "images.",
         _histograms(rows.select("arm", "method", "panel", "kind", "at", "share")),
+        folded=True,
     )
 
 
@@ -59,13 +60,13 @@ def roc_figure(context: FigureContext) -> Figure | None:
     return Figure(
         "roc",
         SECTION,
-        f"AUROC by entropy runs from {worst['area']:.3f} ({worst['tag']}) to {best['area']:.3f} "
-        f"({best['tag']})",
-        f"Entropy as score; {len(every)} arms, the best candidates first; mean over "
-        f"{context.seeds(every['arm'].to_list())} replicates per arm at equal shares of false "
-        "alarms.",
+        f"ROC by predictive entropy: AUROC from {worst['area']:.3f} ({worst['tag']}) to "
+        f"{best['area']:.3f} ({best['tag']})",
+        f"Entropy as score; {len(every)} configurations, the best first; mean over "
+        f"{context.seeds(every['arm'].to_list())} seeds each at equal false positive "
+        "rates.",
         _curves(rows.select("arm", "label", "method", "area", "at", "share"), context.methods),
-        wide=False,
+        folded=True,
     )
 
 
@@ -83,22 +84,21 @@ def areas_figure(context: FigureContext) -> Figure | None:
     entropy = rows.filter(pl.col("metric") == "entropy")
     lead, single = context.lead(), entropy.filter(pl.col("arm") == "single")
     ours = entropy.filter(pl.col("arm") == lead["arm"])
-    claim = "How well each score detects foreign images"
+    claim = "OOD detection by each score"
     if len(ours) and len(single):
         gap = ours["mean"].item() - single["mean"].item()
         claim = (
-            f"By entropy, the AUROC of {lead['tag']} is {abs(gap):.3f} "
-            f"{'above' if gap > 0 else 'below'} the single model's"
+            f"OOD detection by predictive entropy: the AUROC of {lead['tag']} is {abs(gap):.3f} "
+            f"{'above' if gap > 0 else 'below'} a single network's"
         )
     kept = ["arm", "label", "method", "metric", "mean", "low", "high"]
     return Figure(
         "auroc",
         SECTION,
         claim,
-        f"{context.seeds(every['arm'].to_list())} replicates per arm; whiskers are 95 % "
+        f"{context.seeds(every['arm'].to_list())} seeds each; whiskers are 95 % "
         "t-intervals over seeds, with the images fixed.",
         _points(rows.select(kept), context.methods),
-        wide=rows["arm"].n_unique() > MANY,
         choices=tuple(
             (score, NAMES[score]) for score in rows["metric"].unique(maintain_order=True)
         ),
@@ -113,7 +113,7 @@ def _areas(context: FigureContext, score: str) -> pl.DataFrame:
 
 
 def _anchors(context: FigureContext) -> pl.DataFrame:
-    """Return the single model and the deep ensemble that the first arm is measured against."""
+    """Return the single network and the Deep Ensemble that the first arm is measured against."""
     arms = ["single", context.lead()["reference"]]
     return context.arms.filter(pl.col("arm").is_in(arms)).sort("role", descending=True)
 
@@ -139,11 +139,15 @@ def _histograms(rows: pl.DataFrame) -> encodings.Facets:
 
 def _curves(rows: pl.DataFrame, methods: list[str]) -> Chart:
     unit, axis = alt.Scale(domain=[0, 1], nice=False), alt.Axis(format="~%", tickCount=5)
-    x = alt.X("at:Q", title="test images taken for foreign", scale=unit, axis=axis)
-    y = encodings.y("share", "foreign images found", unit, axis)
+    x = alt.X("at:Q", title="false positive rate", scale=unit, axis=axis)
+    y = encodings.y("share", "true positive rate", unit, axis)
     blind = alt.Chart(pl.DataFrame({"at": [0, 1], "share": [0, 1]})).mark_line(style="ref")
-    tips = [("label", "Configuration", ""), ("area", "AUROC", ".3f"), ("at", "False alarms", ".0%")]
-    tips += [("share", "Found", ".1%")]
+    tips = [
+        ("label", "Configuration", ""),
+        ("area", "AUROC", ".3f"),
+        ("at", "False positives", ".0%"),
+    ]
+    tips += [("share", "True positives", ".1%")]
     base = alt.Chart(encodings.tidy(rows)).encode(
         x=x, y=y, color=encodings.colour(methods), opacity=encodings.dim(), detail="arm:N"
     )
@@ -178,4 +182,4 @@ def _points(rows: pl.DataFrame, methods: list[str]) -> Chart:
         ),
     )
     chart = chart.add_params(encodings.SELECTED, alt.param(name="metric", value=rows["metric"][0]))
-    return chart.properties(width="container", height=max(340, 24 * rows["label"].n_unique()))
+    return chart.properties(width="container", height=22 * rows["label"].n_unique())

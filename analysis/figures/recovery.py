@@ -1,7 +1,6 @@
-"""Recovery of every arm, and what goes with it: disagreement, collapse, a growing Deep Ensemble."""
+"""What goes with recovery: disagreement, averaged members, a growing Deep Ensemble."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import altair as alt
 import polars as pl
@@ -9,84 +8,11 @@ from scipy import stats
 
 from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext, over_seeds, reference_ensemble
-from analysis.figures.encodings import HIGHEST, Chart, F, Facets, Frame
-from analysis.figures.ood_detection import MANY
+from analysis.figures.encodings import Chart, F, Facets, Frame
 from analysis.text.numbers import number
 
 BEYOND = 0.5
 """How far right of the largest Deep Ensemble stands what is worth more."""
-
-
-def forest_figure(context: FigureContext) -> Figure:
-    """Return the recovery of every arm on every endpoint, with its intervals."""
-    rows = context.judged().join(context.recovery, on="arm", maintain_order="left")
-    seeds = context.seeds(rows["arm"].unique().to_list())
-    return Figure(
-        "recovery",
-        "Recovery",
-        context.tally,
-        f"{seeds} replicates per arm. Intervals ({context.levels[0]} thick, {context.levels[1]} "
-        "thin) cover training seeds (initialisation, order, augmentation) with the data fixed, not "
-        "the choice of test images.",
-        forest_chart(rows, context.margin, context.methods, context.levels),
-    )
-
-
-def forest_chart(
-    rows: Frame, margin: float, methods: Sequence[str], levels: tuple[str, str]
-) -> Facets:
-    """Draw recovery per arm and endpoint: thick and thin (wider) interval, band of ±margin.
-
-    Args:
-        rows: arm, label, method, panel, estimate, low, high, low_wide, high_wide.
-        margin: Half width of the band around the single model.
-        methods: Domain of colour and shape.
-        levels: What the two intervals cover, in words.
-    """
-    low, high = domain = encodings.frame(rows, margin)
-    at = pl.col("estimate")
-    drawn = {
-        f"_{end}{level}": pl.col(f"{bound}{level}").fill_null(edge)
-        for end, bound, edge in (("from", "low", low), ("to", "high", high))
-        for level in ("", "_wide")
-    }
-    rows = rows.with_columns(
-        **drawn,
-        _edge=pl.when(at < low).then(low).when(at > high).then(high),
-        _outside=pl.when(at < low)
-        .then(pl.format("◄ {}", at.round(1)))
-        .when(at > high)
-        .then(pl.format("{} ►", at.round(1))),
-    )
-    y = encodings.arms(rows)
-    base = alt.Chart().encode(y=y, color=encodings.colour(methods), opacity=encodings.dim())
-    tips = [("label", "Configuration", ""), ("panel", "Endpoint", ""), ("estimate", "Recovery", F)]
-    for level, suffix in zip(levels, ("", "_wide"), strict=True):
-        tips += [(f"low{suffix}", f"{level} from", F), (f"high{suffix}", f"{level} to", F)]
-    point = base.mark_point(filled=True, size=80, clip=True).encode(
-        x=encodings.recovery(alt.X, "estimate", domain),
-        shape=encodings.shape(methods),
-        tooltip=encodings.tips(tips),
-    )
-    beside: Sequence[tuple[float, Literal["left", "right"]]] = ((low, "left"), (high, "right"))
-    beyond = [
-        base.transform_filter(f"isValid(datum._edge) && datum._edge=={edge}")
-        .mark_text(align=align, baseline="middle", dy=-9, fontWeight=600)
-        .encode(x=encodings.recovery(alt.X, "_edge", domain), text="_outside:N")
-        for edge, align in beside
-    ]
-    chart = alt.layer(
-        *encodings.guides(margin, alt.X, domain),
-        *(
-            base.mark_rule(size=size, clip=True).encode(
-                x=encodings.recovery(alt.X, f"_from{level}", domain), x2=f"_to{level}:Q"
-            )
-            for size, level in ((1.5, "_wide"), (5, ""))
-        ),
-        point,
-        *beyond,
-    )
-    return encodings.panels(chart, rows, columns=3, least=250, height=26 * rows["label"].n_unique())
 
 
 def diversity_figure(context: FigureContext) -> Figure | None:
@@ -113,7 +39,7 @@ def diversity_figure(context: FigureContext) -> Figure | None:
     rho = None
     if len(rows) >= 4 and rows["disagreement"].n_unique() > 1 and rows["estimate"].n_unique() > 1:
         rho = float(stats.spearmanr(rows["disagreement"], rows["estimate"]).statistic)
-    claim = f"{len(rows)} configurations are too few to say whether disagreement pays"
+    claim = f"{len(rows)} points are too few to say whether disagreement pays"
     if rho is not None:
         how = (
             "goes with more" if rho > 0.3 else "goes with less" if rho < -0.3 else "does not order"
@@ -124,8 +50,8 @@ def diversity_figure(context: FigureContext) -> Figure | None:
         "diversity",
         "Recovery",
         claim,
-        f"{len(rows)} configurations, mean over seeds; whiskers are {context.levels[0]} intervals. "
-        "The correlation is descriptive.",
+        f"{context.counted(rows['arm'].to_list())}, mean over seeds; whiskers are "
+        f"{context.levels[0]} intervals. The correlation is descriptive.",
         diversity_chart(
             pl.concat([rows, anchors], how="diagonal_relaxed").select(kept),
             context.margin,
@@ -144,12 +70,13 @@ def diversity_chart(
 
     Args:
         rows: arm, tag, label, method, disagreement, estimate, low, high.
-        margin: Half width of the band around the single model.
+        margin: Half width of the band around the single network.
         methods: Domain of colour and shape.
         title: Which recovery.
         level: What its interval covers, in words.
     """
-    domain = encodings.frame(rows, margin, HIGHEST)
+    domain = encodings.frame(rows, margin, "low", "high")
+    rows = encodings.positioned(rows, "estimate", "low", "high")
     right = max(rows["disagreement"].to_list(), default=0.1)
     rows = encodings.placed(rows, "disagreement", domain)
     base = alt.Chart(encodings.tidy(rows)).encode(
@@ -162,14 +89,14 @@ def diversity_chart(
         color=encodings.colour(methods),
         opacity=encodings.dim(),
     )
-    y = encodings.recovery(alt.Y, "estimate", domain, title)
+    y = encodings.recovery(alt.Y, "_estimate", domain, title)
     tips = [("label", "Configuration", ""), ("disagreement", "Disagreement", ".2%")]
     tips += [("estimate", "Recovery", F)]
     tips += [("low", f"{level} from", F), ("high", f"{level} to", F)]
     chart = alt.layer(
         *encodings.guides(margin, alt.Y, domain, title),
         base.mark_rule(size=1.5, clip=True).encode(
-            y=encodings.recovery(alt.Y, "low", domain, title), y2="high:Q"
+            y=encodings.recovery(alt.Y, "_low", domain, title), y2="_high:Q"
         ),
         base.mark_point(filled=True, size=90, clip=True)
         .encode(y=y, shape=encodings.shape(methods), tooltip=encodings.tips(tips))
@@ -210,32 +137,56 @@ def collapsed_figure(context: FigureContext) -> Figure | None:
         .then("kind")
         .when(pl.col("role") == "single")
         .then(pl.lit("single"))
-        .otherwise(pl.lit("deep ensemble"))
+        .otherwise(pl.lit("Deep Ensemble"))
     )
     kept = ["arm", "label", "method", "panel", "kind", "nll", "low", "high", "other"]
-    first = rows.filter(pl.col("panel") == rows["panel"][0])
-    loss = first.filter(pl.col("kind") == "collapsed").with_columns(
-        loss=pl.col("nll") - pl.col("other")
-    )
-    worst = loss.sort("loss", descending=True).row(0, named=True)
+    destroyed = _destroyed(context, rows)
+    rows = rows.filter(~pl.col("arm").is_in([arm for arm, _ in destroyed]))
+    first = rows.filter(pl.col("panel") == rows["panel"][0], pl.col("kind") == "collapsed")
+    first = first.filter(pl.col("role") == "candidate")
+    loss = first.with_columns(loss=pl.col("nll") - pl.col("other")).sort("loss", descending=True)
+    if loss.is_empty():
+        return None
+    worst = loss.row(0, named=True)
+    claim = "No ensemble loses when its members are averaged into one network"
+    if worst["loss"] > 0:
+        claim = (
+            f"Averaging the members into one network costs {worst['tag']} "
+            f"{worst['loss']:.3f} nats on test, the most of {len(loss)} configurations"
+        )
+    tags = ", ".join(tag for _, tag in destroyed)
+    gone = f" Not drawn, as averaging leaves little more than chance of them: {tags}."
     return Figure(
         "collapsed",
         "Recovery",
-        f"Averaging the members into one network costs {worst['tag']} "
-        f"{worst['loss']:.3f} nats on test, the most of {len(loss)}"
-        if worst["loss"] > 0
-        else "No ensemble loses when its members are averaged into one network",
-        "Mean over seeds; dashed lines are 95 % t-intervals over seeds.",
+        claim,
+        f"Mean over seeds; dashed lines are 95 % t-intervals over seeds.{gone if tags else ''}",
         collapsed_chart(rows.select(kept), context.methods),
-        wide=rows["arm"].n_unique() > MANY,
+        folded=True,
     )
+
+
+def _destroyed(context: FigureContext, rows: Frame) -> list[tuple[str, str]]:
+    """Return arm and tag of ensembles whose average is nearer to chance than to a single network.
+
+    Of random signs, for one, nothing is left: that says nothing about the ensemble.
+    """
+    means = context.measures.replicates.group_by("arm").agg(pl.col("nll", "chance_nll").mean())
+    single = means.filter(pl.col("arm") == "single")
+    if single.is_empty() or single["chance_nll"].item() is None:
+        return []
+    middle = (single["nll"].item() + single["chance_nll"].item()) / 2
+    gone = rows.filter(
+        pl.col("kind") == "collapsed", pl.col("nll") > middle, pl.col("panel") == rows["panel"][0]
+    )
+    return list(gone.select("arm", "tag").iter_rows())
 
 
 def collapsed_chart(rows: Frame, methods: Sequence[str]) -> Facets:
     """Draw each ensemble's NLL beside that of its one-member collapse.
 
     Args:
-        rows: arm, label, method, panel, kind (full, collapsed, single, deep ensemble), nll, low,
+        rows: arm, label, method, panel, kind (full, collapsed, single, Deep Ensemble), nll, low,
             high, other (the partner's NLL, on rows of kind ``collapsed``).
         methods: Domain of colour and shape.
     """
@@ -253,7 +204,7 @@ def collapsed_chart(rows: Frame, methods: Sequence[str]) -> Facets:
     anchor = alt.Chart().encode(x=x("nll"), tooltip=encodings.tips([tips[1], tips[2]]))
     chart = alt.layer(
         anchor.transform_filter("datum.kind=='single'").mark_rule(style="single"),
-        anchor.transform_filter("datum.kind=='deep ensemble'").mark_rule(style="ensemble"),
+        anchor.transform_filter("datum.kind=='Deep Ensemble'").mark_rule(style="ensemble"),
         base.transform_filter(single_pass).mark_rule(size=2).encode(x=x("nll"), x2="other:Q"),
         base.transform_filter(f"{full}||{single_pass}")
         .mark_rule(size=1, strokeDash=[2, 2])
@@ -297,11 +248,12 @@ def growth_figure(context: FigureContext) -> Figure | None:
     return Figure(
         "growth",
         "Recovery",
-        f"{lead['tag']} is worth a deep ensemble of {lead['said']} members in calibrated NLL",
-        f"{int(curve['n'].to_numpy().min())} deep ensembles of 1 to {largest} members, "
-        f"{context.seeds(rows['arm'].to_list())} replicates per arm; the band is a 95 % "
+        f"{lead['tag']} is worth a Deep Ensemble of {lead['said']} members in calibrated NLL",
+        f"{int(curve['n'].to_numpy().min())} Deep Ensembles of 1 to {largest} members, "
+        f"{context.seeds(rows['arm'].to_list())} seeds each; the band is a 95 % "
         f"t-interval, whiskers are {context.levels[0]} bootstrap intervals over the seeds of both.",
         growth_chart(curve, rows.select(kept), context.methods),
+        wide=False,
     )
 
 
@@ -316,7 +268,7 @@ def growth_chart(curve: pl.DataFrame, rows: pl.DataFrame, methods: list[str]) ->
     ends = alt.Scale(domain=[0.7, largest + 2 * BEYOND], nice=False)
 
     def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title="members of a deep ensemble", scale=ends, axis=x_axis)
+        return alt.X(f"{field}:Q", title="members of a Deep Ensemble", scale=ends, axis=x_axis)
 
     grown = alt.Chart(encodings.tidy(curve)).encode(x=x("members"))
     tips = [("members", "Members", "d"), ("mean", "NLL", ".4f")]

@@ -169,6 +169,7 @@ def coverage_figure(context: FigureContext) -> Figure | None:
         "about this space alone, and each parameter is counted by itself: of their combinations "
         "far less was seen.",
         coverage_chart(rows.select(kept)),
+        folded=True,
     )
 
 

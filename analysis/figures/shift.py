@@ -11,7 +11,7 @@ from analysis.figures.encodings import Facets, Frame
 
 
 def _under_shift(context: FigureContext, metrics: Sequence[str]) -> pl.DataFrame:
-    """Return metrics less the single model's, and as they are, under ``<metric>_itself``.
+    """Return metrics less the single network's, and as they are, under ``<metric>_itself``.
 
     Columns: arm, metric, severity, value, low, high.
     """
@@ -64,18 +64,18 @@ def severity_figure(context: FigureContext) -> Figure | None:
     ours = hardest.filter((pl.col("arm") == lead["arm"]) & ~pl.col("anchor"))["value"]
     deep = (pl.col("arm") == lead["reference"]) & (pl.col("panel") == lead["label"])
     theirs = hardest.filter(deep)["value"]
-    claim = "How the gap to the single model grows with the severity of the shift"
+    claim = "How the gap to the single network grows with the severity of the shift"
     if len(ours) and len(theirs):
         claim = (
             f"At severity {top}, {lead['tag']} is {_by(ours.item())} than the "
-            f"single model in NLL; the deep ensemble is {_by(theirs.item())}"
+            f"single network in NLL; the Deep Ensemble is {_by(theirs.item())}"
         )
     return Figure(
         "severity",
         "Shift",
         claim,
-        f"{context.seeds(rows['arm'].unique().to_list())} replicates per arm; bands are 95 % "
-        "intervals over seeds, for a difference those of both arms joined in quadrature.",
+        f"{context.seeds(rows['arm'].unique().to_list())} seeds each; bands are 95 % "
+        "intervals over seeds, for a difference those of both joined in quadrature.",
         severity_chart(rows, context.methods, "nll"),
         choices=tuple(choices.items()),
     )
@@ -86,7 +86,7 @@ def _by(difference: float) -> str:
 
 
 def severity_chart(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
-    """Draw a metric, or its difference from the single model, against the corruption's severity.
+    """Draw a metric, or its difference from the single network, against the corruption's severity.
 
     Args:
         rows: arm, method, panel, metric, severity, value, low, high, anchor (whether it is an
@@ -120,4 +120,4 @@ def severity_chart(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
         ),
     )
     chart = chart.add_params(alt.param(name="metric", value=metric))
-    return encodings.panels(chart, rows, columns=4, least=150, ratio=0.8)
+    return encodings.panels(chart, rows, columns=8, least=124, ratio=1)

@@ -3,13 +3,17 @@
 Colours are read from ``report.css``.
 """
 
+import json
 import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 STYLE: Final = Path(__file__).parents[1] / "report" / "templates" / "report.css"
 FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
+ENTRY: Final = 150
+"""Room for an entry of a legend, px."""
 SHAPES = (
     "circle",
     "square",
@@ -68,6 +72,7 @@ LOOK: Final[dict[str, Any]] = {
     "title": {"color": "--ink", "fontSize": 12, "fontWeight": 600, "anchor": "start"},
     "range": {
         "category": ["--ink", "--single", "--hues", "--hues", "--hues"],
+        "ordinal": ["--good", "--even", "--bad", "--open"],
         "symbol": [*SHAPES] * 3,
         "ramp": ["--ramp"],
         "heatmap": ["--ramp"],
@@ -81,6 +86,8 @@ LOOK: Final[dict[str, Any]] = {
         "ribbon": {"opacity": 0.17, "strokeOpacity": 0},
         "inside": {"color": "--accent", "fillOpacity": 0.3, "strokeOpacity": 0},
         "outside": {"color": "--open", "strokeWidth": 1.8},
+        "seed": {"fillOpacity": 0.5},
+        "halo": {"color": "--card", "stroke": "--card", "strokeWidth": 4},
         "hollow": {"fill": "--card", "strokeWidth": 2},
         "quiet": {"color": "--soft", "fontSize": 11},
     },
@@ -112,3 +119,43 @@ def _coloured(value: Any, known: dict[str, str]) -> Any:
         return [one for p in parts for one in (p.split() if isinstance(p, str) else [p])]
     named = isinstance(value, str) and value.startswith("--")
     return known[value.removeprefix("--")] if named else value
+
+
+def add_legend(spec: dict[str, Any], titles: Mapping[str, str], room: float) -> None:
+    """Give the methods' colours and shapes a legend, of those methods that are drawn."""
+    channels = [
+        encoding[channel]
+        for encoding in encodings_of(spec)
+        for channel in ("color", "shape")
+        if isinstance(encoding.get(channel), dict) and encoding[channel].get("field") == "method"
+    ]
+    if not channels:
+        return
+    seen = {row.get("method") for rows in spec["datasets"].values() for row in rows}
+    used = [method for method in channels[0]["scale"]["domain"] if method in seen]
+    names = json.dumps({method: titles.get(method, method) for method in used})
+    legend = {
+        "title": None,
+        "orient": "bottom",
+        "direction": "horizontal",
+        "columns": max(1, int(room / ENTRY)),
+        "values": used,
+        "labelExpr": f"{names}[datum.label]",
+        "labelLimit": ENTRY - 30,
+        "symbolOpacity": 1,
+        "symbolSize": 70,
+    }
+    for channel in channels:
+        channel["legend"] = legend
+
+
+def encodings_of(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every encoding of a spec."""
+    if isinstance(value, dict):
+        if isinstance(value.get("encoding"), dict):
+            yield value["encoding"]
+        for key in ("layer", "spec", "hconcat", "vconcat", "concat"):
+            yield from encodings_of(value.get(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from encodings_of(inner)

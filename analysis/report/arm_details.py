@@ -14,7 +14,13 @@ from analysis.measures.columns import METRICS
 from analysis.report import measures_table
 from analysis.text import numbers
 from analysis.verdict.schema import Arm, Mean, Verdict
+from analysis.verdict.wording import BADGES
 
+REASONS: Final = {
+    "enqueued": "the study's file enqueued it",
+    "validation": "among the best of the search on validation data",
+    "comparison": "the best of its method, for comparison",
+}
 SECTIONS: Final = ("backbone", "training", "regulariser", "params")
 
 
@@ -38,7 +44,9 @@ def details(context: FigureContext, run: Run, verdict: Verdict) -> dict[str, dic
         spec = json.loads(own["spec"][0] or "{}")
         found[arm["arm"]] = {
             "label": arm["label"],
-            "verdict": arm["verdict"],
+            "verdict": BADGES.get(arm["verdict"], "baseline"),
+            "tone": arm["verdict"],
+            "why": _why(arm, judged.get(arm["arm"])),
             "recovery": _recovery(judged.get(arm["arm"]), labels),
             "parameters": _parameters(spec),
             "measures": _measures(names(verdict), verdict.measures.get(arm["arm"], {})),
@@ -47,10 +55,41 @@ def details(context: FigureContext, run: Run, verdict: Verdict) -> dict[str, dic
     return found
 
 
+def _why(about: Mapping[str, Any], arm: Arm | None) -> list[list[str]]:
+    """Return why the verdict is what it is, and where the configuration came from."""
+    if arm is None:
+        return [["Id", about["arm"]]]
+    holm = None if arm.p_holm is None else f"{arm.p_holm:.3g}"
+    found = [
+        ("Open because", arm.detail or arm.label),
+        ("p of an escape, after Holm", holm),
+        ("Seeds needed", _needed(arm)),
+        ("Confirmed because", arm.reason and REASONS.get(arm.reason, arm.reason)),
+        ("Part of the space", arm.stratum),
+        ("Id", arm.configuration),
+    ]
+    return [[name, value] for name, value in found if value]
+
+
+def _needed(arm: Arm) -> str | None:
+    """Return how many seeds would be needed, or what those that there are detect."""
+    if arm.needed and arm.verdict == "inconclusive":
+        escape, track = (seeds or "very many" for seeds in (arm.needed.escape, arm.needed.track))
+        return f"{escape} to show R = {arm.needed.recovery:g}, {track} to show that it tracks"
+    found = [effect.detectable for effect in arm.endpoints.values()]
+    known = [value for value in found if value is not None]
+    whole = known and len(known) == len(found)
+    return f"these detect a recovery of {max(known):.2f}" if whole else None
+
+
 def _recovery(arm: Arm | None, labels: Mapping[str, str]) -> list[list[str]]:
+    if arm is None:
+        return []
+    sides = {"": arm.endpoints, ", own training values": arm.own.endpoints if arm.own else {}}
     return [
-        [labels[key], f"{numbers.number(effect.recovery)} {numbers.interval(effect)}"]
-        for key, effect in (arm.endpoints if arm else {}).items()
+        [labels[key] + side, f"{numbers.number(effect.recovery)} {numbers.interval(effect)}"]
+        for side, effects in sides.items()
+        for key, effect in effects.items()
         if effect.recovery is not None
     ]
 

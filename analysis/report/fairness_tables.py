@@ -1,11 +1,10 @@
-"""The page's tables of fairness: what arms cost, epoch-matched, compute-matched, tuning budgets."""
+"""The page's tables of fairness: costs, compute-matched, tuning budgets."""
 
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
 from analysis.figures.context import FigureContext
-from analysis.report.tables import effect_cell
 from analysis.text.names import title
 from analysis.text.numbers import number, size, three_digits, times
 from analysis.verdict.schema import Amount, Budget, ComputeMatched, Fairness, Verdict
@@ -36,7 +35,7 @@ def tables(context: FigureContext, verdict: Verdict) -> Context | None:
     return {
         "warnings": fair.warnings,
         "costs": _costs(context, fair) if known else None,
-        "epochs": _epochs(context, verdict, fair) if fair.epoch_matched else None,
+        "epochs": _epochs(context, fair) if fair.epoch_matched else None,
         "compute": _compute(context, fair) if fair.compute_matched else None,
         "tuning": _tuning(fair),
     }
@@ -90,25 +89,14 @@ def _seconds(value: float | None) -> str:
     return "–" if value is None else three_digits(value)
 
 
-def _epochs(context: FigureContext, verdict: Verdict, fair: Fairness) -> Context:
-    labels, judged = verdict.protocol.labels, verdict.by_arm()
-    spent = {entry.arm: entry for entry in fair.costs}
+def _epochs(context: FigureContext, fair: Fairness) -> Context:
     matched = [entry.arm for entry in fair.epoch_matched if entry.matched]
-    cells = {}
-    for key in matched:
-        own = [cell(times(spent[key].total_train_flops.multiple) or "–")]
-        arm = judged.get(key)
-        own += [effect_cell(arm.endpoints.get(endpoint) if arm else None) for endpoint in labels]
-        cells[key] = own
-    odd = _grouped(
-        context, {e.arm: "; ".join(e.differences) for e in fair.epoch_matched if not e.matched}
-    )
+    single = next((entry.epochs for entry in fair.costs if entry.arm == "single"), None)
+    unlike = {e.arm: "; ".join(e.differences) for e in fair.epoch_matched if not e.matched}
     return {
-        "heading": f"Epoch-matched: {len(matched)} of {len(fair.epoch_matched)} arms are "
-        f"trained as the single model is, for {spent['single'].epochs or 0:g} epochs",
-        "columns": ["Compute", *(f"Recovery, {label}" for label in labels.values())],
-        "rows": _rows(context, cells),
-        "odd": odd,
+        "heading": f"{len(matched)} of {len(fair.epoch_matched)} saw the same data as the single "
+        f"network: {single or 0:g} epochs, every member every example",
+        "odd": _grouped(context, unlike),
     }
 
 
@@ -127,7 +115,10 @@ def _compute(context: FigureContext, fair: Fairness) -> Context:
     columns = [
         heading
         for budget in BUDGETS.values()
-        for heading in (f"DE members for equal {budget}", f"Calibrated NLL, arm − DE ({budget})")
+        for heading in (
+            f"DE members for equal {budget}",
+            f"Calibrated NLL less DE's ({budget})",
+        )
     ]
     odd = []
     for kind, word in BUDGETS.items():

@@ -10,24 +10,22 @@ from typing import Any, Final
 import polars as pl
 
 from analysis.data.run import Run
-from analysis.figures.context import Figure, FigureContext, lead_order
+from analysis.figures.context import Figure, FigureContext
 from analysis.report import fairness_tables, measures_table, missing_trials, tables
 from analysis.report.fairness_tables import Context
-from analysis.text import numbers
 from analysis.text.names import title
+from analysis.verdict import wording
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Verdict
 
 STAGES: Final = ("search", "rescore", "pilot", "confirm")
 VALIDATED: Final = Path(__file__).parents[1] / "validation" / "results.json"
-MOST_DISAGREEMENTS: Final = 3
-"""Disagreements that are spelled out beside the verdict."""
 
 
 def content(
     context: FigureContext, run: Run, verdict: Verdict, drawn: Sequence[Figure], now: datetime
 ) -> Context:
     """Return every text of the page."""
-    sections = dict.fromkeys(figure.section for figure in drawn)
+    sections = dict.fromkeys(figure.section for figure in drawn if figure.section != "Verdict")
     used = [m for m in context.methods if m in run.trials["method"].to_list()]
     return {
         "study": (run.plan and run.plan.study) or run.folder.name,
@@ -36,11 +34,12 @@ def content(
         "banners": _banners(run, verdict),
         "margin": f"{context.margin:g}",
         "level": context.levels[0],
-        "verdict": _verdict(context, verdict, "confirm" in run.trials["stage"]),
+        "verdict": _verdict(verdict, "confirm" in run.trials["stage"], drawn),
         "key": [{"method": m, "title": title(m), "order": context.methods.index(m)} for m in used],
         "sections": [
             {"name": name, "figures": [f for f in drawn if f.section == name]} for name in sections
         ],
+        "recovery": "Recovery" in sections,
         "table": tables.configurations(context, run, verdict),
         "declared": _declared(run, verdict),
         "decided": verdict,
@@ -65,8 +64,14 @@ def _question(run: Run) -> str:
 
 
 def _subtitle(run: Run, verdict: Verdict) -> str:
-    arms = len(verdict.arms)
-    between = f" {arms} arm{'s' * (arms != 1)} between the two anchors." if arms else ""
+    roles = Counter(arm.role for arm in verdict.arms)
+    numbers = {
+        "configuration": roles["candidate"],
+        "comparison": roles["comparison"],
+        "control": roles["positive_control"] + roles["negative_control"],
+    }
+    words = [f"{n} {what}{'s' * (n > 1)}" for what, n in numbers.items() if n]
+    between = f" Confirmed: {', '.join(words)}." if words else ""
     if run.given:
         seeds = run.trials["replicate"].n_unique()
         return f"Predictions of {len(run.trials)} runs on {seeds} seeds, as given.{between}"
@@ -116,81 +121,17 @@ def tone(verdict: Verdict) -> str:
     return tones[verdict.verdict]
 
 
-def _verdict(context: FigureContext, verdict: Verdict, confirmed: bool) -> Context:
-    kind = verdict.verdict
+def _verdict(verdict: Verdict, confirmed: bool, drawn: Sequence[Figure]) -> Context:
+    kind = "no verdict" if verdict.withheld or not confirmed else verdict.verdict
+    lines = wording.headline(verdict) if confirmed else [verdict.sentence]
     return {
         "label": f"{kind} · exploratory" if verdict.exploratory and confirmed else kind,
         "tone": tone(verdict),
-        "sentence": verdict.sentence.replace(" %", "\u00a0%").replace("p < ", "p\u00a0<\u00a0"),
-        "checks": _checks(verdict) if confirmed else {},
-        "kpis": _kpis(context, verdict) if confirmed else [],
+        "headline": [line.replace(" %", "\u00a0%") for line in lines],
+        "details": wording.details(verdict) if confirmed else [],
+        "doubts": wording.doubts(verdict) if confirmed else [],
+        "ruler": [figure for figure in drawn if figure.section == "Verdict"],
     }
-
-
-def _checks(verdict: Verdict) -> dict[str, str]:
-    """Return lines on controls, anchors, other tests and limits, with the state of each."""
-    checks = {}
-    for name, control in verdict.controls:
-        if control is None:
-            checks[f"no {name} control was run"] = "na"
-        else:
-            proved = control.verdict == control.expected
-            checks[control.line] = "yes" if proved else "na" if control.ok else "no"
-    closed = [gate for gate in verdict.gates if not gate.open]
-    if verdict.gates and not closed:
-        text = "single model and deep ensemble differ on every endpoint, so recovery is measurable"
-        checks[text] = "yes"
-    checks |= {f"{gate.members} members: {gate.reason}": "no" for gate in closed}
-    checks |= _robust(verdict)
-    known = list(checks)
-    for reason in verdict.reasons:
-        # What the sentence, or a check above, says already is not said again.
-        core = reason.removeprefix("withheld: ")
-        told = any(text in reason or core in text for text in known)
-        if not told and reason not in verdict.sentence:
-            checks[reason] = "na"
-    return checks
-
-
-def _robust(verdict: Verdict) -> dict[str, str]:
-    """Return whether permutation and both bootstraps agree with the verdicts."""
-    asked = [arm for arm in verdict.arms if arm.robustness]
-    against = verdict.robustness.disagreements
-    if not asked:
-        return {}
-    if not against:
-        return {f"permutation and bootstraps agree with the tests on all {len(asked)} arms": "yes"}
-    shown = against[:MOST_DISAGREEMENTS]
-    more = f" (and {len(against) - len(shown)} more, in the table)" if against[len(shown) :] else ""
-    return {"; ".join(shown) + more: "na"}
-
-
-def _kpis(context: FigureContext, verdict: Verdict) -> list[tuple[str, str]]:
-    """Return the figures beside the verdict: a value, and what it is."""
-    counts, protocol, seeds = verdict.counts, verdict.protocol, verdict.seeds
-    passed = f"configurations escape; {counts.tracks} track a single model"
-    if verdict.withheld:
-        passed = "would pass, but a control withholds the verdict"
-    kpis = [(f"{counts.escapes} of {counts.candidates}", passed)]
-    # The weakest endpoint says nothing where some endpoint could not be assessed.
-    whole = [arm for arm in verdict.arms if len(arm.endpoints) == len(protocol.endpoints)]
-    candidates = [arm for arm in whole if arm.role == "candidate"]
-    lead = min(candidates, key=lead_order, default=None)
-    if lead is not None and lead.weakest is not None:
-        effect = lead.endpoints[lead.weakest]
-        tag = context.arms.filter(pl.col("arm") == lead.arm)["tag"].item()
-        text = (
-            f"recovery of {tag}, the best, on its weakest endpoint "
-            f"({protocol.labels[lead.weakest]}), {context.levels[0]} {numbers.interval(effect)}"
-        )
-        kpis.append((numbers.number(effect.recovery), text))
-    found = verdict.detectable_effect
-    if found.worst is not None:
-        text = "smallest recovery on every endpoint that these seeds detect with power "
-        kpis.append((numbers.number(found.worst), f"{text}{found.power:g}"))
-    planned = f", {seeds.planned} declared" if seeds.planned else ""
-    kpis.append((seeds.span.replace(" to ", "–"), f"complete replicates per arm{planned}"))
-    return kpis
 
 
 def _declared(run: Run, verdict: Verdict) -> str:

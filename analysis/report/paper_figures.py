@@ -4,9 +4,8 @@ A figure is laid out as on the report's page and then made smaller as a whole, s
 and text keep their proportions; the page's key of methods becomes a legend.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from math import ceil
 from pathlib import Path
@@ -37,8 +36,6 @@ LETTER: Final = 6.3
 LINES: Final = 3
 NARROW: Final = 200
 """Width of a panel, px, below which not every number fits on its axis."""
-ENTRY: Final = 150
-"""Room for an entry of the legend, px."""
 
 
 def write_paper(own: JudgedRun, place: Path) -> None:
@@ -118,12 +115,12 @@ def picture(
             if param["name"] == "metric":
                 param["value"] = choice[0]
         spec["title"] = choice[1]
-        for encoding in _encodings(spec):
+        for encoding in theme.encodings_of(spec):
             for channel in encoding.values():
                 if isinstance(channel, dict) and isinstance(channel.get("title"), str):
                     channel["title"] = channel["title"].replace(encodings.CHOSEN, choice[1])
     if not hint.get("columns"):
-        _add_legend(spec, titles, room)
+        theme.add_legend(spec, titles, room)
         spec |= {"width": room, "autosize": {"type": "fit-x", "contains": "padding"}}
         svg = _draw(spec, room, room)
         return svg, _scale(svg, inches)
@@ -135,7 +132,7 @@ def picture(
     svg = ""
     for _ in range(PASSES):
         spec["columns"] = columns
-        _add_legend(spec, titles, columns * cell)
+        theme.add_legend(spec, titles, columns * cell)
         _thin_out(spec, cell)
         height = flat * (cell * hint["ratio"] if hint.get("ratio") else hint["height"])
         spec["spec"] |= {"width": cell, "height": round(height)}
@@ -189,52 +186,13 @@ def _sized(svg: str, scale: float, unit: str) -> str:
 # --- what the page has beside its charts, or leaves to its reader
 
 
-def _add_legend(spec: dict[str, Any], titles: Mapping[str, str], room: float) -> None:
-    """Give the methods' colours and shapes a legend, of those methods that are drawn."""
-    channels = [
-        encoding[channel]
-        for encoding in _encodings(spec)
-        for channel in ("color", "shape")
-        if isinstance(encoding.get(channel), dict) and encoding[channel].get("field") == "method"
-    ]
-    if not channels:
-        return
-    seen = {row.get("method") for rows in spec["datasets"].values() for row in rows}
-    used = [method for method in channels[0]["scale"]["domain"] if method in seen]
-    names = json.dumps({method: titles.get(method, method) for method in used})
-    legend = {
-        "title": None,
-        "orient": "bottom",
-        "direction": "horizontal",
-        "columns": max(1, int(room / ENTRY)),
-        "values": used,
-        "labelExpr": f"{names}[datum.label]",
-        "labelLimit": ENTRY - 30,
-        "symbolOpacity": 1,
-        "symbolSize": 70,
-    }
-    for channel in channels:
-        channel["legend"] = legend
-
-
 def _thin_out(spec: dict[str, Any], cell: float) -> None:
     """Leave a narrow axis its whole numbers, so that those of both anchors stay."""
-    for encoding in _encodings(spec):
+    for encoding in theme.encodings_of(spec):
         axis = (encoding.get("x") or {}).get("axis") or {}
         whole = [value for value in axis.get("values", []) if value == int(value)]
         if cell < NARROW and len(whole) > 1:
             axis["values"] = whole
-
-
-def _encodings(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        if isinstance(value.get("encoding"), dict):
-            yield value["encoding"]
-        for key in ("layer", "spec", "hconcat", "vconcat", "concat"):
-            yield from _encodings(value.get(key))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _encodings(inner)
 
 
 def _wrapped(spec: dict[str, Any], cell: float) -> dict[str, Any]:
@@ -246,7 +204,7 @@ def _wrapped(spec: dict[str, Any], cell: float) -> dict[str, Any]:
         return spec
     for row in rows:
         row["panel"] = names[row["panel"]]
-    for channel in [spec.get("facet"), *(c for e in _encodings(spec) for c in e.values())]:
+    for channel in [spec.get("facet"), *(c for e in theme.encodings_of(spec) for c in e.values())]:
         own = isinstance(channel, dict) and channel.get("field") == "panel"
         if own and isinstance(channel.get("sort"), list):
             channel["sort"] = [names.get(name, name) for name in channel["sort"]]

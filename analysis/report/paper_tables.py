@@ -146,7 +146,7 @@ def _configurations(arms: Iterable[Named], verdict: Verdict, partial: str) -> Ta
             ]
         )
     caption = (
-        f"{partial}{verdict.sentence} R: recovery, 0 is the single model and 1 the deep "
+        f"{partial}{verdict.sentence} R: recovery, 0 is the single network and 1 the deep "
         f"ensemble of the same size; brackets: {100 * protocol.level:g} % intervals over seeds."
     )
     withheld = " The verdict is withheld because of a control." if verdict.withheld else ""
@@ -163,7 +163,7 @@ def _costs(arms: Iterable[Named], verdict: Verdict, partial: str) -> Table:
         for arm in arms
         if any(amount.value is not None for amount in known.get(arm["arm"], ()))
     ]
-    caption = f"{partial}What each arm costs, and in brackets as a multiple of the single model."
+    caption = f"{partial}What each arm costs, and in brackets as a multiple of the single network."
     return Table(caption, ["Configuration", *(HEADINGS[cost] for cost in COSTS)], rows)
 
 

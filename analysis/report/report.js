@@ -106,6 +106,7 @@
 
   async function drawAll() {
     for (const box of document.querySelectorAll("[data-chart]")) {
+      if (box.closest("details:not([open])")) continue; // It has no width yet.
       try { await draw(box); } catch (error) {
         status.errors.push(`${box.dataset.chart}: ${error}`);
         console.error(error);
@@ -174,7 +175,8 @@
     opened = arm;
     document.getElementById("drawer-title").textContent = about.label;
     body.replaceChildren();
-    make("span", about.verdict, make("p", "", body, { className: about.verdict }), { className: "badge" });
+    make("span", about.verdict, make("p", "", body, { className: about.tone }), { className: "badge" });
+    pairs("Why", about.why, body);
     pairs("Recovery, with its interval", about.recovery, body);
     pairs("Parameters", about.parameters, body);
     for (const [title, text] of about.texts) {
@@ -217,6 +219,12 @@
     show();
   }
 
+  function clear() {
+    selected = [];
+    for (const view of brushes) view.data("brush_store", []).runAsync();
+    show();
+  }
+
   function save(name, content, type) {
     const link = document.createElement("a");
     link.href = typeof content === "string" && content.startsWith("data:")
@@ -238,12 +246,49 @@
         .map((row) => row.map(cell).join(",")).join("\n") + "\n", "text/csv");
     },
     async svg(key) {
-      save(`${key}.svg`, await views.get(key).background(css("--card")).toSVG(), "image/svg+xml");
+      const drawn = new DOMParser().parseFromString(await views.get(key).background(css("--card")).toSVG(), "image/svg+xml");
+      const svg = drawn.documentElement, [width, height] = ["width", "height"].map((side) => Number(svg.getAttribute(side)));
+      const { lines, top } = headed(key, width), within = drawn.createElementNS(svg.namespaceURI, "g");
+      within.setAttribute("transform", `translate(0,${top})`);
+      within.append(...svg.childNodes);
+      const back = drawn.createElementNS(svg.namespaceURI, "rect");
+      for (const [name, value] of Object.entries({ width, height: top + height, fill: css("--card") })) back.setAttribute(name, value);
+      svg.append(back, within);
+      lines.forEach((line, at) => {
+        const text = Object.assign(drawn.createElementNS(svg.namespaceURI, "text"), { textContent: line });
+        const style = { x: 8, y: 20 + 19 * at, fill: css("--ink"), "font-size": 14, "font-weight": 600, "font-family": look().font };
+        for (const [name, value] of Object.entries(style)) text.setAttribute(name, value);
+        svg.append(text);
+      });
+      svg.setAttribute("height", top + height);
+      svg.setAttribute("viewBox", `0 0 ${width} ${top + height}`);
+      save(`${key}.svg`, new XMLSerializer().serializeToString(drawn), "image/svg+xml");
     },
     async png(key) {
-      save(`${key}.png`, await views.get(key).background(css("--card")).toImageURL("png", 2), "image/png");
+      const drawn = await views.get(key).background(css("--card")).toCanvas(2);
+      const { lines, top } = headed(key, drawn.width / 2), canvas = document.createElement("canvas");
+      Object.assign(canvas, { width: drawn.width, height: drawn.height + 2 * top });
+      const brush = canvas.getContext("2d");
+      brush.fillStyle = css("--card");
+      brush.fillRect(0, 0, canvas.width, canvas.height);
+      brush.drawImage(drawn, 0, 2 * top);
+      Object.assign(brush, { fillStyle: css("--ink"), font: `600 28px ${look().font}` });
+      lines.forEach((line, at) => brush.fillText(line, 16, 40 + 38 * at));
+      save(`${key}.png`, canvas.toDataURL("image/png"), "image/png");
     },
   };
+
+  /* The title of a figure in lines as wide as it, and the room that they need above. */
+  function headed(key, width) {
+    const brush = document.createElement("canvas").getContext("2d"), lines = [""];
+    brush.font = `600 14px ${look().font}`;
+    for (const word of page.figures[key].title.split(" ")) {
+      const longer = `${lines.at(-1)} ${word}`.trim();
+      if (brush.measureText(longer).width < width - 16) lines[lines.length - 1] = longer;
+      else lines.push(word);
+    }
+    return { lines, top: 14 + 19 * lines.length };
+  }
 
   function sort(button) {
     const head = button.closest("th"), body = head.closest("table").tBodies[0];
@@ -276,11 +321,7 @@
       for (const other of button.parentElement.children) other.setAttribute("aria-pressed", other === button);
       draw(figure.querySelector("[data-chart]"));
     } else if (act === "theme") { root.classList.toggle("dark"); drawAll(); }
-    else if (act === "clear") {
-      selected = [];
-      for (const view of brushes) view.data("brush_store", []).runAsync();
-      show();
-    }
+    else if (act === "clear") clear();
     else if (act === "copy") copy(here(), button);
     else if (act === "close") document.getElementById("drawer").close();
     else if (act === "print") {
@@ -292,6 +333,14 @@
 
   document.addEventListener("input", (event) => {
     if (event.target.id === "filter") filter(event.target.value);
+  });
+
+  document.addEventListener("toggle", (event) => {
+    if (event.target.open) event.target.querySelectorAll("[data-chart]").forEach(draw);
+  }, true);
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && selected.length && !document.getElementById("drawer")?.open) clear();
   });
 
   document.getElementById("drawer")?.addEventListener("close", () => { opened = ""; show(); });

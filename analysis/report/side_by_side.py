@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from analysis.figures import recovery
+from analysis.figures import forest
 from analysis.figures.context import Figure
 from analysis.report import html, page, tables
 from analysis.report.missing_trials import lacking
@@ -147,10 +147,10 @@ def drawn(found: Mapping[str, JudgedRun]) -> list[Figure]:
                 section="Recovery",
                 claim=f"The best configuration escapes in {passed} of {len(names)} "
                 f"{'studies' if len(names) > 1 else 'study'}, at a margin of {margin:g}",
-                sample=f"Replicates per arm: {seeds}. Intervals ({levels[0]} thick, {levels[1]} "
+                sample=f"Seeds each: {seeds}. Intervals ({levels[0]} thick, {levels[1]} "
                 "thin) cover training seeds. The best of several is shown, so it looks better than "
                 f"it is; its study's verdict corrects for that.{missing}",
-                chart=recovery.forest_chart(rows, margin, _methods(found), levels),
+                chart=forest.forest_chart(rows, margin, _methods(found), levels),
             )
         )
     return figures
@@ -164,6 +164,7 @@ def _recoveries(name: str, own: JudgedRun) -> pl.DataFrame:
         arm=pl.lit(name),
         label=pl.lit(f"{name} · {best.label.removeprefix(f'{best.tag} · ')}"),
         method=pl.lit(best.arm.method),
+        kind=pl.lit("tuned"),
     )
 
 

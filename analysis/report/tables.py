@@ -11,14 +11,12 @@ from typing import Any, Final
 import polars as pl
 
 from analysis.data.run import Run
-from analysis.data.search_space import command_of, flatten
+from analysis.data.search_space import command_of
 from analysis.figures.context import FigureContext
-from analysis.text.numbers import interval, number, plain
-from analysis.verdict.schema import Arm, Effect, Equivalent, Plan, Robustness, Verdict
-from analysis.verdict.wording import METHODS
+from analysis.text.numbers import interval, number
+from analysis.verdict.schema import Arm, Effect, Equivalent, Plan, Price, Robustness, Verdict
+from analysis.verdict.wording import BADGES
 
-MOST_PARAMETERS: Final = 6
-"""Parameters below an arm's name; the full specifications have the others."""
 OF_THE_TRIAL: Final = frozenset({"role", "stage", "replicate", "seed"})
 """Keys of a spec that tell trials apart, not configurations."""
 MOST_ROWS: Final = 40
@@ -33,40 +31,41 @@ def configurations(context: FigureContext, run: Run, verdict: Verdict) -> dict[s
     if trials.is_empty():
         return None
     labels, judged = verdict.protocol.labels, verdict.by_arm()
-    plain = ["Other tests agree", "DE equivalent", "NLL", "Accuracy", "Runs"]
-    columns = [{"title": name, "numeric": False} for name in ("Configuration", "Verdict")]
-    columns += [{"title": f"Recovery, {label}", "numeric": True} for label in labels.values()]
-    columns += [{"title": name, "numeric": True} for name in plain]
+    plain = ["Price, of a Deep Ensemble", "Better members (nats)", "Ensemble gain (nats)"]
+    plain += ["DE equivalent", "Other tests agree", "NLL", "Accuracy", "Seeds"]
+    titles = ["Configuration", "Weakest recovery", "Verdict"]
+    titles += [f"Recovery, {label}" for label in labels.values()] + plain
+    words = ("Configuration", "Verdict")
+    columns = [{"title": name, "numeric": name not in words} for name in titles]
     rows: list[dict[str, object]] = []
-    specs: dict[str, dict[str, Any]] = {}
     for arm in context.arms.to_dicts():
         own = trials.filter(pl.col("arm") == arm["arm"])
         entry = judged.get(arm["arm"])
         if own.is_empty():
             continue
-        specs[arm["arm"]] = flatten(own["spec"][0] or "{}")
-        cells = [effect_cell(entry.endpoints.get(key) if entry else None) for key in labels]
-        cells.append(_robustness_cell(entry.robustness if entry else None))
+        cells = [_both(entry, key) for key in labels]
+        cells.append(_price_cell(entry.price if entry else None))
+        cells += _lead_cells(entry)
         cells.append(equivalent_cell(entry.equivalent if entry else None))
+        cells.append(_robustness_cell(entry.robustness if entry else None))
         cells += [_cell(own["nll"].mean(), 4), _cell(own["accuracy"].mean(), 3), _cell(len(own), 0)]
         rows.append(
             {
                 "arm": arm["arm"],
                 "tag": arm["tag"],
                 "name": arm["label"].removeprefix(f"{arm['tag']} · "),
-                "verdict": arm["verdict"],
+                "verdict": BADGES.get(arm["verdict"], "baseline"),
+                "weakest": _weakest(entry, labels),
                 "tone": "inconclusive" if verdict.withheld else arm["verdict"],
-                "because": _because(entry) if entry else "",
+                "because": (entry and entry.label) or "",
                 "reason": entry.reason if entry else None,
                 "cells": cells,
                 "spec": _spec(own["spec"][0]),
             }
         )
-    pools = [key for key in specs if key.startswith("deep_ensemble-")]
-    for key, row in zip(specs, rows, strict=True):
-        row["parameters"] = "" if key in pools else _differences(specs, key)
-        if key in pools[1:]:  # sizes of one pool have one specification
-            row["spec"] = ""
+    pools = [row for row in rows if str(row["arm"]).startswith("deep_ensemble-")]
+    for row in pools[1:]:  # Sizes of one pool have one specification.
+        row["spec"] = ""
     return {"columns": columns, "rows": rows}
 
 
@@ -76,20 +75,6 @@ def _spec(text: str | None) -> str:
     return json.dumps(spec, indent=1, sort_keys=True) if spec else ""
 
 
-def _because(arm: Arm) -> str:
-    """Return the sub-label of a verdict, and what the seeds detect or how many are needed."""
-    parts = [arm.label] if arm.label else []
-    found = [effect.detectable for effect in arm.endpoints.values()]
-    known = [value for value in found if value is not None]
-    if arm.needed and arm.verdict == "inconclusive":
-        escape, track = (seeds or "very many" for seeds in (arm.needed.escape, arm.needed.track))
-        recovery = arm.needed.recovery
-        parts.append(f"needs {escape} seeds to show R = {recovery:g}, {track} to show tracking")
-    elif arm.verdict in ("tracks", "inconclusive") and known and len(known) == len(found):
-        parts.append(f"smallest recovery these seeds detect: {max(known):.2f}")
-    return " · ".join(parts)
-
-
 def effect_cell(effect: Effect | None) -> dict[str, str]:
     """Return the recovery with its interval."""
     if effect is None or effect.recovery is None:
@@ -97,11 +82,51 @@ def effect_cell(effect: Effect | None) -> dict[str, str]:
     return _cell(effect.recovery, 2) | {"range": interval(effect)}
 
 
+def _both(arm: Arm | None, key: str) -> dict[str, str]:
+    """Return the recovery against the tuned anchors, and below it that against its own."""
+    found = effect_cell(arm.endpoints.get(key) if arm else None)
+    if arm is None or arm.own is None:
+        return found
+    own = "the same" if arm.own.single == "single" else "–"
+    if own == "–" and (effect := arm.own.endpoints.get(key)):
+        own = f"{number(effect.recovery)} {interval(effect)}"
+    return found | {"own": f"own {own}"}
+
+
+def _weakest(arm: Arm | None, labels: Mapping[str, str]) -> dict[str, str]:
+    if arm is None or arm.least is None:
+        return _cell(None, 2)
+    against, key, effect = arm.least
+    return effect_cell(effect) | {"own": labels[key] + (" (own)" if against == "own" else "")}
+
+
+def _price_cell(price: Price | None) -> dict[str, str]:
+    """Return parameters and inference FLOPs in units of the Deep Ensemble of the same size."""
+    if price is None or price.parameters is None or price.infer_flops is None:
+        return _cell(None, 0)
+    parameters, flops = (f"{100 * n:.3g}\u00a0%" for n in (price.parameters, price.infer_flops))
+    found = _cell(price.parameters, 2) | {"text": parameters, "range": f"{flops} FLOPs"}
+    return found | ({"own": "dearer"} if price.dearer else {})
+
+
+def _lead_cells(arm: Arm | None) -> list[dict[str, str]]:
+    """Return what an arm's lead in NLL is made of, against the tuned and its own network."""
+    if arm is None or not arm.against:
+        return [_cell(None, 3)] * 2
+    cells = []
+    for name in ("better_members", "ensemble_gain"):
+        values = {against: getattr(of, name) for against, of in arm.against.items()}
+        own = values.get("own")
+        text = {"own": f"own {number(own, 3)}"} if own not in (None, values.get("tuned")) else {}
+        cells.append(_cell(values.get("tuned"), 3) | text)
+    return cells
+
+
 def _robustness_cell(found: Robustness | None) -> dict[str, str]:
     """Return how many of the other tests agree with the verdict, and which do not."""
     if found is None:
         return _cell(None, 0)
-    against = [METHODS[name] for name, answer in found.answers.items() if not answer.agrees]
+    against = [name for name, answer in found.answers.items() if not answer.agrees]
     agree, against_it = len(found.answers) - len(against), ", ".join(against)
     text = {"text": f"{agree} of {len(found.answers)}", "sort": str(agree)}
     return text | {"range": f"not by {against_it}" if against else ""}
@@ -123,17 +148,6 @@ def _cell(value: Any, digits: int) -> dict[str, str]:
     if value is None:
         return {"text": "–", "sort": "", "range": ""}
     return {"text": number(value, digits), "sort": f"{value:.9g}", "range": ""}
-
-
-def _differences(specs: Mapping[str, Mapping[str, Any]], arm: str) -> str:
-    """Return what tells an arm's spec from most others that have the same parameters, as text."""
-    own = {key: value for key, value in specs[arm].items() if value is not None}
-    apart = {
-        key: sum(other.get(key, value) != value for other in specs.values())
-        for key, value in own.items()
-    }
-    most = sorted(own, key=lambda key: (-apart[key], key))[:MOST_PARAMETERS]
-    return " · ".join(f"{key} {plain(own[key])}" for key in sorted(most) if apart[key])
 
 
 def excluded(context: FigureContext) -> list[dict[str, Any]]:
@@ -158,7 +172,7 @@ def excluded_note(context: FigureContext) -> str:
     shown = f"; the first {MOST_ROWS} of {rows} reasons" if rows > MOST_ROWS else ""
     return (
         f"{trials} of {len(context.trials)} trials{shown}. A failed run in the confirm stage keeps "
-        "its arm from any verdict; it is never dropped in silence."
+        "its configuration from any verdict; it is never dropped in silence."
     )
 
 
@@ -181,7 +195,7 @@ def provenance(run: Run, verdict: Verdict, now: datetime) -> list[tuple[str, str
         ("Declared", (plan and plan.declared) or "–"),
         ("Code", several(trials["commit"].to_list())),
         ("Data", several(trials["data"].to_list())),
-        ("Seeds", f"{trials['seed'].n_unique()} roots of {len(trials)} trials"),
+        ("Seeds", f"{trials['seed'].n_unique()} distinct seeds in {len(trials)} trials"),
         ("Device", several(trials["device"].to_list())),
         ("Trained with", " | ".join(_versions(found) for found in versions)),
         ("Judged with", _judged_with()),

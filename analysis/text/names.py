@@ -1,12 +1,16 @@
-"""What methods are called where people read them."""
+"""What methods and configurations are called where people read them."""
 
-from typing import Final
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from analysis.text.numbers import plain
 
 TITLES: Final = {
     "batch_ensemble": "BatchEnsemble",
     "batchensemble": "BatchEnsemble",
-    "deep_ensemble": "Deep ensemble",
-    "single": "Single model",
+    "deep_ensemble": "Deep Ensemble",
+    "single": "Single network",
     "mc_dropout": "MC dropout",
     "lora_ensemble": "LoRA-Ensemble",
     "rank_k": "Rank-k ensemble",
@@ -28,3 +32,76 @@ def title(method: str) -> str:
     key = method.rpartition(".")[2] if dotted else method
     words = key.replace("_", " ")
     return TITLES.get(key, words[:1].upper() + words[1:])
+
+
+FIRST: Final = ("name", "members", "init", "rank")
+"""What names a configuration before anything else: its regulariser, its size, its start."""
+PHRASES: Final = {
+    ("init", "sign"): "signs",
+    ("init", "tabm_sign"): "TabM signs",
+    ("init", "tabm_normal"): "TabM normal",
+    ("rank", "full"): "full rank",
+    **{("name", short): short.upper() for short in ("adp", "dice", "hsic")},
+}
+"""Values that say enough by themselves."""
+
+
+def apart(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what sets each configuration of a method apart from the others, in a few words.
+
+    Regulariser and size come first; then come parameters of the method, of the backbone and of
+    training, each only where those before it leave two configurations alike.
+
+    Args:
+        specs: Configurations of one method, each in its sections ``params``, ``regulariser`` and so
+            on.
+    """
+    values = [dict(_leaves(spec)) for spec in specs]
+    keys = sorted({key: None for own in values for key in own}, key=_rank)
+    chosen = [key for key in keys if key in (("regulariser", "name"), ("params", "members"))]
+    said = [_words(own, chosen) for own in values]
+    for key in keys:
+        each = [_phrase(key, own.get(key)) for own in values]
+        tied = [text for text, many in Counter(said).items() if many > 1]
+        parts = any(
+            len({a for a, text in zip(each, said, strict=True) if text == one}) > 1 for one in tied
+        )
+        first = key[0] == "params" and key[1] in FIRST and len(set(each)) > 1
+        if key not in chosen and (parts or first):
+            chosen = sorted([*chosen, key], key=_rank)
+            said = [_words(own, chosen) for own in values]
+    return said
+
+
+def _leaves(spec: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
+    for section in ("params", "regulariser", "backbone", "training"):
+        for key, value in (spec.get(section) or {}).items():
+            if value is not None and (section, key) != ("params", "name"):
+                yield (section, key), value
+
+
+def _rank(key: tuple[str, str]) -> tuple[int, int, str]:
+    """Return the sort key that puts what tells most to a reader first."""
+    section, name = key
+    first = name in FIRST and section in ("params", "regulariser")
+    order = ("params", "regulariser", "backbone", "training").index(section)
+    return (FIRST.index(name) if first else len(FIRST)), order, name
+
+
+def _words(own: Mapping[tuple[str, str], Any], keys: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(filter(None, (_phrase(key, own.get(key)) for key in keys)))
+
+
+def _phrase(key: tuple[str, str], value: Any) -> str:
+    """Return a parameter and its value as a reader would say them, nothing for none."""
+    name = key[1]
+    if value is None or value == "none":
+        return ""
+    if (name, value) in PHRASES:
+        return PHRASES[name, value]
+    text = plain(value).replace("_", " ") if isinstance(value, str) else plain(value)
+    if key == ("params", "members"):
+        return f"{text} members"
+    if name in ("name", "init"):
+        return f"{text} init" if name == "init" else text
+    return f"{name.replace('_', ' ')} {text}"

@@ -330,6 +330,19 @@ class Arm(Record):
     equivalent: Equivalent | None
     robustness: Robustness | None
 
+    @property
+    def least(self) -> tuple[Literal["tuned", "own"], str, Effect] | None:
+        """Its least recovery: against which anchors, on which endpoint, and the effect."""
+        sides: tuple[tuple[Literal["tuned", "own"], dict[str, Effect]], ...]
+        sides = ("tuned", self.endpoints), ("own", self.own.endpoints if self.own else {})
+        found = [
+            (effect.recovery, against, key, effect)
+            for against, effects in sides
+            for key, effect in effects.items()
+            if effect.recovery is not None
+        ]
+        return min(found, key=lambda one: one[0])[1:] if found else None
+
 
 class Control(Record):
     """What a control had to do and did."""

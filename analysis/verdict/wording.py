@@ -5,14 +5,22 @@ Numbers are rounded here, where they are shown, and nowhere else.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal
 
 from analysis.data.protocol import Endpoint, Plan
 from analysis.text.names import title
 from analysis.verdict.arms import LEAST_SEEDS, Reason, runs_there
 from analysis.verdict.decisions import EXPECTED, ControlName, Decided, Decision, Open, behaves
-from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Arm, Verdict
+from analysis.verdict.schema import (
+    ALL_TRACK,
+    INCONCLUSIVE,
+    SOME_ESCAPES,
+    Arm,
+    Effect,
+    Tried,
+    Verdict,
+)
 
 SAID: Final = {
     "escapes": "escapes",
@@ -30,6 +38,39 @@ ANCHORS: Final = {
     "but not shown to be like the tuned one",
 }
 """What it means to pass between one pair of anchors alone, by label."""
+State = Literal["yes", "no", "na"]
+UNFINISHED: Final = "the study is not finished"
+ONE: Final[dict[str, str]] = {
+    "escapes": "escapes",
+    "tracks": "behaves like a single network",
+    "worse": "does worse than a single network",
+    "inconclusive": "is undecided",
+}
+MANY: Final[dict[str, str]] = {
+    "escapes": "escape",
+    "tracks": "behave like a single network",
+    "worse": "do worse than a single network",
+    "inconclusive": "are undecided",
+}
+BADGES: Final[dict[str, str]] = {
+    "escapes": "escapes",
+    "tracks": "like a single network",
+    "worse": "worse than one",
+    "inconclusive": "undecided",
+}
+"""The verdicts in as few words as possible."""
+BASELINES: Final = {
+    "tuned": "the tuned baselines",
+    "own": "baselines with its own training values",
+}
+"""What the pairs of anchors are called."""
+EXAMPLES: Final[dict[bool | None, tuple[State, str]]] = {
+    True: ("yes", "it escapes where test examples are drawn anew, too"),
+    False: ("no", "it does not escape where test examples are drawn anew"),
+    None: ("na", "it escapes on these test examples; whether on others is not known"),
+}
+MOST: Final = 3
+"""Configurations that a line of doubt names."""
 METHODS: Final = {
     "permutation": "permutation of labels",
     "bca": "BCa bootstrap over seeds",
@@ -42,62 +83,204 @@ METHODS: Final = {
 
 
 def sentence(verdict: Verdict) -> str:
-    """Return the verdict in one sentence, with its figures."""
-    if verdict.verdict == SOME_ESCAPES:
-        said = _some_escape(verdict)
-    elif verdict.verdict == ALL_TRACK:
-        said = _all_track(verdict)
-    else:
-        said = f"Inconclusive: {'; '.join(verdict.reasons)} ({_seeds(verdict)})."
-    if verdict.exploratory:
-        return f"Exploratory, as {verdict.exploratory_reasons[0]}. {said}"
-    return said
+    """Return the verdict in one or two short sentences; ``details`` has the figures."""
+    return ("Exploratory: " if verdict.exploratory else "") + " ".join(headline(verdict))
 
 
-def _some_escape(verdict: Verdict) -> str:
-    counts, protocol, own = verdict.counts, verdict.protocol, verdict.arms
-    escaping = [arm for arm in own if arm.verdict == "escapes" and arm.role == "candidate"]
-    best = next(arm for arm in escaping if not arm.price.dearer)
-    assert best.weakest is not None
-    assert best.p_holm is not None
-    weakest = best.endpoints[best.weakest]
-    efficient = counts.escapes - counts.dear
-    one, low, high = efficient == 1, weakest.low_wide, weakest.high_wide
-    both = " and those with its own training values" if best.own else ""
-    verb = "escapes a single model: it recovers" if one else "escape: they recover"
-    reach = "unbounded" if low is None or high is None else f"{low:.2f} to {high:.2f}"
-    return (
-        f"{efficient} of {counts.candidates} tested configurations {verb} more than "
-        f"{_percent(protocol.delta)} of the way from a single model to a Deep "
-        f"Ensemble on {join(protocol.labels.values())} (best: {names(own)[best.arm]}, whose "
-        f"weakest is {protocol.labels[best.weakest]} with recovery "
-        f"{weakest.recovery:.2f}, {100 * protocol.level_wide:g} % interval "
-        f"{reach}; against the tuned anchors{both}; {_p(best.p_holm)} after Holm; "
-        f"{_seeds(verdict)}{'' if best.on_examples else ', these test examples only'})"
-        f"{_price(best)}."
-    )
+def headline(verdict: Verdict) -> tuple[str, ...]:
+    """Return the verdict as one or two short lines."""
+    counts, best = verdict.counts, winner(verdict)
+    if verdict.verdict == ALL_TRACK:
+        n = counts.candidates
+        which = f"All {n} tested configurations behave" if n > 1 else "The configuration behaves"
+        most = f"No interval reaches beyond {_percent(_highest(verdict))} of the way to a Deep"
+        return f"{which} like a single network.", f"{most} Ensemble."
+    if verdict.verdict == SOME_ESCAPES and best and best.least:
+        efficient, (_, _, weakest) = counts.escapes - counts.dear, best.least
+        return (
+            f"{efficient} of {counts.candidates} configurations escape{'s' * (efficient == 1)} "
+            "single-model behaviour.",
+            f"The best, “{names(verdict.arms)[best.arm]}”, covers "
+            f"{_percent(weakest.recovery or 0.0)} of the way to a Deep Ensemble in its weakest "
+            f"measure{_price(best)}.",
+        )
+    if not verdict.withheld and counts.dear:
+        subject = f"{counts.dear} configuration{'s' * (counts.dear > 1)}"
+        verb = "escapes, but costs" if counts.dear == 1 else "escape, but cost"
+        more = f"{subject} {verb} more than the Deep Ensemble of its size."
+        return "No efficient ensemble escapes single-model behaviour.", more
+    first = next(iter(verdict.reasons), "nothing was tested")
+    if verdict.withheld or not counts.candidates or first.startswith(UNFINISHED):
+        yet = "No verdict yet:" if first.startswith(UNFINISHED) else "No verdict:"
+        would = f"{counts.escapes} of {counts.candidates} configurations would escape otherwise."
+        return f"{yet} {first}.", *([would] if verdict.withheld and counts.escapes else [])
+    return "No configuration is shown to escape single-model behaviour.", f"{tally(verdict)}."
+
+
+def tally(verdict: Verdict) -> str:
+    """Return how many candidates came out how."""
+    counts = verdict.counts
+    found = [
+        f"{number} {(ONE if number == 1 else MANY)[kind]}"
+        for kind in ONE
+        if (number := getattr(counts, kind))
+    ]
+    said, number = "No configuration was tested", counts.candidates
+    if len(found) == 1:  # All alike.
+        kind = next(kind for kind in ONE if getattr(counts, kind))
+        every = f"All {number} configurations {MANY[kind]}"
+        said = every if number > 1 else f"The tested configuration {ONE[kind]}"
+    elif found:
+        said = f"Of {number} configurations, {join(found)}"
+    return f"{said}, before a control withholds the verdict" if verdict.withheld else said
+
+
+def winner(verdict: Verdict) -> Arm | None:
+    """Return the best candidate that escapes and is no dearer than a Deep Ensemble."""
+    own = (arm for arm in verdict.arms if arm.role == "candidate" and arm.verdict == "escapes")
+    return next((arm for arm in own if not arm.price.dearer), None)
+
+
+def details(verdict: Verdict) -> tuple[str, ...]:
+    """Return the figures that stand beneath the headline."""
+    protocol, best, every = verdict.protocol, winner(verdict), f"{_seeds(verdict)} each"
+    if verdict.verdict == SOME_ESCAPES and best and best.least and best.p_holm is not None:
+        against, key, effect = best.least
+        low, high = effect.low_wide, effect.high_wide
+        reach = "unbounded" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+        return (
+            f"Its weakest measure: {protocol.labels[key]} against {BASELINES[against]}, recovery "
+            f"{effect.recovery:.2f}, {100 * protocol.level_wide:g} % interval {reach}; "
+            f"{_p(best.p_holm)} after Holm's correction; {every}.",
+        )
+    if verdict.verdict == ALL_TRACK:
+        return (
+            f"Recovery of less than {protocol.delta:g} counts as none; the largest upper end of "
+            f"the {100 * protocol.level:g} % intervals is {_highest(verdict):.2f}; {every}.",
+            "This is about what was tested, not about every configuration there is.",
+        )
+    return (f"{every[:1].upper()}{every[1:]}.",) if verdict.arms else ()
+
+
+def _highest(verdict: Verdict) -> float:
+    own = [arm for arm in verdict.arms if arm.role == "candidate"]
+    # An arm tracks only where its interval is bounded on every endpoint.
+    return max(effect.high or 0.0 for arm in own for effect in arm.endpoints.values())
 
 
 def _price(arm: Arm) -> str:
     """Say what an arm costs, in units of the Deep Ensemble that it is measured against."""
     costs = {"parameters": arm.price.parameters, "inference FLOPs": arm.price.infer_flops}
-    known = [f"{_percent(times)} of the {name}" for name, times in costs.items() if times]
-    return f", at {join(known)} of that Deep Ensemble" if known else ""
+    known = [f"{_percent(times)} of its {name}" for name, times in costs.items() if times]
+    return f", at {join(known)}" if known else ""
 
 
-def _all_track(verdict: Verdict) -> str:
-    n, protocol = verdict.counts.candidates, verdict.protocol
-    own = [arm for arm in verdict.arms if arm.role == "candidate"]
-    # An arm tracks only where its interval is bounded on every endpoint.
-    highs = [effect.high or 0.0 for arm in own for effect in arm.endpoints.values()]
-    which = f"All {n} tested configurations track" if n > 1 else "The tested configuration tracks"
-    return (
-        f"{which} a single model: recovery stays within "
-        f"±{_percent(protocol.delta)} of the way to a Deep Ensemble on "
-        f"{join(protocol.labels.values())} (largest upper "
-        f"{100 * protocol.level:g} % bound {max(highs):.2f}; {_seeds(verdict)}); "
-        "this is about what was tested, not about every configuration there is."
-    )
+# --- what speaks for a verdict, and what could overturn it
+
+
+def doubts(verdict: Verdict) -> list[tuple[State, str]]:
+    """Return what speaks for the verdict (yes), against it (no), or cannot be known, a line each.
+
+    About the winner; where nothing escapes, about the best candidate.
+    """
+    arm = winner(verdict) or next((a for a in verdict.arms if a.role == "candidate"), None)
+    lines = [*_about(arm, names(verdict.arms)[arm.arm])] if arm else []
+    for name, control_ in verdict.controls:
+        if control_ is None:
+            lines.append(("na", f"no {name} control was run"))
+        else:
+            proved = control_.verdict == control_.expected
+            known = any(gate.reason and gate.reason in control_.line for gate in verdict.gates)
+            line = control_.line.partition(" (")[0] if known else control_.line
+            lines.append(("yes" if proved else "na" if control_.ok else "no", line))
+    closed: dict[str, list[int]] = {}
+    for gate in verdict.gates:
+        if gate.reason:
+            closed.setdefault(gate.reason, []).append(gate.members)
+    for why, sizes in closed.items():
+        of = f" (with {join(map(str, sorted(set(sizes))))} members)"
+        lines.append(("no", f"no recovery can be measured where {why}{of}"))
+    if asked := [(a.arm, a.robustness) for a in verdict.arms if a.robustness]:
+        called = names(verdict.arms)
+        differ = [
+            called[arm]
+            for arm, found in asked
+            if not all(answer.agrees for answer in found.answers.values())
+        ]
+        agree = "permutation and bootstraps agree with the tests"
+        more = f" and {len(differ) - MOST} more" if differ[MOST:] else ""
+        some = f"{', '.join(differ[:MOST])}{more}: another test says something else (see the table)"
+        lines.append(("na", some) if differ else ("yes", agree))
+    plan = verdict.plan
+    if plan and len(plan.tried) > 1:
+        lines.append(_tried(plan.tried, verdict.arms))
+    least = verdict.detectable_effect
+    if least.worst is not None and verdict.verdict != SOME_ESCAPES:
+        power = f"a recovery of {least.worst:.2f} or more in every measure is found with power"
+        lines.append(("na", f"{power} {least.power:g}; a smaller one may be missed"))
+    if plan and plan.note:
+        lines.append(("na", f"the study's file says: {plan.note.strip()}"))
+    lines += [("no", why) for why in verdict.exploratory_reasons]
+    told = " ".join([verdict.sentence, *(text for _, text in lines)])
+    return lines + [("na", why) for why in verdict.reasons if not _told(why, told)]
+
+
+def _told(why: str, told: str) -> bool:
+    """Tell whether a reason was said before; how many came out how stands in the sentence."""
+    return why in told or (why.startswith("no tested configuration escapes") and "(" not in why)
+
+
+def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
+    """Say where a configuration came from, and what it was compared with."""
+    called = f"“{name}”"
+    if arm.reason == "enqueued":
+        yield "na", f"{called} was enqueued by the study's file: the search did not find it"
+    elif arm.reason == "validation":
+        yield "yes", f"the search found {called}, by validation data alone"
+    if arm.own is None:
+        text = "no baselines with a configuration's own training values were declared: a lead may "
+        yield "no", text + "come from better training values"
+    elif arm.own.single == "single":
+        yield "yes", f"{called} is trained with the values of the tuned single network"
+    else:
+        tuned, own = (_least(of) for of in (arm.endpoints, arm.own.endpoints))
+        without = f", but for {join(arm.own.dropped)}" if arm.own.dropped else ""
+        yield (
+            "yes" if arm.own.verdict == arm.by_tuned else "no",
+            f"weakest recovery of {called}: {tuned} against the tuned baselines, {own} against "
+            f"baselines with its own training values{without}",
+        )
+    if parts := arm.against.get("own") or arm.against.get("tuned"):
+        total, better, gain = (
+            number or 0.0 for number in (parts.total, parts.better_members, parts.ensemble_gain)
+        )
+        yield (
+            "no" if better > max(gain, 0.0) else "na",
+            f"in NLL it is {abs(total):.3f} nats {'better' if total > 0 else 'worse'} than the "
+            f"single network{' with its values' if 'own' in arm.against else ''}: its members are "
+            f"{abs(better):.3f} {'better' if better > 0 else 'worse'}, averaging gains {gain:.3f}",
+        )
+    if arm.alone == "escapes":
+        yield EXAMPLES[arm.on_examples]
+
+
+def _least(effects: Mapping[str, Effect]) -> str:
+    known = [effect.recovery for effect in effects.values() if effect.recovery is not None]
+    return f"{min(known):.2f}" if known else "none measurable"
+
+
+def _tried(tried: Sequence[Tried], arms: Sequence[Arm]) -> tuple[State, str]:
+    """Say how sure the choice of the single network was."""
+    first, second, source = tried[0], tried[1], tried[0].source
+    for arm in arms:  # Where it has no name, the plan has an id.
+        source = source.replace(f"{arm.method} {arm.configuration[:6]}", names(arms)[arm.arm])
+    text = f"the single network is the best of {len(tried)} on validation data ({source})"
+    if None in (first.mean, second.mean, first.se, second.se):
+        return "na", text
+    gap = float(second.mean or 0.0) - float(first.mean or 0.0)
+    se = float(first.se or 0.0) ** 2 + float(second.se or 0.0) ** 2
+    text += f"; the next is {gap:.4f} nats behind, with a standard error of {se**0.5:.4f}"
+    return ("yes" if gap > 2 * se**0.5 else "na"), text
 
 
 def _seeds(verdict: Verdict) -> str:
@@ -108,12 +291,12 @@ def limits(decided: Decided) -> list[str]:
     """Say what keeps a study inconclusive, or goes with its verdict."""
     done, total = runs_there(decided.study)
     if done < total:
-        return [f"the study is not finished: {done} of {total} runs are there"]
+        return [f"{UNFINISHED}: {done} of {total} runs are there"]
     candidates, controls = list(decided.candidates.values()), decided.controls
     present = {name: found for name, found in controls.items() if found}
     missing = [f"no {name} control was run" for name in controls if name not in present]
     withheld = [
-        f"withheld: {control(name, found, because=False)}"
+        control(name, found, because=False)
         for name, found in present.items()
         if not behaves(name, found)
     ]
@@ -135,14 +318,14 @@ def _none_escapes(decisions: Sequence[Decision]) -> str:
             f"{subject}, but {'costs' if dear == 1 else 'each costs'} more than the Deep Ensemble "
             "of its size: no efficient ensemble escapes"
         )
-    said = {"tracks": "track a single model", "worse": "worse than it", "inconclusive": "open"}
-    parts = [f"{verdicts[kind]} {said[kind]}" for kind in said if verdicts[kind]]
+    parts = [
+        f"{number} {(ONE if number == 1 else MANY)[kind]}"
+        for kind in ONE
+        if (number := verdicts[kind])
+    ]
     why_open = {detail(found) for found in decisions if found.verdict == "inconclusive"}
     because = f" ({why_open.pop()})" if len(why_open) == 1 else ""
-    tested = f"none of {len(decisions)} tested configurations escapes"
-    if len(decisions) == 1:
-        tested = "the tested configuration does not escape"
-    return f"{tested}: {join(parts)}{because}"
+    return f"no tested configuration escapes: {join(parts)}{because}"
 
 
 def undeclared(runs: int) -> list[str]:
@@ -289,15 +472,18 @@ def disagreements(arms: Sequence[Arm]) -> list[str]:
 def names(arms: Sequence[Arm]) -> dict[str, str]:
     """Return what to call each arm, by key.
 
-    Where candidates of several methods are judged, the method stands before a name of its own.
+    Before the name of a comparison, and of all where candidates are of several methods, stands the
+    method.
     """
     several = len({arm.method for arm in arms if arm.role == "candidate"}) > 1
     found = {}
     for arm in arms:
         found[arm.arm] = arm.name or f"{title(arm.method)} {arm.configuration[:6]}"
         # Predictions without a study have no methods: an arm is called by its own folder.
-        if several and arm.name and arm.name != arm.method:
-            found[arm.arm] = f"{title(arm.method)}: {arm.name}"
+        if arm.name and arm.name != arm.method and (several or arm.role == "comparison"):
+            method = title(arm.method)
+            whole = arm.name.replace("-", " ").lower().startswith(method.lower())
+            found[arm.arm] = arm.name if whole else f"{method}: {arm.name}"
     return found
 
 
@@ -312,7 +498,7 @@ def _on(endpoints: Iterable[Endpoint]) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.2g} %" if abs(share) < 0.1 else f"{100 * share:.0f} %"
 
 
 def _p(p: float) -> str:

@@ -130,7 +130,7 @@ def test_members_have_the_columns_of_their_split(result: Result) -> None:
 
 
 def test_figures_are_altair_charts_in_the_light_theme(result: Result) -> None:
-    assert result.figures[0] == "recovery"
+    assert result.figures[:2] == ["ruler", "recovery"]
     for key in result.figures:
         spec = result.figure(key).to_dict()
         assert spec["config"]["background"] == theme.colours()["card"]
@@ -156,7 +156,7 @@ def test_a_figure_leaves_the_page_as_it_was(result: Result) -> None:
 @pytest.mark.parametrize(
     ("ask", "listed"),
     [
-        (lambda r: r.figure("forest"), "figure must be one of recovery, diversity"),
+        (lambda r: r.figure("forest"), "figure must be one of ruler, recovery, diversity"),
         (lambda r: r.figure("severity", metric="loss"), "metric of severity must be one of nll"),
         (lambda r: r.members("be-sing"), "single"),
         (lambda r: r.members("single", "train"), "split must be one of test, shift, ood"),

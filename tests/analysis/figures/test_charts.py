@@ -12,6 +12,7 @@ from analysis.figures import (
     calibration,
     cost,
     encodings,
+    forest,
     members,
     recovery,
     search,
@@ -34,7 +35,7 @@ RECOVERY = {
 }
 BAND = {"low": [0.1, math.nan], "high": [0.3, None]}
 DRAWN = {
-    "forest": lambda: recovery.forest_chart(rows(**RECOVERY), 0.25, METHODS, LEVELS),
+    "forest": lambda: forest.forest_chart(rows(kind="tuned", **RECOVERY), 0.25, METHODS, LEVELS),
     "diversity": lambda: recovery.diversity_chart(
         rows(disagreement=[0.1, 0.2], **RECOVERY), 0.25, METHODS, "R", "90 %"
     ),
@@ -98,21 +99,44 @@ def test_tidy_rounds_and_drops_what_json_cannot_hold() -> None:
     }
 
 
-def test_forest_says_where_an_estimate_beyond_its_frame_is() -> None:
-    far = RECOVERY | {"estimate": [10.2, -7.0], "low": [9.0, -8.0], "high": [11.0, -6.0]}
+def placed(spec: dict[str, Any]) -> tuple[list[dict[str, Any]], tuple[float, float]]:
+    """Return the rows of a figure of recoveries, and the ends of its frame."""
+    (data,) = [d for d in spec["datasets"].values() if "_estimate" in d[0]]
+    scales = find(spec, "scale")
+    low, high = next(s["domain"] for s in scales if s.get("nice") is False and "domain" in s)
+    return data, (low, high)
 
-    spec = recovery.forest_chart(rows(**far), 0.25, METHODS, LEVELS).to_dict()
 
-    (data,) = [d for d in spec["datasets"].values() if "_outside" in d[0]]
-    assert [row["_outside"] for row in data] == ["10.2 ►", "◄ -7.0"]
+def test_nothing_lies_outside_the_frame_and_far_values_keep_their_order() -> None:
+    far = {"estimate": [20.2, -7.0], "low": [9.0, -800.0], "high": [21.0, -6.0]}
+    far |= {"low_wide": far["low"], "high_wide": [1e6, -5.0]}
+
+    data, (low, high) = placed(
+        forest.forest_chart(rows(kind="tuned", **far), 0.25, METHODS, LEVELS).to_dict()
+    )
+
+    places = [row[f"_{name}"] for row in data for name in ("low", "estimate", "high", "high_wide")]
+    assert all(low < place < high for place in places)
+    assert places[:4] == sorted(places[:4])
+    assert places[4:] == sorted(places[4:])
+
+
+def test_recovery_is_linear_between_its_baselines() -> None:
+    frame = pl.DataFrame({"x": [-0.5, 0.0, 0.3, 1.0, 1.5]})
+
+    assert frame.select(encodings.at(pl.col("x"))).to_series().to_list() == frame["x"].to_list()
 
 
 def test_an_unbounded_interval_is_drawn_across_the_frame_and_stays_unbounded_in_the_data() -> None:
-    spec = recovery.forest_chart(rows(**RECOVERY), 0.25, METHODS, LEVELS).to_dict()
+    lost = RECOVERY | {"estimate": [0.4, 0.7], "high": [0.6, None], "high_wide": [0.6, None]}
 
-    (data,) = [d for d in spec["datasets"].values() if "_from" in d[0]]
+    data, (low, high) = placed(
+        forest.forest_chart(rows(kind="tuned", **lost), 0.25, METHODS, LEVELS).to_dict()
+    )
+
     assert data[1]["low"] is None
-    assert data[1]["_from"] == encodings.frame(rows(**RECOVERY), 0.25)[0]
+    assert (data[1]["_low"], data[1]["_high"]) == (low, high)
+    assert [row["_unbounded"] for row in data] == [False, True]
 
 
 def test_tags_of_points_in_one_place_take_different_sides() -> None:

@@ -167,7 +167,7 @@ def test_evidence_stands_between_chance_and_a_member_with_itself(context: Figure
     # 1 - .9 of the level.
     assert found["Shared units"] == pytest.approx((0.02, 0.01, 0.1))
     assert found["Shared pixel"] == pytest.approx((0.08, 0.04, 0.4))
-    assert figure.claim.startswith("In 1 of 2 configurations the pixels of two members agree")
+    assert figure.claim.startswith("In 1 of 2 configurations two members rely on the same pixels")
 
 
 def test_the_landscape_counts_who_shares_a_basin(run: Run, context: FigureContext) -> None:
@@ -186,7 +186,7 @@ def test_the_landscape_counts_who_shares_a_basin(run: Run, context: FigureContex
     figure = landscape_figure(context_of(Run(run.folder, known, run.plan)))
     assert figure is not None
     assert figure.claim == (
-        "In 1 of 2 configurations no barrier parts the members; in the deep ensemble one of "
+        "In 1 of 2 configurations no barrier parts the members; in the Deep Ensemble one of "
         "0.50 nats does"
     )
     rows = pl.DataFrame(drawn(figure.chart, "mark"), infer_schema_length=None)

@@ -1,6 +1,7 @@
 """The report in a real browser: a page of a real study, and pages that are hard to lay out."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -71,8 +72,18 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return runs | {"given": page}
 
 
+def unfold(found: Opened) -> None:
+    """Open everything that is folded, and wait for its figures."""
+    found.look("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    found.page.wait_for_function(
+        "[...document.querySelectorAll('[data-chart]')].every((box) => box.querySelector('svg'))"
+    )
+    found.page.wait_for_timeout(300)
+
+
 def sound(found: Opened) -> None:
     """Nothing was said or asked for, every figure has marks, nothing is wider than the page."""
+    unfold(found)
     assert found.said == []
     assert [url for url in found.requests if not url.startswith(("file:", "data:", "blob:"))] == []
     assert len([url for url in found.requests if url.startswith("file:")]) == 1
@@ -269,10 +280,12 @@ def test_a_tooltip_says_what_a_mark_is(chromium: Browser, real: Path) -> None:
 def test_every_figure_can_be_kept(chromium: Browser, real: Path, kind: str, tmp_path: Path) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
         page = found.look("JSON.parse(document.getElementById('payload').textContent)")
+        unfold(found)
         for number, key in enumerate(page["figures"]):
             if number % 8 == 7:  # Chromium lets a page keep ten files.
                 found.page.reload()
                 found.page.wait_for_function("window.__report?.ready === true")
+                unfold(found)
             with found.page.expect_download() as download:
                 found.page.locator(f"[data-figure={key}] [data-save={kind}]").click()
             file = tmp_path / download.value.suggested_filename
@@ -286,6 +299,10 @@ def test_every_figure_can_be_kept(chromium: Browser, real: Path, kind: str, tmp_
             else:
                 assert content.startswith({"svg": b"<svg", "png": b"\x89PNG"}[kind])
                 assert len(content) > 1000
+                if kind == "svg":
+                    title = page["figures"][file.stem]["title"]
+                    texts = re.findall(r"<text[^>]*>([^<]*)</text>", content.decode())
+                    assert html.unescape(" ".join(texts)).count(title) == 1
 
 
 @pytest.mark.parametrize(

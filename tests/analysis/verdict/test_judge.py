@@ -15,6 +15,7 @@ from analysis.data.run import load
 from analysis.measures.columns import METRICS
 from analysis.measures.measure import Measures, measure
 from analysis.measures.selection import UNDECLARED
+from analysis.verdict import wording
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES
 from analysis.verdict.schema import Arm as Judged
@@ -190,21 +191,27 @@ def test_some_escape() -> None:
     assert found.verdict == SOME_ESCAPES
     assert found.counts.escapes == 1
     assert found.counts.tracks == 1
-    assert "1 of 2 tested configurations escapes" in found.sentence
-    assert "candidate1, whose weakest is calibrated NLL with recovery 0.70" in found.sentence
+    assert "1 of 2 configurations escapes single-model behaviour" in found.sentence
+    assert "\u201ccandidate1\u201d, covers 70 % of the way" in found.sentence
+    (beneath,) = wording.details(found)
+    assert "calibrated NLL against the tuned baselines, recovery 0.70" in beneath
+    assert "after Holm" in beneath
 
 
 def test_all_track() -> None:
     found = judge(measured({"candidate1": (0.05, 0, 0), "candidate2": (0, 0, 0.1)}), None)
     assert found.verdict == ALL_TRACK
-    assert "All 2 tested configurations track a single model" in found.sentence
-    assert "not about every" in found.sentence or "what was searched" in found.sentence
+    assert "All 2 tested configurations behave like a single network" in found.sentence
+    assert any("not about every configuration" in line for line in wording.details(found))
 
 
 def test_one_open_arm_leaves_it_open() -> None:
     found = judge(measured({"candidate1": (0, 0, 0), "candidate2": (0, 0, 0.8)}), None)
     assert found.verdict == INCONCLUSIVE
-    assert "none of 2 tested configurations escapes" in found.sentence
+    assert found.sentence.removeprefix("Exploratory: ") == (
+        "No configuration is shown to escape single-model behaviour. "
+        "Of 2 configurations, 1 behaves like a single network and 1 is undecided."
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +228,8 @@ def test_a_control_that_misbehaves_withholds_the_verdict(
 ) -> None:
     found = judge(measured({control: recovery, "candidate1": candidate}), None)
     assert found.verdict == INCONCLUSIVE
-    assert found.reasons[0].startswith(f"withheld: {line}")
+    assert found.reasons[0].startswith(line)
+    assert found.sentence.startswith(f"Exploratory: No verdict: {line}")
     assert getattr(found.controls, control.removesuffix("_control")).ok is False
     assert line in found.sentence
 
@@ -409,7 +417,8 @@ def test_only_a_plan_that_was_kept_confirms() -> None:
     assert judge(found, None).exploratory_reasons == (
         "nothing was declared before the test set was opened (no plan.json)",
     )
-    assert judge(found, None).sentence.startswith("Exploratory, as nothing was declared")
+    assert judge(found, None).sentence.startswith("Exploratory: ")
+    assert ("no", judge(found, None).exploratory_reasons[0]) in wording.doubts(judge(found, None))
     moved = plan_of(kept | {"protocol": kept["protocol"] | {"delta": 0.3}})
     assert "was changed after it was declared" in judge(found, moved).exploratory_reasons[0]
     revised = plan_of(kept | {"revisions": [{"hash": "x"}]})
@@ -509,7 +518,8 @@ def test_diverged_runs_end_to_end(tmp_path: Path) -> None:
     found = judge(measure(run), run.plan)
     assert found.arms[0].label == "2 of 5 runs failed"
     assert found.counts.failed_runs == 2
-    assert "the tested configuration does not escape" in found.sentence
+    assert "No configuration is shown to escape" in found.sentence
+    assert "The tested configuration is undecided" in found.sentence
 
 
 @pytest.mark.parametrize(("seeds", "verdict"), [(4, "inconclusive"), (5, "escapes")])

@@ -1,0 +1,341 @@
+"""Where every configuration stands between the single network (0) and the Deep Ensemble (1)."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import altair as alt
+import polars as pl
+
+from analysis.figures import encodings
+from analysis.figures.context import Figure, FigureContext
+from analysis.figures.encodings import Chart, F, Facets, Frame
+from analysis.text.numbers import number
+from analysis.verdict.schema import Arm
+from analysis.verdict.wording import BADGES, BASELINES, tally, winner
+
+BOUNDS: Final = ("low", "high", "low_wide", "high_wide")
+NAMED: Final = 14
+"""Configurations of the ruler whose rows have a name; the others' rows are low."""
+ROW, LOW_ROW = 34, 6
+"""Heights of both, px."""
+MANY: Final = 40
+"""Configurations up to which the main figure has high rows, with a dot for each seed."""
+
+
+# --- the ruler: one line per configuration, its weakest result
+
+
+def ruler_figure(context: FigureContext) -> Figure | None:
+    """Return the least recovery of every configuration, with the interval that decides."""
+    rows = _weakest(context)
+    if rows["estimate"].drop_nulls().is_empty():
+        return None
+    best = winner(context.verdict)
+    hidden = len(rows) - rows["name"].drop_nulls().len()
+    more = f" The names of {hidden} more are in the table." if hidden else ""
+    return Figure(
+        "ruler",
+        "Verdict",
+        "From a single network (0) to a Deep Ensemble (1): the weakest result of each "
+        "configuration",
+        f"{context.seeds(rows['arm'].to_list())} seeds per configuration. Lines: "
+        f"{context.levels[0]} intervals over training seeds.{more}",
+        ruler_chart(rows, context.margin, best.arm if best else ""),
+    )
+
+
+def _weakest(context: FigureContext) -> Frame:
+    """Return arm, label, name (null of a low row), verdict, measure, numbers, _row (its middle)."""
+    judged, rows, top = context.verdict.by_arm(), [], 0.0
+    shown = context.arms.filter(pl.col("arm").is_in([*judged]))
+    controls = shown["role"].str.ends_with("control").to_list()
+    for place, (about, control) in enumerate(zip(shown.to_dicts(), controls, strict=True)):
+        arm = judged[about["arm"]]
+        named = len(shown) <= NAMED or place < NAMED - 2 or control
+        height = ROW if named else LOW_ROW
+        rows.append(
+            {key: about[key] for key in ("arm", "label", "tag")}
+            | {"name": about["label"] if named else None}
+            | {"_row": top + height * (0.66 if named else 0.5)}
+            | {"verdict": "inconclusive" if context.verdict.withheld else arm.verdict}
+            | _least(arm, context.verdict.protocol.labels)
+        )
+        top += height
+    schema: dict[str, Any] = dict.fromkeys(
+        ("arm", "label", "tag", "name", "verdict", "measure", "said"), pl.String
+    )
+    schema |= dict.fromkeys(("_row", "estimate", "low", "high"), pl.Float64)
+    return pl.DataFrame(rows, schema=schema)
+
+
+def _least(arm: Arm, labels: dict[str, str]) -> dict[str, Any]:
+    if arm.least is None:
+        return {"said": "not measurable"}
+    against, key, effect = arm.least
+    return {
+        "measure": f"{labels[key]}, against {BASELINES[against]}",
+        "said": number(effect.recovery),
+        "estimate": effect.recovery,
+        "low": effect.low,
+        "high": effect.high,
+    }
+
+
+def ruler_chart(rows: Frame, margin: float, best: str) -> Chart:
+    """Draw each configuration's least recovery in a row of its own, above it its name.
+
+    Args:
+        rows: See ``_weakest``.
+        margin: Half width of the band around the single network.
+        best: Arm whose name is bold.
+    """
+    low, high = encodings.frame(rows, margin, "low", "high")
+    domain = low, high + 0.1 * (high - low)  # At the right stand the numbers.
+    rows = _across(encodings.positioned(rows, "estimate", "low", "high"), domain, "")
+    height = max(rows["_row"].to_list()) + 12
+    axis = encodings.recovery(alt.X, "_estimate", domain)
+    y = alt.Y("_row:Q", axis=None, scale=alt.Scale(domain=[0, height], reverse=True, nice=False))
+    verdicts = alt.Color(
+        "verdict:N",
+        scale=alt.Scale(domain=[*BADGES], range="ordinal"),
+        legend=alt.Legend(
+            title=None,
+            orient="bottom",
+            values=[kind for kind in BADGES if kind in rows["verdict"].to_list()],
+            labelExpr=f"({json.dumps(BADGES)})[datum.label]",
+            labelLimit=0,
+            columns=2,
+        ),
+    )
+    base = alt.Chart(encodings.tidy(rows)).encode(y=y, opacity=encodings.dim())
+    coloured = base.encode(color=verdicts)
+    tips = [("label", "Configuration", ""), ("measure", "Weakest in", "")]
+    tips += [("estimate", "Recovery", F), ("low", "from", F), ("high", "to", F)]
+    named = "isValid(datum.name)"
+    name = (
+        base.transform_filter(named)
+        .mark_text(align="left", baseline="bottom", dy=-8)
+        .encode(x=alt.value(0), text="name:N")
+    )
+    behind, plain, bold = name.copy(), name.copy(), name.copy()
+    behind.mark["style"], bold.mark["fontWeight"] = "halo", 700
+    of_best = f"datum.arm=={json.dumps(best)}"
+    chart = alt.layer(
+        *encodings.guides(margin, alt.X, domain),
+        coloured.mark_rule(strokeCap="round").encode(
+            x=encodings.recovery(alt.X, "_low", domain),
+            x2="_high:Q",
+            size=alt.condition(named, alt.value(4), alt.value(1.5)),
+        ),
+        coloured.mark_point(filled=True, opacity=1).encode(
+            x=axis,
+            size=alt.condition(named, alt.value(90), alt.value(20)),
+            tooltip=encodings.tips(tips),
+        ),
+        *_arrows(coloured, domain, ""),
+        behind,
+        plain.transform_filter(f"!({of_best})"),
+        bold.transform_filter(of_best),
+        base.transform_filter(named)
+        .mark_text(align="right", baseline="middle")
+        .encode(x=alt.value("width"), text="said:N"),
+    )
+    return chart.add_params(encodings.SELECTED).properties(width="container", height=height)
+
+
+# --- every measure
+
+
+def forest_figure(context: FigureContext) -> Figure:
+    """Return the recovery of every configuration in every measure, with its seeds."""
+    rows = _with_own(context)
+    few = rows["arm"].n_unique() <= MANY
+    if few:
+        rows = pl.concat([rows, *_seeds(context)], how="diagonal_relaxed")
+    else:
+        rows = pl.concat([rows, _baselines(context)], how="diagonal_relaxed")
+    order = {arm: n for n, arm in enumerate(_order(context))}
+    rows = rows.sort(
+        pl.col("panel").replace_strict({p: n for n, p in enumerate(_panels(context))}),
+        pl.col("arm").replace_strict(order),
+        maintain_order=True,
+    )
+    own = (rows["kind"] == "own").any()
+    legend = ["\u25cf against the tuned baselines"]
+    legend += ["\u25cb against baselines with its own training values"] * own
+    legend += [f"\u25ac {context.levels[0]} interval, which decides", f"\u2500 {context.levels[1]}"]
+    legend += ["\u00b7 one seed"] * few
+    return Figure(
+        "recovery",
+        "Recovery",
+        tally(context.verdict),
+        f"{context.seeds(rows['arm'].unique().to_list())} seeds per configuration. Intervals cover "
+        "training seeds (initialisation, order, augmentation) with the data fixed, not the choice "
+        "of test images.",
+        forest_chart(rows, context.margin, context.methods, context.levels),
+        legend=tuple(legend),
+    )
+
+
+def _panels(context: FigureContext) -> list[str]:
+    return list(context.verdict.protocol.labels.values())
+
+
+def _order(context: FigureContext) -> list[str]:
+    """Return all arms, the baselines first."""
+    first = context.arms["verdict"] == "reference"
+    return [*context.arms.filter(first)["arm"], *context.arms.filter(~first)["arm"]]
+
+
+def _with_own(context: FigureContext) -> Frame:
+    """Return every judged arm in every measure: kind ``tuned`` or, where nothing can be measured,
+    ``none``; and ``own`` where it has anchors of its own."""
+    about = context.judged_all().select("arm", "label", "method")
+    panels = pl.DataFrame({"panel": _panels(context)})
+    tuned = about.join(panels, how="cross").join(
+        context.recovery, on=["arm", "panel"], how="left", maintain_order="left"
+    )
+    kind = pl.when(pl.col("estimate").is_null()).then(pl.lit("none")).otherwise(pl.lit("tuned"))
+    own = about.join(context.own, on="arm").with_columns(kind=pl.lit("own"))
+    return pl.concat([tuned.with_columns(kind=kind), own], how="diagonal_relaxed")
+
+
+def _baselines(context: FigureContext) -> Frame:
+    """Return both baselines, whose recovery is 0 and 1 by construction."""
+    anchors = context.arms.filter(pl.col("verdict") == "reference")
+    return (
+        anchors.select("arm", "label", "method", "role")
+        .join(pl.DataFrame({"panel": _panels(context)}), how="cross")
+        .with_columns(
+            kind=pl.lit("baseline"),
+            estimate=pl.when(pl.col("role") == "single").then(0.0).otherwise(1.0),
+        )
+        .drop("role")
+    )
+
+
+def _seeds(context: FigureContext) -> list[Frame]:
+    """Return the recovery of each seed, of kind ``seed`` or ``own seed``, and both baselines."""
+    keys = list(context.verdict.protocol.endpoints)
+    values = context.measures.replicates.select("arm", "replicate", *keys).unpivot(
+        on=keys, index=["arm", "replicate"], variable_name="endpoint"
+    )
+    scale = ["arm", "endpoint", "panel", "single", "deep"]
+    one = (pl.col("single") - pl.col("value")) / (pl.col("single") - pl.col("deep"))
+    about = context.arms.select("arm", "label", "method")
+    # The single network's own seeds are drawn on the scale of the first configuration.
+    lead = context.judged().select(pl.col("reference").alias("arm"), key="arm")
+    of_pools = lead.unique("arm", keep="first", maintain_order=True)
+    of_single = of_pools.head(1).with_columns(arm=pl.lit("single"))
+    shared = pl.concat([of_single, of_pools]).join(
+        context.recovery.rename({"arm": "key"}), on="key", maintain_order="left"
+    )
+    found = [
+        (context.recovery.select(scale), "seed"),
+        (context.own.select(scale), "own seed"),
+        (shared.select(scale), "seed"),
+    ]
+    return [
+        _baselines(context),
+        *(
+            about.join(frame, on="arm", maintain_order="left")
+            .join(values, on=["arm", "endpoint"], maintain_order="left")
+            .drop_nulls("value")
+            .select("arm", "label", "method", "panel", "replicate", estimate=one)
+            .with_columns(kind=pl.lit(kind))
+            for frame, kind in found
+        ),
+    ]
+
+
+def forest_chart(
+    rows: Frame, margin: float, methods: Sequence[str], levels: tuple[str, str]
+) -> Facets:
+    """Draw recovery per arm and endpoint: thick and thin (wider) interval, band of \u00b1margin.
+
+    Args:
+        rows: arm, label, method, panel, kind (``tuned``, ``own``, ``seed``, ``own seed``,
+            ``baseline``, ``none``), estimate, low, high, low_wide, high_wide.
+        margin: Half width of the band around the single network.
+        methods: Domain of colour and shape.
+        levels: What the two intervals cover, in words.
+    """
+    domain = encodings.frame(rows, margin, *BOUNDS)
+    rows = encodings.positioned(rows, "estimate", *BOUNDS)
+    rows = _across(_across(rows, domain, ""), domain, "_wide")
+    many, own = rows["label"].n_unique(), (rows["kind"] == "own").any()
+    step = (44 if own else 26) if many <= MANY + 4 else max(5, 1300 / many)
+    lane = step / 8 if own else 3.0  # Between an interval and its seeds.
+    y = alt.Y(
+        "label:N",
+        sort=encodings.order(rows, "label"),
+        title=None,
+        axis=alt.Axis(grid=True, labelOverlap="greedy"),
+    )
+    base = alt.Chart().encode(y=y, color=encodings.colour(methods), opacity=encodings.dim())
+    tips = [("label", "Configuration", ""), ("panel", "Measure", ""), ("estimate", "Recovery", F)]
+    for level, suffix in zip(levels, ("", "_wide"), strict=True):
+        tips += [(f"low{suffix}", f"{level} from", F), (f"high{suffix}", f"{level} to", F)]
+    x = encodings.recovery(alt.X, "_estimate", domain)
+    size = max(16.0, min(70.0, step**2 / 3))
+    layers: list[alt.Chart] = []
+    for kind, dy in (("tuned", -2.5 * lane if own else -lane), ("own", lane)):
+        if kind not in rows["kind"].to_list():
+            continue
+        mine = base.transform_filter(f"datum.kind=='{kind}'")
+        layers.append(
+            base.transform_filter(f"datum.kind=='{'own ' * (kind == 'own')}seed'")
+            .mark_circle(style="seed", size=14, yOffset=dy + 1.6 * lane)
+            .encode(x=x)
+        )
+        layers += [
+            mine.mark_rule(size=thick, yOffset=dy).encode(
+                x=encodings.recovery(alt.X, f"_low{level}", domain), x2=f"_high{level}:Q"
+            )
+            for thick, level in ((1.2, "_wide"), (min(4.0, step / 4), ""))
+        ]
+        layers += _arrows(mine, domain, "", dy)
+        layers.append(
+            mine.mark_point(
+                size=size,
+                opacity=1,
+                yOffset=dy,
+                **({"style": "hollow"} if kind == "own" else {"filled": True}),
+            ).encode(x=x, shape=encodings.shape(methods), tooltip=encodings.tips(tips))
+        )
+    chart = alt.layer(
+        *encodings.guides(margin, alt.X, domain),
+        *layers,
+        base.transform_filter("datum.kind=='baseline'")
+        .mark_tick(thickness=2.5, height=min(16.0, step * 0.6), opacity=1)
+        .encode(x=x, tooltip=encodings.tips(tips[:3])),
+        base.transform_filter("datum.kind=='none'")
+        .mark_text(style="quiet", text="not measurable", fontSize=min(11.0, step))
+        .encode(x=encodings.recovery(alt.X, "_none", domain), tooltip=encodings.tips(tips[:2])),
+    )
+    rows = rows.with_columns(_none=pl.when(pl.col("kind") == "none").then(0.5))
+    return encodings.panels(chart, rows, columns=3, least=250, height=round(step * many))
+
+
+def _across(rows: Frame, domain: Sequence[float], level: str) -> Frame:
+    """Let an interval without bounds reach from edge to edge of the frame (``_unbounded``)."""
+    lost = pl.col("estimate").is_not_null() & pl.col(f"low{level}").is_null()
+    if "kind" in rows.columns:
+        lost &= pl.col("kind").is_in(["tuned", "own"])
+    return rows.with_columns(
+        pl.when(lost).then(pl.lit(edge)).otherwise(f"_{end}{level}").alias(f"_{end}{level}")
+        for end, edge in zip(("low", "high"), domain, strict=True)
+    ).with_columns(lost.alias(f"_unbounded{level}"))
+
+
+def _arrows(base: alt.Chart, domain: Sequence[float], level: str, dy: float = 0) -> list[alt.Chart]:
+    """Return arrow heads at both edges, where an interval has no end."""
+    marks: Sequence[tuple[str, str, Literal["left", "right"]]]
+    marks = (("_low", "\u25c4", "left"), ("_high", "\u25ba", "right"))
+    return [
+        base.transform_filter(f"datum._unbounded{level}")
+        .mark_text(text=text, align=align, baseline="middle", dy=dy, fontSize=10)
+        .encode(x=encodings.recovery(alt.X, f"{end}{level}", domain))
+        for end, text, align in marks
+    ]
