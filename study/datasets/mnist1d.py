@@ -5,7 +5,8 @@ noise, sheared. That needs neither files nor a network, so there is as much test
 for, and more that nobody has looked at.
 
 A series is carried as an image of one channel and one row, (1, 1, 40), its values from -1 to 1
-rounded to 256 levels. That adds a noise of 0.0023; the generator's own white noise is 0.02.
+rounded to 256 levels. That adds a noise of 0.0023; the generator's own white noise is 0.02. Over 40
+perceptrons the NLL changed by 0.0006 ± 0.0026 nats.
 
 Shifted copies are the series that the generator would have made of the same random draws with more
 of one disturbance. Out of distribution are curves that are no digit, treated alike; series with
