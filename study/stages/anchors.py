@@ -3,23 +3,28 @@
 A method's search may find training values that suit a single network better than what the single
 network's own search found; an escape from an anchor that is trained worse would be no escape. So
 the values of every arm are tried as a single network before that is chosen, and each arm is held
-against the networks that are trained with its own values, too.
+against the networks that are trained with its own values, too. The other way round, a method with
+many parameters may miss values that the single network's search found: so every arm is tried with
+these as well, and keeps whichever are better.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from statistics import fmean, stdev
-from typing import Final
+from typing import Any, Final
 
 from study.errors import StudyError
 from study.jobs import Job, Rows
 from study.schema import Role, TrialRow
 from study.space.study import Study
-from study.spec import Configuration, Regularisation, Strict, derive_seed
+from study.spec import Configuration, Regularisation, Strict, Training, derive_seed
 from study.stages.plan import Arm, Matched, Tried
 
 OWN: Final = 5
 """Configurations of the single network's own search that are tried again."""
+WITH_SINGLES: Final = "with the single network's values"
+EXCHANGED: Final = 5
+"""Fresh seeds on which an arm is tried with its own values, and with the single network's."""
 FEWEST: Final = 5
 """Seeds of a matched Deep Ensemble at least: it weighs delta in the tests, its variance delta²."""
 
@@ -83,11 +88,7 @@ def tried(candidates: Iterable[Candidate], rows: Rows) -> list[Tried]:
     Raises:
         StudyError: When none has two complete runs.
     """
-    own: dict[str, list[TrialRow]] = {}
-    for row in rows.values():
-        if row.stage == "anchor":
-            own.setdefault(row.configuration, []).append(row)
-    found = [_tried(one, own.get(one.spec.configuration, [])) for one in candidates]
+    found = [_tried(one, _anchor_rows(rows, one.spec)) for one in candidates]
     usable = [one for one in found if one.mean is not None]
     if not usable:
         raise StudyError(
@@ -108,6 +109,82 @@ def _tried(candidate: Candidate, rows: Iterable[TrialRow]) -> Tried:
         mean=fmean(losses) if several else None,
         se=stdev(losses) / sqrt(len(losses)) if several else None,
     )
+
+
+# --- every arm with the values of the tuned single network
+
+
+def with_values_of(study: Study, arm: Arm, single: Configuration) -> Arm:
+    """Return the arm with the backbone and training values of the tuned single network.
+
+    What the arm's method has a range of its own for, as the dropout of MC Dropout, stays.
+    """
+    own = study.space(arm.spec.method)
+    theirs = study.space("single")
+    values = {}
+    for section in ("backbone", "training"):
+        mine: dict[str, Any] = dict(getattr(arm.spec, section))
+        kept = {
+            name
+            for name in mine
+            for key in [f"{section}.{name}"]
+            if own.search.get(key) != theirs.search.get(key)
+            or own.fixed.get(key) != theirs.fixed.get(key)
+        }
+        given: dict[str, Any] = dict(getattr(single, section))
+        values[section] = given | {name: mine[name] for name in kept}
+    spec = arm.spec.model_copy(
+        update={"backbone": values["backbone"], "training": Training(**values["training"])}
+    )
+    name = arm.name and f"{arm.name}, trained as the single network"
+    return arm if spec == arm.spec else arm.model_copy(update={"spec": spec, "name": name})
+
+
+def exchange_jobs(study: Study, arms: Iterable[Arm], single: Configuration) -> list[Job]:
+    """Return the runs of every arm with its own values and with the single network's."""
+    pairs = ((arm, with_values_of(study, arm, single)) for arm in arms)
+    specs = {
+        one.spec.configuration: (one.spec, one.role)
+        for arm, other in pairs
+        if arm != other
+        for one in (arm, other)
+    }
+    return [
+        Job(spec.trial_of(role, "anchor", replicate, _seed(study, spec, replicate)))
+        for spec, role in specs.values()
+        for replicate in range(EXCHANGED)
+    ]
+
+
+def exchanged(
+    study: Study, arms: Iterable[Arm], single: Configuration, rows: Rows
+) -> tuple[list[Arm], list[Tried]]:
+    """Return the arms with the better values, and how all did on validation data.
+
+    Arms that differed in their values alone become one.
+    """
+    chosen: dict[str, Arm] = {}
+    seen: list[Tried] = []
+    for arm in arms:
+        other = with_values_of(study, arm, single)
+        called = arm.name or f"{arm.spec.method} {arm.spec.configuration[:6]}"
+        own, moved = (
+            _tried(Candidate(spec=one.spec, source=source), _anchor_rows(rows, one.spec))
+            for one, source in (
+                (arm, called),
+                (other, f"{called} with the single network's values"),
+            )
+        )
+        seen += [own, moved] if other != arm else []
+        better = moved.mean is not None and (own.mean is None or moved.mean < own.mean)
+        one = other if better else arm
+        chosen.setdefault(one.spec.configuration, one)
+    return list(chosen.values()), seen
+
+
+def _anchor_rows(rows: Rows, spec: Configuration) -> list[TrialRow]:
+    own = spec.configuration
+    return [r for r in rows.values() if r.stage == "anchor" and r.configuration == own]
 
 
 # --- matched anchors

@@ -16,11 +16,11 @@ Reason = Literal["anchor", "matched", "control", "enqueued", "validation", "comp
 
 
 class Tried(Strict, extra="ignore"):
-    """How a configuration of the single network did on validation data, over fresh seeds.
+    """How a configuration did on validation data, over fresh seeds.
 
     Attributes:
         configuration: Its identity.
-        source: Whether it is from its own search, or the values of another arm.
+        source: Where its values are from.
         seeds: Complete runs.
         mean: Validation NLL, nats; None with fewer than two runs.
         se: Its standard error over seeds.
@@ -109,6 +109,8 @@ class Plan(Strict, extra="ignore"):
         tuning: Search trials (``trials``) by method.
         tried: What the single network was chosen from, the best first; empty where its own search
             alone decided.
+        exchanged: Every arm with its own values, and with those of the single network; the better
+            of each two is judged.
         note: What the study's file says to readers of the verdict.
         revisions: What was declared before in the same folder; if anything was, then this plan was
             chosen after the test set had been opened.
@@ -122,6 +124,7 @@ class Plan(Strict, extra="ignore"):
     seeds_because: str
     tuning: dict[str, dict[str, int]]
     tried: tuple[Tried, ...] = Field((), strict=False)
+    exchanged: tuple[Tried, ...] = Field((), strict=False)
     note: str | None = None
     revisions: list[Revision] = []
 
@@ -164,6 +167,7 @@ def declare(
     because: str,
     store: RunFolder,
     tried: Iterable[Tried] = (),
+    exchanged: Iterable[Tried] = (),
 ) -> Plan:
     """Write down what will be judged and how, before any test prediction exists, and return it.
 
@@ -179,6 +183,7 @@ def declare(
         seeds_because=because,
         tuning={method: {"trials": trials} for method, trials in tuning.items()},
         tried=tuple(tried),
+        exchanged=tuple(exchanged),
         note=study.note,
     )
     content = store.read_json(store.plan)

@@ -14,7 +14,13 @@ from study.search.method_search import MethodSearch
 from study.search.storage import open_storage, optuna_name
 from study.space.study import Study
 from study.spec import derive_seed
-from study.stages.anchors import anchor_jobs, candidates_for_single, tried
+from study.stages.anchors import (
+    anchor_jobs,
+    candidates_for_single,
+    exchange_jobs,
+    exchanged,
+    tried,
+)
 from study.stages.arms import choose_arms, is_candidate, ranked, search_rows, shortlisted, spec_of
 from study.stages.pilot import Analysis, pilot_jobs, seeds_declared, seeds_for
 from study.stages.plan import Plan, declare
@@ -53,13 +59,16 @@ def stages(
     best = {method: ranked(study, method, finalists[method], rows) for method in searches}
     own = [spec_of(configuration, rows).alone() for configuration in best["single"]]
     judged = shortlisted(study, list(searches.values()), best, rows)
-    single, choice = own[0], []
+    single, choice, exchanges = own[0], [], []
     if study.protocol.anchors == "matched":
         candidates = candidates_for_single(own, judged)
         yield FixedStage("anchor", anchor_jobs(study, candidates), rows, replicates_per_job)
         choice = tried(candidates, rows)
         specs = {one.spec.configuration: one.spec for one in candidates}
         single = specs[choice[0].configuration]
+        yield FixedStage("anchor", exchange_jobs(study, judged, single), rows, replicates_per_job)
+        judged, both = exchanged(study, judged, single, rows)
+        exchanges += both
     arms_of = partial(choose_arms, study, list(searches.values()), single, judged)
     seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
@@ -73,7 +82,7 @@ def stages(
         )
     tuning = {method: search.total for method, search in searches.items()}
     arms = arms_of(seeds)
-    plan = declare(study, arms, tuning, seeds, because, store, choice)
+    plan = declare(study, arms, tuning, seeds, because, store, choice, exchanges)
     yield FixedStage("confirm", confirm_jobs(study, plan), rows, replicates_per_job)
 
 

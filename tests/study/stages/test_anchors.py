@@ -7,7 +7,14 @@ import pytest
 
 from study.errors import StudyError
 from study.spec import TrialSpec
-from study.stages.anchors import anchor_jobs, candidates_for_single, pool_seeds, tried, with_matched
+from study.stages.anchors import (
+    anchor_jobs,
+    candidates_for_single,
+    pool_seeds,
+    tried,
+    with_matched,
+    with_values_of,
+)
 from study.stages.plan import Arm
 from tests.study.conftest import row_of
 from tests.study.stages.test_sequence import finished, plan_of
@@ -143,3 +150,56 @@ def test_a_study_against_the_tuned_anchors_alone_is_as_before_there_were_others(
     assert TrialSpec.model_validate_json(best.spec).alone().model_dump() == json.loads(
         json.dumps(single["spec"])
     )
+
+
+def test_every_arm_is_tried_with_the_values_of_the_single_network(smoke, tmp_path):
+    """A method that missed the good values in its search is judged with these."""
+
+    def suits(job):
+        chosen_here = job.spec.stage == "search" and job.spec.method != "single"
+        good = job.spec.training.lr if not chosen_here else 0.5
+        return {"val_nll": abs(good - 0.2), "val_gain": 0.1}
+
+    finished(smoke, tmp_path, (), suits)
+    plan = plan_of(tmp_path)
+    single = next(a for a in plan["arms"] if a["role"] == "single")
+    judged = [a for a in plan["arms"] if a["role"] in ("candidate", "comparison")]
+    for one in judged:
+        assert one["spec"]["training"] == single["spec"]["training"]
+        if one["role"] == "candidate":  # MC Dropout keeps its own rate.
+            assert one["matched"]["single"] == single["configuration"]
+    assert "random signs, trained as the single network" in {a["name"] for a in judged}
+    by_source = {t["source"]: t for t in plan["exchanged"]}
+    own, moved = (
+        by_source["random signs"],
+        by_source["random signs with the single network's values"],
+    )
+    assert own["mean"] > moved["mean"]
+    assert own["seeds"] == moved["seeds"] == 5
+
+
+def test_an_arm_keeps_the_values_that_suit_it_better(smoke, tmp_path):
+    def suits(job):
+        lr = job.spec.training.lr
+        return {"val_nll": lr if job.spec.method == "single" else -lr, "val_gain": 0.1}
+
+    rows = finished(smoke, tmp_path, (), suits)
+    plan = plan_of(tmp_path)
+    lowest = min(r.val_nll for r in rows if r.method == "single")
+    single = next(a for a in plan["arms"] if a["role"] == "single")
+    assert single["spec"]["training"]["lr"] == lowest
+    judged = [a for a in plan["arms"] if a["role"] == "candidate"]
+    assert all(a["spec"]["training"]["lr"] > lowest for a in judged if a["name"] != "random signs")
+
+
+def test_what_a_method_has_a_range_of_its_own_for_stays(smoke, single, make_spec):
+    """MC Dropout without the dropout that its space gives it would be a single network."""
+    spec = make_spec("mc_dropout", {"members": 2}).alone()
+    spec = spec.model_copy(update={"backbone": spec.backbone | {"dropout": 0.2}})
+    one = Arm(spec=other_values(spec, lr=0.3), role="comparison", reason="comparison")
+    tuned = other_values(single, lr=0.11)
+    found = with_values_of(smoke, one, tuned).spec
+    assert found.training == tuned.training
+    assert found.backbone["dropout"] == 0.2
+    assert found.backbone | {"dropout": 0.0} == tuned.backbone | {"dropout": 0.0}
+    assert with_values_of(smoke, one.model_copy(update={"spec": found}), tuned).spec == found
