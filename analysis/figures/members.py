@@ -108,6 +108,7 @@ def per_arm(context: FigureContext, panels: dict[str, str], by: list[str]) -> pl
     whole = pl.col("layer").is_null() & pl.col("i").is_null() & pl.col("quantity").is_in([*panels])
     found = over_seeds(context.geometry.filter(whole), by, "value")
     shown = context.arms.filter(~pl.col("role").is_in(["single", "positive_control"]))
+    shown = context.without_tail(shown)
     order = {quantity: number for number, quantity in enumerate(panels)}
     return (
         shown.with_row_index("place")
@@ -146,7 +147,7 @@ def trajectory_figure(context: FigureContext) -> Figure | None:
         "Members",
         _travelled(context, rows),
         f"{replicates(context, rows)} seeds each, means over seeds and pairs of members; "
-        f"effective weights of all layers together. Closer: by more than {CLOSER:g}.",
+        f"effective weights of all layers together. Closer: by more than {CLOSER:g}.{context.tail}",
         trajectory_chart(rows.select(kept), context.methods),
         folded=True,
     )
@@ -237,7 +238,7 @@ def landscape_figure(context: FigureContext) -> Figure | None:
         "Members",
         _separated(rows, basin),
         f"{replicates(context, rows)} seeds each, at the end of training, on validation "
-        "images; whiskers are 95 % t-intervals over seeds.",
+        f"images; whiskers are 95 % t-intervals over seeds.{context.tail}",
         landscape_chart(rows.select(kept), context.methods),
         folded=True,
     )
@@ -311,7 +312,7 @@ def evidence_figure(context: FigureContext) -> Figure | None:
         "Members",
         _shared_evidence(rows),
         f"{replicates(context, rows)} seeds each, at the end of training, on test images; "
-        "whiskers are 95 % t-intervals over seeds.",
+        f"whiskers are 95 % t-intervals over seeds.{context.tail}",
         evidence_chart(rows.select(kept), context.methods),
         folded=True,
     )

@@ -56,7 +56,9 @@ def _rows(context: FigureContext, cells: Cells) -> list[Context]:
     """Return a row for each arm with cells, in the order of the page."""
     return [
         {"arm": arm, "tag": tag, "name": label.removeprefix(f"{tag} · "), "cells": cells[arm]}
-        for arm, tag, label in context.arms.select("arm", "tag", "label").iter_rows()
+        for arm, tag, label in context.without_tail(context.arms)
+        .select("arm", "tag", "label")
+        .iter_rows()
         if arm in cells
     ]
 

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const page = JSON.parse(document.getElementById("payload").textContent);
+  for (const [name, columns] of Object.entries(page.datasets)) page.datasets[name] = unpack(columns);
   const root = document.documentElement;
   const views = new Map(), brushes = new Set(), params = {}, arms = page.arms ?? {};
   const status = window.__report = { ready: false, errors: [] };
@@ -11,6 +12,13 @@
     "triangle-up": "M0,-5.5L5.5,4.5H-5.5Z", "triangle-down": "M0,5.5L5.5,-4.5H-5.5Z",
     cross: "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4Z", "triangle-left": "M-5.5,0L4.5,5.5V-5.5Z",
   };
+
+  /* The rows of a data set, which is stored by column (html.py: pack). */
+  function unpack({ "": count, ...columns }) {
+    const value = (column, at) => (column.length === 1 ? column[0] : Array.isArray(column[0]) ? column[0][column[1][at]] : column[at]);
+    return Array.from({ length: count }, (_, at) =>
+      Object.fromEntries(Object.entries(columns).map(([name, column]) => [name, value(column, at)])));
+  }
 
   const coarse = matchMedia("(pointer: coarse)").matches;
   const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
@@ -42,7 +50,7 @@
     }
     if (coarse) spec.params = (spec.params || []).filter((param) => param.name !== "brush");
     const options = { config: look(), ast: true, actions: false, renderer: "svg", mode: "vega-lite" };
-    options.config.axis.labelLimit = Math.min(210, room * 0.36);
+    options.config.axis.labelLimit = Math.min(210, room * 0.4);
     let result;
     if (!hint.columns) {
       spec.autosize = { type: "fit-x", contains: "padding" };
