@@ -211,9 +211,7 @@ def _named(run: Run, measures: Measures) -> tuple[Measures, Plan | None]:
         words = apart([json.loads(text or "{}") for text in own["spec"]])
         known = zip(own["configuration"], words, strict=True)
         called |= {key: word for key, word in known if word}
-    named = pl.coalesce(
-        "name", pl.col("configuration").replace_strict(called, default=None, return_dtype=pl.String)
-    )
+    names = pl.col("configuration").replace_strict(called, default=None, return_dtype=pl.String)
     if run.plan is None:
         frame = measures.replicates.with_columns(name=pl.coalesce("name", names))
         return replace(measures, replicates=frame), None
