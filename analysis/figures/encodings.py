@@ -193,7 +193,7 @@ def arms(rows: Frame) -> alt.Y:
     two = "split(replace(truncate(datum.label,44),regexp('(.{15,}?) ','g'),'$1\\n'),'\\n')"
     axis = alt.Axis(grid=True, labelOverlap="greedy", labelLineHeight=11)
     if len(names) <= LABELLED:
-        axis.labelExpr = two
+        axis = alt.Axis(grid=True, labelOverlap=False, labelLineHeight=11, labelExpr=two)
     return alt.Y("label:N", sort=names, title=None, axis=axis)
 
 

@@ -251,9 +251,9 @@ def _separated(rows: pl.DataFrame, basin: float | None) -> str:
     deep = barrier.filter(pl.col("role") == "deep_ensemble")["mean"].to_list()
     if own.is_empty() or basin is None:
         return "What lies between two members"
-    claim = f"In {len(own.filter(pl.col('mean') < basin))} of {len(own)} configurations no barrier "
-    claim += "parts the members"
-    return claim + (f"; in the Deep Ensemble one of {max(deep):.2f} nats does" if deep else "")
+    claim = f"In {len(own.filter(pl.col('mean') < basin))} of {len(own)} configurations no loss "
+    claim += "barrier separates the members"
+    return claim + (f"; in the Deep Ensemble it is {max(deep):.2f} nats" if deep else "")
 
 
 def landscape_chart(rows: Frame, methods: Sequence[str]) -> Facets:
@@ -290,7 +290,7 @@ def landscape_chart(rows: Frame, methods: Sequence[str]) -> Facets:
             x=x("mean"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
     )
-    height = 24 * rows["label"].n_unique()
+    height = 26 * rows["label"].n_unique()
     return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))
 
 
@@ -354,5 +354,5 @@ def evidence_chart(rows: Frame, methods: Sequence[str]) -> Facets:
             x=x("mean"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
     )
-    height = 24 * rows["label"].n_unique()
+    height = 26 * rows["label"].n_unique()
     return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))

@@ -220,7 +220,7 @@ def collapsed_chart(rows: Frame, methods: Sequence[str]) -> Facets:
         .mark_point(filled=True, size=85)
         .encode(x=x("nll"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
     )
-    height = max(306, 24 * rows["label"].drop_nulls().n_unique())
+    height = max(306, 26 * rows["label"].drop_nulls().n_unique())
     return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))
 
 

@@ -52,7 +52,7 @@ def configurations(context: FigureContext, verdict: Verdict) -> dict[str, object
                 "name": arm["label"].removeprefix(f"{arm['tag']} · "),
                 "verdict": BADGES.get(arm["verdict"], "baseline"),
                 "weakest": _weakest(entry, labels),
-                "tone": "inconclusive" if verdict.withheld else arm["verdict"],
+                "tone": "inconclusive" if verdict.withheld and entry else arm["verdict"],
                 "because": (entry and entry.label) or "",
                 "cells": cells,
             }
