@@ -68,6 +68,7 @@ def payload(drawn: Sequence[Figure], methods: dict[str, list[str]]) -> dict[str,
         panels = len({row.get("panel") for row in rows})
         specs[figure.key] = {
             "title": figure.claim,
+            "legend": "   ".join(figure.legend),
             "spec": spec,
             "uses": list(own),
             "panels": panels,

@@ -246,9 +246,10 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
         yield "yes", f"{called} is trained with the values of the tuned single network"
     else:
         tuned, own = (_least(of) for of in (arm.endpoints, arm.own.endpoints))
+        differ = arm.own.verdict != arm.by_tuned
         without = f" (without {join(arm.own.dropped)})" if arm.own.dropped else ""
         yield (
-            "yes" if arm.own.verdict == arm.by_tuned else "no",
+            ("no" if differ else "yes" if arm.by_tuned == "escapes" else "na"),
             f"weakest recovery of {called}: {tuned} against the tuned baselines, {own} against "
             f"baselines with its own training values{without}",
         )
@@ -451,7 +452,7 @@ def reason(found: Reason) -> str:
         "gap not shown": f"{endpoint}: the Deep Ensemble is not shown to be better than single",
         "gap below noise": f"{endpoint}: the gap between the anchors is below one SD over seeds",
     }[found.kind]
-    said = f"anchor {anchor}: {said}" if anchor and found.kind != "no noise" else said
+    said = f"baseline {anchor}: {said}" if anchor and found.kind != "no noise" else said
     return f"with its own training values: {said}" if found.own else said
 
 
