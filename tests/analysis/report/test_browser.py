@@ -418,6 +418,7 @@ def test_print_has_the_whole_table_and_ink_on_white(chromium: Browser, real: Pat
 
 def test_the_keyboard_reaches_everything(chromium: Browser, real: Path) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
+        unfold(found)
         wanted = found.look(
             "[...document.querySelectorAll('main button, main input, main a')].filter((n) => n.offsetParent).length"
         )
