@@ -206,13 +206,14 @@ def _named(run: Run, measures: Measures) -> tuple[Measures, Plan | None]:
         pl.col("stage") == "confirm", pl.col("role").is_in(["candidate", "comparison"])
     ).unique("configuration", keep="first", maintain_order=True)
     called: dict[str, str] = {}
-    for _, own in confirm.sort("configuration").group_by("method", maintain_order=True):
+    nameless = confirm.filter(pl.col("name").is_null()).sort("configuration")
+    for _, own in nameless.group_by("method", maintain_order=True):
         words = apart([json.loads(text or "{}") for text in own["spec"]])
-        known = zip(own["configuration"], own["name"], words, strict=True)
-        called |= {key: name or word for key, name, word in known if name or word}
-    named = pl.coalesce("name", pl.col("configuration").replace_strict(called, default=None))
+        known = zip(own["configuration"], words, strict=True)
+        called |= {key: word for key, word in known if word}
+    names = pl.col("configuration").replace_strict(called, default=None, return_dtype=pl.String)
     if run.plan is None:
-        frame = measures.replicates.with_columns(name=named)
+        frame = measures.replicates.with_columns(name=pl.coalesce("name", names))
         return replace(measures, replicates=frame), None
     arms = (replace(arm, name=arm.name or called.get(arm.configuration)) for arm in run.plan.arms)
     return measures, replace(run.plan, arms=tuple(arms))

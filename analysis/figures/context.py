@@ -19,6 +19,8 @@ from analysis.text.names import title
 from analysis.verdict.schema import Arm, Effect, Protocol, Verdict
 from analysis.verdict.wording import join, names
 
+SHOWN: Final = 40
+"""Candidates in what only describes."""
 OTHERS: Final = {
     "negative_control": ("−", "Negative control"),
     "positive_control": ("+", "Positive control"),
@@ -68,6 +70,17 @@ class FigureContext:
     def judged(self) -> pl.DataFrame:
         """Return the arms that have a recovery, best candidate first."""
         return self.arms.filter(pl.col("arm").is_in(self.recovery["arm"].unique().to_list()))
+
+    def without_tail(self, arms: pl.DataFrame) -> pl.DataFrame:
+        """Return the arms but for candidates beyond the first ``SHOWN``."""
+        late = self.arms.filter(pl.col("role") == "candidate")["arm"].to_list()[SHOWN:]
+        return arms.filter(~pl.col("arm").is_in(late))
+
+    @property
+    def tail(self) -> str:
+        """What is left out, in words; nothing where all is shown."""
+        number = self.verdict.counts.candidates
+        return f" The first {SHOWN} of {number} configurations." if number > SHOWN else ""
 
     def judged_all(self) -> pl.DataFrame:
         """Return the arms that were judged, whether or not anything could be measured."""

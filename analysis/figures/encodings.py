@@ -23,6 +23,8 @@ Chart = alt.LayerChart | alt.FacetChart
 F = ".2f"
 FEW, NARROW = 3, 20
 """Columns of panels up to which their titles stay on one line; letters of a line of the others."""
+LABELLED = 44
+"""Rows up to which a label has room for two lines."""
 LINEAR = (-0.5, 1.5)
 """Recoveries between which their axis is linear."""
 BEND = 0.3
@@ -186,8 +188,13 @@ def order(rows: Frame, column: str) -> list[Any]:
 
 
 def arms(rows: Frame) -> alt.Y:
-    """Return a row for each arm, in the order of the frame."""
-    return alt.Y("label:N", sort=order(rows, "label"), title=None, axis=alt.Axis(grid=True))
+    """Return a row for each arm, in the order of the frame; long names take two lines."""
+    names = order(rows, "label")
+    two = "split(replace(truncate(datum.label,44),regexp('(.{15,}?) ','g'),'$1\\n'),'\\n')"
+    axis = alt.Axis(grid=True, labelOverlap="greedy", labelLineHeight=11)
+    if len(names) <= LABELLED:
+        axis = alt.Axis(grid=True, labelOverlap=False, labelLineHeight=11, labelExpr=two)
+    return alt.Y("label:N", sort=names, title=None, axis=axis)
 
 
 def y(field: str, title: str, scale: alt.Scale, axis: alt.Axis) -> alt.Y:

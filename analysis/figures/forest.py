@@ -197,8 +197,17 @@ def _with_own(context: FigureContext) -> Frame:
         context.recovery, on=["arm", "panel"], how="left", maintain_order="left"
     )
     kind = pl.when(pl.col("estimate").is_null()).then(pl.lit("none")).otherwise(pl.lit("tuned"))
-    own = about.join(context.own, on="arm").with_columns(kind=pl.lit("own"))
-    return pl.concat([tuned.with_columns(kind=kind), own], how="diagonal_relaxed")
+    held = [a.arm for a in context.verdict.arms if a.own and a.own.single != "single"]
+    own = (
+        about.filter(pl.col("arm").is_in(held))
+        .join(panels, how="cross")
+        .join(context.own, on=["arm", "panel"], how="left", maintain_order="left")
+    )
+    lost = pl.col("estimate").is_null()
+    of_own = pl.when(lost).then(pl.lit("own none")).otherwise(pl.lit("own"))
+    return pl.concat(
+        [tuned.with_columns(kind=kind), own.with_columns(kind=of_own)], how="diagonal_relaxed"
+    )
 
 
 def _baselines(context: FigureContext) -> Frame:
@@ -256,7 +265,7 @@ def forest_chart(
 
     Args:
         rows: arm, label, method, panel, kind (``tuned``, ``own``, ``seed``, ``own seed``,
-            ``baseline``, ``none``), estimate, low, high, low_wide, high_wide.
+            ``baseline``, ``none``, ``own none``), estimate, low, high, low_wide, high_wide.
         margin: Half width of the band around the single network.
         methods: Domain of colour and shape.
         levels: What the two intervals cover, in words.
@@ -267,13 +276,9 @@ def forest_chart(
     many, own = rows["label"].n_unique(), (rows["kind"] == "own").any()
     step = (44 if own else 26) if many <= MANY + 4 else max(5, 1300 / many)
     lane = step / 8 if own else 3.0  # Between an interval and its seeds.
-    y = alt.Y(
-        "label:N",
-        sort=encodings.order(rows, "label"),
-        title=None,
-        axis=alt.Axis(grid=True, labelOverlap="greedy"),
+    base = alt.Chart().encode(
+        y=encodings.arms(rows), color=encodings.colour(methods), opacity=encodings.dim()
     )
-    base = alt.Chart().encode(y=y, color=encodings.colour(methods), opacity=encodings.dim())
     tips = [("label", "Configuration", ""), ("panel", "Measure", ""), ("estimate", "Recovery", F)]
     for level, suffix in zip(levels, ("", "_wide"), strict=True):
         tips += [(f"low{suffix}", f"{level} from", F), (f"high{suffix}", f"{level} to", F)]
@@ -308,13 +313,18 @@ def forest_chart(
         *encodings.guides(margin, alt.X, domain),
         *layers,
         base.transform_filter("datum.kind=='baseline'")
-        .mark_tick(thickness=2.5, height=min(16.0, step * 0.6), opacity=1)
+        .mark_tick(
+            thickness=2.5, height=min(14.0, step * 0.6), yOffset=-2.5 * lane if own else -lane
+        )
         .encode(x=x, tooltip=encodings.tips(tips[:3])),
-        base.transform_filter("datum.kind=='none'")
-        .mark_text(style="quiet", text="not measurable", fontSize=min(11.0, step))
-        .encode(x=encodings.recovery(alt.X, "_none", domain), tooltip=encodings.tips(tips[:2])),
+        *(
+            base.transform_filter(f"datum.kind=='{kind}'")
+            .mark_text(style="quiet", text="not measurable", fontSize=min(11.0, step), dy=dy)
+            .encode(x=encodings.recovery(alt.X, "_none", domain), tooltip=encodings.tips(tips[:2]))
+            for kind, dy in (("none", -2.5 * lane if own else 0.0), ("own none", 1.5 * lane))
+        ),
     )
-    rows = rows.with_columns(_none=pl.when(pl.col("kind") == "none").then(0.5))
+    rows = rows.with_columns(_none=pl.when(pl.col("kind").str.ends_with("none")).then(0.5))
     return encodings.panels(chart, rows, columns=3, least=250, height=round(step * many))
 
 

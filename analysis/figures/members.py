@@ -108,6 +108,7 @@ def per_arm(context: FigureContext, panels: dict[str, str], by: list[str]) -> pl
     whole = pl.col("layer").is_null() & pl.col("i").is_null() & pl.col("quantity").is_in([*panels])
     found = over_seeds(context.geometry.filter(whole), by, "value")
     shown = context.arms.filter(~pl.col("role").is_in(["single", "positive_control"]))
+    shown = context.without_tail(shown)
     order = {quantity: number for number, quantity in enumerate(panels)}
     return (
         shown.with_row_index("place")
@@ -146,7 +147,7 @@ def trajectory_figure(context: FigureContext) -> Figure | None:
         "Members",
         _travelled(context, rows),
         f"{replicates(context, rows)} seeds each, means over seeds and pairs of members; "
-        f"effective weights of all layers together. Closer: by more than {CLOSER:g}.",
+        f"effective weights of all layers together. Closer: by more than {CLOSER:g}.{context.tail}",
         trajectory_chart(rows.select(kept), context.methods),
         folded=True,
     )
@@ -237,7 +238,7 @@ def landscape_figure(context: FigureContext) -> Figure | None:
         "Members",
         _separated(rows, basin),
         f"{replicates(context, rows)} seeds each, at the end of training, on validation "
-        "images; whiskers are 95 % t-intervals over seeds.",
+        f"images; whiskers are 95 % t-intervals over seeds.{context.tail}",
         landscape_chart(rows.select(kept), context.methods),
         folded=True,
     )
@@ -250,9 +251,9 @@ def _separated(rows: pl.DataFrame, basin: float | None) -> str:
     deep = barrier.filter(pl.col("role") == "deep_ensemble")["mean"].to_list()
     if own.is_empty() or basin is None:
         return "What lies between two members"
-    claim = f"In {len(own.filter(pl.col('mean') < basin))} of {len(own)} configurations no barrier "
-    claim += "parts the members"
-    return claim + (f"; in the Deep Ensemble one of {max(deep):.2f} nats does" if deep else "")
+    claim = f"In {len(own.filter(pl.col('mean') < basin))} of {len(own)} configurations no loss "
+    claim += "barrier separates the members"
+    return claim + (f"; in the Deep Ensemble it is {max(deep):.2f} nats" if deep else "")
 
 
 def landscape_chart(rows: Frame, methods: Sequence[str]) -> Facets:
@@ -289,7 +290,7 @@ def landscape_chart(rows: Frame, methods: Sequence[str]) -> Facets:
             x=x("mean"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
     )
-    height = 24 * rows["label"].n_unique()
+    height = 26 * rows["label"].n_unique()
     return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))
 
 
@@ -311,7 +312,7 @@ def evidence_figure(context: FigureContext) -> Figure | None:
         "Members",
         _shared_evidence(rows),
         f"{replicates(context, rows)} seeds each, at the end of training, on test images; "
-        "whiskers are 95 % t-intervals over seeds.",
+        f"whiskers are 95 % t-intervals over seeds.{context.tail}",
         evidence_chart(rows.select(kept), context.methods),
         folded=True,
     )
@@ -353,5 +354,5 @@ def evidence_chart(rows: Frame, methods: Sequence[str]) -> Facets:
             x=x("mean"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
     )
-    height = 24 * rows["label"].n_unique()
+    height = 26 * rows["label"].n_unique()
     return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))

@@ -182,4 +182,4 @@ def _points(rows: pl.DataFrame, methods: list[str]) -> Chart:
         ),
     )
     chart = chart.add_params(encodings.SELECTED, alt.param(name="metric", value=rows["metric"][0]))
-    return chart.properties(width="container", height=22 * rows["label"].n_unique())
+    return chart.properties(width="container", height=26 * rows["label"].n_unique())

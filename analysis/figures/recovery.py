@@ -117,7 +117,9 @@ def collapsed_figure(context: FigureContext) -> Figure | None:
         alone = over_seeds(context.measures.replicates, ["arm"], lone)
         if alone.is_empty():
             continue
-        pair = context.judged().join(alone.select("arm", other="mean"), on="arm")
+        pair = context.without_tail(context.judged()).join(
+            alone.select("arm", other="mean"), on="arm"
+        )
         anchor = context.arms.filter(pl.col("arm").is_in(["single", reference_ensemble(context)]))
         for kind, arms, values in (
             ("full", pair.drop("other"), per_arm),
@@ -155,12 +157,14 @@ def collapsed_figure(context: FigureContext) -> Figure | None:
             f"{worst['loss']:.3f} nats on test, the most of {len(loss)} configurations"
         )
     tags = ", ".join(tag for _, tag in destroyed)
-    gone = f" Not drawn, as averaging leaves little more than chance of them: {tags}."
+    sample = f"Mean over seeds; dashed lines are 95 % t-intervals over seeds.{context.tail}"
+    if tags:
+        sample += f" Not drawn, as averaging leaves little more than chance of them: {tags}."
     return Figure(
         "collapsed",
         "Recovery",
         claim,
-        f"Mean over seeds; dashed lines are 95 % t-intervals over seeds.{gone if tags else ''}",
+        sample,
         collapsed_chart(rows.select(kept), context.methods),
         folded=True,
     )
@@ -216,7 +220,7 @@ def collapsed_chart(rows: Frame, methods: Sequence[str]) -> Facets:
         .mark_point(filled=True, size=85)
         .encode(x=x("nll"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
     )
-    height = max(306, 24 * rows["label"].drop_nulls().n_unique())
+    height = max(306, 26 * rows["label"].drop_nulls().n_unique())
     return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))
 
 

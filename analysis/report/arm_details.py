@@ -61,7 +61,7 @@ def _why(about: Mapping[str, Any], arm: Arm | None) -> list[list[str]]:
         return [["Id", about["arm"]]]
     holm = None if arm.p_holm is None else f"{arm.p_holm:.3g}"
     found = [
-        ("Open because", arm.detail or arm.label),
+        ("Undecided because", arm.detail or arm.label),
         ("p of an escape, after Holm", holm),
         ("Seeds needed", _needed(arm)),
         ("Confirmed because", arm.reason and REASONS.get(arm.reason, arm.reason)),

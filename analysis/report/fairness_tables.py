@@ -56,7 +56,9 @@ def _rows(context: FigureContext, cells: Cells) -> list[Context]:
     """Return a row for each arm with cells, in the order of the page."""
     return [
         {"arm": arm, "tag": tag, "name": label.removeprefix(f"{tag} · "), "cells": cells[arm]}
-        for arm, tag, label in context.arms.select("arm", "tag", "label").iter_rows()
+        for arm, tag, label in context.without_tail(context.arms)
+        .select("arm", "tag", "label")
+        .iter_rows()
         if arm in cells
     ]
 
@@ -90,11 +92,13 @@ def _seconds(value: float | None) -> str:
 
 
 def _epochs(context: FigureContext, fair: Fairness) -> Context:
-    matched = [entry.arm for entry in fair.epoch_matched if entry.matched]
+    known = set(context.arms["arm"])  # Matched anchors are none of what is counted.
+    told = [entry for entry in fair.epoch_matched if entry.arm in known]
+    matched = [entry.arm for entry in told if entry.matched]
     single = next((entry.epochs for entry in fair.costs if entry.arm == "single"), None)
-    unlike = {e.arm: "; ".join(e.differences) for e in fair.epoch_matched if not e.matched}
+    unlike = {e.arm: "; ".join(e.differences) for e in told if not e.matched}
     return {
-        "heading": f"{len(matched)} of {len(fair.epoch_matched)} saw the same data as the single "
+        "heading": f"{len(matched)} of {len(told)} saw the same data as the single "
         f"network: {single or 0:g} epochs, every member every example",
         "odd": _grouped(context, unlike),
     }

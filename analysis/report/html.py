@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -68,12 +68,34 @@ def payload(drawn: Sequence[Figure], methods: dict[str, list[str]]) -> dict[str,
         panels = len({row.get("panel") for row in rows})
         specs[figure.key] = {
             "title": figure.claim,
+            "legend": "   ".join(figure.legend),
             "spec": spec,
             "uses": list(own),
             "panels": panels,
             "choices": dict(figure.choices) or None,
         }
-    return {"figures": specs, "datasets": datasets, "look": LOOK, "methods": methods}
+    packed = {name: pack(rows) for name, rows in datasets.items()}
+    return {"figures": specs, "datasets": packed, "look": LOOK, "methods": methods}
+
+
+def pack(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return rows by column, as report.js unpacks them: what repeats itself stands there once.
+
+    A column is the list of its values, ``[distinct values, number of each row's]``, or, where it
+    has one value, that alone in a list; under ``""`` stands the number of rows.
+    """
+    packed: dict[str, Any] = {"": len(rows)}
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(name) for row in rows]
+        numbers = any(isinstance(v, float | int) and not isinstance(v, bool) for v in values)
+        known = {value: n for n, value in enumerate(dict.fromkeys(values))}
+        if len(known) == 1:
+            packed[name] = [values[0]] if len(rows) > 1 else values
+        elif numbers:
+            packed[name] = values
+        else:
+            packed[name] = [list(known), [known[value] for value in values]]
+    return packed
 
 
 def embed(value: Any) -> str:

@@ -20,7 +20,7 @@ NOT_SHOWN: Final = frozenset({"chance_nll"})
 
 def table(context: FigureContext, found: Means) -> Table | None:
     """Return the page's table, None before there is one."""
-    arms = context.arms.filter(pl.col("arm").is_in(list(found)))
+    arms = context.without_tail(context.arms.filter(pl.col("arm").is_in(list(found))))
     rows = [
         Row(name, _about(metric), cells)
         for name, metric in METRICS.items()

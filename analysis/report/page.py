@@ -29,7 +29,7 @@ def content(
     used = [m for m in context.methods if m in run.trials["method"].to_list()]
     return {
         "study": (run.plan and run.plan.study) or run.folder.name,
-        "question": _question(run),
+        "question": _question(run, verdict),
         "subtitle": _subtitle(run, verdict),
         "banners": _banners(run, verdict),
         "margin": f"{context.margin:g}",
@@ -40,7 +40,7 @@ def content(
             {"name": name, "figures": [f for f in drawn if f.section == name]} for name in sections
         ],
         "recovery": "Recovery" in sections,
-        "table": tables.configurations(context, run, verdict),
+        "table": tables.configurations(context, verdict),
         "declared": _declared(run, verdict),
         "decided": verdict,
         "validated": json.loads(VALIDATED.read_text()),
@@ -53,8 +53,11 @@ def content(
     }
 
 
-def _question(run: Run) -> str:
-    candidates = run.trials.filter(pl.col("role") == "candidate")["method"].unique().sort()
+def _question(run: Run, verdict: Verdict) -> str:
+    candidates = sorted({arm.method for arm in verdict.arms if arm.role == "candidate"})
+    if not candidates:
+        every = run.trials.filter(pl.col("role") == "candidate")["method"]
+        candidates = sorted(every.unique().to_list())
     if run.given:
         what = candidates[0] if len(candidates) == 1 else "any of these ensembles"
     else:

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const page = JSON.parse(document.getElementById("payload").textContent);
+  for (const [name, columns] of Object.entries(page.datasets)) page.datasets[name] = unpack(columns);
   const root = document.documentElement;
   const views = new Map(), brushes = new Set(), params = {}, arms = page.arms ?? {};
   const status = window.__report = { ready: false, errors: [] };
@@ -12,6 +13,14 @@
     cross: "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4Z", "triangle-left": "M-5.5,0L4.5,5.5V-5.5Z",
   };
 
+  /* The rows of a data set, which is stored by column (html.py: pack). */
+  function unpack({ "": count, ...columns }) {
+    const value = (column, at) => (column.length === 1 ? column[0] : Array.isArray(column[0]) ? column[0][column[1][at]] : column[at]);
+    return Array.from({ length: count }, (_, at) =>
+      Object.fromEntries(Object.entries(columns).map(([name, column]) => [name, value(column, at)])));
+  }
+
+  const EDGE = 14; // Beside a saved figure: without the page's letters its text may be wider.
   const coarse = matchMedia("(pointer: coarse)").matches;
   const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
@@ -42,7 +51,7 @@
     }
     if (coarse) spec.params = (spec.params || []).filter((param) => param.name !== "brush");
     const options = { config: look(), ast: true, actions: false, renderer: "svg", mode: "vega-lite" };
-    options.config.axis.labelLimit = Math.min(210, room * 0.36);
+    options.config.axis.labelLimit = Math.min(210, room * 0.4);
     let result;
     if (!hint.columns) {
       spec.autosize = { type: "fit-x", contains: "padding" };
@@ -248,45 +257,52 @@
     async svg(key) {
       const drawn = new DOMParser().parseFromString(await views.get(key).background(css("--card")).toSVG(), "image/svg+xml");
       const svg = drawn.documentElement, [width, height] = ["width", "height"].map((side) => Number(svg.getAttribute(side)));
-      const { lines, top } = headed(key, width), within = drawn.createElementNS(svg.namespaceURI, "g");
-      within.setAttribute("transform", `translate(0,${top})`);
+      const { lines, top } = headed(key, width), wide = width + 2 * EDGE, within = drawn.createElementNS(svg.namespaceURI, "g");
+      within.setAttribute("transform", `translate(${EDGE},${top})`);
       within.append(...svg.childNodes);
       const back = drawn.createElementNS(svg.namespaceURI, "rect");
-      for (const [name, value] of Object.entries({ width, height: top + height, fill: css("--card") })) back.setAttribute(name, value);
+      for (const [name, value] of Object.entries({ width: wide, height: top + height, fill: css("--card") })) back.setAttribute(name, value);
       svg.append(back, within);
-      lines.forEach((line, at) => {
+      lines.forEach(({ line, weight }, at) => {
         const text = Object.assign(drawn.createElementNS(svg.namespaceURI, "text"), { textContent: line });
-        const style = { x: 8, y: 20 + 19 * at, fill: css("--ink"), "font-size": 14, "font-weight": 600, "font-family": look().font };
+        const style = { x: EDGE, y: 20 + 19 * at, fill: css("--ink"), "font-size": 14, "font-weight": weight, "font-family": look().font };
         for (const [name, value] of Object.entries(style)) text.setAttribute(name, value);
         svg.append(text);
       });
+      svg.setAttribute("width", wide);
       svg.setAttribute("height", top + height);
-      svg.setAttribute("viewBox", `0 0 ${width} ${top + height}`);
+      svg.setAttribute("viewBox", `0 0 ${wide} ${top + height}`);
       save(`${key}.svg`, new XMLSerializer().serializeToString(drawn), "image/svg+xml");
     },
     async png(key) {
       const drawn = await views.get(key).background(css("--card")).toCanvas(2);
       const { lines, top } = headed(key, drawn.width / 2), canvas = document.createElement("canvas");
-      Object.assign(canvas, { width: drawn.width, height: drawn.height + 2 * top });
+      Object.assign(canvas, { width: drawn.width + 4 * EDGE, height: drawn.height + 2 * top });
       const brush = canvas.getContext("2d");
       brush.fillStyle = css("--card");
       brush.fillRect(0, 0, canvas.width, canvas.height);
-      brush.drawImage(drawn, 0, 2 * top);
-      Object.assign(brush, { fillStyle: css("--ink"), font: `600 28px ${look().font}` });
-      lines.forEach((line, at) => brush.fillText(line, 16, 40 + 38 * at));
+      brush.drawImage(drawn, 2 * EDGE, 2 * top);
+      lines.forEach(({ line, weight }, at) => {
+        Object.assign(brush, { fillStyle: css("--ink"), font: `${weight} 28px ${look().font}` });
+        brush.fillText(line, 2 * EDGE, 40 + 38 * at);
+      });
       save(`${key}.png`, canvas.toDataURL("image/png"), "image/png");
     },
   };
 
-  /* The title of a figure in lines as wide as it, and the room that they need above. */
+  /* Title and legend of a figure in lines as wide as it, each with its weight, and the room that they need above. */
   function headed(key, width) {
-    const brush = document.createElement("canvas").getContext("2d"), lines = [""];
-    brush.font = `600 14px ${look().font}`;
-    for (const word of page.figures[key].title.split(" ")) {
-      const longer = `${lines.at(-1)} ${word}`.trim();
-      if (brush.measureText(longer).width < width - 16) lines[lines.length - 1] = longer;
-      else lines.push(word);
-    }
+    const brush = document.createElement("canvas").getContext("2d"), lines = [];
+    const wrap = (text, weight) => {
+      brush.font = `${weight} 14px ${look().font}`;
+      for (const [at, word] of text.split(" ").entries()) {
+        const longer = at ? `${lines.at(-1).line} ${word}` : "";
+        if (at && brush.measureText(longer).width < width - 2 * EDGE) lines.at(-1).line = longer;
+        else lines.push({ line: word, weight });
+      }
+    };
+    wrap(page.figures[key].title, 600);
+    if (page.figures[key].legend) wrap(page.figures[key].legend, 400);
     return { lines, top: 14 + 19 * lines.length };
   }
 

@@ -17,17 +17,13 @@ from analysis.text.numbers import interval, number
 from analysis.verdict.schema import Arm, Effect, Equivalent, Plan, Price, Robustness, Verdict
 from analysis.verdict.wording import BADGES
 
-OF_THE_TRIAL: Final = frozenset({"role", "stage", "replicate", "seed"})
-"""Keys of a spec that tell trials apart, not configurations."""
 MOST_ROWS: Final = 40
 """Rows of the table of excluded trials."""
 
 
-def configurations(context: FigureContext, run: Run, verdict: Verdict) -> dict[str, object] | None:
+def configurations(context: FigureContext, verdict: Verdict) -> dict[str, object] | None:
     """Return columns and rows of all measured arms, or None before there is one."""
-    trials = context.measures.replicates.select("arm", "trial", "nll", "accuracy").join(
-        run.trials.select("trial", "spec"), on="trial"
-    )
+    trials = context.measures.replicates.select("arm", "nll", "accuracy")
     if trials.is_empty():
         return None
     labels, judged = verdict.protocol.labels, verdict.by_arm()
@@ -56,23 +52,12 @@ def configurations(context: FigureContext, run: Run, verdict: Verdict) -> dict[s
                 "name": arm["label"].removeprefix(f"{arm['tag']} · "),
                 "verdict": BADGES.get(arm["verdict"], "baseline"),
                 "weakest": _weakest(entry, labels),
-                "tone": "inconclusive" if verdict.withheld else arm["verdict"],
+                "tone": "inconclusive" if verdict.withheld and entry else arm["verdict"],
                 "because": (entry and entry.label) or "",
-                "reason": entry.reason if entry else None,
                 "cells": cells,
-                "spec": _spec(own["spec"][0]),
             }
         )
-    pools = [row for row in rows if str(row["arm"]).startswith("deep_ensemble-")]
-    for row in pools[1:]:  # Sizes of one pool have one specification.
-        row["spec"] = ""
     return {"columns": columns, "rows": rows}
-
-
-def _spec(text: str | None) -> str:
-    """Return a configuration's specification, indented; nothing where none is known."""
-    spec = {k: v for k, v in json.loads(text or "{}").items() if k not in OF_THE_TRIAL}
-    return json.dumps(spec, indent=1, sort_keys=True) if spec else ""
 
 
 def effect_cell(effect: Effect | None) -> dict[str, str]:
@@ -141,13 +126,13 @@ def equivalent_cell(found: Equivalent | None) -> dict[str, str]:
         for value in (found.members, found.low, found.high)
     )
     value = found.largest + 1 if found.members is None else found.members
-    return {"text": text, "sort": f"{value:.9g}", "range": f"[{low}, {high}]"}
+    return {"text": text, "sort": f"{value:.6g}", "range": f"[{low}, {high}]"}
 
 
 def _cell(value: Any, digits: int) -> dict[str, str]:
     if value is None:
         return {"text": "–", "sort": "", "range": ""}
-    return {"text": number(value, digits), "sort": f"{value:.9g}", "range": ""}
+    return {"text": number(value, digits), "sort": f"{value:.6g}", "range": ""}
 
 
 def excluded(context: FigureContext) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """What methods and configurations are called where people read them."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -34,7 +33,8 @@ def title(method: str) -> str:
     return TITLES.get(key, words[:1].upper() + words[1:])
 
 
-FIRST: Final = ("name", "members", "init", "rank")
+SECTIONS: Final = ("params", "regulariser", "backbone", "training")
+ALWAYS: Final = (("regulariser", "name"), ("params", "members"), ("params", "init"))
 """What names a configuration before anything else: its regulariser, its size, its start."""
 PHRASES: Final = {
     ("init", "sign"): "signs",
@@ -49,7 +49,7 @@ PHRASES: Final = {
 def apart(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what sets each configuration of a method apart from the others, in a few words.
 
-    Regulariser and size come first; then come parameters of the method, of the backbone and of
+    Regulariser, size and initialisation; then parameters of the method, of the backbone and of
     training, each only where those before it leave two configurations alike.
 
     Args:
@@ -57,39 +57,25 @@ def apart(specs: Sequence[Mapping[str, Any]]) -> list[str]:
             on.
     """
     values = [dict(_leaves(spec)) for spec in specs]
-    keys = sorted({key: None for own in values for key in own}, key=_rank)
-    chosen = [key for key in keys if key in (("regulariser", "name"), ("params", "members"))]
-    said = [_words(own, chosen) for own in values]
-    for key in keys:
+    said = [", ".join(filter(None, (_phrase(k, own.get(k)) for k in ALWAYS))) for own in values]
+    keys = dict.fromkeys(key for own in values for key in own if key not in ALWAYS)
+    for key in sorted(keys, key=lambda key: (SECTIONS.index(key[0]), key != ("params", "rank"))):
         each = [_phrase(key, own.get(key)) for own in values]
-        tied = [text for text, many in Counter(said).items() if many > 1]
-        parts = any(
-            len({a for a, text in zip(each, said, strict=True) if text == one}) > 1 for one in tied
-        )
-        first = key[0] == "params" and key[1] in FIRST and len(set(each)) > 1
-        if key not in chosen and (parts or first):
-            chosen = sorted([*chosen, key], key=_rank)
-            said = [_words(own, chosen) for own in values]
+        alike: dict[str, set[str]] = {}
+        for name, phrase in zip(said, each, strict=True):
+            alike.setdefault(name, set()).add(phrase)
+        said = [
+            f"{name}, {phrase}" if len(alike[name]) > 1 and phrase else name
+            for name, phrase in zip(said, each, strict=True)
+        ]
     return said
 
 
 def _leaves(spec: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
-    for section in ("params", "regulariser", "backbone", "training"):
+    for section in SECTIONS:
         for key, value in (spec.get(section) or {}).items():
             if value is not None and (section, key) != ("params", "name"):
                 yield (section, key), value
-
-
-def _rank(key: tuple[str, str]) -> tuple[int, int, str]:
-    """Return the sort key that puts what tells most to a reader first."""
-    section, name = key
-    first = name in FIRST and section in ("params", "regulariser")
-    order = ("params", "regulariser", "backbone", "training").index(section)
-    return (FIRST.index(name) if first else len(FIRST)), order, name
-
-
-def _words(own: Mapping[tuple[str, str], Any], keys: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(filter(None, (_phrase(key, own.get(key)) for key in keys)))
 
 
 def _phrase(key: tuple[str, str], value: Any) -> str:

@@ -132,7 +132,9 @@ def tally(verdict: Verdict) -> str:
         said = every if number > 1 else f"The tested configuration {ONE[kind]}"
     elif found:
         said = f"Of {number} configurations, {join(found)}"
-    return f"{said}, before a control withholds the verdict" if verdict.withheld else said
+    late = any(why.startswith(UNFINISHED) for why in verdict.reasons)
+    withheld = verdict.withheld and not late
+    return f"{said}, before a control withholds the verdict" if withheld else said
 
 
 def winner(verdict: Verdict) -> Arm | None:
@@ -195,7 +197,7 @@ def doubts(verdict: Verdict) -> list[tuple[State, str]]:
             lines.append(("yes" if proved else "na" if control_.ok else "no", line))
     closed: dict[str, list[int]] = {}
     for gate in verdict.gates:
-        if gate.reason:
+        if gate.reason and "runs are missing" not in gate.reason:
             closed.setdefault(gate.reason, []).append(gate.members)
     for why, sizes in closed.items():
         of = f" (with {join(map(str, sorted(set(sizes))))} members)"
@@ -244,9 +246,10 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
         yield "yes", f"{called} is trained with the values of the tuned single network"
     else:
         tuned, own = (_least(of) for of in (arm.endpoints, arm.own.endpoints))
-        without = f", but for {join(arm.own.dropped)}" if arm.own.dropped else ""
+        differ = arm.own.verdict != arm.by_tuned
+        without = f" (without {join(arm.own.dropped)})" if arm.own.dropped else ""
         yield (
-            "yes" if arm.own.verdict == arm.by_tuned else "no",
+            ("no" if differ else "yes" if arm.by_tuned == "escapes" else "na"),
             f"weakest recovery of {called}: {tuned} against the tuned baselines, {own} against "
             f"baselines with its own training values{without}",
         )
@@ -448,7 +451,7 @@ def reason(found: Reason) -> str:
         "no skill": "no better than chance",
         "gap not shown": f"{endpoint}: the Deep Ensemble is not shown to be better than single",
     }[found.kind]
-    said = f"anchor {anchor}: {said}" if anchor and found.kind != "no noise" else said
+    said = f"baseline {anchor}: {said}" if anchor and found.kind != "no noise" else said
     return f"with its own training values: {said}" if found.own else said
 
 

@@ -34,6 +34,20 @@ def _started(playwright: Playwright) -> Browser | None:
         return None
 
 
+def unpacked(packed: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a data set as the page stores it (analysis.report.html.pack)."""
+    columns = {name: column for name, column in packed.items() if name}
+
+    def value(column: list[Any], at: int) -> Any:
+        if len(column) == 1:
+            return column[0]
+        return column[0][column[1][at]] if isinstance(column[0], list) else column[at]
+
+    return [
+        {name: value(column, at) for name, column in columns.items()} for at in range(packed[""])
+    ]
+
+
 @dataclass
 class Opened:
     """A page that was opened offline, and what it did.

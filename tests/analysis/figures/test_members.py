@@ -186,8 +186,8 @@ def test_the_landscape_counts_who_shares_a_basin(run: Run, context: FigureContex
     figure = landscape_figure(context_of(Run(run.folder, known, run.plan)))
     assert figure is not None
     assert figure.claim == (
-        "In 1 of 2 configurations no barrier parts the members; in the Deep Ensemble one of "
-        "0.50 nats does"
+        "In 1 of 2 configurations no loss barrier separates the members; in the Deep Ensemble it "
+        "is 0.50 nats"
     )
     rows = pl.DataFrame(drawn(figure.chart, "mark"), infer_schema_length=None)
     assert rows["mark"].drop_nulls().to_list() == pytest.approx([0.05])

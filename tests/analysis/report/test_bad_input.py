@@ -418,12 +418,12 @@ OPEN: dict[str, tuple[Edit, str, str]] = {
     "constant single": (
         everywhere("single/*/test.parquet", constant),
         "not assessable",
-        "anchor single: no better than chance",
+        "baseline single: no better than chance",
     ),
     "constant ensemble": (
         everywhere("deep_ensemble/*/test.parquet", constant),
         "not assessable",
-        "anchor deep_ensemble-4: no better than chance",
+        "baseline deep_ensemble-4: no better than chance",
     ),
     "no seeds in an arm": (
         copies("escaping", range(1, 8)),
@@ -450,7 +450,7 @@ OPEN: dict[str, tuple[Edit, str, str]] = {
     "one label": (
         everywhere(ALL, lambda rows: rows.with_columns(label=0)),
         "not assessable",
-        "anchor single: no better than chance",
+        "baseline single: no better than chance",
     ),
     "pool too small": (
         lambda folder: [

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from analysis.report.__main__ import main
-from tests.analysis.browser import Opened, opened
+from tests.analysis.browser import Opened, opened, unpacked
 from tests.analysis.make_predictions import ARMS, make_predictions
 from tests.analysis.make_run import DEEP_ENSEMBLE, SINGLE, Arm, Data, default_arms, make_run
 from tests.running import Finished
@@ -276,6 +276,46 @@ def test_a_tooltip_says_what_a_mark_is(chromium: Browser, real: Path) -> None:
         assert "Configuration" in tip.inner_text()
 
 
+def test_escape_clears_the_selection(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        found.page.locator("tr[data-arm] .tag").first.click()
+        assert len(arms_of(found)) == 1
+        found.page.keyboard.press("Escape")
+        assert arms_of(found) == []
+
+
+def test_the_first_stop_of_the_keyboard_leads_to_the_verdict(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        found.page.keyboard.press("Tab")
+        assert found.look("document.activeElement.textContent") == "Skip to the verdict"
+        assert found.look("document.activeElement.getBoundingClientRect().left") >= 0
+        found.page.keyboard.press("Enter")
+        assert found.page.url.endswith("#verdict")
+
+
+def test_a_thumb_hits_everything_and_sees_recoveries(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, **PHONE) as found:
+        unfold(found)
+        small = found.look(
+            """() => [...document.querySelectorAll("button, a, summary, input")].filter((one) => {
+                const { width, height } = one.getBoundingClientRect();
+                return width && (width < 24 || height < 24) && getComputedStyle(one).position !== "absolute";
+            }).map((one) => one.outerHTML.slice(0, 90))"""
+        )
+        assert small == []
+        outside = found.look(
+            """() => [...document.querySelectorAll("#configurations ~ .table tbody tr")]
+                .filter((row) => row.cells[1].getBoundingClientRect().right > innerWidth).length"""
+        )
+        assert outside == 0
+
+
+def test_details_begin_with_the_reason(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        found.page.locator("[data-open]").first.click()
+        assert found.page.locator("#drawer h3").first.inner_text() == "Why"
+
+
 @pytest.mark.parametrize("kind", ["csv", "svg", "png"])
 def test_every_figure_can_be_kept(chromium: Browser, real: Path, kind: str, tmp_path: Path) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
@@ -292,7 +332,8 @@ def test_every_figure_can_be_kept(chromium: Browser, real: Path, kind: str, tmp_
             download.value.save_as(file)
             content = file.read_bytes()
             if kind == "csv":
-                sets = [page["datasets"][name] for name in page["figures"][file.stem]["uses"]]
+                uses = page["figures"][file.stem]["uses"]
+                sets = [unpacked(page["datasets"][name]) for name in uses]
                 longest = max(map(len, sets))
                 rows = sum(len(own) for own in sets if len(own) > 2 or len(own) == longest)
                 assert len(list(csv.reader(io.StringIO(content.decode())))) == rows + 1
@@ -377,6 +418,7 @@ def test_print_has_the_whole_table_and_ink_on_white(chromium: Browser, real: Pat
 
 def test_the_keyboard_reaches_everything(chromium: Browser, real: Path) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
+        unfold(found)
         wanted = found.look(
             "[...document.querySelectorAll('main button, main input, main a')].filter((n) => n.offsetParent).length"
         )

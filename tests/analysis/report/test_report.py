@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from analysis.report.__main__ import main
-from analysis.report.html import embed
+from analysis.report.html import embed, pack
 from analysis.report.write import report
+from tests.analysis.browser import unpacked
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -52,7 +53,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def payload(html: str) -> Any:
     found = re.search(r'<script type="application/json" id="payload">(.*?)</script>', html, re.S)
     assert found
-    return json.loads(found.group(1), parse_constant=pytest.fail)
+    page = json.loads(found.group(1), parse_constant=pytest.fail)
+    return page | {"datasets": {name: unpacked(own) for name, own in page["datasets"].items()}}
 
 
 class Page(HTMLParser):
@@ -232,6 +234,22 @@ def test_embedded_json_cannot_end_its_script() -> None:
 
     assert "<" not in text
     assert json.loads(text) == {"a": EVIL}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"a": 1.5, "b": "x"}],
+        [{"a": 1.5, "b": "x"}, {"a": 1.5, "b": None}, {"a": 2, "b": "x"}],
+        [{"a": None}, {"b": True, "a": 0}, {"b": False}],
+        [{"a": "y"}, {"a": "y"}],
+    ],
+)
+def test_packed_rows_are_the_rows(rows: list[dict[str, Any]]) -> None:
+    names = {name for row in rows for name in row}
+    packed = json.loads(json.dumps(pack(rows)))
+
+    assert unpacked(packed) == [dict.fromkeys(names) | row for row in rows]
 
 
 def test_embedding_refuses_nan() -> None:

@@ -307,7 +307,7 @@ def test_a_failed_anchor_leaves_nothing_to_assess(anchor: str, arm: str) -> None
     found = judge(exclude(measured({"candidate1": (1, 1, 1)}), anchor), None)
     assert found.verdict == INCONCLUSIVE
     assert {a.label for a in found.arms} == {"not assessable"}
-    assert found.arms[0].detail == f"anchor {arm}: 1 of 11 runs failed"
+    assert found.arms[0].detail == f"baseline {arm}: 1 of 11 runs failed"
     assert all(gate.gap_shown and not gate.open for gate in found.gates)
     assert found.arms[0].endpoints["cll"].recovery == pytest.approx(1)
 
@@ -334,7 +334,7 @@ def test_a_missing_anchor_is_a_line(anchor: str) -> None:
     absent: Any = {anchor: None}
     found = judge(measured(absent | {"candidate1": (1, 1, 1)}), None)
     assert found.verdict == INCONCLUSIVE
-    assert f"anchor {anchor}: " in found.arms[0].detail
+    assert f"baseline {anchor}: " in found.arms[0].detail
 
 
 def test_a_pool_that_is_too_small_is_a_line() -> None:
@@ -342,7 +342,7 @@ def test_a_pool_that_is_too_small_is_a_line() -> None:
     larger = pl.when(pl.col("arm") == "candidate1").then(8).otherwise("members")
     found = replace(found, replicates=found.replicates.with_columns(members=larger.cast(pl.Int16)))
     judged = judge(found, None)
-    assert judged.arms[0].detail == "anchor deep_ensemble-8: its pool has fewer members"
+    assert judged.arms[0].detail == "baseline deep_ensemble-8: its pool has fewer members"
     assert judged.arms[0].reference == "deep_ensemble-8"
 
 

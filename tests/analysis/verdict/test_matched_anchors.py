@@ -14,7 +14,7 @@ from tests.analysis.verdict.test_judge import ENDPOINTS, GAP, content, declared,
 
 SAID_OF_OWN = (
     "weakest recovery of \u201ccandidate1\u201d: 0.90 against the tuned baselines, 0.90 against "
-    "baselines with its own training values, but for regulariser adp"
+    "baselines with its own training values (without regulariser adp)"
 )
 SINGLE, POOL = "matched_single-own", "matched_deep_ensemble-pool"
 MATCHED = {"single": "own", "deep_ensemble": "pool", "dropped": ["regulariser adp"]}
