@@ -76,7 +76,7 @@ def _confirm(run: Run, plan: Plan, seeds: int) -> list[str]:
     seen = Counter(arm_key(*row) for row in confirmed.select("role", "configuration").iter_rows())
     keys = {arm_key(arm.role, arm.configuration): arm for arm in plan.arms}
     wanted = [  # Two arms may have one name.
-        (arm.name or f"{title(arm.method)} {key[:6]}", seen[key], seeds)
+        (arm.name or f"{title(arm.method)} {arm.configuration[:6]}", seen[key], arm.seeds or seeds)
         for key, arm in keys.items()
     ]
     return _line("predictions" if run.given else "confirm", wanted)

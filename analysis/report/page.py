@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import polars as pl
 
@@ -16,8 +16,9 @@ from analysis.report.fairness_tables import Context
 from analysis.text.names import title
 from analysis.verdict import wording
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Verdict
+from study.schema import Stage
 
-STAGES: Final = ("search", "rescore", "pilot", "confirm")
+STAGES: Final = get_args(Stage)
 VALIDATED: Final = Path(__file__).parents[1] / "validation" / "results.json"
 
 

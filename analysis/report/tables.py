@@ -139,12 +139,12 @@ def excluded(context: FigureContext) -> list[dict[str, Any]]:
     """Return how many trials did not complete, by stage, arm, status and reason."""
     labels = dict(context.arms.select("arm", "label").iter_rows())
     keys = ["stage", "arm", "status", "reason"]
-    order = {"confirm": 0, "pilot": 1, "rescore": 2, "search": 3}
+    order = {"confirm": 0, "pilot": 1, "anchor": 2, "rescore": 3, "search": 4}
     frame = context.measures.excluded
     # In the search every configuration is an arm of its own: only how trials ended is of interest.
     arm = pl.when(pl.col("stage") == "confirm").then("arm").otherwise(pl.lit("configurations"))
     rows = frame.with_columns(arm=arm).group_by(keys).agg(trials=pl.len()).sort(keys).to_dicts()
-    rows.sort(key=lambda row: order.get(row["stage"], 3))
+    rows.sort(key=lambda row: order.get(row["stage"], 4))
     return [
         row | {"label": labels.get(row["arm"], row["arm"]), "reason": row["reason"] or "none given"}
         for row in rows
