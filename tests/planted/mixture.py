@@ -65,7 +65,7 @@ def _opposed(p_MBC: Tensor) -> Tensor:
     Over an even number of members it sums to 0, so the ensemble is as it was.
     """
     top, classes = p_MBC.topk(2)
-    moved = 0.98 * top[..., 1:]
+    moved = 0.9999 * top[..., 1:]
     step = torch.zeros_like(p_MBC).scatter(-1, classes, torch.cat([moved, -moved], -1))
     sign = torch.tensor([1.0, -1.0]).repeat(len(p_MBC) // 2)
     return step * sign[:, None, None]
