@@ -377,7 +377,7 @@ def test_a_gap_below_one_standard_deviation_is_not_assessable() -> None:
     gate = found.gates[0]
     assert gate.p < 0.025
     assert gate.ratio == pytest.approx(1 / 1.2)
-    assert gate.reason.endswith("the gap between the anchors is below one SD over seeds")
+    assert gate.reason.endswith("the gap between the baselines is below one SD over seeds")
 
 
 def test_an_endpoint_that_was_not_measured_is_a_line() -> None:
