@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis.data.protocol import Plan
+from analysis.data.protocol import Plan, PlannedArm
 from analysis.data.roles import arm_key
 from analysis.data.run import Run
 from analysis.data.search_space import study_of
@@ -76,10 +76,15 @@ def _confirm(run: Run, plan: Plan, seeds: int) -> list[str]:
     seen = Counter(arm_key(*row) for row in confirmed.select("role", "configuration").iter_rows())
     keys = {arm_key(arm.role, arm.configuration): arm for arm in plan.arms}
     wanted = [  # Two arms may have one name.
-        (arm.name or f"{title(arm.method)} {arm.configuration[:6]}", seen[key], arm.seeds or seeds)
-        for key, arm in keys.items()
+        (_called(arm, key), seen[key], arm.seeds or seeds) for key, arm in keys.items()
     ]
     return _line("predictions" if run.given else "confirm", wanted)
+
+
+def _called(arm: PlannedArm, key: str) -> str:
+    if arm.role.startswith("matched"):
+        return f"the matched {title(arm.method)} {arm.configuration[:6]}"
+    return arm.name or f"{title(arm.method)} {key[:6]}"
 
 
 def _line(stage: str, wanted: Sequence[tuple[str, int, int]]) -> list[str]:

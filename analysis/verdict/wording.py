@@ -195,17 +195,11 @@ def doubts(verdict: Verdict) -> list[tuple[State, str]]:
             known = any(gate.reason and gate.reason in control_.line for gate in verdict.gates)
             line = control_.line.partition(" (")[0] if known else control_.line
             lines.append(("yes" if proved else "na" if control_.ok else "no", line))
-    closed: dict[str, list[int]] = {}
-    for gate in verdict.gates:
-        if gate.reason and "runs are missing" not in gate.reason:
-            closed.setdefault(gate.reason, []).append(gate.members)
-    for why, sizes in closed.items():
-        of = f" (with {join(map(str, sorted(set(sizes))))} members)"
-        lines.append(("no", f"no recovery can be measured where {why}{of}"))
+    lines += [("no", line) for line in _closed(verdict)]
     if asked := [(a.arm, a.robustness) for a in verdict.arms if a.robustness]:
         called = names(verdict.arms)
         differ = [
-            called[arm]
+            f"\u201c{called[arm]}\u201d"
             for arm, found in asked
             if not all(answer.agrees for answer in found.answers.values())
         ]
@@ -225,6 +219,23 @@ def doubts(verdict: Verdict) -> list[tuple[State, str]]:
     lines += [("no", why) for why in verdict.exploratory_reasons]
     told = " ".join([verdict.sentence, *(text for _, text in lines)])
     return lines + [("na", why) for why in verdict.reasons if not _told(why, told)]
+
+
+def _closed(verdict: Verdict) -> Iterator[str]:
+    """Say where no recovery can be measured, each reason once."""
+    called, found = names(verdict.arms), dict[tuple[str, str], dict[str, None]]()
+    for gate in verdict.gates:
+        if gate.reason is None or "runs are missing" in gate.reason:
+            continue
+        if gate.matched is None:
+            found.setdefault((gate.reason, ""), {})[f"{gate.members} members"] = None
+        own = f"matched_single-{gate.matched}"
+        for arm in verdict.arms:
+            if gate.matched and arm.own and arm.own.single == own and arm.members == gate.members:
+                whose = " against baselines with its own training values"
+                found.setdefault((gate.reason, whose), {})[f"\u201c{called[arm.arm]}\u201d"] = None
+    for (why, whose), which in found.items():
+        yield f"no recovery can be measured for {join(which)}{whose}: {why}"
 
 
 def _told(why: str, told: str) -> bool:

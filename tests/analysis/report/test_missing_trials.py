@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def test_the_search_is_told_by_method(tmp_path: Path) -> None:
 
     assert lacking(load(folder)) == [
         "search: 6 of 19 trials are there; missing: 5 of 9 of BatchEnsemble, "
-        "7 of 9 of Single model, 1 of 1 of MC dropout",
+        "7 of 9 of Single network, 1 of 1 of MC dropout",
         "rescore: begins when the search has ended",
         "confirm: not declared yet",
         "1 trial is under way or interrupted",
@@ -103,7 +104,7 @@ def test_rescoring_is_of_the_best_that_are_complete(tmp_path: Path) -> None:
 
     assert lacking(load(folder)) == [
         "rescore: 1 of 10 trials are there; missing: 7 of 8 of BatchEnsemble, "
-        "2 of 2 of Single model",  # Its trials are of one configuration.
+        "2 of 2 of Single network",  # Its trials are of one configuration.
         "confirm: not declared yet",
     ]
 
@@ -117,7 +118,7 @@ def test_confirm_is_told_by_arm_however_its_runs_ended(tmp_path: Path) -> None:
             file.unlink()
 
     assert lacking(load(folder)) == [
-        "confirm: 13 of 15 trials are there; missing: 2 of 3 of Deep ensemble positi",
+        "confirm: 13 of 15 trials are there; missing: 2 of 3 of Deep Ensemble positi",
         "2 trials are under way or interrupted",
     ]
 
@@ -183,6 +184,20 @@ def test_trials_may_be_discarded_while_they_are_read(tmp_path: Path) -> None:
         assert load(folder).trials.height >= 1
     thread.join()
     assert load(folder).trials["trial"].to_list() == [trials[0].name]
+
+
+def test_an_arm_with_seeds_of_its_own_lacks_none_beyond_them(tmp_path: Path) -> None:
+    run = load(make_run(tmp_path / "run", ARMS, seeds=3, data=SMALL))
+    assert run.plan is not None
+    assert lacking(run) == []
+    more = replace(run.plan.arms[-1], seeds=4, role="matched_deep_ensemble")
+    plan = replace(run.plan, arms=(*run.plan.arms, more))
+    assert lacking(replace(run, plan=plan)) == [
+        "confirm: 15 of 19 trials are there; missing: 4 of 4 of the matched BatchEnsemble "
+        f"{more.configuration[:6]}"
+    ]
+    known = replace(run.plan.arms[-1], seeds=2)
+    assert lacking(replace(run, plan=replace(run.plan, arms=(*run.plan.arms[:-1], known)))) == []
 
 
 def test_a_trial_that_was_taken_away_is_noticed(tmp_path: Path) -> None:
