@@ -196,7 +196,7 @@ def _plan(folder: Path, members: Mapping[str, int], shift: bool) -> Plan:
         left_out = [e.label for e in Protocol().endpoints if e.key not in keys]
         limits.append(f"no shift.parquet was given, so {left_out[0]} is no endpoint")
     if source:
-        limits.append(f"{source} does not prove when it was written: before the test set was seen?")
+        limits.append(f"nothing proves that {source} was written before the test set was seen")
     arms = [
         {"configuration": arm, "role": _role(arm), "method": arm, "name": arm, "members": size}
         for arm, size in members.items()

@@ -29,7 +29,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> JudgedRun:
         Arm("candidate", NEGATIVE.method, name="a configuration with a rather long name"),
         Arm("comparison", "mc_dropout", members=2, diversity=0.1),
     )
-    folder = make_run(tmp_path_factory.mktemp("run"), arms, seeds=3, data=SMALL, search=12)
+    folder = make_run(tmp_path_factory.mktemp("run"), arms, seeds=5, data=SMALL, search=12)
     return judge_folder(folder)
 
 
