@@ -52,9 +52,7 @@ def box(pdf: bytes) -> tuple[float, float]:
 
 
 def words(svg: str) -> str:
-    return " ".join(
-        text for node in ET.fromstring(svg).iter(f"{SVG}text") for text in [node.text or ""]
-    )
+    return " ".join(" ".join(node.itertext()) for node in ET.fromstring(svg).iter(f"{SVG}text"))
 
 
 @pytest.fixture(scope="module")
