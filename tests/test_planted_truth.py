@@ -6,6 +6,7 @@ The methods are those of ``tests/planted``, as a user's own would be: known by a
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -128,6 +129,10 @@ def test_of_thirty_single_networks_none_escapes(tmp_path):
     plan = read(RunFolder(out))
     assert plan.tried[0].source.startswith("values of ")  # It has what its candidates have.
     assert plan.tried[-1].mean - plan.tried[0].mean > 3 * plan.tried[-1].se
-    for arm in verdict["arms"]:
-        for key in ("cll", "shift_nll"):
-            assert arm["endpoints"][key]["recovery"] == pytest.approx(0.0, abs=0.6)
+    for key in ("cll", "shift_nll"):
+        own = [
+            arm["endpoints"][key]["recovery"]
+            for arm in verdict["arms"]
+            if arm["role"] == "candidate"
+        ]
+        assert fmean(own) == pytest.approx(0.0, abs=0.25)
