@@ -52,7 +52,9 @@ def box(pdf: bytes) -> tuple[float, float]:
 
 
 def words(svg: str) -> str:
-    return " ".join(" ".join(node.itertext()) for node in ET.fromstring(svg).iter(f"{SVG}text"))
+    """Return all text; lines of one text are joined by a space."""
+    found = ET.fromstring(svg).iter(f"{SVG}text")
+    return " ".join(" ".join(line for line in node.itertext()) for node in found)
 
 
 @pytest.fixture(scope="module")
