@@ -156,7 +156,7 @@ def _effects(seeds: int) -> Iterator[Cell]:
             design = matched_study([both(recovery)] + [NULL] * (many - 1), seeds)
             numbers = (
                 Replicates(seeds, design.single_seeds, seeds),
-                Replicates(seeds, seeds, design.pool_seeds),
+                Replicates(seeds, 2 * seeds, design.pool_seeds),
             )
             level = ALPHA / many
             bound = 1.0

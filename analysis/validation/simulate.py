@@ -254,7 +254,7 @@ def draw_study(
     for i, pair in enumerate(design.own):
         single, pool = (arm_key(f"matched_{role}", str(i)) for role in ("single", "deep_ensemble"))
         matched[f"candidate{i}"] = anchors = Anchors(single, pool, MEMBERS)
-        losses[anchors.single] = pair.single.draw(rng, design.seeds)
+        losses[anchors.single] = pair.single.draw(rng, 2 * design.seeds)
         losses[anchors.deep_ensemble] = pair.deep.draw(rng, design.pool_seeds)
     arms = tuple(
         PlacedArm(role, name, name, name, MEMBERS, arm=name, tuned=tuned, own=matched.get(name))

@@ -163,7 +163,7 @@ def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:
         judged = protocol.shortlist * len(study.candidates) + len(study.others) - 1
         tried = budget.anchor_seeds * (anchors.OWN + judged)
         of_four = 4 * anchors.pool_seeds(seeds)
-        total += single * (tried + judged * (seeds + of_four) + seeds * judged**0.5)
+        total += single * (tried + judged * (anchors.MORE * seeds + of_four) + seeds * judged**0.5)
     unit = "core" if default_device().type == "cpu" else "GPU"
     return (
         f"estimate: {duration(total)} of one {unit} of this machine for training alone, "

@@ -25,6 +25,8 @@ OWN: Final = 5
 WITH_SINGLES: Final = "with the single network's values"
 EXCHANGED: Final = 5
 """Fresh seeds on which an arm is tried with its own values, and with the single network's."""
+MORE: Final = 2
+"""Seeds of a matched single network for each of the arm: it costs little and weighs 1 - delta."""
 FEWEST: Final = 5
 """Seeds of a matched Deep Ensemble at least: it weighs delta in the tests, its variance delta²."""
 
@@ -221,9 +223,9 @@ def with_matched(
         "matched_single": singles,
         "matched_deep_ensemble": pools,
     }
-    fewer = {"matched_single": None, "matched_deep_ensemble": pool_seeds(seeds)}
+    numbers = {"matched_single": MORE * seeds, "matched_deep_ensemble": pool_seeds(seeds)}
     trained = [
-        Arm(spec=specs[key], role=role, reason="matched", seeds=fewer[role])
+        Arm(spec=specs[key], role=role, reason="matched", seeds=numbers[role])
         for key in singles
         for role, specs in roles.items()
         if key != tuned

@@ -16,7 +16,7 @@ from study.run_folder.store import RunFolder
 from study.schema import Role, TrialRow
 from study.space.study import Study
 from study.spec import derive_seed
-from study.stages.anchors import as_single, pool_seeds
+from study.stages.anchors import MORE, as_single, pool_seeds
 from study.stages.arms import single_seeds
 from study.stages.plan import Arm, read
 
@@ -174,7 +174,7 @@ def seeds_for(
     if protocol.anchors == "matched":
         pairs = [
             PlannedPair(tuple(tuned), lambda n: (n, single_seeds(study, many, n), n)),
-            PlannedPair(tuple(own), lambda n: (n, n, pool_seeds(n))),
+            PlannedPair(tuple(own), lambda n: (n, MORE * n, pool_seeds(n))),
         ]
     needed = analysis.seeds_needed(
         pairs,

@@ -84,7 +84,7 @@ def test_arms_of_the_same_values_share_anchors_as_large_as_the_largest(single, m
     pool = single.model_copy(update={"method": "deep_ensemble", "params": {"members": 6}})
     judged, trained = with_matched(arms, single, pool, 20)
     assert [(t.role, t.spec.members, t.spec.training.lr, t.seeds) for t in trained] == [
-        ("matched_single", 1, 0.3, None),
+        ("matched_single", 1, 0.3, 40),
         ("matched_deep_ensemble", 6, 0.3, 10),
     ]
     assert judged[0].matched == judged[1].matched

@@ -97,7 +97,7 @@ def test_seeds_are_the_fewest_with_the_power_that_is_asked_for(study, arms):
 
     def reached(n):
         tuned = Replicates(n, single_seeds(study, 1, n), n)
-        own = Replicates(n, n, pool_seeds(n))
+        own = Replicates(n, 2 * n, pool_seeds(n))
         return power_all(seen, "escape", 0.5, tuned) * power_all(seen, "escape", 0.5, own)
 
     assert reached(seeds) >= 0.8
