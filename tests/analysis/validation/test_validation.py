@@ -113,8 +113,8 @@ def test_seeds_of_unequal_arms_are_those_of_a_study(seeds: int) -> None:
     drawn = draw_study(asked, rng, [arm.draw(rng, seeds) for arm in asked.arms])
     own = drawn.arms[-1].own
     assert own is not None
-        assert drawn.counts["candidate0"] == seeds
-        assert drawn.counts[own.single] == 2 * seeds
+    assert drawn.counts["candidate0"] == seeds
+    assert drawn.counts[own.single] == 2 * seeds
     assert drawn.counts[own.deep_ensemble] == pool_seeds(seeds)
     assert (drawn.counts["single"] - 1) ** 2 < 8 * seeds**2 <= drawn.counts["single"] ** 2
 
