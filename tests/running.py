@@ -73,9 +73,9 @@ def content(rows: dict[str, TrialRow]) -> dict[str, list[Any]]:
     return {trial: [getattr(row, key) for key in keys] for trial, row in rows.items()}
 
 
-def is_whole(out: Path) -> bool:
+def is_whole(out: Path | str) -> bool:
     """Tell whether every replicate that the plan declares is committed."""
-    declared = plan.read(RunFolder(out))
-    return declared is not None and len(committed(out, "confirm")) == sum(
-        map(declared.seeds_of, declared.arms)
-    )
+    store = RunFolder(out)
+    declared = plan.read(store)
+    confirmed = [row for row in store.rows().values() if row.stage == "confirm"]
+    return declared is not None and len(confirmed) == sum(map(declared.seeds_of, declared.arms))

@@ -127,7 +127,7 @@ def check(out: str, trials: int) -> Counter[str]:
     counts = Counter((row.stage, row.method) for row in rows.values())
     for method in ("single", "batch_ensemble", "mc_dropout"):
         assert counts["search", method] == trials
-    assert is_whole(Path(out))
+    assert is_whole(out)
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     assert {row.commit.removesuffix("+dirty") for row in rows.values()} == {commit}
