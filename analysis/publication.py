@@ -4,8 +4,8 @@
     python -m analysis.publication                                # judge all of them again
 
 A folder of ``analysis/results`` holds what a study found, small enough for git: plan, verdict,
-table, figures, and the measures of every replicate. From these the verdict is drawn again, byte for
-byte; the intervals over test examples, which rest on the predictions, are kept as they were.
+table, figures, and the measures of every replicate. From these the verdict is drawn again, up to
+rounding; the intervals over test examples, which rest on the predictions, are kept as they were.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import isclose
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,6 +146,8 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}")]
+    if isinstance(old, float) and isinstance(new, float) and isclose(old, new, rel_tol=1e-9):
+        return []  # Another machine may sum in another order.
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
         return [d for i, (a, b) in pairs for d in _differences(a, b, f"{path}[{i}]")]

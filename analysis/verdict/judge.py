@@ -141,8 +141,12 @@ def _needed(case: Case, protocol: Protocol, candidates: int) -> schema.Needed | 
 
 def _mean_losses(measures: Measures) -> dict[str, tuple[float, float]]:
     """Return mean NLL on test of every arm and of its members, where they are known."""
-    means = measures.replicates.group_by("arm").agg(pl.col("nll", "member_nll").mean())
-    return {arm: (nll, members) for arm, nll, members in means.drop_nulls().iter_rows()}
+    known = measures.replicates.drop_nulls(["nll", "member_nll"]).sort("arm", "replicate")
+    # Not by Polars' mean of groups, whose last digit depends on its threads.
+    return {
+        str(arm): (float(own["nll"].to_numpy().mean()), float(own["member_nll"].to_numpy().mean()))
+        for (arm,), own in known.group_by("arm", maintain_order=True)
+    }
 
 
 def _against(

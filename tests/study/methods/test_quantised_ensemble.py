@@ -120,7 +120,7 @@ def test_a_budget_that_no_bits_can_meet_is_refused_with_the_nearest_that_can():
 @pytest.mark.parametrize(
     ("params", "name"),
     [
-        ({"search": "given"}, "bits_first"),
+        ({"search": "given", "bits_first": None}, "bits_first"),
         (given() | {"size_weight": 1.0}, "size_weight"),
         ({"search": "barrier"} | WAYS["differentiable"], "size_weight"),
         ({"search": "differentiable"} | WAYS["differentiable"] | {"bits_step": 0}, "bits_step"),
