@@ -144,7 +144,7 @@ def test_the_time_left_is_about_right_after_a_tenth_of_a_stage(known_times, caps
     assert [line for line in lines if "60/60 done" in line and " left" in line] == []
     assert any(line.startswith("confirm  batch_ensemble") for line in lines)
     table = lines[lines.index(next(line for line in lines if line.startswith("stage "))) : -1]
-    assert len(table) == 12
+    assert len(table) == 14
     assert max(map(len, table)) <= 80
 
 
