@@ -49,16 +49,19 @@ ALL: Final = "all endpoints"
 
 @dataclass(frozen=True)
 class RunCosts:
-    """Seconds of training of one run: of each anchor, of a configuration, of all controls."""
+    """Seconds of training of one run: of each anchor, of a configuration, and what goes with it.
+
+    ``beside`` is what controls and matched anchors cost for each seed of the configurations.
+    """
 
     single: float
     arm: float
     deep_ensemble: float
-    controls: float = 0.0
+    beside: float = 0.0
 
     def of_study(self, configurations: int) -> Costs:
-        """Return what a seed costs; controls have as many seeds as configurations."""
-        arms = configurations * self.arm + self.controls
+        """Return what a seed costs."""
+        arms = configurations * self.arm + self.beside
         return Costs(arms, self.single + self.deep_ensemble)
 
 
@@ -298,8 +301,11 @@ def costs_of(trials: pl.DataFrame) -> RunCosts | None:
     means = done.group_by("role", "configuration").agg(pl.col("train_seconds").mean())
     by_role = {role: own["train_seconds"].to_list() for (role,), own in means.group_by("role")}
     single, arms, deep = (by_role.get(r, [0.0]) for r in ("single", "candidate", "deep_ensemble"))
-    controls = [*by_role.get("positive_control", []), *by_role.get("negative_control", [])]
-    found = RunCosts(max(single), fmean(arms), max(deep), sum(controls))
+    # What has, of its own, a share of a configuration's seeds: see ``study.stages.anchors``.
+    shares = {"positive_control": 1.0, "negative_control": 1.0}
+    shares |= {"matched_single": 2.0, "matched_deep_ensemble": 0.5}
+    beside = sum(share * sum(by_role.get(role, [])) for role, share in shares.items())
+    found = RunCosts(max(single), fmean(arms), max(deep), beside)
     return found if min(found.single, found.arm, found.deep_ensemble) > 0 else None
 
 

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from math import isclose
 from pathlib import Path
 from typing import Any, Final
@@ -21,12 +21,13 @@ import polars as pl
 
 from analysis.data.files import write
 from analysis.data.protocol import Endpoint, read_plan
+from analysis.data.roles import arm_key
 from analysis.data.run import load
 from analysis.measures.costs import costs
 from analysis.measures.measure import Measures
 from analysis.result import Result
 from analysis.stats.contrasts import Interval
-from analysis.verdict.arms import Anchors
+from analysis.verdict.arms import Anchors, runs_there, study_of
 from analysis.verdict.crossed_bootstrap import Crossed
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import Verdict
@@ -35,7 +36,7 @@ from study.errors import StudyError
 RESULTS: Final = Path(__file__).parent / "results"
 FRAMES: Final = ("replicates", "curve", "excluded")
 """What of the measures a verdict rests on."""
-FIGURES: Final = ("recovery", "members", "cost")
+FIGURES: Final = ("ruler", "members", "cost")
 BESIDE: Final = {"fairness", "measures"}
 """What the report adds to a verdict; it needs the trials."""
 
@@ -50,24 +51,8 @@ class KeptIntervals:
         self, arm: str, anchors: Anchors, endpoint: Endpoint, level: float
     ) -> Interval | None:
         """Return the interval as it was found."""
-        found = self.known[_key(arm, anchors, endpoint, level)]
+        found = self.known.get(_key(arm, anchors, endpoint, level))
         return None if found is None else (found[0], found[1])
-
-
-@dataclass
-class Recording:
-    """A crossed bootstrap that notes what it is asked and answers."""
-
-    crossed: Crossed
-    answers: dict[str, Interval | None]
-
-    def interval(
-        self, arm: str, anchors: Anchors, endpoint: Endpoint, level: float
-    ) -> Interval | None:
-        """Return the interval, and note it."""
-        found = self.crossed.interval(arm, anchors, endpoint, level)
-        self.answers[_key(arm, anchors, endpoint, level)] = found
-        return found
 
 
 def _key(arm: str, anchors: Anchors, endpoint: Endpoint, level: float) -> str:
@@ -81,22 +66,34 @@ def publish(run: str, folder: Path) -> Verdict:
         StudyError: When the folder is no finished run, or a file breaks the format.
     """
     found = Result(load(run))
-    measures, spent = found.measures, costs(found.run.trials, found.measures)
-    asked = Recording(Crossed(measures.examples), {})
-    verdict = judge(measures, found.run.plan, spent, asked)
-    if verdict.reasons and "not finished" in verdict.reasons[0]:
-        raise StudyError(f"{run}: {verdict.reasons[0]}; let the study go on before it is published")
+    if found.run.plan is None or not (found.run.folder / "study.json").exists():
+        raise StudyError(
+            f"{run}: only a study with a plan is published, but there is none; run one"
+        )
+    measures, study = found.measures, study_of(found.measures, found.run.plan)
+    done, total = runs_there(study)
+    if done < total:
+        raise StudyError(f"{run}: {done} of {total} runs are there; let the study end first")
+    verdict, crossed = found.verdict, Crossed(measures.examples)
+    intervals = {
+        _key(arm.arm, pair, endpoint, study.protocol.level): crossed.interval(
+            arm.arm, pair, endpoint, study.protocol.level
+        )
+        for arm in study.arms
+        for pair in arm.anchors
+        for endpoint in study.protocol.endpoints
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.json").write_text((found.run.folder / "plan.json").read_text())
+    write(folder / "plan.json", (found.run.folder / "plan.json").read_text())
     asked_for = json.loads((found.run.folder / "study.json").read_text())
     commits = sorted(found.run.trials["commit"].drop_nulls().unique())
     origin = {"command": asked_for["command"], "commits": commits}
     write(folder / "origin.json", json.dumps(origin, indent=1) + "\n")
     write(folder / "verdict.json", as_text(verdict))
-    write(folder / "intervals.json", json.dumps(asked.answers, indent=0) + "\n")
+    write(folder / "intervals.json", json.dumps(intervals, indent=0) + "\n")
     for name in FRAMES:
         _slim(getattr(measures, name)).write_parquet(folder / f"{name}.parquet")
-    spent.write_parquet(folder / "costs.parquet")
+    costs(found.run.trials, measures).write_parquet(folder / "costs.parquet")
     found.recoveries().write_csv(folder / "recoveries.csv", float_precision=4)
     for key in FIGURES:
         if key in found.figures:
@@ -125,13 +122,20 @@ def judge_again(folder: Path) -> Verdict:
         frames: dict[str, Any] = {n: pl.read_parquet(folder / f"{n}.parquet") for n in FRAMES}
         spent = pl.read_parquet(folder / "costs.parquet")
         answers = json.loads((folder / "intervals.json").read_text())
+        published = json.loads((folder / "verdict.json").read_text())
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         said = " ".join(str(error).split())
         raise StudyError(f"{folder}: must be as it was published, but {said:.200}") from None
-    known = {field.name for field in fields(Measures)}
-    absent = {"severities", "reliability", "pairs"} & known
-    frames |= {name: pl.DataFrame() for name in absent}
+    frames |= {name: pl.DataFrame() for name in ("severities", "reliability", "pairs")}
+    # What sets a configuration apart is said of all together; here the names are as published.
+    called = {arm["arm"]: arm["name"] for arm in published["arms"]}
     plan = read_plan(folder / "plan.json")
+    if plan is not None:
+        named = (
+            replace(arm, name=called.get(arm_key(arm.role, arm.configuration), arm.name))
+            for arm in plan.arms
+        )
+        plan = replace(plan, arms=tuple(named))
     return judge(Measures(**frames), plan, spent, KeptIntervals(answers))
 
 
@@ -162,7 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Publish a run, or judge what is published again; return the exit status."""
     given = parser().parse_args(arguments)
     try:
-        if given.runs:
+        if given.runs or given.name:
+            if not (given.runs and given.name):
+                raise StudyError("--runs and --name go together; give both, or neither")
             print(publish(given.runs, RESULTS / given.name).sentence)
             return 0
         wrong = 0

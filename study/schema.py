@@ -34,6 +34,8 @@ Role = Literal[
 ]
 MATCHED: Final = ("matched_single", "matched_deep_ensemble")
 """Roles of the anchors that have an arm's own backbone and training values."""
+LEAST_SEEDS: Final = 5
+"""Of every arm: with fewer the shape of the errors cannot be seen, and a t-test rests on that."""
 Stage = Literal["search", "rescore", "anchor", "pilot", "confirm"]
 Status = Literal["complete", "pruned", "diverged", "failed"]
 Split = Literal["val", "test", "shift", "ood"]

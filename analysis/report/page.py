@@ -15,6 +15,7 @@ from analysis.report import fairness_tables, measures_table, missing_trials, tab
 from analysis.report.fairness_tables import Context
 from analysis.text.names import title
 from analysis.verdict import wording
+from analysis.verdict.doubts import doubts
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Verdict
 from study.schema import Stage
 
@@ -133,7 +134,7 @@ def _verdict(verdict: Verdict, confirmed: bool, drawn: Sequence[Figure]) -> Cont
         "tone": tone(verdict),
         "headline": [line.replace(" %", "\u00a0%") for line in lines],
         "details": wording.details(verdict) if confirmed else [],
-        "doubts": wording.doubts(verdict) if confirmed else [],
+        "doubts": doubts(verdict) if confirmed else [],
         "ruler": [figure for figure in drawn if figure.section == "Verdict"],
     }
 

@@ -181,7 +181,6 @@ def seeds_needed(
     delta: float = DELTA,
     alpha: float = ALPHA,
     configurations: int = 1,
-    anchors: float = 1.0,
 ) -> int | None:
     """Return the fewest seeds per arm with this power on all endpoints at once.
 
@@ -195,18 +194,12 @@ def seeds_needed(
         configurations: How many share Holm's correction; an escape is planned at alpha over this
             number, Holm's strictest step, so the seeds suffice whatever the others do. Tracking is
             not corrected.
-        anchors: How many times as many seeds each anchor has, rounded up.
 
     Returns:
         Number of seeds of an arm, at least 2; None where ``MOST_SEEDS`` do not suffice.
     """
-
-    def seeds(arm: int) -> Replicates:
-        many = ceil(anchors * arm)
-        return Replicates(arm, many, many)
-
     limits = recovery, power, delta, alpha, configurations
-    return seeds_needed_between([Pair(spreads, seeds)], verdict, *limits)
+    return seeds_needed_between([Pair(spreads, Replicates.of)], verdict, *limits)
 
 
 def seeds_needed_between(

@@ -27,11 +27,10 @@ from analysis.data.roles import FAMILIES, arm_key, ensemble_key
 from analysis.measures.measure import Measures
 from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary, summary
 from analysis.verdict.schema import Role
+from study.schema import LEAST_SEEDS
 
 CONTROLS: Final = ("positive_control", "negative_control")
 NOTHING: Final[FloatArray] = np.empty(0)
-LEAST_SEEDS: Final = 5
-"""Of every arm: with fewer the shape of the errors cannot be seen, and a t-test rests on that."""
 DEARER: Final = 1.01
 """Multiple of a Deep Ensemble's cost above which an arm counts as dearer."""
 

@@ -58,15 +58,17 @@ class Open:
 class Decision:
     """One arm's verdict at one margin, and why it is inconclusive: the last three fields.
 
-    ``tests`` are those of all endpoints together, and ``tuned`` the verdict of those between the
-    tuned anchors; ``p_holm`` is their p of escape, adjusted within the arm's family; ``lost_among``
-    so many arms it would escape without that correction. ``on_examples`` tells of an escape whether
-    it holds for other test examples, too; None where that is not known or not asked.
+    ``tests`` are those of all endpoints together; ``tuned`` and ``own`` are the verdicts between
+    the tuned anchors, and between the arm's own, alone; ``p_holm`` is the p of escape, adjusted
+    within the arm's family; ``lost_among`` so many arms it would escape without that correction.
+    ``on_examples`` tells of an escape whether it holds for other test examples, too; None where
+    that is not known or not asked.
     """
 
     verdict: Kind
     tests: Tests = NOTHING_SHOWN
     tuned: Kind = "inconclusive"
+    own: Kind = "inconclusive"
     on_examples: bool | None = None
     p_holm: float | None = None
     reasons: tuple[Reason, ...] = ()
@@ -241,18 +243,21 @@ def _decide(case: Case, protocol: Protocol) -> Decision:
             p_track=max(tuned.p_track, own.p_track),
             p_worse=tuned.p_worse,
         )
-    verdict, by_tuned = verdict_of(joint, protocol.alpha), verdict_of(tuned, protocol.alpha)
+    verdict, by_tuned, by_own = (
+        verdict_of(found or NOTHING_SHOWN, protocol.alpha) for found in (joint, tuned, own)
+    )
+    decision = Decision(verdict, joint, by_tuned, by_own)
     if verdict != "inconclusive":
-        return Decision(verdict, joint, by_tuned)
+        return decision
     if case.own and case.own.reasons and by_tuned != "inconclusive":
-        return Decision(verdict, joint, by_tuned, reasons=case.own.reasons)
+        return replace(decision, reasons=case.own.reasons)
     found = _open(tests, protocol)
-    if own and (label := _by_anchors(by_tuned, verdict_of(own, protocol.alpha))):
+    if own and (label := _by_anchors(by_tuned, by_own)):
         found = replace(found, label=label)
     if case.arm.role == "negative_control":
         unlike = (e for e in protocol.endpoints if tests[e.key].p_track > protocol.alpha)
         found = replace(found, unlike=tuple(unlike))
-    return Decision(verdict, joint, by_tuned, open=found)
+    return replace(decision, open=found)
 
 
 def _tests(placement: Placement, protocol: Protocol) -> dict[str, Tests]:

@@ -19,7 +19,7 @@ from analysis.stats.contrasts import Recovery, detectable_effect, fieller
 from analysis.stats.power import POWER, Spread, seeds_needed
 from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
 from analysis.verdict import schema, wording
-from analysis.verdict.arms import CONTROLS, Case, count, failed, study_of
+from analysis.verdict.arms import CONTROLS, Case, Gate, count, failed, study_of
 from analysis.verdict.crossed_bootstrap import Crossed, CrossedIntervals
 from analysis.verdict.decisions import (
     EXPECTED,
@@ -28,9 +28,7 @@ from analysis.verdict.decisions import (
     Decision,
     behaves,
     decide,
-    joint_of,
     tests_of,
-    verdict_of,
 )
 from analysis.verdict.deep_ensemble_equivalent import Equivalents
 from analysis.verdict.robustness import check
@@ -49,8 +47,8 @@ def judge(
 ) -> Verdict:
     """Return the verdicts on a study: decided first, then put into words.
 
-    ``rules.decide`` alone is quick; what costs time here is what stands beside its verdicts: other
-    ways to ask, seeds that would be needed, Deep Ensemble equivalents.
+    ``decisions.decide`` alone is quick; what costs time here is what stands beside its verdicts:
+    other ways to ask, seeds that would be needed, Deep Ensemble equivalents.
 
     Args:
         measures: The confirm stage, measured.
@@ -82,20 +80,7 @@ def judge(
         seeds=schema.Seeds(planned=protocol.seeds, fewest=min(seeds), most=max(seeds)),
         counts=_counts(decided, undeclared),
         anchors=anchors,
-        gates=tuple(
-            schema.Gate(
-                members=gate.anchors.members,
-                matched=None if gate.anchors.tuned else gate.anchors.single.rpartition("-")[2],
-                endpoint=gate.endpoint.key,
-                open=gate.reason is None,
-                gap_shown=gate.shown,
-                gap=gate.gap.estimate if gate.gap else None,
-                ratio=gate.ratio,
-                p=gate.gap.p_positive if gate.gap else None,
-                reason=wording.reason(gate.reason) if gate.reason else None,
-            )
-            for gate in decided.gates.values()
-        ),
+        gates=tuple(map(_gate, decided.gates.values())),
         arms=arms,
         controls=schema.Controls(
             **{name: _control(name, found) for name, found in decided.controls.items()}
@@ -112,6 +97,20 @@ def judge(
     beyond = plan.limits if plan else ()
     sentence = wording.sentence(found)
     return found.model_copy(update={"sentence": sentence, "reasons": found.reasons + beyond})
+
+
+def _gate(gate: Gate) -> schema.Gate:
+    return schema.Gate(
+        members=gate.anchors.members,
+        matched=None if gate.anchors.tuned else gate.anchors.single.rpartition("-")[2],
+        endpoint=gate.endpoint.key,
+        open=gate.reason is None,
+        gap_shown=gate.shown,
+        gap=gate.gap.estimate if gate.gap else None,
+        ratio=gate.ratio,
+        p=gate.gap.p_positive if gate.gap else None,
+        reason=wording.reason(gate.reason) if gate.reason else None,
+    )
 
 
 def _needed(case: Case, protocol: Protocol, candidates: int) -> schema.Needed | None:
@@ -170,20 +169,15 @@ def _against(
     }
 
 
-def _own(case: Case, protocol: Protocol) -> schema.Own | None:
+def _own(case: Case, verdict: Kind, protocol: Protocol) -> schema.Own | None:
     if case.own is None or case.arm.matched is None:
         return None
-    effects = case.own.effects
-    verdict: Kind = "inconclusive"
-    if not case.own.reasons:
-        tests = {e.key: tests_of(e, effects[e.key], protocol.delta) for e in protocol.endpoints}
-        verdict = verdict_of(joint_of(tests, protocol), protocol.alpha)
     return schema.Own(
         single=case.own.anchors.single,
         deep_ensemble=case.own.anchors.deep_ensemble,
         dropped=case.arm.matched.dropped,
         verdict=verdict,
-        endpoints=_effects(effects, protocol),
+        endpoints=_effects(case.own.effects, protocol),
     )
 
 
@@ -228,7 +222,7 @@ def _arm(
         de_like=decision.verdict == "escapes" and whole,
         weakest=min(recoveries, key=lambda key: recoveries[key], default=None),
         endpoints=effects,
-        own=_own(case, protocol),
+        own=_own(case, decision.own, protocol),
         price=schema.Price(**vars(price), dearer=price.dearer),
         against=_against(case, losses),
         needed=_needed(case, protocol, len(decided.candidates)),

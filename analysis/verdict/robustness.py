@@ -75,7 +75,7 @@ def _by_permutation(case: Case, protocol: Protocol, primary: Kind) -> ByPermutat
 
 
 def _permuted(case: Case, endpoint: Endpoint, delta: float) -> Tests:
-    """Return the tests of ``rules.tests_of``, by permutation."""
+    """Return the tests of ``decisions.tests_of``, by permutation."""
     values, name = case.tuned.values[endpoint.key], case.arm.arm
 
     def at(theta: float) -> tuple[float, float]:

@@ -5,22 +5,21 @@ Numbers are rounded here, where they are shown, and nowhere else.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from analysis.data.protocol import Endpoint, Plan
 from analysis.text.names import title
-from analysis.verdict.arms import LEAST_SEEDS, Reason, runs_there
+from analysis.verdict.arms import Reason, runs_there
 from analysis.verdict.decisions import EXPECTED, ControlName, Decided, Decision, Open, behaves
 from analysis.verdict.schema import (
     ALL_TRACK,
     INCONCLUSIVE,
     SOME_ESCAPES,
     Arm,
-    Effect,
-    Tried,
     Verdict,
 )
+from study.schema import LEAST_SEEDS
 
 SAID: Final = {
     "escapes": "escapes",
@@ -38,7 +37,6 @@ ANCHORS: Final = {
     "but not shown to be like the tuned one",
 }
 """What it means to pass between one pair of anchors alone, by label."""
-State = Literal["yes", "no", "na"]
 UNFINISHED: Final = "the study is not finished"
 ONE: Final[dict[str, str]] = {
     "escapes": "escapes",
@@ -64,13 +62,6 @@ BASELINES: Final = {
     "own": "baselines with its own training values",
 }
 """What the pairs of anchors are called."""
-EXAMPLES: Final[dict[bool | None, tuple[State, str]]] = {
-    True: ("yes", "it escapes where test examples are drawn anew, too"),
-    False: ("no", "it does not escape where test examples are drawn anew"),
-    None: ("na", "it escapes on these test examples; whether on others is not known"),
-}
-MOST: Final = 3
-"""Configurations that a line of doubt names."""
 METHODS: Final = {
     "permutation": "permutation of labels",
     "bca": "BCa bootstrap over seeds",
@@ -175,126 +166,6 @@ def _price(arm: Arm) -> str:
     costs = {"parameters": arm.price.parameters, "inference FLOPs": arm.price.infer_flops}
     known = [f"{_percent(times)} of its {name}" for name, times in costs.items() if times]
     return f", at {join(known)}" if known else ""
-
-
-# --- what speaks for a verdict, and what could overturn it
-
-
-def doubts(verdict: Verdict) -> list[tuple[State, str]]:
-    """Return what speaks for the verdict (yes), against it (no), or cannot be known, a line each.
-
-    About the winner; where nothing escapes, about the best candidate.
-    """
-    arm = winner(verdict) or next((a for a in verdict.arms if a.role == "candidate"), None)
-    lines = [*_about(arm, names(verdict.arms)[arm.arm])] if arm else []
-    for name, control_ in verdict.controls:
-        if control_ is None:
-            lines.append(("na", f"no {name} control was run"))
-        else:
-            proved = control_.verdict == control_.expected
-            known = any(gate.reason and gate.reason in control_.line for gate in verdict.gates)
-            line = control_.line.partition(" (")[0] if known else control_.line
-            lines.append(("yes" if proved else "na" if control_.ok else "no", line))
-    lines += [("no", line) for line in _closed(verdict)]
-    if asked := [(a.arm, a.robustness) for a in verdict.arms if a.robustness]:
-        called = names(verdict.arms)
-        differ = [
-            f"\u201c{called[arm]}\u201d"
-            for arm, found in asked
-            if not all(answer.agrees for answer in found.answers.values())
-        ]
-        agree = "permutation and bootstraps agree with the tests"
-        more = f" and {len(differ) - MOST} more" if differ[MOST:] else ""
-        some = f"{', '.join(differ[:MOST])}{more}: another test says something else (see the table)"
-        lines.append(("na", some) if differ else ("yes", agree))
-    plan = verdict.plan
-    if plan and len(plan.tried) > 1:
-        lines.append(_tried(plan.tried, verdict.arms))
-    least = verdict.detectable_effect
-    if least.worst is not None and verdict.verdict != SOME_ESCAPES:
-        power = f"a recovery of {least.worst:.2f} or more in every measure is found with power"
-        lines.append(("na", f"{power} {least.power:g}; a smaller one may be missed"))
-    if plan and plan.note:
-        lines.append(("na", f"the study's file says: {plan.note.strip()}"))
-    lines += [("no", why) for why in verdict.exploratory_reasons]
-    told = " ".join([verdict.sentence, *(text for _, text in lines)])
-    return lines + [("na", why) for why in verdict.reasons if not _told(why, told)]
-
-
-def _closed(verdict: Verdict) -> Iterator[str]:
-    """Say where no recovery can be measured, each reason once."""
-    called, found = names(verdict.arms), dict[tuple[str, str], dict[str, None]]()
-    for gate in verdict.gates:
-        if gate.reason is None or "runs are missing" in gate.reason:
-            continue
-        if gate.matched is None:
-            found.setdefault((gate.reason, ""), {})[f"{gate.members} members"] = None
-        own = f"matched_single-{gate.matched}"
-        for arm in verdict.arms:
-            if gate.matched and arm.own and arm.own.single == own and arm.members == gate.members:
-                whose = " against baselines with its own training values"
-                found.setdefault((gate.reason, whose), {})[f"\u201c{called[arm.arm]}\u201d"] = None
-    for (why, whose), which in found.items():
-        yield f"no recovery can be measured for {join(which)}{whose}: {why}"
-
-
-def _told(why: str, told: str) -> bool:
-    """Tell whether a reason was said before; how many came out how stands in the sentence."""
-    return why in told or (why.startswith("no tested configuration escapes") and "(" not in why)
-
-
-def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
-    """Say where a configuration came from, and what it was compared with."""
-    called = f"“{name}”"
-    if arm.reason == "enqueued":
-        yield "na", f"{called} was enqueued by the study's file: the search did not find it"
-    elif arm.reason == "validation":
-        yield "yes", f"the search found {called}, by validation data alone"
-    if arm.own is None:
-        text = "no baselines with a configuration's own training values were declared: a lead may "
-        yield "no", text + "come from better training values"
-    elif arm.own.single == "single":
-        yield "yes", f"{called} is trained with the values of the tuned single network"
-    else:
-        tuned, own = (_least(of) for of in (arm.endpoints, arm.own.endpoints))
-        differ = arm.own.verdict != arm.by_tuned
-        without = f" (without {join(arm.own.dropped)})" if arm.own.dropped else ""
-        yield (
-            ("no" if differ else "yes" if arm.by_tuned == "escapes" else "na"),
-            f"weakest recovery of {called}: {tuned} against the tuned baselines, {own} against "
-            f"baselines with its own training values{without}",
-        )
-    if parts := arm.against.get("own") or arm.against.get("tuned"):
-        total, better, gain = (
-            number or 0.0 for number in (parts.total, parts.better_members, parts.ensemble_gain)
-        )
-        yield (
-            "no" if better > max(gain, 0.0) else "na",
-            f"in NLL it is {abs(total):.3f} nats {'better' if total > 0 else 'worse'} than the "
-            f"single network{' with its values' if 'own' in arm.against else ''}: its members are "
-            f"{abs(better):.3f} {'better' if better > 0 else 'worse'}, averaging gains {gain:.3f}",
-        )
-    if arm.alone == "escapes":
-        yield EXAMPLES[arm.on_examples]
-
-
-def _least(effects: Mapping[str, Effect]) -> str:
-    known = [effect.recovery for effect in effects.values() if effect.recovery is not None]
-    return f"{min(known):.2f}" if known else "none measurable"
-
-
-def _tried(tried: Sequence[Tried], arms: Sequence[Arm]) -> tuple[State, str]:
-    """Say how sure the choice of the single network was."""
-    first, second, source = tried[0], tried[1], tried[0].source
-    for arm in arms:  # Where it has no name, the plan has an id.
-        source = source.replace(f"{arm.method} {arm.configuration[:6]}", names(arms)[arm.arm])
-    text = f"the single network is the best of {len(tried)} on validation data ({source})"
-    if None in (first.mean, second.mean, first.se, second.se):
-        return "na", text
-    gap = float(second.mean or 0.0) - float(first.mean or 0.0)
-    se = float(first.se or 0.0) ** 2 + float(second.se or 0.0) ** 2
-    text += f"; the next is {gap:.4f} nats behind, with a standard error of {se**0.5:.4f}"
-    return ("yes" if gap > 2 * se**0.5 else "na"), text
 
 
 def _seeds(verdict: Verdict) -> str:

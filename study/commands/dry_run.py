@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study import datasets
+from study.commands.notes import notes
 from study.datasets import Dataset
 from study.errors import StudyError
 from study.progress.tally import duration
@@ -50,8 +51,8 @@ def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
         f"out of distribution {', '.join(data.ood) or 'none'}; fingerprint {data.fingerprint}",
         highlight=False,
     )
-    for line in datasets.inspect(data):
-        console.print(f"note: {line}", highlight=False, soft_wrap=True)
+    for line in notes(study, data):
+        console.print(line, highlight=False, soft_wrap=True)
     silence()
     torch.set_num_threads(1)
     seconds = {}

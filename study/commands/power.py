@@ -6,7 +6,7 @@ The one place where the study asks the analysis: the formulas are those of the t
 from collections.abc import Iterable, Sequence
 
 from study.run_folder.store import RunFolder
-from study.stages.pilot import PlannedPair
+from study.stages.pilot import Aim, PlannedPair
 
 
 def calibrated_nll(store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
@@ -23,15 +23,7 @@ def calibrated_nll(store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
     return found
 
 
-def seeds_needed(
-    pairs: Sequence[PlannedPair],
-    *,
-    recovery: float,
-    power: float,
-    delta: float,
-    alpha: float,
-    configurations: int,
-) -> int | None:
+def seeds_needed(pairs: Sequence[PlannedPair], aim: Aim) -> int | None:
     """Return the fewest seeds of an arm with which it escapes between every pair of anchors."""
     from analysis.stats.power import Pair, Replicates, Spread, seeds_needed_between
 
@@ -39,5 +31,4 @@ def seeds_needed(
         spreads = [Spread(*vars(spread).values()) for spread in pair.spreads]
         return Pair(spreads, lambda seeds: Replicates(*pair.seeds(seeds)))
 
-    asked = (recovery, power, delta, alpha, configurations)
-    return seeds_needed_between([planned(pair) for pair in pairs], "escape", *asked)
+    return seeds_needed_between([planned(pair) for pair in pairs], "escape", **vars(aim))

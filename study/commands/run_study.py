@@ -32,6 +32,7 @@ def run(
     from study.cluster.trackers import refuse_missing
     from study.cluster.tuner import schedule
     from study.commands import power
+    from study.commands.notes import notes
     from study.run_folder.free_space import refuse_full
     from study.run_folder.integrity import sound_rows
     from study.stages.estimate import shortage
@@ -45,8 +46,8 @@ def run(
         found = sound_rows(store)
         rows = {t: row for t, row in found.items() if not _is_to_be_retried(store, row)}
         data = datasets.load(study.dataset, root)
-        for note in datasets.inspect(data):
-            print(f"note: {note}")
+        for note in notes(study, data):
+            print(note)
         fingerprint = data.fingerprint
         check_same_data(rows, fingerprint)
         if not mixed:

@@ -1,6 +1,7 @@
 """What is odd about a data set, said before hours are spent on it."""
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from itertools import combinations
 
 import numpy as np
@@ -25,7 +26,11 @@ def _splits(data: Dataset) -> dict[str, Images]:
 
 
 def _duplicates(data: Dataset) -> Iterator[str]:
-    seen = {name: {image.tobytes() for image in images} for name, images in _splits(data).items()}
+    # Digests, as a set may fill most of the memory.
+    seen = {
+        name: {blake2b(image.tobytes(), digest_size=16).digest() for image in images}
+        for name, images in _splits(data).items()
+    }
     for name, images in _splits(data).items():
         if len(seen[name]) < len(images):
             copies = len(images) - len(seen[name])

@@ -74,7 +74,7 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
 
 def find_space(file: Path) -> Path:
     """Return a file, or the space of that name that comes with the project (``be``)."""
-    if file.suffix or len(file.parts) != 1 or file.exists():
+    if file.suffix or len(file.parts) != 1 or file.is_file():
         return file
     known = sorted(SPACES.glob("*.yaml"))
     if (found := SPACES / f"{file}.yaml") not in known:

@@ -174,7 +174,7 @@ def exchanged(
             _tried(Candidate(spec=one.spec, source=source), _anchor_rows(rows, one.spec))
             for one, source in (
                 (arm, called),
-                (other, f"{called} with the single network's values"),
+                (other, f"{called} {WITH_SINGLES}"),
             )
         )
         seen += [own, moved] if other != arm else []

@@ -5,7 +5,7 @@ validation data; the test set stays closed. These runs are used for nothing else
 candidate varies is known from the stages before.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev, variance
 from typing import Final, Protocol
@@ -68,22 +68,24 @@ class PlannedPair:
     seeds: Callable[[int], tuple[int, int, int]]
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What the seeds are to show, and how surely: one of so many candidates with this recovery."""
+
+    recovery: float
+    power: float
+    delta: float
+    alpha: float
+    configurations: int
+
+
 class Analysis(Protocol):
     """What the pilot asks of whoever knows the tests."""
 
     def calibrated_nll(self, store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
         """Return each trial's calibrated NLL on validation data."""
 
-    def seeds_needed(
-        self,
-        pairs: Sequence[PlannedPair],
-        *,
-        recovery: float,
-        power: float,
-        delta: float,
-        alpha: float,
-        configurations: int,
-    ) -> int | None:
+    def seeds_needed(self, pairs: Sequence[PlannedPair], aim: Aim) -> int | None:
         """Return the fewest seeds of a candidate that escapes so often; None for too many."""
 
 
@@ -125,12 +127,7 @@ def seeds_declared(
 
 
 def seeds_for(
-    study: Study,
-    arms: Sequence[Arm],
-    pilot: set[str],
-    rows: Rows,
-    store: RunFolder,
-    analysis: Analysis,
+    study: Study, arms: Sequence[Arm], seen: "Seen", analysis: Analysis
 ) -> tuple[int, str]:
     """Return the number of seeds of a candidate and the reason for it, in a sentence.
 
@@ -140,13 +137,8 @@ def seeds_for(
     Args:
         study: Endpoints, margin and level.
         arms: Those of the plan.
-        pilot: The pilot's trials.
-        rows: All rows.
-        store: Where the predictions lie.
+        seen: What the stages before saw of them.
         analysis: What knows the tests.
-
-    Raises:
-        StudyError: When fewer than two runs of an anchor are complete.
     """
     protocol, judged = study.protocol, [arm for arm in arms if arm.role == "candidate"]
     configurations = max(1, len(judged))
@@ -154,13 +146,24 @@ def seeds_for(
         f"power {POWER:g} for recovery {RECOVERY:g} on {', '.join(protocol.endpoints)} "
         f"with {configurations} configuration{'s' if configurations > 1 else ''}"
     )
-    seen = Seen.of(study, arms, pilot, rows, store, analysis)
-    gaps = {e: fmean(seen.single[e]) - fmean(seen.deep_ensemble[e]) for e in protocol.endpoints}
+    gaps: dict[str, float] = {
+        e: fmean(seen.single[e]) - fmean(seen.deep_ensemble[e]) for e in protocol.endpoints
+    }
     if closed := [endpoint for endpoint, gap in gaps.items() if gap <= 0]:
         return MOST, (
             f"the most ({MOST}), as the pilot's Deep Ensemble was not better than its single "
             f"model on {', '.join(closed)}"
         )
+    asked = Aim(RECOVERY, POWER, protocol.delta, protocol.alpha, configurations)
+    needed = analysis.seeds_needed(_pairs(study, arms, seen, gaps), asked)
+    said = f"{needed or 'too many'} seeds give {aim}, by {study.budget.pilot_seeds} pilot runs each"
+    return min(MOST, max(LEAST, needed or MOST)), f"{said} (bounded by {LEAST} and {MOST})"
+
+
+def _pairs(
+    study: Study, arms: Sequence[Arm], seen: "Seen", gaps: Mapping[str, float]
+) -> list[PlannedPair]:
+    """Return what a candidate is held against; ``gaps`` are those of the endpoints."""
     tuned, own = [], []
     for endpoint, gap in gaps.items():
         single, deep = stdev(seen.single[endpoint]), stdev(seen.deep_ensemble[endpoint])
@@ -169,23 +172,13 @@ def seeds_for(
         two_sided = endpoint != "gain"
         tuned.append(PlannedSpread(single, arm, deep, gap, two_sided))
         own.append(PlannedSpread(matched, arm, deep, gap, two_sided))
+    if study.protocol.anchors == "tuned":
+        return [PlannedPair(tuple(tuned), lambda n: (n, n, n))]
     many = sum(arm.role in ("candidate", "comparison") for arm in arms)
-    pairs = [PlannedPair(tuple(tuned), lambda n: (n, n, n))]
-    if protocol.anchors == "matched":
-        pairs = [
-            PlannedPair(tuple(tuned), lambda n: (n, single_seeds(study, many, n), n)),
-            PlannedPair(tuple(own), lambda n: (n, MORE * n, pool_seeds(n))),
-        ]
-    needed = analysis.seeds_needed(
-        pairs,
-        recovery=RECOVERY,
-        power=POWER,
-        delta=protocol.delta,
-        alpha=protocol.alpha,
-        configurations=configurations,
-    )
-    said = f"{needed or 'too many'} seeds give {aim}, by {study.budget.pilot_seeds} pilot runs each"
-    return min(MOST, max(LEAST, needed or MOST)), f"{said} (bounded by {LEAST} and {MOST})"
+    return [
+        PlannedPair(tuple(tuned), lambda n: (n, single_seeds(study, many, n), n)),
+        PlannedPair(tuple(own), lambda n: (n, MORE * n, pool_seeds(n))),
+    ]
 
 
 Groups = dict[str, list[list[float]]]
@@ -199,7 +192,8 @@ class Seen:
     Attributes:
         single: Of the pilot's runs of the tuned single network.
         deep_ensemble: Of its Deep Ensemble's.
-        candidates: Of the candidates' runs on fresh search seeds, by configuration.
+        candidates: Of the candidates' runs on the fresh seeds of rescore and anchor, by
+            configuration.
         matched: Of single networks that are trained as the candidates are, by configuration.
     """
 
@@ -218,7 +212,19 @@ class Seen:
         store: RunFolder,
         analysis: Analysis,
     ) -> "Seen":
-        """Return what the stages before the confirmation saw of these arms."""
+        """Return what the stages before the confirmation saw of these arms.
+
+        Args:
+            study: Its endpoints.
+            arms: Those of the plan.
+            pilot: The pilot's trials.
+            rows: All rows.
+            store: Where the predictions lie.
+            analysis: What knows calibrated NLL.
+
+        Raises:
+            StudyError: When fewer than two runs of an anchor are complete.
+        """
         single = next(arm.spec for arm in arms if arm.role == "single")
         own = [arm.spec for arm in arms if arm.role == "candidate"]
         as_singles = {as_single(spec, single).configuration for spec in own}
@@ -228,10 +234,11 @@ class Seen:
             "deep_ensemble": [
                 [r for r in ordered if r.trial in pilot and r.role == "deep_ensemble"]
             ],
+            # An arm that took the single network's values was never rescored with these.
             "candidates": _by_configuration(
-                ordered, "rescore", {spec.configuration for spec in own}
+                ordered, ("rescore", "anchor"), {spec.configuration for spec in own}
             ),
-            "matched": _by_configuration(ordered, "anchor", as_singles),
+            "matched": _by_configuration(ordered, ("anchor",), as_singles),
         }
         complete = {
             name: [[r for r in group if r.status == "complete"] for group in groups]
@@ -263,11 +270,11 @@ class Seen:
 
 
 def _by_configuration(
-    rows: Iterable[TrialRow], stage: str, configurations: Iterable[str]
+    rows: Iterable[TrialRow], stages: Container[str], configurations: Iterable[str]
 ) -> list[list[TrialRow]]:
     found: dict[str, list[TrialRow]] = {c: [] for c in sorted(configurations)}
     for row in rows:
-        if row.stage == stage and row.configuration in found:
+        if row.stage in stages and row.configuration in found:
             found[row.configuration].append(row)
     return list(found.values())
 

@@ -22,7 +22,7 @@ from study.stages.anchors import (
     tried,
 )
 from study.stages.arms import choose_arms, is_candidate, ranked, search_rows, shortlisted, spec_of
-from study.stages.pilot import Analysis, pilot_jobs, seeds_declared, seeds_for
+from study.stages.pilot import Analysis, Seen, pilot_jobs, seeds_declared, seeds_for
 from study.stages.plan import Plan, declare
 from study.stages.selection import rank
 from study.stages.stage import FixedStage, ReplicatesPerJob, SearchStage, Stage, one_replicate
@@ -78,7 +78,7 @@ def stages(
         assert analysis is not None, "protocol.seeds=auto needs the tests' power"
         trials = {job.spec.trial for job in pilot}
         seeds, because = seeds_declared(study, arms_of, store) or seeds_for(
-            study, arms, trials, rows, store, analysis
+            study, arms, Seen.of(study, arms, trials, rows, store, analysis), analysis
         )
     tuning = {method: search.total for method, search in searches.items()}
     arms = arms_of(seeds)

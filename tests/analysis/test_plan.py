@@ -112,9 +112,7 @@ def test_costs_of_a_run_by_hand(run: Run) -> None:
     assert found.single == pytest.approx(seconds("single"))
     assert found.deep_ensemble == pytest.approx(seconds("deep_ensemble"))
     assert 4 * found.arm == pytest.approx(seconds("candidate"))
-    assert found.controls == pytest.approx(
-        seconds("positive_control") + seconds("negative_control")
-    )
+    assert found.beside == pytest.approx(seconds("positive_control") + seconds("negative_control"))
     unknown = run.trials.with_columns(train_seconds=0.0)
     assert costs_of(unknown) is None
 

@@ -22,7 +22,7 @@ def test_a_verdict_is_drawn_again_from_what_is_published(published, capsys):
     assert publication.main([]) == 0
     assert capsys.readouterr().out == "smoke: as published\n"
     names = {file.name for file in published.iterdir()}
-    assert {"plan.json", "verdict.json", "recoveries.csv", "recovery.svg", "origin.json"} <= names
+    assert {"plan.json", "verdict.json", "recoveries.csv", "ruler.svg", "origin.json"} <= names
     assert "python -m study.run" in json.loads((published / "origin.json").read_text())["command"]
     assert sum(file.stat().st_size for file in published.iterdir()) < 1e6
 

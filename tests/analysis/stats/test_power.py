@@ -176,7 +176,8 @@ def test_each_arms_own_seeds_count() -> None:
 
 def test_anchors_with_more_seeds_spare_those_of_arms() -> None:
     equal = seeds_needed([TEST, SHIFT], configurations=8)
-    shared = seeds_needed([TEST, SHIFT], configurations=8, anchors=8**0.5)
+    more = Pair([TEST, SHIFT], lambda n: Replicates(n, *2 * [int(np.ceil(8**0.5 * n))]))
+    shared = seeds_needed_between([more], configurations=8)
     assert equal is not None
     assert shared is not None
     assert shared < equal

@@ -16,6 +16,7 @@ from analysis.measures.columns import METRICS
 from analysis.measures.measure import Measures, measure
 from analysis.measures.selection import UNDECLARED
 from analysis.verdict import wording
+from analysis.verdict.doubts import doubts
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES
 from analysis.verdict.schema import Arm as Judged
@@ -418,7 +419,7 @@ def test_only_a_plan_that_was_kept_confirms() -> None:
         "nothing was declared before the test set was opened (no plan.json)",
     )
     assert judge(found, None).sentence.startswith("Exploratory: ")
-    assert ("no", judge(found, None).exploratory_reasons[0]) in wording.doubts(judge(found, None))
+    assert ("no", judge(found, None).exploratory_reasons[0]) in doubts(judge(found, None))
     moved = plan_of(kept | {"protocol": kept["protocol"] | {"delta": 0.3}})
     assert "was changed after it was declared" in judge(found, moved).exploratory_reasons[0]
     revised = plan_of(kept | {"revisions": [{"hash": "x"}]})

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from analysis.measures.per_example import ExampleValues
+from analysis.verdict.doubts import doubts
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import INCONCLUSIVE, SOME_ESCAPES
-from analysis.verdict.wording import doubts
 from tests.analysis.verdict.test_judge import ENDPOINTS, GAP, content, declared, measured
 
 SAID_OF_OWN = (

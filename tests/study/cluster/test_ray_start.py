@@ -8,7 +8,6 @@ import tempfile
 import pytest
 
 from study.cluster import ray_start
-from study.errors import StudyError
 
 STRANGER = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level=50)"
 HOST = """
@@ -62,12 +61,6 @@ def test_sockets_lie_where_their_paths_are_short_enough(deep, monkeypatch):
     assert ray_start._short_folder() == "/tmp/ray"
     monkeypatch.setenv("RAY_TMPDIR", "/var/tmp")
     assert ray_start._short_folder() == "/var/tmp/ray"
-
-
-def test_where_none_is_short_enough_the_rule_is_said(deep, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: path != "/tmp")
-    with pytest.raises(StudyError, match=r"at most 107 bytes, but would have up to \d+ there; set"):
-        ray_start._short_folder()
 
 
 @pytest.mark.slow

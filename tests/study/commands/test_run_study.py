@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from study.commands.notes import notes
 from study.commands.run_study import check_same_study
 from study.errors import StudyError
 from study.run import main
@@ -122,3 +123,12 @@ def test_a_check_of_the_folder_leaves_nothing(tmp_path):
     (tmp_path / "runs" / "mine").write_text("x")
     RunFolder(tmp_path / "runs" / "a").check_writable()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+
+
+def test_seeds_from_which_no_verdict_is_drawn_are_noted(smoke, data):
+    assert notes(smoke, data)[0] == (
+        "note: protocol.seeds=3: no verdict is drawn from fewer than 5 seeds"
+    )
+    for seeds in (5, "auto"):
+        protocol = smoke.protocol.model_copy(update={"seeds": seeds})
+        assert notes(smoke.model_copy(update={"protocol": protocol}), data) == []

@@ -81,7 +81,8 @@ def arms_of(make_spec, candidates):
 
 def seeds_of(study, arms, found):
     pilots = {row.trial for row in found if row.stage == "pilot"}
-    return seeds_for(study, arms, pilots, {row.trial: row for row in found}, None, power)
+    seen = Seen.of(study, arms, pilots, {row.trial: row for row in found}, None, power)
+    return seeds_for(study, arms, seen, power)
 
 
 def spreads(single, arm, deep):

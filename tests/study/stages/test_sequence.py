@@ -78,8 +78,8 @@ class OtherPower:
     """That of a later version, whose formula asks for more seeds."""
 
     @staticmethod
-    def seeds_needed(pairs, **asked):
-        return 2 * power.seeds_needed(pairs, **asked)
+    def seeds_needed(pairs, aim):
+        return 2 * power.seeds_needed(pairs, aim)
 
 
 def test_the_pilot_sets_the_seeds_and_another_version_leaves_them(smoke, tmp_path):
