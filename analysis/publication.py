@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wrong += bool(found)
             state = f"{len(found)} numbers differ, first {found[0]}" if found else "as published"
             print(f"{file.parent.name}: {state}")
-    except StudyError as error:
+    except (StudyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 1 if wrong else 0

@@ -7,9 +7,10 @@ from study.space.study import Study
 
 def notes(study: Study, data: Dataset) -> list[str]:
     """Return a line on everything that is allowed, but odd."""
-    seeds, found = study.protocol.seeds, inspect(data)
-    if seeds != "auto" and seeds < LEAST_SEEDS:
-        found.insert(
-            0, f"protocol.seeds={seeds}: no verdict is drawn from fewer than {LEAST_SEEDS} seeds"
-        )
-    return [f"note: {line}" for line in found]
+    asked = {"seeds": study.protocol.seeds, "single_seeds": study.protocol.single_seeds}
+    few = [
+        f"protocol.{key}={seeds}: no verdict is drawn from fewer than {LEAST_SEEDS} seeds"
+        for key, seeds in asked.items()
+        if seeds != "auto" and seeds < LEAST_SEEDS
+    ]
+    return [f"note: {line}" for line in [*few, *inspect(data)]]
