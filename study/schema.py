@@ -1,10 +1,11 @@
 """The Parquet format between whoever trains and whoever judges.
 
-Three kinds of file, all with the schema version in their key-value metadata:
+Four kinds of file, all with the schema version in their key-value metadata:
 
 * *predictions*, one file per trial and split: one row per (member, example), member by member, each
   member's rows in the same order. So ``logits.reshape(M, rows, C)`` is a view, not a copy.
 * *geometry*, one file per confirmed ensemble: where its members lie in parameter and feature space.
+* *curve*, one file per complete trial: its training, epoch by epoch.
 * *trial*, one row per trial, written after all else: its presence is the commit mark.
 
 Any program may write this format; nothing in it needs torch or this project.
@@ -202,6 +203,41 @@ GEOMETRY: Final = pa.schema(
         _field("i", pa.int16(), "member; null for the mean over members or pairs", True),
         _field("j", pa.int16(), "other member of the pair", True),
         _field("value", pa.float64(), "null where undefined or not finite", True),
+    ],
+    metadata={VERSION_KEY: str(VERSION).encode()},
+)
+
+
+class CurveRow(NamedTuple):
+    """A row of :data:`CURVE`."""
+
+    epoch: int
+    part: int | None
+    lr: float
+    loss: float
+    val_nll: float | None
+    val_members_nll: float | None
+
+
+CURVE: Final = pa.schema(
+    [
+        _field("epoch", pa.int32(), "epochs done, from 1"),
+        _field("part", pa.int16(), "member, where they are trained one by one; else null", True),
+        _field("lr", pa.float64(), "learning rate of the epoch's last step"),
+        _field(
+            "loss",
+            pa.float64(),
+            "mean over the epoch's steps of what is minimised, nats, diversity term and label "
+            "smoothing included; of trials that are trained as one, the mean over them",
+        ),
+        _field(
+            "val_nll",
+            pa.float64(),
+            "ensemble NLL on up to 1,000 of val, nats; of a part, its "
+            "own; null where not computed or not finite",
+            True,
+        ),
+        _field("val_members_nll", pa.float64(), "mean NLL of the members on the same", True),
     ],
     metadata={VERSION_KEY: str(VERSION).encode()},
 )

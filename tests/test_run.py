@@ -66,13 +66,14 @@ def events(file):
         (length,) = struct.unpack("<Q", content[:8])
         for value in Event.FromString(content[12 : 12 + length]).summary.value:
             if value.HasField("simple_value"):
-                yield value.tag.rpartition("/")[2], value.simple_value
+                yield value.tag.removeprefix("ray/tune/"), value.simple_value
         content = content[16 + length :]
 
 
-def test_every_job_is_in_tensorboard_and_no_nap(finished_study):
+def test_every_job_is_in_tensorboard_with_its_curve_and_no_nap(finished_study):
     out, _ = finished_study
-    rows = RunFolder(out).rows()
+    store = RunFolder(out)
+    rows = store.rows()
     found = {
         file.parent.name: dict(events(file))
         for file in (out / "logs" / "tensorboard").glob("*/events*")
@@ -86,6 +87,9 @@ def test_every_job_is_in_tensorboard_and_no_nap(finished_study):
             figures = found[f"search-{row.method}-{trial}"]
             for name in ("val_nll", "val_accuracy", "val_gain", "seconds", "train_seconds"):
                 assert figures[name] == pytest.approx(getattr(row, name), rel=1e-6, abs=1e-6)
+            last = store.curve(trial)[-1]
+            for name in ("loss", "lr", "val_nll", "val_members_nll"):
+                assert figures[f"curve/{name}"] == pytest.approx(getattr(last, name), rel=1e-6)
 
 
 def test_the_dashboard_has_every_search(finished_study):

@@ -1,6 +1,6 @@
 """``--log``: a study's jobs in TensorBoard, MLflow or Weights & Biases, through Ray's callbacks.
 
-A run of theirs is a job; the naps that keep workers warm are left out.
+A run of theirs is a job, its steps are epochs; the naps that keep workers warm are left out.
 """
 
 import logging
@@ -13,13 +13,14 @@ from typing import Any, Final
 
 from study.errors import StudyError
 from study.run_folder.store import RunFolder
-from study.schema import TrialRow
+from study.schema import CurveRow, TrialRow
 from study.spec import TrialSpec
 
 PACKAGES: Final = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 """What each needs."""
 RESULTS: Final = ("val_nll", "val_shift_nll", "val_gain", "val_accuracy")
 COSTS: Final = ("seconds", "train_seconds")
+CURVE: Final = ("loss", "lr", "val_nll", "val_members_nll")
 FIGURES: Final = ("trials", "complete", *RESULTS, *COSTS)
 
 
@@ -46,10 +47,28 @@ def figures(rows: Sequence[TrialRow]) -> dict[str, float]:
     return found
 
 
+def curve(store: RunFolder, trials: Sequence[str]) -> list[dict[str, float]]:
+    """Return a job's learning curve: of each epoch, means over its trials and their parts."""
+    by_epoch: dict[int, list[CurveRow]] = {}
+    for trial in trials:
+        for row in store.curve(trial):
+            by_epoch.setdefault(row.epoch, []).append(row)
+
+    def point(epoch: int, rows: list[CurveRow]) -> dict[str, float]:
+        found: dict[str, float] = {"training_iteration": epoch}
+        for name in CURVE:
+            values = [v for row in rows if (v := getattr(row, name)) is not None]
+            found |= {f"curve/{name}": fmean(values)} if values else {}
+        return found
+
+    return [point(epoch, rows) for epoch, rows in sorted(by_epoch.items())]
+
+
 class Seen:
     """A Tune trial as its loggers see it: under the name and with the settings of its job.
 
     Attributes:
+        trials: Identities of the job's trials.
         trial_id: Identity of the job's first trial.
         config: That trial's settings, without nulls.
         local_path: Folder for the logger's files.
@@ -62,7 +81,8 @@ class Seen:
         for key, value in content.items():
             inner = value if isinstance(value, dict) else None
             flat |= {key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()}
-        self.trial, self.trial_id = trial, specs[0].trial
+        self.trials = [spec.trial for spec in specs]
+        self.trial, self.trial_id = trial, self.trials[0]
         self.config = {key: value for key, value in flat.items() if value is not None}
         self.evaluated_params = self.config
         self.name = f"{content['stage']}-{content['method']}-{self.trial_id}"
@@ -107,8 +127,10 @@ def callbacks(names: Collection[str], study: str, store: RunFolder, verbose: boo
         def on_trial_result(self, iteration: int, trial: Any, result: Any, **info: Any) -> None:
             if (seen := self.seen.get(trial.trial_id)) is not None:
                 kept = {key: result[key] for key in FIGURES if key in result}
-                kept |= {"training_iteration": 1, "config": {}}  # They ask for these.
-                self.logger.log_trial_result(iteration, seen, kept)
+                points = curve(store, seen.trials) or [{"training_iteration": 1}]
+                for point in (*points[:-1], points[-1] | kept):
+                    # They ask for the settings with every result.
+                    self.logger.log_trial_result(iteration, seen, {**point, "config": {}})
 
         def on_trial_complete(self, trial: Any, **info: Any) -> None:
             self._end(trial, failed=False)

@@ -81,7 +81,7 @@ def verify(store: RunFolder) -> int:
     unfinished = len(store.unfinished())
     files = sum(len(row.files or ()) for row in rows.values())
     print(
-        f"{len(rows)} trials with {files} files of predictions are as they were committed, "
+        f"{len(rows)} trials with {files} files are as they were committed, "
         f"{len(damaged)} are damaged, {unfinished} were begun and not ended"
     )
     if damaged:

@@ -5,7 +5,8 @@
     <run>/optuna.journal       Optuna's storage, one study per tuned method (``optuna/`` in an
                                object store; nothing where ``storage:`` names a database)
     <run>/trials/<trial>/      val, test, shift, ood: predictions, of controls behind a prefix;
-                               geometry: the members' weights; trial.parquet: the commit mark
+                               geometry: the members' weights; curve: the training by epoch;
+                               trial.parquet: the commit mark
     <run>/damaged/             trials whose files were not as committed, set aside
     <run>/ray/                 Ray Tune's own files
     <run>/logs/                what ``--log`` asked for
@@ -21,7 +22,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -42,10 +43,10 @@ from study.run_folder.paths import (
     open_for_arrow,
     write_atomically,
 )
-from study.schema import File, GeometryRow, TrialRow
+from study.schema import CurveRow, File, GeometryRow, TrialRow
 
 ROW = "trial.parquet"
-GEOMETRY = "geometry.parquet"
+GEOMETRY, CURVE = "geometry.parquet", "curve.parquet"
 HANG = "hang.txt"
 
 
@@ -169,11 +170,21 @@ class RunFolder:
 
     def write_geometry(self, trial: str, rows: list[GeometryRow]) -> None:
         """Write where the members lie; visible to readers once the row is committed."""
-        finite = (
-            r if r.value is None or isfinite(r.value) else r._replace(value=None) for r in rows
-        )
-        table = pa.Table.from_pylist([r._asdict() for r in finite], schema=schema.GEOMETRY)
+        table = _table(rows, schema.GEOMETRY)
         self._write(trial, GEOMETRY, table, compression="zstd", write_page_checksum=True)
+
+    def write_curve(self, trial: str, rows: list[CurveRow]) -> None:
+        """Write how a trial was trained; visible to readers once the row is committed."""
+        table = _table(rows, schema.CURVE)
+        self._write(trial, CURVE, table, compression="zstd", write_page_checksum=True)
+
+    def curve(self, trial: str) -> list[CurveRow]:
+        """Return how a trial was trained; nothing where that was not stored."""
+        try:
+            table = pq.read_table(open_for_arrow(self.folder(trial) / CURVE))
+        except FileNotFoundError:
+            return []
+        return [CurveRow(**row) for row in table.to_pylist()]
 
     def _write(self, trial: str, name: str, table: pa.Table, **options: Any) -> None:
         folder = self.folder(trial)
@@ -262,6 +273,15 @@ def checksums(folder: AnyPath) -> dict[str, str]:
     """Return the SHA-256 of each of a trial's files but its row, by name."""
     files = sorted(path for path in folder.glob("*.parquet") if path.name != ROW)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _table(rows: Iterable[GeometryRow | CurveRow], fields: pa.Schema) -> pa.Table:
+    """Return the rows as a table, null in place of what is not finite."""
+    finite = [
+        {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in r._asdict().items()}
+        for r in rows
+    ]
+    return pa.Table.from_pylist(finite, schema=fields)
 
 
 def _parquet(table: pa.Table, **options: Any) -> pa.Buffer:

@@ -137,8 +137,9 @@ class Plan(Strict, extra="ignore"):
         """What is declared; a number of seeds that was asked for is in the protocol already."""
         arms = [arm.to_json() for arm in self.arms]
         seeds = {"seeds": self.seeds} if self.protocol.seeds == "auto" else {}
-        # Plans from before there was a choice of anchors keep their hash.
+        # Plans from before there was a choice keep their hash.
         old = {"anchors", "single_seeds"} if self.protocol.anchors == "tuned" else set()
+        old |= {"exchange"} if self.protocol.exchange else set()
         protocol = self.protocol.model_dump(exclude=old)
         return {"study": self.study, "protocol": protocol, "arms": arms} | seeds
 

@@ -23,7 +23,7 @@ from study.stages.anchors import (
 )
 from study.stages.arms import choose_arms, is_candidate, ranked, search_rows, shortlisted, spec_of
 from study.stages.pilot import Analysis, Seen, pilot_jobs, seeds_declared, seeds_for
-from study.stages.plan import Plan, declare
+from study.stages.plan import Plan, Tried, declare
 from study.stages.selection import rank
 from study.stages.stage import FixedStage, ReplicatesPerJob, SearchStage, Stage, one_replicate
 
@@ -59,16 +59,18 @@ def stages(
     best = {method: ranked(study, method, finalists[method], rows) for method in searches}
     own = [spec_of(configuration, rows).alone() for configuration in best["single"]]
     judged = shortlisted(study, list(searches.values()), best, rows)
-    single, choice, exchanges = own[0], [], []
+    single = own[0]
+    choice: list[Tried] = []
+    exchanges: list[Tried] = []
     if study.protocol.anchors == "matched":
         candidates = candidates_for_single(own, judged)
         yield FixedStage("anchor", anchor_jobs(study, candidates), rows, replicates_per_job)
         choice = tried(candidates, rows)
         specs = {one.spec.configuration: one.spec for one in candidates}
         single = specs[choice[0].configuration]
+    if study.protocol.anchors == "matched" and study.protocol.exchange:
         yield FixedStage("anchor", exchange_jobs(study, judged, single), rows, replicates_per_job)
-        judged, both = exchanged(study, judged, single, rows)
-        exchanges += both
+        judged, exchanges = exchanged(study, judged, single, rows)
     arms_of = partial(choose_arms, study, list(searches.values()), single, judged)
     seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":

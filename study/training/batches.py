@@ -1,6 +1,7 @@
 """A split of images on the device, as uint8, normalised and augmented batch by batch there."""
 
 import warnings
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from study.datasets import Dataset, Images, evenly
 
 SMALL = 2**22
 """Values of a split up to which it is normalised once and kept as floats."""
+
+WATCHED = 1000
+"""Validation images that are looked at along a training, at most."""
 
 
 def default_device() -> torch.device:
@@ -94,6 +98,14 @@ class Splits:
         """Return ``most`` of the images, or all, evenly spread (B, C, H, W)."""
         own = self.pixels(images)
         return own.batch(torch.as_tensor(evenly(len(own), most), device=self.device))
+
+    @cached_property
+    def watched(self) -> tuple[DeviceImages, Tensor]:
+        """The validation images that training is watched on, and their labels on the CPU."""
+        images, labels = self.dataset.val
+        few = evenly(len(labels), WATCHED)
+        own = DeviceImages(images[few], *self.statistics, self.device)
+        return own, torch.tensor(labels[few])
 
 
 def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,23 @@ from study.methods import Method, Phase, TrainingForward
 from study.spec import Regularisation, Schedule, Training, derive_seed
 from study.training.batches import DeviceImages
 
+
+class EpochDone(NamedTuple):
+    """What an epoch of training was.
+
+    Attributes:
+        number: Epochs done, this one included.
+        loss: Mean over its steps of the loss, of a stack's networks the mean, in nats.
+        lr: Learning rate of its last step.
+    """
+
+    number: int
+    loss: float
+    lr: float
+
+
 OnEpoch = Callable[[int], None]
+"""Told the number of epochs done."""
 
 
 class DivergenceError(Exception):
@@ -48,7 +64,7 @@ def fit(
     training: Training,
     regularisation: Regularisation,
     seed: int,
-    on_epoch: OnEpoch = lambda epoch: None,
+    on_epoch: Callable[[EpochDone], None] = lambda epoch: None,
     at_a_time: AtATime = WHOLE_STEP,
 ) -> None:
     """Train ``method`` in place for ``training.epochs``; the last partial batch is dropped.
@@ -62,7 +78,7 @@ def fit(
         training: Optimiser, schedule, batches, augmentation.
         regularisation: Diversity term that joins the loss.
         seed: Root of the order of batches, augmentation and dropout. Sets torch's global seed.
-        on_epoch: Called with the number of epochs done after each.
+        on_epoch: Called after each epoch.
         at_a_time: How much of a step is passed through the network at a time.
 
     Raises:
@@ -73,12 +89,13 @@ def fit(
     phases = method.phases()
     if not any(phase.diverse for phase in phases):
         _refuse_pairs(regularisation)
-    batches = _batches(pixels, labels, training, method.batch_seeds(seed))
-    done = 0
+    seeds, done = method.batch_seeds(seed), 0
+    batches = _batches(pixels, labels, training, seeds)
     for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
         with torch.device(labels.device):
             phase.begin()
-        step = _step(method, phase, training, regularisation, at_a_time)
+        optimizer = make_optimizer(method, training)
+        step = _step(method, optimizer, phase, training, regularisation, at_a_time)
         for epoch in range(epochs):
             method.train()
             losses = [
@@ -91,7 +108,8 @@ def fit(
             phase.after_epoch()
             if epoch == epochs - 1:
                 phase.end()
-            on_epoch(done)
+            mean = loss / len(losses) / len(seeds)
+            on_epoch(EpochDone(done, mean, optimizer.param_groups[0]["lr"]))
 
 
 Batch = tuple[Tensor, Tensor, float]
@@ -124,13 +142,13 @@ def _batches(
 
 def _step(
     method: Method,
+    optimizer: torch.optim.Optimizer,
     phase: Phase,
     training: Training,
     regularisation: Regularisation,
     at_a_time: AtATime,
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
     """Return the optimiser step of a phase: images, labels, the phase's progress -> the loss."""
-    optimizer = make_optimizer(method, training)
     peak = [group["lr"] for group in optimizer.param_groups]
     schedule = phase.schedule or training.schedule
     diversity = _diversity(method, regularisation, phase)

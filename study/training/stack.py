@@ -81,6 +81,7 @@ class Stack(Method):
         seeds: Of their batches and dropout.
 
     Attributes:
+        methods: Those that it is made of.
         method: The first, its layers replaced by those of all.
         origins: Each of its parameters and buffers that is made of theirs, in their shape, and
             theirs.
@@ -88,6 +89,7 @@ class Stack(Method):
 
     def __init__(self, methods: Sequence[OneNetwork], seeds: Sequence[int]) -> None:
         super().__init__()
+        self.methods = tuple(methods)  # No modules of this one: it has weights of its own.
         self.seeds, self.members = list(seeds), sum(method.members for method in methods)
         device = next(methods[0].parameters()).device
         generators = [torch.Generator(device).manual_seed(derive_seed(s, "dropout")) for s in seeds]

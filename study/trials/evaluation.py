@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from study import schema
 from study.datasets import evenly
+from study.diagnostics.curve import Curve
 from study.diagnostics.evidence import IMAGES, evidence_rows
 from study.diagnostics.landscape import Probe, mean_network, member_networks, network_rows
+from study.diagnostics.objectives import nll, objectives
 from study.diagnostics.weights import Trajectory
 from study.methods import Method, single
 from study.run_folder.store import RunFolder
@@ -35,11 +36,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Run:
-    """A trial under way: method, trajectory of its weights, and what is known of it so far."""
+    """A trial under way: method, what is watched in training, and what is known of it so far."""
 
     spec: TrialSpec
     method: Method
     trajectory: Trajectory
+    curve: Curve
     outcome: Outcome
 
 
@@ -53,6 +55,7 @@ def evaluate(run: Run, setup: Setup) -> Outcome:
     shift_nll = nll(shifted, torch.tensor(dataset.val_shift.labels))
     if not (math.isfinite(clean.val_nll) and math.isfinite(shift_nll)):
         raise DivergenceError("predictions on val are not finite")
+    store.write_curve(spec.trial, run.curve.rows)
     outcome = replace(run.outcome, val_shift_nll=shift_nll, **clean._asdict())
     if spec.stage != "confirm":
         store.write_predictions(spec.trial, "val", clean_table(logits, dataset.val[1], precision))
@@ -102,29 +105,3 @@ def _predict_test(trial: str, models: dict[str, Method], setup: Setup) -> None:
     if dataset.ood:
         ood = {name: predict(models[""], pixels(images)) for name, images in dataset.ood.items()}
         store.write_predictions(trial, "ood", ood_table(ood, precision))
-
-
-def log_ensemble(logits_MNC: Tensor) -> Tensor:
-    """Return the log of the members' averaged probabilities, (N, C)."""
-    return logits_MNC.double().log_softmax(-1).logsumexp(0) - math.log(len(logits_MNC))
-
-
-def nll(logits_MNC: Tensor, y_N: Tensor) -> float:
-    """Return the ensemble's mean negative log-likelihood, in nats."""
-    return torch.nn.functional.nll_loss(log_ensemble(logits_MNC), y_N).item()
-
-
-class Objectives(NamedTuple):
-    """What the search looks at on clean validation data; named as the columns of a row."""
-
-    val_nll: float
-    val_gain: float
-    val_accuracy: float
-
-
-def objectives(logits_MNC: Tensor, y_N: Tensor) -> Objectives:
-    """Return an ensemble's objectives, its NLL and gain in nats."""
-    ensemble = nll(logits_MNC, y_N)
-    members = sum(nll(own.unsqueeze(0), y_N) for own in logits_MNC) / len(logits_MNC)
-    right = log_ensemble(logits_MNC).argmax(-1) == y_N
-    return Objectives(ensemble, members - ensemble, right.double().mean().item())

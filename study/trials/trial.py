@@ -13,6 +13,7 @@ import torch
 from study import backbones, methods
 from study.datasets import Dataset
 from study.diagnostics.cost import flops, size
+from study.diagnostics.curve import Curve
 from study.diagnostics.weights import Trajectory, weight_cosine, when
 from study.methods import Method
 from study.run_folder.paths import StoreError
@@ -24,12 +25,13 @@ from study.training.fit import (
     WHOLE_STEP,
     AtATime,
     DivergenceError,
+    EpochDone,
     OnEpoch,
     fit,
     forwards_of,
     is_out_of_memory,
 )
-from study.training.stack import MOST, best_size, joined
+from study.training.stack import MOST, Stack, best_size, joined
 from study.trials.evaluation import Run, Setup, evaluate
 from study.trials.row import new_row, peak_bytes
 
@@ -254,7 +256,8 @@ def _prepared(spec: TrialSpec, splits: Splits) -> Run:
         reason = f"exceeds the method's own limit by {100 * excess:.3g} %"
         outcome = replace(outcome, status="pruned", reason=reason)
     trajectory = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
-    return Run(spec, method, trajectory, outcome)
+    curve = Curve(spec.training.epochs, splits.watched)
+    return Run(spec, method, trajectory, curve, outcome)
 
 
 def _parts(runs: list[Run]) -> list[tuple[Method, int]]:
@@ -274,20 +277,26 @@ def _train(
     training, regulariser = first.training, first.regulariser
     cost = flops(runs[0].method, splits.dataset.shape, splits.device, training.batch_size)
 
-    def after(epoch: int) -> None:
-        setup.on_epoch(epoch)
-        if len(parts) == 1:  # Parts that are trained apart are at the same epoch at the ends alone.
+    def after(apart: Sequence[Method], first: int, epoch: EpochDone) -> None:
+        setup.on_epoch(epoch.number)
+        if len(parts) == 1:
             for run in runs:
-                run.trajectory.record(epoch)
+                run.trajectory.record(epoch.number)
+                run.curve.record(epoch, run.method)
+        else:  # Members that are trained apart are at the same epoch at the ends alone.
+            for member, network in enumerate(apart, first):
+                runs[0].curve.record(epoch, network, member)
 
     for run in runs:
         run.trajectory.record(0)
-    looking = sum(run.trajectory.seconds for run in runs)
-    start = time.perf_counter()
+    start, before, members = time.perf_counter(), _watching(runs), 0
     for part, seed in parts:
         train, labels = splits.train
-        fit(part, train, labels, training, regulariser, seed, after, how.at_a_time)
-    seconds = time.perf_counter() - start - sum(run.trajectory.seconds for run in runs) + looking
+        apart = part.methods if isinstance(part, Stack) else (part,)
+        then = partial(after, apart, members)
+        fit(part, train, labels, training, regulariser, seed, then, how.at_a_time)
+        members += len(apart)
+    seconds = time.perf_counter() - start - (_watching(runs) - before)
 
     def trained(run: Run) -> Run:
         run.trajectory.record(training.epochs)
@@ -302,6 +311,11 @@ def _train(
         return replace(run, outcome=outcome)
 
     return [trained(run) for run in runs]
+
+
+def _watching(runs: list[Run]) -> float:
+    """Return the seconds for which training was looked at, which are no part of it."""
+    return sum(run.trajectory.seconds + run.curve.seconds for run in runs)
 
 
 def _splits(dataset: Dataset, fingerprint: str) -> Splits:

@@ -38,7 +38,7 @@ def test_what_was_committed_is_sound(run, capsys):
     assert sorted(rows) == sorted(trials)
     assert damaged == {}
     assert verify(store) == 0
-    assert "3 trials with 3 files" in capsys.readouterr().out
+    assert "3 trials with 6 files" in capsys.readouterr().out
 
 
 DAMAGES = {

@@ -178,6 +178,20 @@ def test_every_arm_is_tried_with_the_values_of_the_single_network(smoke, tmp_pat
     assert own["seeds"] == moved["seeds"] == 5
 
 
+def test_a_design_that_fixes_the_values_is_left_as_it_is(smoke, tmp_path):
+    protocol = smoke.protocol.model_copy(update={"exchange": False})
+    rows = finished(smoke.model_copy(update={"protocol": protocol}), tmp_path, ())
+    plan = plan_of(tmp_path)
+    assert plan["exchanged"] == []
+    assert plan["protocol"]["exchange"] is False
+    assert {r.method for r in rows if r.stage == "anchor"} == {"single"}
+    shortlisted = {r.configuration for r in rows if r.stage in ("search", "rescore")}
+    judged = {a["configuration"] for a in plan["arms"] if a["role"] in ("candidate", "comparison")}
+    assert judged <= shortlisted
+    finished(smoke, tmp_path / "other", ())
+    assert "exchange" not in plan_of(tmp_path / "other")["protocol"]
+
+
 def test_an_arm_keeps_the_values_that_suit_it_better(smoke, tmp_path):
     def suits(job):
         lr = job.spec.training.lr

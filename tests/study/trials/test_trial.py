@@ -11,13 +11,13 @@ import torch
 
 from study import backbones, schema
 from study.diagnostics.cost import Flops
+from study.diagnostics.objectives import log_ensemble, nll, objectives
 from study.diagnostics.weights import weight_cosine
 from study.methods import batch_ensemble, single
 from study.run_folder.paths import StoreError
-from study.run_folder.store import GEOMETRY, ROW, RunFolder
+from study.run_folder.store import CURVE, GEOMETRY, ROW, RunFolder
 from study.spec import Execution
 from study.trials import trial
-from study.trials.evaluation import log_ensemble, nll, objectives
 from study.trials.trial import build, run_trials
 
 BE = {"members": 3, "init": "normal", "init_std": 0.5}
@@ -39,7 +39,7 @@ def test_a_confirm_trial_leaves_test_shift_and_ood(make_spec, data, store):
     row = run(spec, data, store, name="mine")
     files = {p.name for p in store.folder(spec.trial).iterdir()}
     assert files == {
-        ROW, GEOMETRY, "test.parquet", "shift.parquet", "ood.parquet",
+        ROW, GEOMETRY, CURVE, "test.parquet", "shift.parquet", "ood.parquet",
         "collapsed_test.parquet", "collapsed_shift.parquet",
         "mean_weights_test.parquet", "mean_weights_shift.parquet",
     }  # fmt: skip
@@ -51,7 +51,7 @@ def test_a_confirm_trial_leaves_test_shift_and_ood(make_spec, data, store):
 def test_a_search_trial_keeps_val_alone(make_spec, data, store):
     spec = make_spec(stage="search")
     row = run(spec, data, store)
-    assert {p.name for p in store.folder(spec.trial).iterdir()} == {ROW, "val.parquet"}
+    assert {p.name for p in store.folder(spec.trial).iterdir()} == {ROW, CURVE, "val.parquet"}
     assert math.isfinite(row.val_nll + row.val_shift_nll)
     assert row.val_gain == 0
 
@@ -261,7 +261,7 @@ def stacked(make_spec, **training):
 
 def predictions(store, spec):
     files = sorted(store.folder(spec.trial).glob("*.parquet"))
-    return {f.name: pq.read_table(f) for f in files if f.name not in (ROW, GEOMETRY)}
+    return {f.name: pq.read_table(f) for f in files if f.name not in (ROW, GEOMETRY, CURVE)}
 
 
 def test_replicates_together_are_what_they_are_alone(make_spec, data, store, tmp_path):
