@@ -119,6 +119,8 @@ def test_the_dashboard_has_every_search(finished_study):
         studies = answer("studies")["study_summaries"]
         assert {s["study_name"] for s in studies} == {"single", "batch_ensemble", "mc_dropout"}
         for study in studies:
+            named = answer(f"studies/{study['study_id']}?after=0").get("objective_names")
+            assert named == ["val_nll", "val_shift_nll", "val_gain"][: len(study["directions"])]
             trials = answer(f"studies/{study['study_id']}?after=0")["trials"]
             assert [trial["state"] for trial in trials] == ["Complete"] * 4
     finally:

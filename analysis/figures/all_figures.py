@@ -10,6 +10,7 @@ from dataclasses import replace
 from analysis.figures.calibration import reliability_figure
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.cost import cost_figure
+from analysis.figures.curves import curves_figure
 from analysis.figures.forest import forest_figure, ruler_figure
 from analysis.figures.members import (
     evidence_figure,
@@ -18,6 +19,7 @@ from analysis.figures.members import (
     trajectory_figure,
 )
 from analysis.figures.ood_detection import areas_figure, roc_figure, scores_figure
+from analysis.figures.pareto import pareto_figure
 from analysis.figures.recovery import (
     collapsed_figure,
     diversity_figure,
@@ -36,7 +38,8 @@ def draw(context: FigureContext) -> list[Figure]:
     ]  # fmt: skip
     ready = len(context.recovery) > 0
     drawn = [figure(context) for figure in confirmed if ready]
-    drawn += [history_figure(context), coverage_figure(context)]
+    descriptive = (curves_figure, history_figure, pareto_figure, coverage_figure)
+    drawn += [figure(context) for figure in descriptive]
     found = [figure for figure in drawn if figure is not None]
     narrow = Counter(figure.section for figure in found if not (figure.wide or figure.folded))
     # A narrow figure without a neighbour takes the whole width.

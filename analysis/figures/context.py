@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from analysis.data.curves import curves
 from analysis.data.geometry import geometry
 from analysis.data.run import Run
 from analysis.data.search_space import Space, spaces
@@ -35,6 +36,7 @@ class FigureContext:
     Attributes:
         measures: Frames of the confirm stage.
         trials: All trial rows.
+        curves: Learning curves (see ``analysis.data.curves``); empty if none was stored.
         geometry: Where members lie (see ``analysis.data.geometry``); empty if it was not stored.
         arms: arm, tag, label, method, role, members, reference, verdict; best candidate first, then
             comparisons, controls, anchors.
@@ -54,6 +56,7 @@ class FigureContext:
 
     measures: Measures
     trials: pl.DataFrame
+    curves: pl.DataFrame
     geometry: pl.DataFrame
     arms: pl.DataFrame
     verdict: Verdict
@@ -171,6 +174,7 @@ def figure_context(run: Run, measures: Measures, verdict: Verdict) -> FigureCont
     return FigureContext(
         measures=measures,
         trials=run.trials,
+        curves=curves(run),
         geometry=geometry(run),
         arms=_arms(verdict),
         verdict=verdict,

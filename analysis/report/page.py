@@ -47,6 +47,7 @@ def content(
         "decided": verdict,
         "validated": json.loads(VALIDATED.read_text()),
         "given": run.given,
+        "trials": len(run.trials),
         "measures": measures_table.table(context, verdict.measures),
         "fairness": None if run.given else fairness_tables.tables(context, verdict),
         "excluded": tables.excluded(context)[: tables.MOST_ROWS],

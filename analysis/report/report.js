@@ -211,15 +211,46 @@
     setTimeout(() => { button.textContent = old; }, 1500);
   }
 
-  function filter(text) {
-    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-    const rows = [...document.querySelectorAll("#configurations ~ .table tbody tr")];
+  /* Hide the rows of a table that lack one of the words. */
+  function filter(input) {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = [...input.closest("[data-table]").querySelectorAll("tbody tr")];
     for (const row of rows) {
-      const text = [...row.cells].map((cell) => cell.innerText ?? "").join(" ").toLowerCase().replace("details", "");
+      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase().replace("details", "");
       row.hidden = !words.every((word) => text.includes(word));
     }
     const left = rows.filter((row) => !row.hidden).length;
-    document.getElementById("found").textContent = `${left} of ${rows.length}`;
+    input.closest(".filter").querySelector("[role=status]").textContent = `${left} of ${rows.length}`;
+  }
+
+  /* The table of all trials, made when it is first looked at. */
+  function listTrials(table) {
+    if (table.tHead) return;
+    const { titles, numeric, rows, curves } = page.trials;
+    const columns = [...titles, "Curve"], head = table.createTHead().insertRow(), body = table.createTBody();
+    for (const title of columns) {
+      const cell = make("th", "", head, { scope: "col", className: numeric.includes(title) ? "n" : "" });
+      if (title === "Curve") cell.textContent = title; else make("button", title, cell, { type: "button" });
+    }
+    for (const trial of unpack(rows)) {
+      const row = body.insertRow();
+      for (const title of titles) {
+        const cell = make("td", trial[title], row, { className: numeric.includes(title) ? "n" : "" });
+        cell.dataset.v = trial[title].replace("\u2212", "-");
+      }
+      sparkline(curves[trial.Trial], row.insertCell());
+    }
+  }
+
+  /* A learning curve in the height of a line, on a logarithmic axis of its own. */
+  function sparkline(curve, cell) {
+    if (!curve || curve[0].length < 2) return;
+    const [epochs, losses] = curve, logs = losses.map((loss) => Math.log(Math.max(loss, 1e-9)));
+    const [low, high] = [Math.min(...logs), Math.max(...logs)], last = epochs.at(-1);
+    const points = logs.map((at, n) => `${(4 + 112 * epochs[n] / last).toFixed(1)},${(21 - 18 * (at - low) / (high - low || 1)).toFixed(1)}`);
+    const text = `Validation NLL ${losses[0]} after ${epochs[0]} epochs, ${losses.at(-1)} after ${last}`;
+    cell.innerHTML = `<svg class="spark" viewBox="0 0 120 24" role="img"><title></title><polyline points="${points.join(" ")}"/></svg>`;
+    cell.querySelector("title").textContent = text;
   }
 
   function toggle(arms) {
@@ -348,11 +379,13 @@
   });
 
   document.addEventListener("input", (event) => {
-    if (event.target.id === "filter") filter(event.target.value);
+    if (event.target.dataset.filter) filter(event.target);
   });
 
   document.addEventListener("toggle", (event) => {
-    if (event.target.open) event.target.querySelectorAll("[data-chart]").forEach(draw);
+    if (!event.target.open) return;
+    event.target.querySelectorAll("[data-chart]").forEach(draw);
+    if (event.target.dataset.list) listTrials(event.target.querySelector("table"));
   }, true);
 
   document.addEventListener("keydown", (event) => {

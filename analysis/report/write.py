@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from analysis.data.files import write
-from analysis.report import arm_details, html, page, paper_figures, side_by_side, tables
+from analysis.report import arm_details, html, page, paper_figures, side_by_side, tables, trial_list
 from analysis.result import JudgedRun, judge_folder
 from analysis.verdict.schema import Verdict
 from study.run_folder.paths import AnyPath, ObjectPath
@@ -74,6 +74,7 @@ def write_report(own: JudgedRun, out: Path, now: datetime) -> None:
     payload = html.payload(own.drawn, methods)
     payload |= {
         "measured": arm_details.names(own.verdict),
+        "trials": None if own.run.given else trial_list.trial_list(context),
         "arms": arm_details.details(context, own.run, own.verdict),
         "protocol": own.verdict.protocol.model_dump(),
         "provenance": dict(tables.provenance(own.run, own.verdict, now)),

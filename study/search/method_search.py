@@ -63,6 +63,10 @@ class MethodSearch:
             directions=list(self.objectives.values()),
             load_if_exists=True,
         )
+        if self.optuna.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.optuna.set_metric_names(list(self.objectives))
         self.asked = len(self.optuna.get_trials(deepcopy=False))
         self.numbers: dict[str, int | None] = {}
         self.seen: set[str] = set()

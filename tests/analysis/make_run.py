@@ -311,7 +311,20 @@ def write_search(folder: Path, trials: int) -> None:
         row = trial_row(arm, number, "search", status, **values)
         here = folder / "trials" / row["trial"][0].as_py()
         here.mkdir(parents=True)
+        if status == "complete":
+            pq.write_table(curve(values["val_nll"], values["val_gain"]), here / "curve.parquet")
         pq.write_table(row, here / "trial.parquet")
+
+
+def curve(end: float, gain: float, epochs: int = 8) -> pa.Table:
+    """Return a learning curve whose validation NLL, looked at every other epoch, ends at ``end``."""
+    rows = []
+    for epoch in range(1, epochs + 1):
+        left = (epochs - epoch) / epochs
+        nll = end + left if epoch % 2 == 0 else None
+        members = None if nll is None else nll + gain
+        rows.append(schema.CurveRow(epoch, None, 0.1 * left + 1e-3, 0.5 * end + left, nll, members))
+    return pa.Table.from_pylist([row._asdict() for row in rows], schema=schema.CURVE)
 
 
 def plan(arms: Iterable[Arm], seeds: int, **protocol: Any) -> dict[str, Any]:

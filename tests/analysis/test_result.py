@@ -187,7 +187,7 @@ def test_a_search_that_is_under_way_can_be_looked_at(tmp_path: Path) -> None:
     opened = analysis.open(tmp_path / "run")
     assert opened.verdict.sentence == NOTHING_YET
     assert opened.recoveries().is_empty()
-    assert opened.figures[0] == "history"
+    assert opened.figures == ["curves", "history", "pareto"]
     assert NOTHING_YET in opened._repr_html_()
     with pytest.raises(StudyError, match="none yet"):
         opened.members("single")

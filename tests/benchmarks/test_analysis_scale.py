@@ -16,7 +16,10 @@ def test_same_numbers_as_libraries_at_half_their_time(tmp_path: Path) -> None:
         assert all(most < 1e-6 for most in apart.values()), apart
         assert side.cpu <= theirs.cpu / 2
         assert side.peak_mib <= 1024
-    assert alone.work <= 0.7 * theirs.work  # about half; a busy machine is not fair to both
+    again = [(cost_of("primary", tmp_path), cost_of("theirs", tmp_path)) for _ in range(2)]
+    works = [(alone.work, theirs.work), *((ours.work, other.work) for ours, other in again)]
+    quickest, their_quickest = map(min, zip(*works, strict=True))  # What disturbs only adds.
+    assert quickest <= 0.7 * their_quickest  # About half, of some tenths of a second.
 
 
 @pytest.mark.slow

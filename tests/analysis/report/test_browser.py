@@ -13,6 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from analysis.report.__main__ import main
+from study.run_folder.store import RunFolder
 from tests.analysis.browser import Opened, opened, unpacked
 from tests.analysis.make_predictions import ARMS, make_predictions
 from tests.analysis.make_run import DEEP_ENSEMBLE, SINGLE, Arm, Data, default_arms, make_run
@@ -253,9 +254,34 @@ def test_the_table_sorts_and_filters(chromium: Browser, real: Path) -> None:
         ]
         assert values == sorted(values, reverse=True)
         every = rows.count()
-        found.page.locator("#filter").fill("positive")
+        found.page.locator("[data-filter=configurations]").fill("positive")
         assert rows.locator("visible=true").count() == 1
-        assert found.page.locator("#found").inner_text() == f"1 of {every}"
+        assert (
+            found.page.locator("#configurations ~ * [role=status]").inner_text() == f"1 of {every}"
+        )
+
+
+def test_every_trial_is_listed_with_its_curve(
+    chromium: Browser, real: Path, finished_study: Finished
+) -> None:
+    trials = RunFolder(finished_study.out).rows()
+    with opened(chromium, real, viewport=WIDE) as found:
+        assert found.page.locator("#trials tbody").count() == 0
+        found.page.locator("#trials summary").click()
+        rows = found.page.locator("#trials tbody tr")
+        rows.first.wait_for()
+        assert rows.count() == len(trials)
+        shown = found.look(
+            "[...document.querySelectorAll('#trials tbody tr')].filter((row) => row.querySelector('svg'))"
+            ".map((row) => row.cells[0].textContent)"
+        )
+        assert set(shown) == {name for name, row in trials.items() if row.status == "complete"}
+        found.page.locator("#trials th button", has_text="Validation NLL").click()
+        losses = [v for v in rows.locator("td:nth-child(7)").all_inner_texts() if v]
+        assert losses == sorted(losses, key=float, reverse=True)
+        found.page.locator("[data-filter=trials]").fill("search single")
+        own = [r for r in trials.values() if (r.stage, r.method) == ("search", "single")]
+        assert rows.locator("visible=true").count() == len(own)
 
 
 def test_a_choice_redraws(chromium: Browser, real: Path) -> None:
@@ -402,7 +428,7 @@ def test_print_has_the_whole_table_and_ink_on_white(chromium: Browser, real: Pat
     for scheme in ("light", "dark"):
         with opened(chromium, real, viewport=WIDE, color_scheme=scheme) as found:
             assert len(found.page.pdf(format="A4", print_background=True)) > 50_000
-            found.page.locator("#filter").fill("positive")
+            found.page.locator("[data-filter=configurations]").fill("positive")
             found.page.emulate_media(media="print")
             rows = found.page.locator("#configurations ~ .table tbody tr")
             assert rows.locator("visible=true").count() == rows.count() > 1

@@ -103,7 +103,8 @@ def test_before_anything_is_confirmed_there_is_the_search_alone(
     place = tmp_path / "out"
     status = main(["--runs", str(run), "--out", str(tmp_path / "r.html"), "--export", str(place)])
     assert status == 0
-    assert {path.name.partition("_")[0] for path in place.iterdir()} == {"history", "captions.md"}
+    found = {path.name.partition("_")[0] for path in place.iterdir()}
+    assert found == {"curves", "history", "pareto", "captions.md"}
 
 
 def test_an_export_that_cannot_be_written_is_one_line(

@@ -98,6 +98,7 @@ def test_every_figure_is_there_and_reads_fields_that_exist(html: str) -> None:
         *("recovery", "diversity", "collapsed", "severity", "reliability", "members"),
         *("ruler", "growth", "scores", "roc", "auroc"),
         *("trajectory", "landscape", "evidence", "cost", "history"),
+        *("curves", "pareto"),
     }
     for key, figure in page["figures"].items():
         known = {name for use in figure["uses"] for row in page["datasets"][use] for name in row}
@@ -183,7 +184,7 @@ def test_before_anything_is_confirmed_there_is_a_page_and_no_verdict(
     assert verdict.verdict == "inconclusive"
     assert verdict.sentence == "No verdict yet: nothing has been confirmed."
     assert "PARTIAL" in Page(html).text
-    assert set(payload(html)["figures"]) == {"history"}
+    assert set(payload(html)["figures"]) == {"curves", "history", "pareto"}
 
 
 def test_without_a_plan_the_page_is_marked_as_exploratory(tmp_path: Path) -> None:

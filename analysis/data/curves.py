@@ -1,0 +1,59 @@
+"""The learning curves of trials, as one frame."""
+
+from functools import partial
+from typing import Any, Final
+
+import polars as pl
+import pyarrow as pa
+
+from analysis.data.files import open_parquet, read_parquet
+from analysis.data.predictions import predictions_file
+from analysis.data.run import Run
+from study import schema
+from study.errors import StudyError
+from study.run_folder.paths import AnyPath, map_paths
+
+COLUMNS: Final[dict[str, Any]] = {
+    **{"trial": pl.String, "epoch": pl.Int32},
+    **dict.fromkeys(("lr", "loss", "val_nll", "val_members_nll"), pl.Float64),
+}
+
+
+def curves(run: Run) -> pl.DataFrame:
+    """Return the curves of all complete trials; empty where none was stored.
+
+    Returns:
+        trial, and epoch, lr, loss, val_nll, val_members_nll as in ``study.schema.CURVE``, of
+        members that were trained one after another the means.
+
+    Raises:
+        StudyError: When a file is damaged or breaks the format.
+    """
+    trials = run.trials.filter(pl.col("status") == "complete")["trial"].sort().to_list()
+    files = [predictions_file(run, trial, "curve") for trial in trials]
+    there = [(trial, file) for trial, file in zip(trials, files, strict=True) if file.exists()]
+    if not there:
+        return pl.DataFrame(schema=COLUMNS)
+    tables = map_paths(partial(_read, remedy=run.remedy), [file for _, file in there])
+    found = [
+        table.append_column("trial", pa.repeat(trial, len(table)).cast(pa.large_string()))
+        for (trial, _), table in zip(there, tables, strict=True)
+    ]
+    frame = pl.from_arrow(pa.concat_tables(found))
+    assert isinstance(frame, pl.DataFrame)
+    values = [name for name in COLUMNS if name not in ("trial", "epoch")]
+    means = frame.group_by("trial", "epoch").agg(pl.col(values).mean())
+    return means.sort("trial", "epoch").select([*COLUMNS])
+
+
+def _read(file: AnyPath, remedy: str) -> pa.Table:
+    """Return a checked curve file."""
+    table = read_parquet(file, open_parquet(file, remedy), remedy)
+    schema.check_version(table.schema, str(file))
+    if not table.schema.equals(schema.CURVE):
+        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        raise StudyError(
+            f"{file}: columns must be those of CURVE in study/schema.py, but are {found}; "
+            "write it with that schema"
+        )
+    return table

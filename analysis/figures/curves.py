@@ -1,0 +1,147 @@
+"""The training itself: learning curves of each method's best, median and worst trial."""
+
+from typing import Final
+
+import altair as alt
+import polars as pl
+
+from analysis.figures import encodings
+from analysis.figures.context import Figure, FigureContext
+from analysis.figures.encodings import Facets, Frame
+
+METRICS: Final = {
+    "val_nll": "Validation NLL (nats)",
+    "loss": "Training loss (nats)",
+    "lr": "Learning rate",
+}
+RANKS: Final = ("best", "median", "worst")
+LAST: Final = 0.75
+"""Share of the epochs after which a training is looked at for whether it still improves."""
+CHANGE: Final = 0.02
+"""Change of the validation NLL, relative, that counts as one."""
+STATES: Final = {
+    "improving": "still improving",
+    "past": "past its best",
+    "level": "level",
+}
+
+
+def curves_figure(context: FigureContext) -> Figure | None:
+    """Return the learning curves of three trials of each method, None without any curve."""
+    states = convergence(context.curves)
+    ended = context.trials.join(states, on="trial").filter(pl.col("val_nll").is_finite())
+    searched = pl.col("stage") == "search"
+    has_search = searched.any().over("method")
+    # The Deep Ensemble is not searched: it has the single network's values.
+    ended = ended.filter(pl.when(has_search).then(searched).otherwise(pl.lit(value=True)))
+    if ended.is_empty():
+        return None
+    own = [m for m in context.methods if m in ended["method"].to_list()]
+    first = next((a["method"] for a in context.arms.to_dicts() if a["role"] == "candidate"), own[0])
+    own = [first, *(m for m in own if m != first)] if first in own else own
+    frames = [_three(ended.filter(pl.col("method") == m)) for m in own]
+    panels = {m: f"{context.titles[m]}\n{_said(_counts(ended, m))}" for m in own}
+    index = ["trial", "method", "rank", "end", "epoch"]
+    rows = (
+        pl.concat(frames)
+        .join(context.curves, on="trial", maintain_order="left")
+        .unpivot([*METRICS], index=index, variable_name="metric")
+        .filter(pl.col("value") > 0)  # The axis is logarithmic.
+        .with_columns(panel=pl.col("method").replace_strict(panels))
+    )
+    return Figure(
+        "curves",
+        "Training",
+        _claim(context.titles[own[0]], _counts(ended, own[0])),
+        f"{len(ended)} complete trials, of the search where the method has one; validation NLL at "
+        "up to 16 epochs on up to 1,000 images; of members that are trained one after another the "
+        "mean.",
+        curves_chart(rows, context.methods),
+        choices=tuple(METRICS.items()),
+        legend=("solid: best", "dashed: median", "dotted: worst"),
+    )
+
+
+def convergence(curves: pl.DataFrame) -> pl.DataFrame:
+    """Return trial and state: whether its validation NLL fell until the end, or rose before.
+
+    ``improving``: over the last quarter of the epochs it fell by more than 2 %; ``past``: its least
+    value lies more than 2 % below its last; else ``level``.
+    """
+    looks = curves.drop_nulls("val_nll").sort("trial", "epoch")
+    late = pl.col("epoch") > LAST * pl.col("epoch").max()
+    found = looks.group_by("trial", maintain_order=True).agg(
+        last=pl.col("val_nll").last(),
+        least=pl.col("val_nll").min(),
+        before=pl.coalesce(
+            pl.col("val_nll").filter(~late).last(), pl.col("val_nll").filter(late).first()
+        ),
+    )
+    state = (
+        pl.when(pl.col("least") < (1 - CHANGE) * pl.col("last"))
+        .then(pl.lit("past"))
+        .when(pl.col("last") < (1 - CHANGE) * pl.col("before"))
+        .then(pl.lit("improving"))
+        .otherwise(pl.lit("level"))
+    )
+    return found.select("trial", state=state)
+
+
+def _three(trials: pl.DataFrame) -> pl.DataFrame:
+    """Return trial, method, end (final validation NLL) and rank of the best, median and worst."""
+    ordered = trials.sort("val_nll", "trial")
+    places = dict.fromkeys((0, len(ordered) // 2, len(ordered) - 1))
+    own = ordered.select("trial", "method", end="val_nll")[list(places)]
+    ranks = RANKS if len(places) == len(RANKS) else (RANKS[0], RANKS[-1])[: len(places)]
+    return own.with_columns(rank=pl.Series(ranks))
+
+
+def _counts(ended: pl.DataFrame, method: str) -> dict[str, int]:
+    """Return how many of a method's trials are in which state."""
+    states = ended.filter(pl.col("method") == method)["state"].to_list()
+    return {state: states.count(state) for state in STATES}
+
+
+def _said(counts: dict[str, int]) -> str:
+    total = sum(counts.values())
+    return f"{counts['improving']} of {total} still improving, {counts['past']} past their best"
+
+
+def _claim(name: str, counts: dict[str, int]) -> str:
+    total = sum(counts.values())
+    if counts["improving"] > total / 2:
+        return f"Most trials of {name} were still improving when training ended: {_said(counts)}"
+    if counts["past"] > total / 2:
+        return f"Most trials of {name} were trained past their best: {_said(counts)}"
+    return f"Of {total} trials of {name} {counts['level']} had converged: {_said(counts)}"
+
+
+def curves_chart(rows: Frame, methods: list[str]) -> Facets:
+    """Draw learning curves, a panel for each method.
+
+    Args:
+        rows: trial, method, panel, rank, end (final validation NLL, nats), epoch, metric, value.
+        methods: Domain of colour.
+    """
+    dash = alt.Scale(domain=list(RANKS), range=[[1, 0], [5, 3], [1, 3]])
+    tips = [("rank", "Trial", ""), ("trial", "Id", ""), ("epoch", "Epoch", "d")]
+    tips += [("value", "Value", ".4~g"), ("end", "Final NLL", ".4f")]
+    base = (
+        alt.Chart()
+        .transform_filter("datum.metric==metric")
+        .encode(
+            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(grid=False, tickCount=5, format="d")),
+            color=encodings.colour(methods),
+            detail="trial:N",
+        )
+    )
+    y = encodings.y(
+        "value", "", alt.Scale(type="log", nice=False, padding=6), alt.Axis(tickCount=5)
+    )
+    chart = alt.layer(
+        base.mark_line(size=1.8).encode(
+            y=y, strokeDash=alt.StrokeDash("rank:N", scale=dash, legend=None)
+        ),
+        base.mark_point(filled=True, size=40, opacity=0).encode(y=y, tooltip=encodings.tips(tips)),
+    ).add_params(alt.param(name="metric", value=next(iter(METRICS))))
+    return encodings.panels(chart, rows, columns=3, least=250, height=230, free=("y",))
