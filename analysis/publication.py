@@ -23,9 +23,10 @@ from analysis.data.files import write
 from analysis.data.protocol import Endpoint, read_plan
 from analysis.data.roles import arm_key
 from analysis.data.run import load
+from analysis.figures.studies import studies_figure
 from analysis.measures.costs import costs
 from analysis.measures.measure import Measures
-from analysis.result import Result
+from analysis.result import Result, themed
 from analysis.stats.contrasts import Interval
 from analysis.verdict.arms import Anchors, runs_there, study_of
 from analysis.verdict.crossed_bootstrap import Crossed
@@ -36,7 +37,7 @@ from study.errors import StudyError
 RESULTS: Final = Path(__file__).parent / "results"
 FRAMES: Final = ("replicates", "curve", "excluded")
 """What of the measures a verdict rests on."""
-FIGURES: Final = ("ruler", "members", "cost")
+FIGURES: Final = ("ruler", "members", "trajectory", "landscape", "cost")
 BESIDE: Final = {"fairness", "measures"}
 """What the report adds to a verdict; it needs the trials."""
 
@@ -118,14 +119,13 @@ def judge_again(folder: Path) -> Verdict:
     Raises:
         StudyError: When a file is missing or not as :func:`publish` writes it.
     """
+    frames: dict[str, Any] = {name: read_frame(folder, name) for name in FRAMES}
+    spent = read_frame(folder, "costs")
     try:
-        frames: dict[str, Any] = {n: pl.read_parquet(folder / f"{n}.parquet") for n in FRAMES}
-        spent = pl.read_parquet(folder / "costs.parquet")
         answers = json.loads((folder / "intervals.json").read_text())
         published = json.loads((folder / "verdict.json").read_text())
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        said = " ".join(str(error).split())
-        raise StudyError(f"{folder}: must be as it was published, but {said:.200}") from None
+    except (OSError, ValueError) as error:
+        raise _not_as_published(folder, error) from None
     frames |= {name: pl.DataFrame() for name in ("severities", "reliability", "pairs")}
     # What sets a configuration apart is said of all together; here the names are as published.
     called = {arm["arm"]: arm["name"] for arm in published["arms"]}
@@ -137,6 +137,23 @@ def judge_again(folder: Path) -> Verdict:
         )
         plan = replace(plan, arms=tuple(named))
     return judge(Measures(**frames), plan, spent, KeptIntervals(answers))
+
+
+def read_frame(folder: Path, name: str) -> pl.DataFrame:
+    """Return a frame of a published result.
+
+    Raises:
+        StudyError: When it is not as :func:`publish` writes it.
+    """
+    try:
+        return pl.read_parquet(folder / f"{name}.parquet")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _not_as_published(folder, error) from None
+
+
+def _not_as_published(folder: Path, error: Exception) -> StudyError:
+    said = " ".join(str(error).split())
+    return StudyError(f"{folder}: must be as it was published, but {said:.200}")
 
 
 def changed(folder: Path) -> list[str]:
@@ -162,6 +179,14 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
     )
 
 
+def picture(results: Path) -> None:
+    """Draw the best configuration of every published study in one picture."""
+    files = sorted(results.glob("*/verdict.json"))
+    verdicts = {file.parent.name: Verdict.model_validate_json(file.read_text()) for file in files}
+    if (figure := studies_figure(verdicts)) is not None:
+        themed(figure, None, {}).save(results / "studies.svg")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Publish a run, or judge what is published again; return the exit status."""
     given = parser().parse_args(arguments)
@@ -170,13 +195,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not (given.runs and given.name):
                 raise StudyError("--runs and --name go together; give both, or neither")
             print(publish(given.runs, RESULTS / given.name).sentence)
+            picture(RESULTS)
             return 0
+        folders = sorted(file.parent for file in RESULTS.glob("*/verdict.json"))
         wrong = 0
-        for file in sorted(RESULTS.glob("*/verdict.json")):
-            found = changed(file.parent)
+        for folder in folders:
+            found = changed(folder)
             wrong += bool(found)
             state = f"{len(found)} numbers differ, first {found[0]}" if found else "as published"
-            print(f"{file.parent.name}: {state}")
+            print(f"{folder.name}: {state}")
     except (StudyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -21,7 +21,7 @@ from analysis.figures.context import OTHERS, Figure, FigureContext, figure_conte
 from analysis.measures.costs import costs
 from analysis.measures.fairness import fairness
 from analysis.measures.measure import Measures, measure
-from analysis.measures.selection import confirmed
+from analysis.measures.selection import confirmed, replicates_by_arm
 from analysis.measures.summary import summarise_measures
 from analysis.text.names import apart
 from analysis.text.numbers import interval, number
@@ -150,7 +150,7 @@ class Result:
             StudyError: For an unknown figure or metric, with those that there are.
         """
         _check_known("figure", key, self._figures)
-        return _themed(self._figures[key], metric, self._scene.titles)
+        return themed(self._figures[key], metric, self._scene.titles)
 
     def _repr_html_(self) -> str:
         """Return the verdict, and a table of recoveries with a row per arm."""
@@ -179,14 +179,7 @@ class Result:
 
     @cached_property
     def _confirmed(self) -> dict[str, list[tuple[int, str, int]]]:
-        """Replicate, trial and size of each ensemble, by arm."""
-        arms: dict[str, list[tuple[int, str, int]]] = {}
-        for row, task in zip(*confirmed(self.run), strict=True):
-            for size in task.sizes:
-                key = arm_key(row["role"], row["configuration"])
-                key = f"{key}-{size}" if key == "deep_ensemble" else key
-                arms.setdefault(key, []).append((row["replicate"], task.trial, size))
-        return arms
+        return replicates_by_arm(self.run)
 
     @cached_property
     def _splits(self) -> list[str]:
@@ -250,7 +243,7 @@ def _members_of(run: Run, trial: str, split: str, size: int) -> pl.DataFrame:
     return pl.DataFrame(columns).drop(absent)
 
 
-def _themed(figure: Figure, metric: str | None, titles: Mapping[str, str]) -> alt.TopLevelMixin:
+def themed(figure: Figure, metric: str | None, titles: Mapping[str, str]) -> alt.TopLevelMixin:
     """Return a chart with the report's look and, in place of the page's controls, its own."""
     spec = figure.chart.to_dict()
     choices = dict(figure.choices)

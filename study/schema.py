@@ -1,11 +1,12 @@
 """The Parquet format between whoever trains and whoever judges.
 
-Four kinds of file, all with the schema version in their key-value metadata:
+Five kinds of file, all with the schema version in their key-value metadata:
 
 * *predictions*, one file per trial and split: one row per (member, example), member by member, each
   member's rows in the same order. So ``logits.reshape(M, rows, C)`` is a view, not a copy.
 * *geometry*, one file per confirmed ensemble: where its members lie in parameter and feature space.
 * *curve*, one file per complete trial: its training, epoch by epoch.
+* *images*, one file per run: some of the images, for its report.
 * *trial*, one row per trial, written after all else: its presence is the commit mark.
 
 Any program may write this format; nothing in it needs torch or this project.
@@ -241,6 +242,23 @@ CURVE: Final = pa.schema(
     ],
     metadata={VERSION_KEY: str(VERSION).encode()},
 )
+
+
+IMAGES: Final = pa.schema(
+    [
+        _field("split", pa.string(), "test, shift or ood"),
+        _field("example", pa.int32(), "as in the predictions; of ood, in its set"),
+        _field("label", pa.int16(), "class; null for out-of-distribution", True),
+        _field("condition", pa.string(), "corruption or out-of-distribution set", True),
+        _field("severity", pa.int8(), "severity of the corruption, 1 to 5", True),
+        _field("channels", pa.int16(), "of the image; a series has a height of 1"),
+        _field("height", pa.int32(), "pixels"),
+        _field("width", pa.int32(), "pixels"),
+        _field("pixels", pa.binary(), "uint8, channel by channel, row by row"),
+    ],
+    metadata={VERSION_KEY: str(VERSION).encode()},
+)
+"""What a run's ``images.parquet`` holds: some of the images, as the networks see them."""
 
 
 def check_version(schema: pa.Schema, file: str) -> None:

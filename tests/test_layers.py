@@ -34,6 +34,7 @@ LAYERS = {
         ["figures"],
         ["result", "plan", "validation"],
         ["report", "publication"],
+        ["factorial"],
     ],
 }
 """Folders, and files, from below to above; those in one row do not know each other."""

@@ -59,9 +59,14 @@ def _weakest(context: FigureContext) -> Frame:
             | {"name": about["label"] if named else None}
             | {"_row": top + height * (0.66 if named else 0.5)}
             | {"verdict": "inconclusive" if context.verdict.withheld else arm.verdict}
-            | _least(arm, context.verdict.protocol.labels)
+            | least_of(arm, context.verdict.protocol.labels)
         )
         top += height
+    return ruler_frame(rows)
+
+
+def ruler_frame(rows: Sequence[dict[str, Any]]) -> Frame:
+    """Return rows of the ruler as a frame, null in what they do not say."""
     schema: dict[str, Any] = dict.fromkeys(
         ("arm", "label", "tag", "name", "verdict", "measure", "said"), pl.String
     )
@@ -69,7 +74,8 @@ def _weakest(context: FigureContext) -> Frame:
     return pl.DataFrame(rows, schema=schema)
 
 
-def _least(arm: Arm, labels: dict[str, str]) -> dict[str, Any]:
+def least_of(arm: Arm, labels: dict[str, str]) -> dict[str, Any]:
+    """Return the least recovery of an arm: measure, said, estimate, low, high."""
     if arm.least is None:
         return {"said": "not measurable"}
     against, key, effect = arm.least

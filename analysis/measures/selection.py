@@ -5,7 +5,7 @@ from typing import Any, Final
 import polars as pl
 
 from analysis.data.predictions import predictions_file
-from analysis.data.roles import ANCHORS, CONTROLS, POOLS, SPLITS, arm_key
+from analysis.data.roles import ANCHORS, CONTROLS, POOLS, SPLITS, arm_key, ensemble_key
 from analysis.data.run import Run
 from analysis.measures.trial import Task
 from study.errors import StudyError
@@ -26,6 +26,17 @@ def confirmed(run: Run) -> tuple[list[dict[str, Any]], list[Task]]:
     rows = trials.filter(*complete).sort("role", "configuration", "replicate", "trial").to_dicts()
     _refuse_twins(run, rows)
     return rows, _tasks(rows, _splits(run, rows))
+
+
+def replicates_by_arm(run: Run) -> dict[str, list[tuple[int, str, int]]]:
+    """Return replicate, trial and number of members of each ensemble, by arm."""
+    arms: dict[str, list[tuple[int, str, int]]] = {}
+    for row, task in zip(*confirmed(run), strict=True):
+        for size in task.sizes:
+            key = arm_key(row["role"], row["configuration"])
+            key = ensemble_key(key, size) if key == "deep_ensemble" else key
+            arms.setdefault(key, []).append((row["replicate"], task.trial, size))
+    return arms
 
 
 def _declared(run: Run) -> pl.Series:

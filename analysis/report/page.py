@@ -13,6 +13,7 @@ from analysis.data.run import Run
 from analysis.figures.context import Figure, FigureContext
 from analysis.report import fairness_tables, measures_table, missing_trials, tables
 from analysis.report.fairness_tables import Context
+from analysis.report.gallery import gallery
 from analysis.text.names import title
 from analysis.verdict import wording
 from analysis.verdict.doubts import doubts
@@ -48,6 +49,7 @@ def content(
         "validated": json.loads(VALIDATED.read_text()),
         "given": run.given,
         "trials": len(run.trials),
+        "gallery": gallery(context, run),
         "measures": measures_table.table(context, verdict.measures),
         "fairness": None if run.given else fairness_tables.tables(context, verdict),
         "excluded": tables.excluded(context)[: tables.MOST_ROWS],

@@ -12,6 +12,7 @@ import polars as pl
 
 from analysis.figures import forest
 from analysis.figures.context import Figure
+from analysis.figures.studies import studies_figure
 from analysis.report import html, page, tables
 from analysis.report.missing_trials import lacking
 from analysis.result import JudgedRun
@@ -64,6 +65,7 @@ def comparison_page(found: Mapping[str, JudgedRun], files: Mapping[str, str], no
         now: Time to print on it.
     """
     figures = drawn(found)
+    first = studies_figure({name: own.verdict for name, own in found.items()})
     arms = {method: _of_method(found, method) for method in _methods(found)}
     labels = _labels(found)
     content = {
@@ -78,6 +80,7 @@ def comparison_page(found: Mapping[str, JudgedRun], files: Mapping[str, str], no
         "names": list(found),
         "facts": _facts(found),
         "figures": figures,
+        "ruler": first,
         "key": [
             {"method": method, "title": title(method), "order": order}
             for order, (method, own) in enumerate(arms.items())
@@ -85,7 +88,9 @@ def comparison_page(found: Mapping[str, JudgedRun], files: Mapping[str, str], no
         ],
         "made": now.isoformat(timespec="seconds"),
     }
-    return html.render("comparison.html.j2", content, html.payload(figures, arms))
+    return html.render(
+        "comparison.html.j2", content, html.payload(([first] if first else []) + figures, arms)
+    )
 
 
 # --- the best configuration of each run
@@ -162,7 +167,7 @@ def _recoveries(name: str, own: JudgedRun) -> pl.DataFrame:
     rows = own.context.recovery.filter(pl.col("arm") == best.arm.arm)
     return rows.with_columns(
         arm=pl.lit(name),
-        label=pl.lit(f"{name} · {best.label.removeprefix(f'{best.tag} · ')}"),
+        label=pl.lit(name),
         method=pl.lit(best.arm.method),
         kind=pl.lit("tuned"),
     )

@@ -51,7 +51,7 @@ def doubts(verdict: Verdict) -> list[tuple[State, str]]:
         power = f"a recovery of {least.worst:.2f} or more in every measure is found with power"
         lines.append(("na", f"{power} {least.power:g}; a smaller one may be missed"))
     if plan and plan.note:
-        lines.append(("na", f"the study's file says: {plan.note.strip()}"))
+        lines.append(("na", f"the study's file says: {plan.note.strip().rstrip('.')}"))
     lines += [("no", why) for why in verdict.exploratory_reasons]
     told = " ".join([verdict.sentence, *(text for _, text in lines)])
     return lines + [("na", why) for why in verdict.reasons if not _told(why, told)]

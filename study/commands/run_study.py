@@ -60,6 +60,8 @@ def run(
         store.write_json(store.study, asked | {"command": command, "id": run_id})
         if not schedule(study, store, rows, data, fingerprint, runtime, power):
             raise KeyboardInterrupt
+        if not store.images.exists():
+            store.write_images(datasets.sample(data))
         return judge(store)
 
 

@@ -7,11 +7,10 @@ val and test by :func:`shifted`, unless the set brings its own.
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from study.datasets._corruptions import VALIDATION, shifted
 from study.datasets._inspection import inspect
-from study.datasets._types import CommonOptions, Dataset, Images, Labels, Shifted
+from study.datasets._sample import sample
+from study.datasets._types import CommonOptions, Dataset, Images, Labels, Shifted, evenly
 from study.errors import StudyError
 from study.plugins import load_plugin
 
@@ -25,6 +24,7 @@ __all__ = [
     "evenly",
     "inspect",
     "load",
+    "sample",
     "shifted",
 ]
 
@@ -53,8 +53,3 @@ def load(options: dict[str, Any], root: Path | None = None) -> Dataset:
             f"{type(dataset).__name__}; mend it"
         )
     return dataset
-
-
-def evenly(total: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return at most ``most`` indices, evenly spread over ``total``."""
-    return np.linspace(0, total - 1, min(total, most)).round().astype(np.int64)

@@ -14,6 +14,11 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 
+def evenly(total: int, most: int) -> NDArray[np.int64]:
+    """Return at most ``most`` indices, evenly spread over ``total``."""
+    return np.linspace(0, total - 1, min(total, most)).round().astype(np.int64)
+
+
 class CommonOptions(Strict):
     """Options that every image set has."""
 

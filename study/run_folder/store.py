@@ -7,6 +7,7 @@
     <run>/trials/<trial>/      val, test, shift, ood: predictions, of controls behind a prefix;
                                geometry: the members' weights; curve: the training by epoch;
                                trial.parquet: the commit mark
+    <run>/images.parquet       some of the test images, for the report
     <run>/damaged/             trials whose files were not as committed, set aside
     <run>/ray/                 Ray Tune's own files
     <run>/logs/                what ``--log`` asked for
@@ -63,12 +64,14 @@ class RunFolder:
         plan: The declaration that precedes the opening of the test set.
         study: The study as it was asked for.
         report: The report of the run.
+        images: Some of the images that the networks were tested on.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root: AnyPath = any_path(root).resolve()
         self.journal = self.root / ("optuna" if self.remote else "optuna.journal")
         self.ray, self.plan = self.root / "ray", self.root / "plan.json"
+        self.images = self.root / "images.parquet"
         self.study, self.report = self.root / "study.json", self.root / "report.html"
         self.written: dict[str, dict[str, str]] = {}
 
@@ -249,6 +252,10 @@ class RunFolder:
             folder.rmtree()
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def write_images(self, table: pa.Table) -> None:
+        """Keep some of the images, for the report."""
+        write_atomically(self.images, _parquet(table, compression="zstd"))
 
     def write_json(self, path: AnyPath, value: object) -> None:
         """Replace the JSON file at ``path`` in one step."""

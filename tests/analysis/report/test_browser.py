@@ -284,6 +284,21 @@ def test_every_trial_is_listed_with_its_curve(
         assert rows.locator("visible=true").count() == len(own)
 
 
+def test_every_picture_can_be_seen(chromium: Browser, real: Path) -> None:
+    with opened(chromium, real, viewport=WIDE) as found:
+        unfold(found)
+        found.page.locator("#examples").scroll_into_view_if_needed()
+        found.look(
+            "Promise.all([...document.images].map((one) => { one.loading = 'eager'; return one.decode(); }))"
+        )
+        widths = found.look("[...document.images].map((one) => one.naturalWidth)")
+        assert len(widths) > 50
+        assert min(widths) > 0
+        votes = found.page.locator(".votes svg")
+        assert votes.count() == 24
+        assert "the members predict" in (votes.first.get_attribute("aria-label") or "")
+
+
 def test_a_choice_redraws(chromium: Browser, real: Path) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
         figure = found.page.locator("[data-figure=severity]")

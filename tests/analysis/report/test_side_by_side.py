@@ -73,7 +73,7 @@ def test_the_page_loads_nothing_and_names_are_text(out: Path) -> None:
 
 def test_runs_of_other_margins_have_figures_of_their_own(out: Path) -> None:
     drawn = payload(out.read_text())
-    assert set(drawn["figures"]) == {"runs", "runs1"}
+    assert set(drawn["figures"]) == {"studies", "runs", "runs1"}
     assert drawn["methods"]["lora_ensemble"] == [EVIL]
     for key, label in {"runs": "first · good", "runs1": f"{EVIL} · lora"}.items():
         rows = [r for use in drawn["figures"][key]["uses"] for r in drawn["datasets"][use]]
@@ -135,5 +135,5 @@ def test_browser_draws_the_comparison(chromium: Browser, out: Path) -> None:
     page = chromium.new_page()
     page.goto(out.as_uri())
     page.locator('[data-charts="drawn"]').wait_for()
-    assert page.locator('[role="img"]').count() == 2
+    assert page.locator('[role="img"]').count() == 3
     page.close()

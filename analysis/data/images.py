@@ -1,0 +1,59 @@
+"""The images that a run kept for its report."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.data.files import open_parquet, read_parquet
+from analysis.data.run import Run
+from study import schema
+from study.errors import StudyError
+
+NAME = "images.parquet"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image as the networks see it, before it is normalised.
+
+    Attributes:
+        split: ``test``, ``shift`` or ``ood``.
+        example: Its number in the split's predictions; of ``ood``, in its set.
+        label: Class, None out of distribution.
+        condition: Corruption or out-of-distribution set, None for a test image.
+        severity: 1 to 5, None where it is no corruption.
+        pixels: (C, H, W) uint8; a series has H = 1.
+    """
+
+    split: str
+    example: int
+    label: int | None
+    condition: str | None
+    severity: int | None
+    pixels: npt.NDArray[np.uint8]
+
+
+def images(run: Run) -> list[Image]:
+    """Return the images; none where none were kept.
+
+    Raises:
+        StudyError: When the file is damaged or breaks the format.
+    """
+    file = run.folder / NAME
+    if run.given or not file.exists():
+        return []
+    table = read_parquet(file, open_parquet(file, run.remedy), run.remedy)
+    schema.check_version(table.schema, str(file))
+    if not table.schema.equals(schema.IMAGES):
+        raise StudyError(
+            f"{file}: columns must be those of IMAGES in study/schema.py, but are "
+            f"{', '.join(table.schema.names)}; remove it and give the command of the study again"
+        )
+    return [_image(**row) for row in table.to_pylist()]
+
+
+def _image(channels: int, height: int, width: int, pixels: bytes, **about: Any) -> Image:
+    shape = (channels, height, width)
+    return Image(**about, pixels=np.frombuffer(pixels, np.uint8).reshape(shape))

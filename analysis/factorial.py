@@ -1,0 +1,243 @@
+"""Which factors decide recovery, in a published factorial: ``python -m analysis.factorial``.
+
+    python -m analysis.factorial why_mnist1d params.init params.fast_decay backbone.width
+
+A factorial crosses a few settings; every cell is a configuration. Recovery is that against each
+cell's own anchors, which are trained with the same backbone and training values. A main effect is
+the mean recovery over all cells of one level less that over all cells of another; the interaction
+of the first two factors is shown as the mean of each pair of their levels. Intervals are 95 %
+percentiles of a bootstrap over seeds, of n seeds n - 1 at a time (Rao & Wu 1988): cells are drawn
+anew each by itself, anchors once for all cells that share them, and Deep Ensembles of several sizes
+at the seeds of their pool. They hold for training seeds and the data at hand, and are not corrected
+for the number of effects.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import altair as alt
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from analysis.data.files import write
+from analysis.data.protocol import ENDPOINTS
+from analysis.data.roles import arm_key
+from analysis.publication import RESULTS, read_frame
+from analysis.stats.resampling import RESAMPLES, generator
+from study.errors import StudyError
+
+LEVEL: Final = 0.95
+COLUMNS: Final = (
+    "endpoint",
+    "kind",
+    "factor",
+    "level",
+    "against",
+    "cells",
+    "estimate",
+    "low",
+    "high",
+)
+Floats = npt.NDArray[np.float64]
+Levels = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A configuration of the factorial: its arm, its levels, and its own anchors' arms."""
+
+    arm: str
+    levels: Levels
+    single: str
+    deep_ensemble: str
+
+
+def effects(folder: Path, factors: Sequence[str]) -> pl.DataFrame:
+    """Return means, main effects and the first two factors' interaction.
+
+    Args:
+        folder: A published result.
+        factors: Dotted keys of a configuration, as ``params.init``.
+
+    Returns:
+        endpoint, kind (``mean`` of a level, ``effect`` of one level against another, ``pair`` of
+        two factors' levels), factor, level, against, cells (how many), estimate, low, high (in
+        units of recovery).
+
+    Raises:
+        StudyError: When the folder is no published result, or the cells are no factorial.
+    """
+    cells = read_cells(folder, factors)
+    replicates = read_frame(folder, "replicates")
+    endpoints = json.loads((folder / "verdict.json").read_text())["protocol"]["endpoints"]
+    rows: list[tuple[Any, ...]] = []
+    for endpoint in endpoints:
+        means = Means(replicates, endpoint)
+        recovery = {cell.levels: means.recovery(cell) for cell in cells}
+        rows += [(endpoint, *row) for row in _rows(recovery, factors)]
+    return pl.DataFrame(rows, schema=list(COLUMNS), orient="row")
+
+
+def read_cells(folder: Path, factors: Sequence[str]) -> list[Cell]:
+    """Return the candidates of a published plan with their levels.
+
+    Raises:
+        StudyError: Unless every combination of levels is there once.
+    """
+    plan = json.loads((folder / "plan.json").read_text())
+    verdict = json.loads((folder / "verdict.json").read_text())
+    own = {arm["arm"]: arm["own"] for arm in verdict["arms"]}
+    cells = []
+    for arm in plan["arms"]:
+        if arm["role"] != "candidate":
+            continue
+        key = arm_key(arm["role"], arm["configuration"])
+        levels = tuple(_level(arm["spec"], factor) for factor in factors)
+        cells.append(Cell(key, levels, own[key]["single"], own[key]["deep_ensemble"]))
+    every = {
+        *product(*(dict.fromkeys(own) for own in zip(*(c.levels for c in cells), strict=True)))
+    }
+    if len(cells) != len(every) or {cell.levels for cell in cells} != every:
+        raise StudyError(
+            f"{folder}: each of the {len(every)} combinations of {', '.join(factors)} must be one "
+            f"configuration, but there are {len(cells)}; name all factors, and no other"
+        )
+    return cells
+
+
+def _level(spec: Mapping[str, Any], factor: str) -> str:
+    section, _, name = factor.partition(".")
+    try:
+        return str(spec[section][name])
+    except (KeyError, TypeError):
+        raise StudyError(
+            f"{factor}: a factor must be a key of the configurations, as params.init; mend it"
+        ) from None
+
+
+class Means:
+    """Mean losses on one endpoint, as measured (first) and in each resample.
+
+    Args:
+        replicates: The measures of every replicate.
+        endpoint: A column of theirs.
+    """
+
+    def __init__(self, replicates: pl.DataFrame, endpoint: str) -> None:
+        self.endpoint = endpoint
+        known = replicates.sort("replicate").group_by("arm", maintain_order=True)
+        self.values = {str(arm): own[endpoint].to_numpy() for (arm,), own in known}
+        self.sign = ENDPOINTS[endpoint].sign
+
+    def of(self, arm: str) -> Floats:
+        """Return the means of an arm, (1 + RESAMPLES,)."""
+        values = self.values[arm]
+        n = len(values)
+        # Sizes of a Deep Ensemble are made of the same runs.
+        pool, _, size = arm.rpartition("-")
+        runs = pool if "deep_ensemble" in arm and size.isdigit() else arm
+        rng = generator("factorial", runs, self.endpoint)
+        weights = rng.multinomial(n - 1, [1 / n] * n, RESAMPLES) / (n - 1)
+        return self.sign * np.concatenate([[values.mean()], weights @ values])
+
+    def recovery(self, cell: Cell) -> Floats:
+        """Return the recovery of a cell, (1 + RESAMPLES,)."""
+        single, deep = self.of(cell.single), self.of(cell.deep_ensemble)
+        return (single - self.of(cell.arm)) / (single - deep)
+
+
+def _rows(recovery: Mapping[Levels, Floats], factors: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield kind, factor, level, against, cells, estimate, low, high."""
+
+    def over(chosen: Mapping[int, str]) -> tuple[Floats, int]:
+        own = [
+            r for levels, r in recovery.items() if all(levels[n] == v for n, v in chosen.items())
+        ]
+        return np.mean(own, axis=0), len(own)
+
+    for number, factor in enumerate(factors):
+        levels = list(dict.fromkeys(key[number] for key in recovery))
+        for level in levels:
+            found, cells = over({number: level})
+            yield "mean", factor, level, None, cells, *_summary(found)
+        first, cells = over({number: levels[0]})
+        for level in levels[1:]:
+            found, _ = over({number: level})
+            yield "effect", factor, level, levels[0], cells, *_summary(found - first)
+    if len(factors) > 1:
+        pairs = dict.fromkeys(key[:2] for key in recovery)
+        for pair in pairs:
+            found, cells = over(dict(enumerate(pair)))
+            yield "pair", " × ".join(factors[:2]), " × ".join(pair), None, cells, *_summary(found)
+
+
+def _summary(found: Floats) -> tuple[float, float, float]:
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(found[1:], [tail, 1 - tail])
+    return float(found[0]), float(low), float(high)
+
+
+def chart(found: pl.DataFrame, labels: Mapping[str, str]) -> alt.FacetChart:
+    """Return the mean recovery of every level with its interval, a panel for each endpoint."""
+    rows = found.filter(pl.col("kind") != "effect").with_columns(
+        row=pl.format("{}: {}", pl.col("factor").str.replace_all(r"\w+\.", ""), pl.col("level")),
+        panel=pl.col("endpoint").replace_strict(labels),
+    )
+    base = alt.Chart().encode(
+        y=alt.Y("row:N", sort=rows["row"].unique(maintain_order=True).to_list(), title=None)
+    )
+    x = alt.X("estimate:Q", title="recovery against own anchors")
+    chart = alt.layer(
+        alt.Chart().mark_rule(strokeDash=[4, 3], color="#6b7280").encode(x=alt.datum(0)),
+        alt.Chart().mark_rule(strokeDash=[4, 3], color="#6b7280").encode(x=alt.datum(1)),
+        base.mark_rule(size=1.5).encode(x=alt.X("low:Q"), x2="high:Q"),
+        base.mark_point(filled=True, size=60, opacity=1).encode(x=x),
+    ).properties(width=230)
+    facets: alt.FacetChart = chart.facet(
+        alt.Facet("panel:N", title=None, sort=list(labels.values())), data=rows, columns=3
+    ).resolve_scale(x="independent")
+    return facets
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write effects.csv and effects.svg beside a published result; return the exit status."""
+    given = parser().parse_args(arguments)
+    folder = RESULTS / given.name
+    try:
+        found = effects(folder, given.factor)
+        labels = json.loads((folder / "verdict.json").read_text())["protocol"]["labels"]
+        write(folder / "effects.csv", found.write_csv(float_precision=4))
+        chart(found, labels).save(folder / "effects.svg")
+    except (StudyError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    shown = found.filter(pl.col("kind") == "effect")
+    for row in shown.iter_rows(named=True):
+        print(
+            f"{row['endpoint']:>10}  {row['factor']}: {row['level']} against {row['against']}: "
+            f"{row['estimate']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+        )
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m analysis.factorial",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("name", help="folder in analysis/results")
+    found.add_argument("factor", nargs="+", help="dotted key, as params.init")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

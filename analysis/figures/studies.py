@@ -1,0 +1,59 @@
+"""Several studies at a glance: the best configuration of each, and the others behind it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import polars as pl
+
+from analysis.figures.context import Figure, lead_order
+from analysis.figures.forest import ROW, least_of, ruler_chart, ruler_frame
+from analysis.verdict.schema import Verdict
+from analysis.verdict.wording import names, winner
+
+OF_NAMES: Final = 0.66
+"""Share of a row's height at which its marks stand, below its name."""
+
+
+def studies_figure(verdicts: Mapping[str, Verdict]) -> Figure | None:
+    """Return a row for each study with its best configuration, None where nothing was judged.
+
+    Args:
+        verdicts: Name of the study -> verdict.
+    """
+    rows = _rows(verdicts)
+    if rows["estimate"].drop_nulls().is_empty():
+        return None
+    escaped = [name for name, verdict in verdicts.items() if winner(verdict)]
+    margin = max(verdict.protocol.delta for verdict in verdicts.values())
+    levels = {f"{100 * verdict.protocol.level:g} %" for verdict in verdicts.values()}
+    return Figure(
+        "studies",
+        "Verdict",
+        f"In {len(escaped)} of {len(verdicts)} studies a configuration escapes"
+        + (f": {', '.join(escaped)}" if escaped else ""),
+        f"Each study's best configuration in its weakest measure, with its {'/'.join(levels)} "
+        "interval over seeds; small points are its other configurations. The best of several looks "
+        "better than it is; the verdict of its study corrects for that.",
+        ruler_chart(rows, margin, ""),
+    )
+
+
+def _rows(verdicts: Mapping[str, Verdict]) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for place, (study, verdict) in enumerate(verdicts.items()):
+        called = names(verdict.arms)
+        own = [arm for arm in sorted(verdict.arms, key=lead_order) if arm.role == "candidate"]
+        own = [arm for arm in own if arm.least is not None]
+        at = ROW * (place + OF_NAMES)
+        for number, arm in enumerate(own):
+            label = f"{study} · {called[arm.arm]}"
+            row = {"arm": study, "label": label, "tag": study, "_row": at}
+            row |= {"verdict": "inconclusive" if verdict.withheld else arm.verdict}
+            row |= {"name": None if number else label}
+            least = least_of(arm, verdict.protocol.labels)
+            point = dict.fromkeys(("low", "high"), least["estimate"])  # Null would be unbounded.
+            rows.append(row | (least | point if number else least))
+        if not own:
+            label = f"{study} · nothing judged yet"
+            rows.append({"arm": study, "label": label, "tag": study, "_row": at, "name": label})
+    return ruler_frame(rows)

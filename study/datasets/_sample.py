@@ -1,0 +1,54 @@
+"""The images of a data set that its report shows, as a table of the public format."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from study.datasets._types import Dataset, Images, evenly
+from study.schema import IMAGES
+
+SHOWN: Final = 12
+"""Test images whose corrupted copies are kept, and images of each out-of-distribution set."""
+MOST: Final = 2000
+MOST_BYTES: Final = 2**24
+"""Test images kept at most, by number and by size: among them are sought those that members
+disagree on."""
+
+
+def sample(dataset: Dataset) -> pa.Table:
+    """Return test images, corrupted copies of some and out-of-distribution ones."""
+    images, labels = dataset.test
+    shift = dataset.shift
+    with_copies = np.unique(shift.example)
+    copied = with_copies[evenly(len(with_copies), SHOWN)]
+    most = max(SHOWN, min(MOST, MOST_BYTES // images[0].nbytes))
+    kept = np.union1d(evenly(len(images), most), copied)
+    rows = list(_rows("test", images[kept], example=kept, label=labels[kept]))
+    at = np.flatnonzero(np.isin(shift.example, copied))
+    rows += _rows(
+        "shift",
+        shift.images[at],
+        example=shift.example[at],
+        label=shift.labels[at],
+        condition=shift.condition[at],
+        severity=shift.severity[at],
+    )
+    for name, foreign in sorted(dataset.ood.items()):
+        few = evenly(len(foreign), SHOWN)
+        rows += _rows("ood", foreign[few], example=few, condition=np.repeat(name, len(few)))
+    return pa.Table.from_pylist(rows, schema=IMAGES)
+
+
+def _rows(split: str, images: Images, **columns: NDArray[Any]) -> Iterator[dict[str, object]]:
+    _, channels, height, width = images.shape
+    for n, image in enumerate(images):
+        yield {
+            "split": split,
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "pixels": np.ascontiguousarray(image).tobytes(),
+        } | {name: values[n].item() for name, values in columns.items()}
