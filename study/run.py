@@ -39,8 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    command = argparse.ArgumentParser(prog="python -m study.run", description=__doc__)
-    add = command.add_argument
+    command = argparse.ArgumentParser(
+        prog="python -m study.run", description="Run a study, from its YAML file to its verdict."
+    )
+    add = command.add_argument_group("what to study").add_argument
     add(
         "--space",
         type=Path,
@@ -50,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         help="search space: a file, or the name of one that comes with the project; the first of "
         "several gives the study's settings",
     )
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a key of the YAML")
     add(
         "--out",
         metavar="DIR",
@@ -62,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get(DATA_ROOT),
         help=f"folder with the image sets (default: the variable {DATA_ROOT})",
     )
+    add = command.add_argument_group("where and how to run it").add_argument
     add(
         "--address",
         metavar="ADDRESS",
@@ -69,7 +73,6 @@ def parser() -> argparse.ArgumentParser:
         "runtime of its own)",
     )
     add("--unchecked", action="store_true", help="do not look at the cluster's nodes first")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a key of the YAML")
     add("--mixed", action="store_true", help="resume despite changed package versions")
     add(
         "--log",
@@ -79,7 +82,8 @@ def parser() -> argparse.ArgumentParser:
         help="also log every job there; may be repeated",
     )
     add("-v", "--verbose", action="store_true", help="show the logs of Ray and Optuna")
-    mode = command.add_mutually_exclusive_group()
+    instead = command.add_argument_group("instead of running it (one of these)")
+    mode = instead.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     mode.add_argument("--status", action="store_true", help="say what is done and what is missing")
     mode.add_argument("--verify", action="store_true", help="compare every file with its checksum")

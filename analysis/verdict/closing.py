@@ -1,0 +1,82 @@
+"""The last lines of a command: what was found, how sure that is, and what to do next."""
+
+from collections.abc import Iterator
+from textwrap import wrap
+from typing import Final
+
+from analysis.verdict import wording
+from analysis.verdict.doubts import doubts
+from analysis.verdict.schema import INCONCLUSIVE, SOME_ESCAPES, Arm, Verdict
+from analysis.verdict.wording import winner
+
+WIDE: Final = 100
+MOST: Final = 3
+"""Doubts that are told; the page has all."""
+
+
+def closing(verdict: Verdict, confirmed: bool) -> list[str]:
+    """Return lines for a terminal.
+
+    Args:
+        verdict: Of the run.
+        confirmed: Whether anything was confirmed yet.
+    """
+    if not confirmed:
+        return [verdict.sentence]
+    sure = " ".join(wording.details(verdict))
+    least = verdict.detectable_effect
+    if verdict.verdict == INCONCLUSIVE and least.worst is not None:
+        sure += (
+            f" A recovery of {least.worst:.2f} or more in every measure would have been found with "
+            f"power {least.power:g}."
+        )
+    told = {"found": verdict.sentence, "how sure": sure}
+    against = [text for state, text in doubts(verdict) if state == "no"]
+    if verdict.verdict == SOME_ESCAPES or verdict.withheld:
+        told["against it"] = "; ".join(against[:MOST])
+    told["next"] = " ".join(_next(verdict))
+    return [line for name, text in told.items() if text for line in _folded(name, text)]
+
+
+def _folded(name: str, text: str) -> list[str]:
+    """Return a text in lines, none of which breaks a number or a name in two."""
+    width = max(map(len, ("how sure", "against it"))) + 1
+    lines = wrap(
+        text.replace(" %", "\u00a0%"),
+        WIDE - width - 1,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [f"{name if not n else '':<{width}} {line}" for n, line in enumerate(lines)]
+
+
+def _next(verdict: Verdict) -> Iterator[str]:
+    """Yield what would make the answer surer."""
+    unfinished = any(why.startswith(wording.UNFINISHED) for why in verdict.reasons)
+    if unfinished:
+        yield "the same command goes on where it stopped."
+        return
+    best = winner(verdict)
+    if best is not None:
+        yield (
+            "see what could overturn this at the top of the report; then repeat it on data that "
+            "nobody has looked at, such as another dataset.split_seed and --out."
+        )
+        return
+    first = next((arm for arm in verdict.arms if arm.role == "candidate"), None)
+    if verdict.verdict == INCONCLUSIVE and first is not None and (seeds := _seeds(first)):
+        told = wording.names(verdict.arms)[first.arm]
+        yield (
+            f"{seeds} seeds would decide on “{told}” with power 0.8: give the command with "
+            f"--set protocol.seeds={seeds} and another --out (seeds that are added after a look "
+            "make a verdict exploratory)."
+        )
+
+
+def _seeds(arm: Arm) -> int | None:
+    """Return the seeds that would show that an undecided arm escapes or tracks."""
+    if arm.verdict != INCONCLUSIVE or arm.needed is None:
+        return None
+    known = [n for n in (arm.needed.escape, arm.needed.track) if n is not None]
+    more = [n for n in known if n > arm.seeds]
+    return min(more, default=None)
