@@ -330,7 +330,7 @@ def test_a_hang_is_ended_and_the_study_goes_on(tmp_path):
     assert {row.status for row in hung} == {"failed"}
     for row in hung:
         assert "took more than resources.trial_hours=0.004" in row.reason
-        assert "training_forward" in RunFolder(out).hang(row.trial).read_text()
+        assert "training_forward" in RunFolder(out).last_words(row.trial)
     assert {row.status for row in rows if row not in hung} == {"complete"}
 
 

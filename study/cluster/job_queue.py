@@ -13,7 +13,7 @@ from study.errors import StudyError
 from study.jobs import Job, Rows
 from study.progress.table import Progress
 from study.run_folder.free_space import refuse_full
-from study.run_folder.store import HANG, RunFolder
+from study.run_folder.store import LAST_WORDS, RunFolder
 from study.schema import Outcome, TrialRow
 from study.space.study import Study
 from study.spec import TrialSpec
@@ -22,6 +22,8 @@ from study.stages.sequence import stages
 from study.stages.stage import ReplicatesPerJob, Stage, one_replicate
 from study.trials.row import new_row
 
+CRASH: Final = "Fatal Python error: "
+"""What the first of a crash's last words begins with."""
 FEW: Final = 20
 """Trials before which the share of failed ones says nothing."""
 LOSSES: Final = 100
@@ -91,7 +93,9 @@ class JobQueue:
             lost: Whether that was because its node was lost, which is no fault of the job.
         """
         rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
-        hung = died and self.store.hung(job.spec.trial)
+        words = self.store.last_words(job.spec.trial) if died else ""
+        crashed = words.startswith(CRASH)
+        hung = bool(words) and not crashed
         most = LOSSES if lost else self.restarts
         may_restart = not hung and self.deaths[job.spec.trial, lost] < most
         if None in rows.values() and may_restart:
@@ -99,8 +103,11 @@ class JobQueue:
             self.again.append(job)
             return
         reason = "worker died or could not start" if died else "ended without a row"
+        if crashed:
+            signal = words.partition("\n")[0].removeprefix(CRASH)
+            reason = f"worker died: {signal}; {LAST_WORDS} says where"
         if hung:
-            reason = f"took more than resources.trial_hours={self.hours:g}; {HANG} says where"
+            reason = f"took more than resources.trial_hours={self.hours:g}; {LAST_WORDS} says where"
         assert self.stage is not None
         new = [spec for spec in job.specs if spec.trial not in self.rows]
         ended = [rows[spec.trial] or self._failed(spec, job.name, reason) for spec in new]

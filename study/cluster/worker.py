@@ -38,7 +38,7 @@ def trainable(config: dict[str, Any], data: Dataset) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     specs = [TrialSpec.model_validate_json(spec) for spec in config["specs"]]
     store = RunFolder(config["out"])
-    with time_limit(store.hang(specs[0].trial), 3600 * config["hours"] * len(specs)):
+    with time_limit(store.last_words_file(specs[0].trial), 3600 * config["hours"] * len(specs)):
         rows = run_trials(
             specs,
             data,

@@ -48,7 +48,7 @@ from study.schema import CurveRow, File, GeometryRow, TrialRow
 
 ROW = "trial.parquet"
 GEOMETRY, CURVE = "geometry.parquet", "curve.parquet"
-HANG = "hang.txt"
+LAST_WORDS = "last_words.txt"
 
 
 class DamagedError(StudyError):
@@ -149,14 +149,16 @@ class RunFolder:
             raise DamagedError(f"trial {trial!r}: a trial's name has letters and digits only")
         return self.root / "trials" / trial
 
-    def hang(self, trial: str) -> AnyPath:
-        """Return the file that says where a trial hung; it may be there, and empty, before."""
-        return self.folder(trial) / HANG
+    def last_words_file(self, trial: str) -> AnyPath:
+        """Return the file that says where a trial's worker was when it ended before its time."""
+        return self.folder(trial) / LAST_WORDS
 
-    def hung(self, trial: str) -> bool:
-        """Tell whether the trial was ended because it took too long."""
-        file = self.hang(trial)
-        return file.exists() and file.stat().st_size > 0
+    def last_words(self, trial: str) -> str:
+        """Return what that file says; nothing where there is none, or the worker had no time."""
+        try:
+            return self.last_words_file(trial).read_text()
+        except FileNotFoundError:
+            return ""
 
     def write_predictions(self, trial: str, split: str, table: pa.Table) -> None:
         """Write one split's predictions; visible to readers once the row is committed."""

@@ -1,7 +1,8 @@
-"""Trials that take too long: their process is ended, and where it was is written down."""
+"""Trials that take too long or crash: where their process was is written down."""
 
 import faulthandler
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ LAST_WORD: Final = 60.0
 @contextmanager
 def time_limit(file: AnyPath, seconds: float) -> Iterator[None]:
     """End the process when the block takes longer, and write to ``file`` where it was.
+
+    A crash, as of a library in C, is written there as well.
 
     Where that is in an object store, a process that is stuck outside Python leaves no trace.
     """
@@ -41,10 +44,15 @@ def time_limit(file: AnyPath, seconds: float) -> Iterator[None]:
 def _ending(stream: IO[str], seconds: float) -> Iterator[None]:
     # Of C, so that it works where Python itself is stuck.
     faulthandler.dump_traceback_later(seconds, exit=True, file=stream)
+    before = faulthandler.is_enabled()
+    faulthandler.enable(stream)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+        faulthandler.disable()
+        if before:
+            faulthandler.enable(sys.__stderr__ or stream)
 
 
 def _leave_word(file: ObjectPath, stream: IO[str]) -> None:

@@ -38,6 +38,20 @@ def test_a_worker_that_dies_too_often_is_a_failed_trial(smoke, tmp_path):
     assert (row.status, row.reason) == ("failed", "worker died or could not start")
 
 
+def test_a_worker_that_crashes_too_often_says_by_what_signal(smoke, tmp_path):
+    job_queue = make(smoke, tmp_path)
+    job = job_queue.next()
+    file = job_queue.store.last_words_file(job.spec.trial)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("Fatal Python error: Segmentation fault\n\nCurrent thread ...")
+    for _ in range(smoke.resources.max_failures):
+        job_queue.end(job, died=True)
+        assert job_queue.next() is job  # Another attempt may do: memory may have been short.
+    job_queue.end(job, died=True)
+    reason = job_queue.store.row(job.spec.trial).reason
+    assert reason == "worker died: Segmentation fault; last_words.txt says where"
+
+
 def test_a_trial_may_be_restarted_as_often_as_asked_for(smoke, tmp_path):
     resources = smoke.resources.model_copy(update={"max_failures": 0})
     job_queue = make(smoke.model_copy(update={"resources": resources}), tmp_path)
@@ -73,18 +87,18 @@ def test_a_trial_that_hung_is_not_run_again(smoke, tmp_path):
     job_queue = make(smoke, tmp_path)
     job = job_queue.next()
     job_queue.store.folder(job.spec.trial).mkdir()
-    job_queue.store.hang(job.spec.trial).write_text("File ..., line 7")
+    job_queue.store.last_words_file(job.spec.trial).write_text("File ..., line 7")
     job_queue.end(job, died=True)
     row = job_queue.rows[job.spec.trial]
     assert row.status == "failed"
-    assert row.reason == "took more than resources.trial_hours=24; hang.txt says where"
+    assert row.reason == "took more than resources.trial_hours=24; last_words.txt says where"
 
 
 def test_an_empty_note_of_a_hang_is_a_dead_worker(smoke, tmp_path):
     job_queue = make(smoke, tmp_path)
     job = job_queue.next()
     job_queue.store.folder(job.spec.trial).mkdir()
-    job_queue.store.hang(job.spec.trial).touch()
+    job_queue.store.last_words_file(job.spec.trial).touch()
     job_queue.end(job, died=True)
     assert job_queue.next() is job
 

@@ -1,6 +1,7 @@
 """What takes too long is ended, and leaves word of where it was."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ with time_limit(Path(sys.argv[1]), 0.2):
 
 
 def test_a_process_that_hangs_is_ended_and_says_where_it_was(tmp_path):
-    file, start = tmp_path / "trial" / "hang.txt", time.monotonic()
+    file, start = tmp_path / "trial" / "last_words.txt", time.monotonic()
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.run([sys.executable, "-c", STUCK, str(file)], env=env, check=False)
     assert process.returncode != 0
@@ -33,8 +34,30 @@ def test_a_process_that_hangs_is_ended_and_says_where_it_was(tmp_path):
     assert "in stuck" in file.read_text()
 
 
+CRASHES = """
+import os, signal, sys
+from pathlib import Path
+from study.trials.timeout import time_limit
+
+def crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+with time_limit(Path(sys.argv[1]), 60):
+    crash()
+"""
+
+
+def test_a_process_that_crashes_says_by_what_and_where(tmp_path):
+    file = tmp_path / "trial" / "last_words.txt"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run([sys.executable, "-c", CRASHES, str(file)], env=env, check=False)
+    assert process.returncode == -signal.SIGSEGV
+    assert file.read_text().startswith("Fatal Python error: Segmentation fault\n")
+    assert "in crash" in file.read_text()
+
+
 def test_what_ends_in_time_leaves_nothing(tmp_path):
-    file = tmp_path / "trial" / "hang.txt"
+    file = tmp_path / "trial" / "last_words.txt"
     with time_limit(file, 0.2):
         assert file.exists()
     assert not file.exists()
