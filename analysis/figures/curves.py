@@ -144,4 +144,4 @@ def curves_chart(rows: Frame, methods: list[str]) -> Facets:
         ),
         base.mark_point(filled=True, size=40, opacity=0).encode(y=y, tooltip=encodings.tips(tips)),
     ).add_params(alt.param(name="metric", value=next(iter(METRICS))))
-    return encodings.panels(chart, rows, columns=3, least=250, height=230, free=("y",))
+    return encodings.panels(chart, rows, columns=4, least=230, height=230, free=("y",))

@@ -190,7 +190,7 @@ def order(rows: Frame, column: str) -> list[Any]:
 def arms(rows: Frame) -> alt.Y:
     """Return a row for each arm, in the order of the frame; long names take two lines."""
     names = order(rows, "label")
-    two = "split(replace(truncate(datum.label,44),regexp('(.{15,}?) ','g'),'$1\\n'),'\\n')"
+    two = "split(replace(truncate(datum.label,44),regexp('(.{20,}?) ','g'),'$1\\n'),'\\n')"
     axis = alt.Axis(grid=True, labelOverlap="greedy", labelLineHeight=11)
     if len(names) <= LABELLED:
         axis = alt.Axis(grid=True, labelOverlap=False, labelLineHeight=11, labelExpr=two)

@@ -38,7 +38,8 @@ def pareto_figure(context: FigureContext) -> Figure | None:
         shown=pl.col("val_nll").clip(upper_bound=top),
     )
     kept = ["trial", "method", "panel", *SIGNS, "shown", "front"]
-    first = frames[0] if len(frames) == 1 else max(frames, key=len)
+    judged = context.trials.filter(pl.col("role") == "candidate")["method"].unique().to_list()
+    first = next((own for own in frames if own["method"][0] in judged), frames[0])
     name = context.titles[first["method"][0]]
     beyond = len(rows.filter(pl.col("val_nll") > top))
     cut = f" {beyond} trials beyond the frame stand at its top." if beyond else ""

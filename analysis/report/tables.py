@@ -68,13 +68,12 @@ def effect_cell(effect: Effect | None) -> dict[str, str]:
 
 
 def _both(arm: Arm | None, key: str) -> dict[str, str]:
-    """Return the recovery against the tuned anchors, and below it that against its own."""
+    """Return the recovery against the tuned anchors, below it that against its own."""
     found = effect_cell(arm.endpoints.get(key) if arm else None)
-    if arm is None or arm.own is None:
+    if arm is None or arm.own is None or arm.own.single == "single":
         return found
-    own = "the same" if arm.own.single == "single" else "–"
-    if own == "–" and (effect := arm.own.endpoints.get(key)):
-        own = f"{number(effect.recovery)} {interval(effect)}"
+    effect = arm.own.endpoints.get(key)
+    own = f"{number(effect.recovery)} {interval(effect)}" if effect else "–"
     return found | {"own": f"own {own}"}
 
 

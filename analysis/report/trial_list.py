@@ -38,7 +38,9 @@ def trial_list(context: FigureContext) -> dict[str, Any]:
     spaces = {space.method: space for space in context.spaces}
     rows = []
     for trial in shown.iter_rows(named=True):
-        about = (trial["trial"], trial["stage"], context.titles.get(trial["method"]))
+        stage, role = trial["stage"], trial["role"].replace("_", " ")
+        stage = f"{stage}, {role}" if stage == "confirm" else stage
+        about = (trial["trial"], stage, context.titles.get(trial["method"]))
         settings = trial["name"] or _settings(spaces.get(trial["method"]), trial["spec"])
         ended = (
             trial["status"] if trial["reason"] is None else f"{trial['status']}: {trial['reason']}"
@@ -47,8 +49,8 @@ def trial_list(context: FigureContext) -> dict[str, Any]:
             number(trial[name], digits) if trial[name] is not None else ""
             for name, (_, digits) in RESULTS.items()
         ]
-        rows.append([*about, settings, trial["role"].replace("_", " "), ended, *results])
-    titles = ["Trial", "Stage", "Method", "Settings", "Role", "Status"]
+        rows.append([*about, settings, ended, *results])
+    titles = ["Trial", "Stage", "Method", "Settings", "Status"]
     titles += [name for name, _ in RESULTS.values()]
     keyed = [dict(zip(titles, row, strict=True)) for row in rows]
     cut = f" The first {MOST} of {len(trials)}." if len(trials) > MOST else ""

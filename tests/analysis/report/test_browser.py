@@ -277,7 +277,7 @@ def test_every_trial_is_listed_with_its_curve(
         )
         assert set(shown) == {name for name, row in trials.items() if row.status == "complete"}
         found.page.locator("#trials th button", has_text="Validation NLL").click()
-        losses = [v for v in rows.locator("td:nth-child(7)").all_inner_texts() if v]
+        losses = [v for v in rows.locator("td:nth-child(6)").all_inner_texts() if v]
         assert losses == sorted(losses, key=float, reverse=True)
         found.page.locator("[data-filter=trials]").fill("search single")
         own = [r for r in trials.values() if (r.stage, r.method) == ("search", "single")]
