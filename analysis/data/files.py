@@ -48,6 +48,8 @@ def read_parquet(
 
 def _not_whole(file: AnyPath, error: Exception, remedy: str) -> str:
     why = first_line(error)
+    if "lists to be of size" in why:  # Before pyarrow 26 a null list of fixed size cannot be read.
+        return f"{file}: logits must have no null and one length, but {why}; {remedy}"
     return f"{file}: must be whole Parquet, but is cut short or damaged ({why}); {remedy}"
 
 

@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "null value": (change(FILE, logit(None)), "logits must have no null, but 1 values are"),
     "null list": (
         change(FILE, at("logits", None, dtype=pl.Array(pl.Float64, 4))),
-        "logits must have no null, but 1 are",
+        "logits must have no null",
     ),
     "unequal lists": (
         change(
