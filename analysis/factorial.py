@@ -76,7 +76,7 @@ def effects(folder: Path, factors: Sequence[str]) -> pl.DataFrame:
     """
     cells = read_cells(folder, factors)
     replicates = read_frame(folder, "replicates")
-    endpoints = json.loads((folder / "verdict.json").read_text())["protocol"]["endpoints"]
+    endpoints = _json(folder, "verdict.json")["protocol"]["endpoints"]
     rows: list[tuple[Any, ...]] = []
     for endpoint in endpoints:
         means = Means(replicates, endpoint)
@@ -91,15 +91,18 @@ def read_cells(folder: Path, factors: Sequence[str]) -> list[Cell]:
     Raises:
         StudyError: Unless every combination of levels is there once.
     """
-    plan = json.loads((folder / "plan.json").read_text())
-    verdict = json.loads((folder / "verdict.json").read_text())
-    own = {arm["arm"]: arm["own"] for arm in verdict["arms"]}
+    own = {arm["arm"]: arm["own"] for arm in _json(folder, "verdict.json")["arms"]}
     cells = []
-    for arm in plan["arms"]:
+    for arm in _json(folder, "plan.json")["arms"]:
         if arm["role"] != "candidate":
             continue
         key = arm_key(arm["role"], arm["configuration"])
         levels = tuple(_level(arm["spec"], factor) for factor in factors)
+        if not own.get(key):
+            raise StudyError(
+                f"{folder}: every configuration must be judged against anchors of its own, but "
+                f"{key} is not; run the study with protocol.anchors=matched"
+            )
         cells.append(Cell(key, levels, own[key]["single"], own[key]["deep_ensemble"]))
     every = {
         *product(*(dict.fromkeys(own) for own in zip(*(c.levels for c in cells), strict=True)))
@@ -110,6 +113,14 @@ def read_cells(folder: Path, factors: Sequence[str]) -> list[Cell]:
             f"configuration, but there are {len(cells)}; name all factors, and no other"
         )
     return cells
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / name).read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{folder}: must be a published result, but {name}: {error}") from None
+    return found
 
 
 def _level(spec: Mapping[str, Any], factor: str) -> str:
@@ -140,6 +151,11 @@ class Means:
         """Return the means of an arm, (1 + RESAMPLES,)."""
         values = self.values[arm]
         n = len(values)
+        if n < 2 or not np.isfinite(values).all():
+            raise StudyError(
+                f"arm {arm} must have two seeds or more, and {self.endpoint} of each, but has "
+                f"{np.isfinite(values).sum()} of {n}; let the study end first"
+            )
         # Sizes of a Deep Ensemble are made of the same runs.
         pool, _, size = arm.rpartition("-")
         runs = pool if "deep_ensemble" in arm and size.isdigit() else arm
@@ -148,9 +164,13 @@ class Means:
         return self.sign * np.concatenate([[values.mean()], weights @ values])
 
     def recovery(self, cell: Cell) -> Floats:
-        """Return the recovery of a cell, (1 + RESAMPLES,)."""
+        """Return the recovery of a cell, (1 + RESAMPLES,); NaN where the gap is not shown."""
         single, deep = self.of(cell.single), self.of(cell.deep_ensemble)
-        return (single - self.of(cell.arm)) / (single - deep)
+        gap = single - deep
+        # Where draws put the anchors in the wrong order, a ratio is without meaning.
+        if (gap <= 0).mean() > (1 - LEVEL) / 2:
+            return np.full_like(gap, np.nan)
+        return (single - self.of(cell.arm)) / gap
 
 
 def _rows(recovery: Mapping[Levels, Floats], factors: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -212,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = RESULTS / given.name
     try:
         found = effects(folder, given.factor)
-        labels = json.loads((folder / "verdict.json").read_text())["protocol"]["labels"]
+        labels = _json(folder, "verdict.json")["protocol"]["labels"]
         write(folder / "effects.csv", found.write_csv(float_precision=4))
         chart(found, labels).save(folder / "effects.svg")
     except (StudyError, OSError) as error:

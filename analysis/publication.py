@@ -20,6 +20,7 @@ from typing import Any, Final
 import polars as pl
 
 from analysis.data.files import write
+from analysis.data.geometry import geometry
 from analysis.data.protocol import Endpoint, read_plan
 from analysis.data.roles import arm_key
 from analysis.data.run import load
@@ -95,11 +96,21 @@ def publish(run: str, folder: Path) -> Verdict:
     for name in FRAMES:
         _slim(getattr(measures, name)).write_parquet(folder / f"{name}.parquet")
     costs(found.run.trials, measures).write_parquet(folder / "costs.parquet")
+    _geometry(found).write_csv(folder / "geometry.csv", float_precision=4)
     found.recoveries().write_csv(folder / "recoveries.csv", float_precision=4)
     for key in FIGURES:
         if key in found.figures:
             found.figure(key).save(folder / f"{key}.svg")
     return verdict
+
+
+def _geometry(found: Result) -> pl.DataFrame:
+    """Return where the members lie, of the whole network and over pairs: means over seeds."""
+    names = found.recoveries().select("arm", "name").unique()
+    whole = pl.col("layer").is_null(), pl.col("i").is_null()
+    rows = geometry(found.run).filter(*whole).group_by("arm", "role", "quantity", "epoch")
+    means = rows.agg(mean=pl.col("value").mean(), sd=pl.col("value").std(), seeds=pl.len())
+    return means.join(names, on="arm", how="left").sort("role", "arm", "quantity", "epoch")
 
 
 def _slim(frame: pl.DataFrame) -> pl.DataFrame:

@@ -48,7 +48,7 @@ def curves(run: Run) -> pl.DataFrame:
 
 def _read(file: AnyPath, remedy: str) -> pa.Table:
     """Return a checked curve file."""
-    table = read_parquet(file, open_parquet(file, remedy), remedy)
+    table = read_parquet(file, open_parquet(file, remedy, page_checksum_verification=True), remedy)
     schema.check_version(table.schema, str(file))
     if not table.schema.equals(schema.CURVE):
         found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)

@@ -1,7 +1,7 @@
 """The images that a run kept for its report."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ from analysis.data.run import Run
 from study import schema
 from study.errors import StudyError
 
-NAME = "images.parquet"
+NAME: Final = "images.parquet"
+REMEDY: Final = "remove it and give the command of the study again"
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,17 @@ def images(run: Run) -> list[Image]:
     file = run.folder / NAME
     if run.given or not file.exists():
         return []
-    table = read_parquet(file, open_parquet(file, run.remedy), run.remedy)
+    table = read_parquet(file, open_parquet(file, REMEDY, page_checksum_verification=True), REMEDY)
     schema.check_version(table.schema, str(file))
     if not table.schema.equals(schema.IMAGES):
         raise StudyError(
             f"{file}: columns must be those of IMAGES in study/schema.py, but are "
-            f"{', '.join(table.schema.names)}; remove it and give the command of the study again"
+            f"{', '.join(f'{field.name}: {field.type}' for field in table.schema)}; {REMEDY}"
         )
-    return [_image(**row) for row in table.to_pylist()]
+    try:
+        return [_image(**row) for row in table.to_pylist()]
+    except ValueError as error:
+        raise StudyError(f"{file}: pixels must fill their image, but {error}; {REMEDY}") from None
 
 
 def _image(channels: int, height: int, width: int, pixels: bytes, **about: Any) -> Image:

@@ -53,9 +53,9 @@ def curves_figure(context: FigureContext) -> Figure | None:
         "curves",
         "Training",
         _claim(context.titles[own[0]], _counts(ended, own[0])),
-        f"{len(ended)} complete trials, of the search where the method has one; validation NLL at "
-        "up to 16 epochs on up to 1,000 images; of members that are trained one after another the "
-        "mean.",
+        f"{len(ended)} complete trials, of the search where the method has one; validation NLL of "
+        "the ensemble at up to 16 epochs on up to 1,000 examples; of members that are trained one "
+        "after another, the mean of their own. Values of 0 and below are not drawn.",
         curves_chart(rows, context.methods),
         choices=tuple(METRICS.items()),
         legend=("solid: best", "dashed: median", "dotted: worst"),
@@ -65,10 +65,12 @@ def curves_figure(context: FigureContext) -> Figure | None:
 def convergence(curves: pl.DataFrame) -> pl.DataFrame:
     """Return trial and state: whether its validation NLL fell until the end, or rose before.
 
+    Trials that were looked at once have none.
+
     ``improving``: over the last quarter of the epochs it fell by more than 2 %; ``past``: its least
     value lies more than 2 % below its last; else ``level``.
     """
-    looks = curves.drop_nulls("val_nll").sort("trial", "epoch")
+    looks = curves.drop_nulls("val_nll").filter(pl.len().over("trial") > 1).sort("trial", "epoch")
     late = pl.col("epoch") > LAST * pl.col("epoch").max()
     found = looks.group_by("trial", maintain_order=True).agg(
         last=pl.col("val_nll").last(),

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis.figures.context import Figure, lead_order
+from analysis.figures.context import Figure
 from analysis.figures.forest import ROW, least_of, ruler_chart, ruler_frame
-from analysis.verdict.schema import Verdict
+from analysis.verdict.schema import Arm, Verdict
 from analysis.verdict.wording import names, winner
 
 OF_NAMES: Final = 0.66
@@ -38,12 +38,22 @@ def studies_figure(verdicts: Mapping[str, Verdict]) -> Figure | None:
     )
 
 
+def _weakest(arm: Arm) -> float:
+    """Return the least recovery of an arm, which has one."""
+    assert arm.least is not None
+    return arm.least[2].recovery or 0.0
+
+
 def _rows(verdicts: Mapping[str, Verdict]) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     for place, (study, verdict) in enumerate(verdicts.items()):
         called = names(verdict.arms)
-        own = [arm for arm in sorted(verdict.arms, key=lead_order) if arm.role == "candidate"]
-        own = [arm for arm in own if arm.least is not None]
+        own = [arm for arm in verdict.arms if arm.role == "candidate"]
+        best = winner(verdict)
+        own = sorted(
+            (arm for arm in own if arm.least and arm.least[2].recovery is not None),
+            key=lambda arm: (best is None or arm.arm != best.arm, -_weakest(arm)),
+        )
         at = ROW * (place + OF_NAMES)
         for number, arm in enumerate(own):
             label = f"{study} · {called[arm.arm]}"

@@ -73,7 +73,16 @@ class Dispute:
 
 @dataclass(frozen=True)
 class Gallery:
-    """All pictures of the page."""
+    """All pictures of the page.
+
+    Attributes:
+        clean: Some test examples.
+        corrupted: A strip for each corruption.
+        foreign: A strip for each out-of-distribution set.
+        disputed: Examples on which the members of ``ensemble`` disagree most.
+        ensemble: Label of the leading configuration.
+        among: Number of test examples that were kept, among which the disputed ones were sought.
+    """
 
     clean: Strip
     corrupted: Sequence[Strip]
@@ -103,14 +112,13 @@ def gallery(context: FigureContext, run: Run) -> Gallery | None:
 
 
 def _by_severity(clean: Sequence[Image], corrupted: Sequence[Image]) -> list[Strip]:
-    """Return a strip for each corruption: one example, clean and by severity, in turn another."""
+    """Return a strip for each corruption: one example, clean and by severity."""
     originals = {one.example: one for one in clean}
-    examples = sorted({one.example for one in corrupted})
     strips = []
-    for number, name in enumerate(dict.fromkeys(one.condition for one in corrupted)):
-        example = examples[number % len(examples)]
-        own = [one for one in corrupted if (one.condition, one.example) == (name, example)]
-        own.sort(key=lambda one: one.severity or 0)
+    for name in dict.fromkeys(one.condition for one in corrupted):
+        own = [one for one in corrupted if one.condition == name]
+        example = own[0].example
+        own = sorted((o for o in own if o.example == example), key=lambda one: one.severity or 0)
         first = [_picture(originals[example], "clean")] if example in originals else []
         pictures = first + [_picture(one, f"{one.severity}") for one in own]
         strips.append(Strip(str(name).replace("_", " "), pictures))
@@ -144,6 +152,8 @@ def _disputed(context: FigureContext, run: Run, clean: Sequence[Image]) -> list[
         return []
     place = {int(example): at for at, example in enumerate(ours.example)}
     known = [one for one in clean if one.example in place]
+    if not known:
+        return []
     at = np.array([place[one.example] for one in known])
     apart = metrics.mutual_information(metrics.log_softmax(ours.logits[:size, at]))
     most = np.argsort(-apart, kind="stable")[:SHOWN]
@@ -174,8 +184,8 @@ def _picture(one: Image, caption: str = "") -> Picture:
     channels, height, _ = one.pixels.shape
     if height == 1:
         return Picture(None, _line(one.pixels[0, 0]), caption)
-    pixels = one.pixels if channels == 3 else one.pixels[:1]
-    array = pixels.transpose(1, 2, 0) if channels == 3 else pixels[0]
+    coloured = channels in (3, 4)  # A fourth channel is left out; of others the mean is shown.
+    array = one.pixels[:3].transpose(1, 2, 0) if coloured else one.pixels.mean(0).astype(np.uint8)
     picture = PIL.Image.fromarray(np.ascontiguousarray(array))
     picture.thumbnail((WIDEST, WIDEST))
     file = io.BytesIO()

@@ -216,7 +216,7 @@
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = [...input.closest("[data-table]").querySelectorAll("tbody tr")];
     for (const row of rows) {
-      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase().replace("details", "");
+      const text = row.dataset.text ??= [...row.cells].map((cell) => cell.dataset.v ?? "").join(" ").toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
     }
     const left = rows.filter((row) => !row.hidden).length;
@@ -226,7 +226,8 @@
   /* The table of all trials, made when it is first looked at. */
   function listTrials(table) {
     if (table.tHead) return;
-    const { titles, numeric, rows, curves } = page.trials;
+    const { titles, numeric, rows, curves, note } = page.trials;
+    table.closest("[data-table]").querySelector("[role=status]").textContent = note;
     const columns = [...titles, "Curve"], head = table.createTHead().insertRow(), body = table.createTBody();
     for (const title of columns) {
       const cell = make("th", "", head, { scope: "col", className: numeric.includes(title) ? "n" : "" });
@@ -244,7 +245,7 @@
 
   /* A learning curve in the height of a line, on a logarithmic axis of its own. */
   function sparkline(curve, cell) {
-    if (!curve || curve[0].length < 2) return;
+    if (!curve || curve[0].length < 2) return; // One look is no curve.
     const [epochs, losses] = curve, logs = losses.map((loss) => Math.log(Math.max(loss, 1e-9)));
     const [low, high] = [Math.min(...logs), Math.max(...logs)], last = epochs.at(-1);
     const points = logs.map((at, n) => `${(4 + 112 * epochs[n] / last).toFixed(1)},${(21 - 18 * (at - low) / (high - low || 1)).toFixed(1)}`);
@@ -348,7 +349,7 @@
     const rows = [...body.rows].sort((a, b) => {
       const [p, q] = [key(a), key(b)];
       if (p === "" || q === "") return (p === "") - (q === "");
-      return sign * (isNaN(p) || isNaN(q) ? p.localeCompare(q) : p - q);
+      return sign * (number && isFinite(p) && isFinite(q) ? p - q : p.localeCompare(q));
     });
     body.append(...rows);
   }

@@ -30,7 +30,7 @@ def write_all(found: dict[str, JudgedRun], out: Path, export_to: Path | None) ->
         write_report(own, out, now)
         if export_to:
             paper_figures.write_paper(own, export_to)
-        return closing(own.verdict, "confirm" in own.run.trials["stage"])
+        return closing(own.verdict, "confirm" in own.run.trials["stage"], own.run.given)
     links = side_by_side.links(found, out)
     for name, own in found.items():
         write_report(own, out.parent / links[name], now)

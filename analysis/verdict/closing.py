@@ -6,7 +6,7 @@ from typing import Final
 
 from analysis.verdict import wording
 from analysis.verdict.doubts import doubts
-from analysis.verdict.schema import INCONCLUSIVE, SOME_ESCAPES, Arm, Verdict
+from analysis.verdict.schema import INCONCLUSIVE, SOME_ESCAPES, Verdict
 from analysis.verdict.wording import winner
 
 WIDE: Final = 100
@@ -14,12 +14,13 @@ MOST: Final = 3
 """Doubts that are told; the page has all."""
 
 
-def closing(verdict: Verdict, confirmed: bool) -> list[str]:
+def closing(verdict: Verdict, confirmed: bool, given: bool = False) -> list[str]:
     """Return lines for a terminal.
 
     Args:
         verdict: Of the run.
         confirmed: Whether anything was confirmed yet.
+        given: Whether it is of predictions alone, so that no study can be run again.
     """
     if not confirmed:
         return [verdict.sentence]
@@ -34,12 +35,12 @@ def closing(verdict: Verdict, confirmed: bool) -> list[str]:
     against = [text for state, text in doubts(verdict) if state == "no"]
     if verdict.verdict == SOME_ESCAPES or verdict.withheld:
         told["against it"] = "; ".join(against[:MOST])
-    told["next"] = " ".join(_next(verdict))
+    told["next"] = "" if given else " ".join(_next(verdict))
     return [line for name, text in told.items() if text for line in _folded(name, text)]
 
 
 def _folded(name: str, text: str) -> list[str]:
-    """Return a text in lines, none of which breaks a number or a name in two."""
+    """Return a text in lines, none of which breaks a number from its unit."""
     width = max(map(len, ("how sure", "against it"))) + 1
     lines = wrap(
         text.replace(" %", "\u00a0%"),
@@ -56,27 +57,26 @@ def _next(verdict: Verdict) -> Iterator[str]:
     if unfinished:
         yield "the same command goes on where it stopped."
         return
-    best = winner(verdict)
-    if best is not None:
+    if verdict.withheld:
+        yield "see in the report why a control did not do as it must; that decides first."
+        return
+    if winner(verdict) is not None:
         yield (
             "see what could overturn this at the top of the report; then repeat it on data that "
             "nobody has looked at, such as another dataset.split_seed and --out."
         )
         return
     first = next((arm for arm in verdict.arms if arm.role == "candidate"), None)
-    if verdict.verdict == INCONCLUSIVE and first is not None and (seeds := _seeds(first)):
-        told = wording.names(verdict.arms)[first.arm]
+    needed = first.needed if first and first.verdict == INCONCLUSIVE else None
+    if first is None or needed is None:
+        return
+    told = wording.names(verdict.arms)[first.arm]
+    truths = ((needed.escape, f"{needed.recovery:g}"), (needed.track, "0"))
+    known = [(seeds, truth) for seeds, truth in truths if seeds and seeds > first.seeds]
+    if known:
+        ways = " or ".join(f"{seeds} seeds if its recovery is {truth}" for seeds, truth in known)
         yield (
-            f"{seeds} seeds would decide on “{told}” with power 0.8: give the command with "
-            f"--set protocol.seeds={seeds} and another --out (seeds that are added after a look "
-            "make a verdict exploratory)."
+            f"“{told}” would be decided with power {needed.power:g} by {ways}: give the command "
+            f"with --set protocol.seeds={max(known)[0]} and another --out (seeds that are added "
+            "after a look make a verdict exploratory)."
         )
-
-
-def _seeds(arm: Arm) -> int | None:
-    """Return the seeds that would show that an undecided arm escapes or tracks."""
-    if arm.verdict != INCONCLUSIVE or arm.needed is None:
-        return None
-    known = [n for n in (arm.needed.escape, arm.needed.track) if n is not None]
-    more = [n for n in known if n > arm.seeds]
-    return min(more, default=None)

@@ -129,7 +129,12 @@ def tally(verdict: Verdict) -> str:
 
 
 def winner(verdict: Verdict) -> Arm | None:
-    """Return the best candidate that escapes and is no dearer than a Deep Ensemble."""
+    """Return the best candidate that escapes and is no dearer than a Deep Ensemble.
+
+    None where the verdict is withheld, or not that some configuration escapes.
+    """
+    if verdict.verdict != SOME_ESCAPES:
+        return None
     own = (arm for arm in verdict.arms if arm.role == "candidate" and arm.verdict == "escapes")
     return next((arm for arm in own if not arm.price.dearer), None)
 

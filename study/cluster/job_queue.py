@@ -95,7 +95,7 @@ class JobQueue:
         rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
         words = self.store.last_words(job.spec.trial) if died else ""
         crashed = words.startswith(CRASH)
-        hung = bool(words) and not crashed
+        hung = bool(words) and not crashed and not lost
         most = LOSSES if lost else self.restarts
         may_restart = not hung and self.deaths[job.spec.trial, lost] < most
         if None in rows.values() and may_restart:

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
+import pyarrow as pa
+
 from study.errors import StudyError
 from study.run_folder.store import RunFolder
 from study.schema import CurveRow, TrialRow
@@ -48,7 +50,10 @@ def figures(rows: Sequence[TrialRow]) -> dict[str, float]:
 
 
 def curve(store: RunFolder, trials: Sequence[str]) -> list[dict[str, float]]:
-    """Return a job's learning curve: of each epoch, means over its trials and their parts."""
+    """Return a job's learning curve: of each epoch, means over its trials and their parts.
+
+    Keys are ``training_iteration`` (the epoch) and ``curve/<column of study.schema.CURVE>``.
+    """
     by_epoch: dict[int, list[CurveRow]] = {}
     for trial in trials:
         for row in store.curve(trial):
@@ -127,7 +132,7 @@ def callbacks(names: Collection[str], study: str, store: RunFolder, verbose: boo
         def on_trial_result(self, iteration: int, trial: Any, result: Any, **info: Any) -> None:
             if (seen := self.seen.get(trial.trial_id)) is not None:
                 kept = {key: result[key] for key in FIGURES if key in result}
-                points = curve(store, seen.trials) or [{"training_iteration": 1}]
+                points = _curve_if_there(store, seen) or [{"training_iteration": 1}]
                 for point in (*points[:-1], points[-1] | kept):
                     # They ask for the settings with every result.
                     self.logger.log_trial_result(iteration, seen, {**point, "config": {}})
@@ -146,6 +151,15 @@ def callbacks(names: Collection[str], study: str, store: RunFolder, verbose: boo
             self.logger.on_experiment_end(trials=trials, **info)
 
     return [OfJobs(name) for name in dict.fromkeys(names)]
+
+
+def _curve_if_there(store: RunFolder, seen: Seen) -> list[dict[str, float]]:
+    """Return a job's learning curve; a logger must not end a study that can go on without it."""
+    try:
+        return curve(store, seen.trials)
+    except (OSError, pa.ArrowException) as error:
+        logging.getLogger(__name__).warning("%s is logged without its curve: %s", seen, error)
+        return []
 
 
 def _logger(name: str, study: str, store: RunFolder) -> Any:

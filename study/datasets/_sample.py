@@ -11,7 +11,7 @@ from study.datasets._types import Dataset, Images, evenly
 from study.schema import IMAGES
 
 SHOWN: Final = 12
-"""Test images whose corrupted copies are kept, and images of each out-of-distribution set."""
+"""Test images of which corrupted copies are kept, and images of each out-of-distribution set."""
 MOST: Final = 2000
 MOST_BYTES: Final = 2**24
 """Test images kept at most, by number and by size: among them are sought those that members
@@ -27,7 +27,10 @@ def sample(dataset: Dataset) -> pa.Table:
     most = max(SHOWN, min(MOST, MOST_BYTES // images[0].nbytes))
     kept = np.union1d(evenly(len(images), most), copied)
     rows = list(_rows("test", images[kept], example=kept, label=labels[kept]))
-    at = np.flatnonzero(np.isin(shift.example, copied))
+    # Of each corruption one example is shown, in turn another.
+    names = {name: n for n, name in enumerate(dict.fromkeys(shift.condition.tolist()))}
+    shown = copied[[names[name] % len(copied) for name in shift.condition.tolist()]]
+    at = np.flatnonzero(shift.example == shown)
     rows += _rows(
         "shift",
         shift.images[at],

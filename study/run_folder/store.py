@@ -257,7 +257,7 @@ class RunFolder:
 
     def write_images(self, table: pa.Table) -> None:
         """Keep some of the images, for the report."""
-        write_atomically(self.images, _parquet(table, compression="zstd"))
+        write_atomically(self.images, _parquet(table, compression="zstd", write_page_checksum=True))
 
     def write_json(self, path: AnyPath, value: object) -> None:
         """Replace the JSON file at ``path`` in one step."""

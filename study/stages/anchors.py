@@ -81,7 +81,9 @@ def _seed(study: Study, spec: Configuration, replicate: int) -> int:
 
 
 def tried(candidates: Iterable[Candidate], rows: Rows) -> list[Tried]:
-    """Return how each did on validation data, the best first.
+    """Return how each with two complete runs did on validation data, the best first.
+
+    One of which a run failed comes after all of which none did: as an anchor it would fail again.
 
     Args:
         candidates: What was tried.
@@ -97,7 +99,8 @@ def tried(candidates: Iterable[Candidate], rows: Rows) -> list[Tried]:
             f"none of the {len(found)} configurations of the single network that were tried again "
             "has two complete runs; mend the space and choose another --out"
         )
-    return sorted(usable, key=lambda one: (one.mean, one.configuration))
+    most = max(one.seeds for one in usable)
+    return sorted(usable, key=lambda one: (one.seeds < most, one.mean, one.configuration))
 
 
 def _tried(candidate: Candidate, rows: Iterable[TrialRow]) -> Tried:

@@ -19,10 +19,10 @@ LAST_WORD: Final = 60.0
 def time_limit(file: AnyPath, seconds: float) -> Iterator[None]:
     """End the process when the block takes longer, and write to ``file`` where it was.
 
-    A crash, as of a library in C, is written there as well.
-
-    Where that is in an object store, a process that is stuck outside Python leaves no trace.
+    A crash, as of a library in C, is written there as well. Where that is in an object store, a
+    crash, and a process that is stuck outside Python, leave no trace.
     """
+    file.unlink(missing_ok=True)  # What it says is of an attempt before.
     if isinstance(file, ObjectPath):
         with tempfile.TemporaryFile("w+") as own:
             last_word = threading.Timer(seconds, _leave_word, (file, own))
@@ -35,9 +35,11 @@ def time_limit(file: AnyPath, seconds: float) -> Iterator[None]:
                 last_word.cancel()
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as stream, _ending(stream, seconds):
-        yield
-    file.unlink()
+    try:
+        with file.open("w") as stream, _ending(stream, seconds):
+            yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextmanager

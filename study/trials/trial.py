@@ -181,18 +181,22 @@ def _run(spec: TrialSpec, setup: Setup, run: Run | None) -> TrialRow:
 def _trained(spec: TrialSpec, setup: Setup) -> Run:
     """Return the trained run; out of memory it is begun again, with less at a time."""
     as_asked = Attempt(setup.execution.most, AtATime(sequential_members=setup.execution.low_memory))
+    tried: list[tuple[int, int]] = []
     for attempt in (as_asked, IN_TURN, IN_HALVES):
         run = _prepared(spec, setup.splits)  # From the seed: nothing of a failed attempt is kept.
         if run.outcome.status != "complete":
             return run
-        if attempt is IN_TURN and attempt.forwards_per_batch(run) == 1:
-            continue  # Its members are not to be had one by one.
+        parts = joined(_parts([run]), attempt.most)
+        size = len(parts), attempt.forwards_per_batch(run)
+        if attempt is not IN_HALVES and size in tried:
+            continue  # It would take as much memory as before.
+        tried.append(size)
         try:
-            return _train([run], joined(_parts([run]), attempt.most), setup, attempt)[0]
+            return _train([run], parts, setup, attempt)[0]
         except Exception as error:
             if attempt is IN_HALVES or not is_out_of_memory(error):
                 raise
-        del run  # With the error gone, so is all that its frames held.
+        del run, parts  # With the error gone, so is all that its frames held.
         torch.cuda.empty_cache()
     raise AssertionError
 
@@ -273,8 +277,8 @@ def _train(
     runs: list[Run], parts: list[tuple[Method, int]], setup: Setup, how: Attempt
 ) -> list[Run]:
     """Train the runs' parts, or stacks of them; add what it cost, in equal shares."""
-    first, splits = runs[0].spec, setup.splits
-    training, regulariser = first.training, first.regulariser
+    spec, splits = runs[0].spec, setup.splits
+    training, regulariser = spec.training, spec.regulariser
     cost = flops(runs[0].method, splits.dataset.shape, splits.device, training.batch_size)
 
     def after(apart: Sequence[Method], first: int, epoch: EpochDone) -> None:

@@ -109,6 +109,24 @@ def test_what_is_no_factorial_is_one_line(tmp_path: Path) -> None:
         effects(folder, [*FACTORS, "params.rank"])
 
 
+def test_what_cannot_be_computed_is_one_line(tmp_path: Path) -> None:
+    folder = publish(tmp_path / "f")
+    verdict = json.loads((folder / "verdict.json").read_text())
+    verdict["arms"][0]["own"] = None
+    (folder / "verdict.json").write_text(json.dumps(verdict))
+    with pytest.raises(StudyError, match="anchors of its own"):
+        effects(folder, FACTORS)
+    with pytest.raises(StudyError, match="two seeds or more"):
+        effects(publish(tmp_path / "one", seeds=1), FACTORS)
+    with pytest.raises(StudyError, match="must be a published result"):
+        effects(tmp_path / "none", FACTORS)
+
+
+def test_a_gap_that_is_not_shown_gives_no_number(tmp_path: Path) -> None:
+    found = effects(publish(tmp_path / "f", noise=2.0), FACTORS)
+    assert found["estimate"].is_nan().any()
+
+
 def test_it_writes_a_table_and_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,15 +36,18 @@ def looks(*losses: float | None) -> pl.DataFrame:
         ([2.0, 1.0, 0.5, 0.495], "level"),
         ([2.0, 0.4, 0.5, 0.5], "past"),
         ([2.0, 0.49, 0.495, 0.495], "level"),
-        ([0.5], "level"),
         ([None, 1.0, None, 0.5], "improving"),
-        ([1.0, None, None, None], "level"),
     ],
 )
 def test_a_training_is_called_by_what_its_last_quarter_did(
     losses: list[float | None], state: str
 ) -> None:
     assert convergence(looks(*losses)).rows() == [("t", state)]
+
+
+def test_one_look_is_no_convergence() -> None:
+    assert convergence(looks(1.0)).is_empty()
+    assert convergence(looks(None, 1.0)).is_empty()
 
 
 def test_the_front_is_optunas() -> None:

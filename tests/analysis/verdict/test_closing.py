@@ -1,10 +1,12 @@
 """The last lines say what was found, how sure that is, and what would make it surer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from analysis.data.run import load
+from analysis.figures.studies import studies_figure
 from analysis.measures.measure import measure
 from analysis.verdict.closing import closing
 from analysis.verdict.judge import judge
@@ -43,15 +45,36 @@ def test_what_is_undecided_has_the_seeds_that_would_decide(tmp_path: Path) -> No
     arm = verdict.by_arm()[some.key]
     assert arm.verdict == "inconclusive"
     assert arm.needed is not None
-    seeds = min(n for n in (arm.needed.escape, arm.needed.track) if n and n > arm.seeds)
+    known = [n for n in (arm.needed.escape, arm.needed.track) if n and n > arm.seeds]
     found = told(verdict)
-    assert f"--set protocol.seeds={seeds}" in found["next"]
+    assert f"--set protocol.seeds={max(known)}" in found["next"]
+    assert "seeds if its recovery is" in found["next"]
     assert "would have been found with power" in found["how sure"]
 
 
 def test_before_anything_is_confirmed_only_that_is_said(tmp_path: Path) -> None:
     verdict = judged(tmp_path / "run", seeds=2, controls=False)
     assert closing(verdict, confirmed=False) == [verdict.sentence]
+
+
+def test_a_withheld_verdict_is_not_to_be_repeated(tmp_path: Path) -> None:
+    good = Arm("candidate", "batchensemble", name="good", diversity=0.95)
+    like_single = replace(POSITIVE, diversity=0.0)
+    run = load(
+        make_run(tmp_path / "run", (SINGLE, DEEP_ENSEMBLE, good, like_single), seeds=8, data=SMALL)
+    )
+    verdict = judge(measure(run), run.plan)
+    assert verdict.withheld
+    assert verdict.by_arm()[good.key].verdict == "escapes"
+    assert "why a control did not do as it must" in told(verdict)["next"]
+    figure = studies_figure({"withheld": verdict})
+    assert figure is not None
+    assert figure.claim == "In 0 of 1 studies a configuration escapes"
+
+
+def test_of_predictions_alone_no_command_is_told(tmp_path: Path) -> None:
+    verdict = judged(tmp_path / "run", Arm("candidate", "batchensemble", name="a", diversity=0.3))
+    assert not any(line.startswith("next") for line in closing(verdict, True, given=True))
 
 
 @pytest.mark.parametrize("diversity", [0.3, 0.95])
