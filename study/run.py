@@ -49,10 +49,16 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="FILE",
-        help="search space: a file, or the name of one that comes with the project; the first of "
-        "several gives the study's settings",
+        help="search space: a file, or the name of a built-in one; of several, the first gives the "
+        "study's settings",
     )
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a key of the YAML")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the YAML; may be repeated",
+    )
     add(
         "--out",
         metavar="DIR",
@@ -63,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         default=os.environ.get(DATA_ROOT),
-        help=f"folder with the image sets (default: the variable {DATA_ROOT})",
+        help=f"folder with the image sets (default: ${DATA_ROOT})",
     )
     add = command.add_argument_group("where and how to run it").add_argument
     add(
@@ -72,20 +78,20 @@ def parser() -> argparse.ArgumentParser:
         help="Ray cluster: auto on its head, http://HEAD:8265 from elsewhere (default: a local "
         "runtime of its own)",
     )
-    add("--unchecked", action="store_true", help="do not look at the cluster's nodes first")
+    add("--unchecked", action="store_true", help="skip the check of the cluster's nodes")
     add("--mixed", action="store_true", help="resume despite changed package versions")
     add(
         "--log",
         action="append",
         default=[],
         choices=("tensorboard", "mlflow", "wandb"),
-        help="also log every job there; may be repeated",
+        help="also log every job to this tracker; may be repeated",
     )
     add("-v", "--verbose", action="store_true", help="show the logs of Ray and Optuna")
-    instead = command.add_argument_group("instead of running it (one of these)")
+    instead = command.add_argument_group("instead of running (mutually exclusive)")
     mode = instead.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
-    mode.add_argument("--status", action="store_true", help="say what is done and what is missing")
+    mode.add_argument("--status", action="store_true", help="show what is done and what is missing")
     mode.add_argument("--verify", action="store_true", help="compare every file with its checksum")
     mode.add_argument("--replay", metavar="TRIAL", help="run one trial again and compare")
     return command
