@@ -1,6 +1,7 @@
 """From effects to verdicts: intersection-union tests, Holm, the global rule.
 
-What is decided here is facts, which ``analysis.verdict.wording`` puts into words.
+What is decided here is facts, which ``analysis.verdict.wording`` puts into words. The endpoints are
+``analysis.data.protocol.ENDPOINTS``.
 """
 
 from collections.abc import Mapping, Sequence

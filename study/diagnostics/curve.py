@@ -21,10 +21,11 @@ class Curve:
 
     Args:
         epochs: Of the whole training.
-        val: Validation images, on the device of what is trained, and their classes on the CPU.
+        val: Validation images on the device of what is trained, and their classes (N,) on the CPU.
 
     Attributes:
-        rows: What was recorded.
+        due: Epochs after which the validation NLL is computed.
+        rows: What was recorded; NLLs in nats.
         seconds: What looking took, so that training can be timed without it.
     """
 

@@ -13,7 +13,7 @@
     <run>/logs/                what ``--log`` asked for
     <run>/report.html, verdict.json
 
-The folder is on this machine, shared by several, or in an object store (see
+The folder is on this machine, shared by several, or in an object store (the kinds of address are in
 ``study.run_folder.paths``). A trial's row is written last and in one step, so a trial is either
 wholly there or not at all.
 """

@@ -132,9 +132,8 @@ def with_values_of(study: Study, arm: Arm, single: Configuration) -> Arm:
         kept = {
             name
             for name in mine
-            for key in [f"{section}.{name}"]
-            if own.search.get(key) != theirs.search.get(key)
-            or own.fixed.get(key) != theirs.fixed.get(key)
+            if own.search.get(f"{section}.{name}") != theirs.search.get(f"{section}.{name}")
+            or own.fixed.get(f"{section}.{name}") != theirs.fixed.get(f"{section}.{name}")
         }
         given: dict[str, Any] = dict(getattr(single, section))
         values[section] = given | {name: mine[name] for name in kept}

@@ -23,7 +23,7 @@ class EpochDone(NamedTuple):
     Attributes:
         number: Epochs done, this one included.
         loss: Mean over its steps of the loss, of a stack's networks the mean, in nats.
-        lr: Learning rate of its last step.
+        lr: Learning rate of its last step, of the first parameter group.
     """
 
     number: int
