@@ -16,6 +16,7 @@ from analysis.report.html import embed, pack
 from analysis.report.write import report
 from tests.analysis.browser import unpacked
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
+from tests.analysis.printed import told
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EVIL = '</script><script>alert(1)</script>"&'
@@ -162,7 +163,7 @@ def test_prints_the_sentence(
 
     assert status == 0
     sentence = json.loads((folder / "verdict.json").read_text())["sentence"]
-    assert capsys.readouterr().out == sentence + "\n"
+    assert told(capsys.readouterr().out)["found"] == sentence
 
 
 def test_missing_runs_are_said_to_be_missing(tmp_path: Path) -> None:

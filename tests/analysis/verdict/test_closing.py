@@ -11,6 +11,7 @@ from analysis.measures.measure import measure
 from analysis.verdict.closing import closing
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import Verdict
+from tests.analysis import printed
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
 
 SMALL = Data(test=400, shift=60, ood=20, severities=2)
@@ -23,12 +24,7 @@ def judged(folder: Path, *arms: Arm, seeds: int = 8, controls: bool = True) -> V
 
 
 def told(verdict: Verdict) -> dict[str, str]:
-    """Return the texts by their names, unfolded."""
-    found: dict[str, str] = {}
-    for line in closing(verdict, confirmed=True):
-        name = line[:12].strip() or [*found][-1]
-        found[name] = f"{found.get(name, '')} {line[12:].strip()}".strip()
-    return found
+    return printed.told("\n".join(closing(verdict, confirmed=True)))
 
 
 def test_an_escape_is_to_be_repeated(tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""What a command printed last, by what it is about."""
+
+COLUMN = 12
+"""Letters before the text of a line (see ``analysis.verdict.closing``)."""
+
+
+def told(printed: str) -> dict[str, str]:
+    """Return the texts of the last lines by their names, unfolded."""
+    found: dict[str, str] = {}
+    for line in printed.splitlines():
+        name = line[:COLUMN].strip() or [*found][-1]
+        found[name] = f"{found.get(name, '')} {line[COLUMN:].strip()}".strip().replace(
+            "\u00a0", " "
+        )
+    return found
