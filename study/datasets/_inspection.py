@@ -13,12 +13,12 @@ SHOWN = 5
 
 
 def inspect(data: Dataset) -> list[str]:
-    """Return a line on each of: duplicates, constant images, classes without examples.
+    """Return a line on each of: duplicates, constant images, absent classes, sorted splits.
 
     None of these need be a mistake (blank images exist, and a small split may miss a class), so
     nothing is refused.
     """
-    return [*data.notes, *_duplicates(data), *_constant(data), *_classes(data)]
+    return [*data.notes, *_duplicates(data), *_constant(data), *_classes(data), *_sorted(data)]
 
 
 def _splits(data: Dataset) -> dict[str, Images]:
@@ -50,7 +50,20 @@ def _constant(data: Dataset) -> Iterator[str]:
 def _classes(data: Dataset) -> Iterator[str]:
     for name in ("train", "val", "test"):
         counts = np.bincount(getattr(data, name)[1], minlength=data.classes)
-        if empty := np.flatnonzero(counts == 0).tolist():
+        if np.count_nonzero(counts) == 1:
+            yield f"every example in {name} is of class {counts.argmax()}: nothing can be told apart"
+        elif empty := np.flatnonzero(counts == 0).tolist():
             more = ", ..." if len(empty) > SHOWN else ""
             listed = f"{', '.join(map(str, empty[:SHOWN]))}{more}"
             yield f"{len(empty)} of {data.classes} classes have no example in {name}: {listed}"
+
+
+def _sorted(data: Dataset) -> Iterator[str]:
+    for name in ("train", "val", "test"):
+        labels = getattr(data, name)[1]
+        runs, present = 1 + int((np.diff(labels) != 0).sum()), len(np.unique(labels))
+        if 1 < runs == present < len(labels) / 2:
+            yield (
+                f"{name} is sorted by class ({runs} runs in {len(labels)} images): batches are "
+                "drawn at random, but a part that is cut off in order has not all classes"
+            )

@@ -43,6 +43,24 @@ def test_classes_without_examples_are_named(digits):
     assert lines == ["6 of 10 classes have no example in val: 4, 5, 6, 7, 8, ..."]
 
 
+def test_a_split_of_one_class_is_named(digits):
+    one = digits.test[1] == 3
+    lines = inspect(replace(digits, test=(digits.test[0][one], digits.test[1][one])))
+    assert lines == ["every example in test is of class 3: nothing can be told apart"]
+
+
+def test_a_split_that_is_sorted_by_class_is_named(digits):
+    order = np.argsort(digits.train[1], kind="stable")
+    lines = inspect(replace(digits, train=(digits.train[0][order], digits.train[1][order])))
+    assert lines == [
+        "train is sorted by class (10 runs in 100 images): batches are drawn at random, but a part "
+        "that is cut off in order has not all classes"
+    ]
+    back = order[::-1]
+    lines = inspect(replace(digits, train=(digits.train[0][back], digits.train[1][back])))
+    assert lines[0].startswith("train is sorted by class (10 runs")
+
+
 def test_what_was_noticed_in_reading_comes_first(digits):
     assert inspect(replace(digits, notes=("x",))) == ["x"]
     assert replace(digits, notes=("x",)).fingerprint == digits.fingerprint
