@@ -9,6 +9,8 @@ from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext, over_seeds, reference_ensemble
 from analysis.figures.encodings import Facets, Frame
 
+SHOWN = 4
+"""Configurations that have a panel, from the first, beside the baselines."""
 LEAST_IN_BIN = 20
 """A bin with fewer predictions, over all seeds, is noise (said in ``how_to_read.html.j2``)."""
 
@@ -28,7 +30,7 @@ def reliability_figure(context: FigureContext) -> Figure | None:
     pooled = pooled.with_columns(share=pl.col("count") / pl.col("count").sum().over("arm"))
     ece = over_seeds(context.measures.replicates, ["arm"], "ece").select("arm", ece="mean")
     anchors = context.arms.filter(pl.col("arm").is_in([reference_ensemble(context), "single"]))
-    shown = pl.concat([anchors.sort("role", descending=True), context.judged().head(4)])
+    shown = pl.concat([anchors.sort("role", descending=True), context.judged().head(SHOWN)])
     rows = (
         shown.join(ece, on="arm", maintain_order="left")
         .with_columns(error=pl.col("ece").map_elements("{:.3f}".format, pl.String))
@@ -48,7 +50,7 @@ def reliability_figure(context: FigureContext) -> Figure | None:
         "Calibration",
         "Calibration error: " + ", ".join(f"{tag} {value:.3f}" for tag, value in three if value),
         f"{context.seeds(shown['arm'].to_list())} seeds each, 15 bins of equal width on "
-        "the test set; bands are 95 % t-intervals over seeds.",
+        "the test set; bands are 95 % t-intervals over seeds." + context.cut(SHOWN),
         reliability_chart(rows.select(kept), context.methods),
     )
 

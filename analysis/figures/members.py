@@ -65,8 +65,8 @@ def members_figure(context: FigureContext) -> Figure | None:
     claim = "How often two members predict a different class"
     if ours is not None and theirs is not None:
         claim = (
-            f"Two members of {lead['tag']} disagree on {ours:.1%} of the test set, two of the Deep "
-            f"Ensemble on {theirs:.1%}"
+            f"Two members of {lead['tag']} disagree on {100 * ours:.1f} % of the test set, two of "
+            f"the Deep Ensemble on {100 * theirs:.1f} %"
         )
     return Figure(
         "members",

@@ -42,9 +42,13 @@ def diversity_figure(context: FigureContext) -> Figure | None:
     claim = f"{len(rows)} points are too few to say whether disagreement pays"
     if rho is not None:
         how = (
-            "goes with more" if rho > 0.3 else "goes with less" if rho < -0.3 else "does not order"
+            "goes with more"
+            if rho > 0.3
+            else "goes with less"
+            if rho < -0.3
+            else "does not predict"
         )
-        claim = f"More disagreement {how} recovery (rank correlation {number(rho)})"
+        claim = f"Disagreement {how} recovery (rank correlation {number(rho)})"
     kept = ["arm", "tag", "label", "method", "disagreement", "estimate", "low", "high"]
     return Figure(
         "diversity",
@@ -248,11 +252,14 @@ def growth_figure(context: FigureContext) -> Figure | None:
         .otherwise(pl.col("members").map_elements("{:.1f}".format, pl.String)),
     )
     lead = rows.row(0, named=True)
+    ends = (lead["low"], lead["high"])
+    low, high = (f"more than {largest}" if end > largest else f"{end:.1f}" for end in ends)
     kept = ["arm", "tag", "label", "method", "mean", "at", "low", "high", "beyond", "said"]
     return Figure(
         "growth",
         "Recovery",
-        f"{lead['tag']} is worth a Deep Ensemble of {lead['said']} members in calibrated NLL",
+        f"{lead['tag']} is worth a Deep Ensemble of {lead['said']} members in calibrated NLL "
+        f"({low} to {high})",
         f"{int(curve['n'].to_numpy().min())} Deep Ensembles of 1 to {largest} members, "
         f"{context.seeds(rows['arm'].to_list())} seeds each; the band is a 95 % "
         f"t-interval, whiskers are {context.levels[0]} bootstrap intervals over the seeds of both.",

@@ -9,6 +9,9 @@ from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext, over_seeds
 from analysis.figures.encodings import Facets, Frame
 
+SHOWN = 8
+"""Configurations that have a panel, from the first."""
+
 
 def _under_shift(context: FigureContext, metrics: Sequence[str]) -> pl.DataFrame:
     """Return metrics less the single network's, and as they are, under ``<metric>_itself``.
@@ -43,7 +46,7 @@ def severity_figure(context: FigureContext) -> Figure | None:
     if values.is_empty():
         return None
     panels = []
-    for arm in context.judged().head(8).iter_rows(named=True):
+    for arm in context.judged().head(SHOWN).iter_rows(named=True):
         shown = {arm["arm"]: arm["method"], arm["reference"]: "deep_ensemble", "single": "single"}
         for key, method in shown.items():
             own = values.filter(pl.col("arm") == key)
@@ -75,7 +78,8 @@ def severity_figure(context: FigureContext) -> Figure | None:
         "Shift",
         claim,
         f"{context.seeds(rows['arm'].unique().to_list())} seeds each; bands are 95 % "
-        "intervals over seeds, for a difference those of both joined in quadrature.",
+        "intervals over seeds, for a difference those of both joined in quadrature."
+        + context.cut(SHOWN),
         severity_chart(rows, context.methods, "nll"),
         choices=tuple(choices.items()),
     )

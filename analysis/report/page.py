@@ -87,7 +87,7 @@ def _subtitle(run: Run, verdict: Verdict) -> str:
     stages = Counter(run.trials["stage"].to_list())
     trials = ", ".join(f"{stages[s]} {s}" for s in STAGES if stages[s])
     data, backbones = (named(specs, key) for key in ("dataset", "backbone"))
-    return f"{data} with {backbones}. Trials: {trials}.{between}"
+    return f"{data} with {backbones}.{between} Trials: {trials}."
 
 
 def named(specs: Sequence[Mapping[str, Any]], section: str) -> str:

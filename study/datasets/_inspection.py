@@ -51,7 +51,7 @@ def _classes(data: Dataset) -> Iterator[str]:
     for name in ("train", "val", "test"):
         counts = np.bincount(getattr(data, name)[1], minlength=data.classes)
         if np.count_nonzero(counts) == 1:
-            yield f"every example in {name} is of class {counts.argmax()}: nothing can be told apart"
+            yield f"every example in {name} is of class {counts.argmax()}: nothing to tell apart"
         elif empty := np.flatnonzero(counts == 0).tolist():
             more = ", ..." if len(empty) > SHOWN else ""
             listed = f"{', '.join(map(str, empty[:SHOWN]))}{more}"

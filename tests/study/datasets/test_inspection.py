@@ -46,7 +46,7 @@ def test_classes_without_examples_are_named(digits):
 def test_a_split_of_one_class_is_named(digits):
     one = digits.test[1] == 3
     lines = inspect(replace(digits, test=(digits.test[0][one], digits.test[1][one])))
-    assert lines == ["every example in test is of class 3: nothing can be told apart"]
+    assert lines == ["every example in test is of class 3: nothing to tell apart"]
 
 
 def test_a_split_that_is_sorted_by_class_is_named(digits):
