@@ -245,7 +245,7 @@ def _members_of(run: Run, trial: str, split: str, size: int) -> pl.DataFrame:
 
 def themed(figure: Figure, metric: str | None, titles: Mapping[str, str]) -> alt.TopLevelMixin:
     """Return a chart with the report's look and, in place of the page's controls, its own."""
-    spec = figure.chart.to_dict()
+    spec = figure.spec()
     choices = dict(figure.choices)
     if metric is not None:
         _check_known(f"metric of {figure.key}", metric, choices)

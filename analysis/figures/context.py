@@ -6,6 +6,7 @@ from itertools import product
 from string import ascii_uppercase
 from typing import Any, Final
 
+import altair as alt
 import numpy as np
 import polars as pl
 from scipy import stats
@@ -142,6 +143,12 @@ class Figure:
     choices: tuple[tuple[str, str], ...] = ()
     legend: tuple[str, ...] = ()
     folded: bool = False
+
+    def spec(self) -> dict[str, Any]:
+        """Return the chart as Vega-Lite; figures bound what they draw, not Altair its rows."""
+        with alt.data_transformers.disable_max_rows():
+            found: dict[str, Any] = self.chart.to_dict()
+        return found
 
 
 def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFrame:

@@ -15,6 +15,8 @@ METRICS: Final = {
     "lr": "Learning rate",
 }
 RANKS: Final = ("best", "median", "worst")
+DRAWN: Final = 100
+"""Epochs of a curve that are drawn, about."""
 LAST: Final = 0.75
 """Share of the epochs after which a training is looked at for whether it still improves."""
 CHANGE: Final = 0.02
@@ -42,9 +44,11 @@ def curves_figure(context: FigureContext) -> Figure | None:
     frames = [_three(ended.filter(pl.col("method") == m)) for m in own]
     panels = {m: f"{context.titles[m]}\n{_said(_counts(ended, m))}" for m in own}
     index = ["trial", "method", "rank", "end", "epoch"]
+    step = (pl.col("epoch").max().over("trial") / DRAWN).ceil().cast(pl.Int32)
+    drawn = (pl.col("epoch") % step == 0) | pl.col("val_nll").is_not_null()
     rows = (
         pl.concat(frames)
-        .join(context.curves, on="trial", maintain_order="left")
+        .join(context.curves.filter(drawn), on="trial", maintain_order="left")
         .unpivot([*METRICS], index=index, variable_name="metric")
         .filter(pl.col("value") > 0)  # The axis is logarithmic.
         .with_columns(panel=pl.col("method").replace_strict(panels))

@@ -59,7 +59,7 @@ def payload(drawn: Sequence[Figure], methods: dict[str, list[str]]) -> dict[str,
     specs: dict[str, Any] = {}
     datasets: dict[str, list[dict[str, Any]]] = {}
     for figure in drawn:
-        spec = figure.chart.to_dict()
+        spec = figure.spec()
         for unused in ("config", "$schema"):
             spec.pop(unused, None)
         own = spec.pop("datasets")

@@ -106,7 +106,7 @@ def picture(
         titles: Method -> its readable name.
         choice: Value of its parameter ``metric``, and the name of that.
     """
-    spec = figure.chart.to_dict()
+    spec = figure.spec()
     room = inches * POINTS / SCALE
     hint, datasets = spec.get("usermeta") or {}, spec["datasets"]
     panels = len({row.get("panel") for row in max(datasets.values(), key=len)})

@@ -33,6 +33,10 @@ def open_storage(study: Study, store: RunFolder) -> optuna.storages.BaseStorage:
                     f"{store.journal}: must be Optuna's whole journal, but line {number} is no "
                     "JSON; remove the lines from there on and give the same command again"
                 ) from None
+    lock = store.journal.with_name(f"{store.journal.name}.lock")
+    # Optuna waits for ever for a lock that was held when the folder was moved: it leads nowhere.
+    if lock.is_symlink() and lock.readlink() != store.journal:
+        lock.unlink(missing_ok=True)
     backend = JournalFileBackend(str(store.journal))
     return optuna.storages.JournalStorage(backend)
 

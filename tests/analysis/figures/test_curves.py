@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import optuna
 import polars as pl
@@ -15,7 +16,7 @@ from analysis.data.curves import curves
 from analysis.data.run import Run, load
 from analysis.figures import all_figures
 from analysis.figures.context import Figure, figure_context
-from analysis.figures.curves import convergence
+from analysis.figures.curves import convergence, curves_figure
 from analysis.figures.pareto import front
 from analysis.measures.measure import Measures
 from analysis.verdict.judge import judge
@@ -135,6 +136,40 @@ def test_a_run_without_curves_has_no_such_figure(run: Run, measures: Measures) -
     blank = {figure.key for figure in all_figures.draw(context)} - {"curves"}
     none = replace(context, curves=context.curves.clear())
     assert {figure.key for figure in all_figures.draw(none)} == blank
+
+
+def test_a_long_training_is_thinned_to_what_can_be_seen(
+    run: Run, measures: Measures, drawn: dict[str, Figure]
+) -> None:
+    """Altair refuses more than 5,000 rows, which 200 epochs of a few methods exceed."""
+    context = figure_context(run, measures, judge(measures, run.plan))
+    trials = rows(drawn["curves"])["trial"].unique().to_list()
+    epochs = range(1, 1001)
+    long = pl.concat(
+        pl.DataFrame(
+            {
+                "trial": trial,
+                "epoch": pl.Series(epochs, dtype=pl.Int32),
+                "lr": 0.1,
+                "loss": 1.0,
+                "val_nll": [0.3 if epoch % 63 == 1 else None for epoch in epochs],
+                "val_members_nll": 0.3,
+            }
+        )
+        for trial in trials
+    )
+    figure = curves_figure(replace(context, curves=long))
+    assert figure is not None
+    shown = rows(figure).filter(pl.col("metric") == "val_nll").drop_nulls("value")
+    assert len(shown) == 16 * len(trials)
+    assert len(rows(figure)) < 3 * 120 * len(trials)
+
+
+def test_no_figure_has_too_many_rows_for_its_page() -> None:
+    many = pl.DataFrame({"at": range(6000)})
+    chart = alt.layer(alt.Chart(many).mark_point().encode(x="at:Q"))
+    spec = Figure("any", "Search", "", "", chart).spec()
+    assert len(next(iter(spec["datasets"].values()))) == 6000
 
 
 def test_the_chart_holds_no_nan(drawn: dict[str, Figure]) -> None:

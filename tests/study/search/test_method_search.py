@@ -7,6 +7,7 @@ from dataclasses import replace
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.study import StudyDirection
 
 from study.errors import StudyError
 from study.run_folder.store import RunFolder
@@ -330,3 +331,14 @@ def test_an_interruption_does_not_matter_where_there_is_a_limit(
         search.tell(limited_row(search.next()))
     rest = finish(opened_limited(limited, tmp_path / "b"), random.Random(3), limited_row)
     assert sorted([*told, *rest]) == sorted(whole)
+
+
+def test_a_lock_of_the_folders_former_place_is_no_lock(smoke, tmp_path):
+    """Optuna follows it to find out its age, fails, and tries again for ever."""
+    store = RunFolder(tmp_path / "run")
+    store.create()
+    lock = store.journal.with_name("optuna.journal.lock")
+    lock.symlink_to(tmp_path / "before" / "optuna.journal")
+    storage = open_storage(smoke, store)
+    storage.create_new_study([StudyDirection.MINIMIZE], "search")
+    assert not lock.is_symlink()
