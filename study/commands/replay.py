@@ -10,7 +10,7 @@ import torch
 from study import datasets
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, open_for_arrow
-from study.run_folder.store import GEOMETRY, ROW, RunFolder
+from study.run_folder.store import CURVE, GEOMETRY, ROW, RunFolder
 from study.schema import TrialRow
 from study.spec import Execution, TrialSpec
 from study.trials.trial import run_trials
@@ -63,6 +63,8 @@ def _differences(old: AnyPath, new: AnyPath) -> list[str]:
     """Compare every predictions file of two trial folders."""
     files = [*old.glob("*.parquet"), *new.glob("*.parquet")]
     names = {file.name for file in files} - {ROW}
+    if not (old / CURVE).exists():  # Runs of before there were any have none.
+        names -= {CURVE}
     lines = []
     for name in sorted(names):
         if not (old / name).exists() or not (new / name).exists():

@@ -7,7 +7,7 @@ import pytest
 
 from study.commands.replay import replay
 from study.errors import StudyError
-from study.run_folder.store import RunFolder
+from study.run_folder.store import CURVE, RunFolder
 from study.trials.trial import run_trials
 
 
@@ -26,6 +26,13 @@ def test_what_nothing_happened_to_is_the_same(run, capsys):
     store, trial = run
     assert replay(store, trial, None) == 0
     assert "(batch_ensemble, confirm, complete): same predictions" in capsys.readouterr().out
+
+
+def test_a_trial_from_before_there_were_curves_is_the_same(run, capsys):
+    store, trial = run
+    (store.folder(trial) / CURVE).unlink()
+    assert replay(store, trial, None) == 0
+    assert "same predictions" in capsys.readouterr().out
 
 
 def test_what_differs_is_named(run, capsys):
