@@ -29,6 +29,8 @@ import polars as pl
 from analysis.data.files import write
 from analysis.data.protocol import ENDPOINTS
 from analysis.data.roles import arm_key
+from analysis.figures import encodings
+from analysis.figures.theme import colours
 from analysis.publication import RESULTS, read_frame
 from analysis.stats.resampling import RESAMPLES, generator
 from study.errors import StudyError
@@ -104,9 +106,7 @@ def read_cells(folder: Path, factors: Sequence[str]) -> list[Cell]:
                 f"{key} is not; run the study with protocol.anchors=matched"
             )
         cells.append(Cell(key, levels, own[key]["single"], own[key]["deep_ensemble"]))
-    every = {
-        *product(*(dict.fromkeys(own) for own in zip(*(c.levels for c in cells), strict=True)))
-    }
+    every = {*product(*map(set, zip(*(cell.levels for cell in cells), strict=True)))}
     if len(cells) != len(every) or {cell.levels for cell in cells} != every:
         raise StudyError(
             f"{folder}: each of the {len(every)} combinations of {', '.join(factors)} must be one "
@@ -148,8 +148,12 @@ class Means:
         self.sign = ENDPOINTS[endpoint].sign
 
     def of(self, arm: str) -> Floats:
-        """Return the means of an arm, (1 + RESAMPLES,)."""
-        values = self.values[arm]
+        """Return the means of an arm, (1 + RESAMPLES,).
+
+        Raises:
+            StudyError: When it has less than two seeds, or one of them has no value.
+        """
+        values = self.values.get(arm, np.empty(0))
         n = len(values)
         if n < 2 or not np.isfinite(values).all():
             raise StudyError(
@@ -206,7 +210,7 @@ def _summary(found: Floats) -> tuple[float, float, float]:
 
 def chart(found: pl.DataFrame, labels: Mapping[str, str]) -> alt.FacetChart:
     """Return the mean recovery of every level with its interval, a panel for each endpoint."""
-    rows = found.filter(pl.col("kind") != "effect").with_columns(
+    rows = encodings.tidy(found.filter(pl.col("kind") != "effect")).with_columns(
         row=pl.format("{}: {}", pl.col("factor").str.replace_all(r"\w+\.", ""), pl.col("level")),
         panel=pl.col("endpoint").replace_strict(labels),
     )
@@ -215,8 +219,10 @@ def chart(found: pl.DataFrame, labels: Mapping[str, str]) -> alt.FacetChart:
     )
     x = alt.X("estimate:Q", title="recovery against own anchors")
     chart = alt.layer(
-        alt.Chart().mark_rule(strokeDash=[4, 3], color="#6b7280").encode(x=alt.datum(0)),
-        alt.Chart().mark_rule(strokeDash=[4, 3], color="#6b7280").encode(x=alt.datum(1)),
+        *(
+            alt.Chart().mark_rule(strokeDash=[4, 3], color=colours()["ref"]).encode(x=alt.datum(at))
+            for at in (0, 1)
+        ),
         base.mark_rule(size=1.5).encode(x=alt.X("low:Q"), x2="high:Q"),
         base.mark_point(filled=True, size=60, opacity=1).encode(x=x),
     ).properties(width=230)

@@ -6,12 +6,10 @@ from typing import Any, Final
 import polars as pl
 import pyarrow as pa
 
-from analysis.data.files import open_parquet, read_parquet
+from analysis.data.files import read_published
 from analysis.data.predictions import predictions_file
 from analysis.data.run import Run
-from study import schema
-from study.errors import StudyError
-from study.run_folder.paths import AnyPath, map_paths
+from study.run_folder.paths import map_paths
 
 COLUMNS: Final[dict[str, Any]] = {
     **{"trial": pl.String, "epoch": pl.Int32},
@@ -34,7 +32,8 @@ def curves(run: Run) -> pl.DataFrame:
     there = [(trial, file) for trial, file in zip(trials, files, strict=True) if file.exists()]
     if not there:
         return pl.DataFrame(schema=COLUMNS)
-    tables = map_paths(partial(_read, remedy=run.remedy), [file for _, file in there])
+    read = partial(read_published, schema_name="CURVE", remedy=run.remedy)
+    tables = map_paths(read, [file for _, file in there])
     found = [
         table.append_column("trial", pa.repeat(trial, len(table)).cast(pa.large_string()))
         for (trial, _), table in zip(there, tables, strict=True)
@@ -44,16 +43,3 @@ def curves(run: Run) -> pl.DataFrame:
     values = [name for name in COLUMNS if name not in ("trial", "epoch")]
     means = frame.group_by("trial", "epoch").agg(pl.col(values).mean())
     return means.sort("trial", "epoch").select([*COLUMNS])
-
-
-def _read(file: AnyPath, remedy: str) -> pa.Table:
-    """Return a checked curve file."""
-    table = read_parquet(file, open_parquet(file, remedy, page_checksum_verification=True), remedy)
-    schema.check_version(table.schema, str(file))
-    if not table.schema.equals(schema.CURVE):
-        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
-        raise StudyError(
-            f"{file}: columns must be those of CURVE in study/schema.py, but are {found}; "
-            "write it with that schema"
-        )
-    return table

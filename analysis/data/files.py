@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from study import schema
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, open_for_arrow
 
@@ -44,6 +45,23 @@ def read_parquet(
         raise StudyError(_not_whole(file, error, remedy)) from None
     finally:
         parquet.close()
+
+
+def read_published(file: AnyPath, schema_name: str, remedy: str) -> pa.Table:
+    """Read a file that must have one of the schemas of ``study.schema``, as ``CURVE``.
+
+    Raises:
+        StudyError: When it is damaged, of another version, or has other columns.
+    """
+    table = read_parquet(file, open_parquet(file, remedy, page_checksum_verification=True), remedy)
+    schema.check_version(table.schema, str(file))
+    if not table.schema.equals(getattr(schema, schema_name)):
+        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        raise StudyError(
+            f"{file}: columns must be those of {schema_name} in study/schema.py, but are {found}; "
+            f"{remedy}"
+        )
+    return table
 
 
 def _not_whole(file: AnyPath, error: Exception, remedy: str) -> str:

@@ -5,12 +5,10 @@ from typing import Any, Final
 
 import polars as pl
 
-from analysis.data.files import open_parquet, read_parquet
+from analysis.data.files import read_published
 from analysis.data.predictions import predictions_file
 from analysis.data.roles import arm_key
 from analysis.data.run import Run
-from study import schema
-from study.errors import StudyError
 from study.run_folder.paths import AnyPath, map_paths
 
 _COLUMNS: Final[dict[str, Any]] = {
@@ -46,16 +44,6 @@ def geometry(run: Run) -> pl.DataFrame:
 
 
 def _read(file: AnyPath, remedy: str) -> pl.DataFrame:
-    """Return a checked geometry file."""
-    parquet = open_parquet(file, remedy, page_checksum_verification=True)
-    table = read_parquet(file, parquet, remedy)
-    schema.check_version(table.schema, str(file))
-    if not table.schema.equals(schema.GEOMETRY):
-        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
-        raise StudyError(
-            f"{file}: columns must be those of GEOMETRY in study/schema.py, but are {found}; "
-            "write it with that schema"
-        )
-    frame = pl.from_arrow(table)
+    frame = pl.from_arrow(read_published(file, "GEOMETRY", remedy))
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -6,9 +6,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from analysis.data.files import open_parquet, read_parquet
+from analysis.data.files import read_published
 from analysis.data.run import Run
-from study import schema
 from study.errors import StudyError
 
 NAME: Final = "images.parquet"
@@ -45,13 +44,7 @@ def images(run: Run) -> list[Image]:
     file = run.folder / NAME
     if run.given or not file.exists():
         return []
-    table = read_parquet(file, open_parquet(file, REMEDY, page_checksum_verification=True), REMEDY)
-    schema.check_version(table.schema, str(file))
-    if not table.schema.equals(schema.IMAGES):
-        raise StudyError(
-            f"{file}: columns must be those of IMAGES in study/schema.py, but are "
-            f"{', '.join(f'{field.name}: {field.type}' for field in table.schema)}; {REMEDY}"
-        )
+    table = read_published(file, "IMAGES", REMEDY)
     try:
         return [_image(**row) for row in table.to_pylist()]
     except ValueError as error:

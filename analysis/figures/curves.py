@@ -21,11 +21,7 @@ LAST: Final = 0.75
 """Share of the epochs after which a training is looked at for whether it still improves."""
 CHANGE: Final = 0.02
 """Change of the validation NLL, relative, that counts as one."""
-STATES: Final = {
-    "improving": "still improving",
-    "past": "past its best",
-    "level": "level",
-}
+STATES: Final = ("improving", "past", "level")
 
 
 def curves_figure(context: FigureContext) -> Figure | None:

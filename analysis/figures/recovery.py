@@ -41,13 +41,8 @@ def diversity_figure(context: FigureContext) -> Figure | None:
         rho = float(stats.spearmanr(rows["disagreement"], rows["estimate"]).statistic)
     claim = f"{len(rows)} points are too few to say whether disagreement pays"
     if rho is not None:
-        how = (
-            "goes with more"
-            if rho > 0.3
-            else "goes with less"
-            if rho < -0.3
-            else "does not predict"
-        )
+        some = "goes with more" if rho > 0 else "goes with less"
+        how = some if abs(rho) > 0.3 else "does not predict"
         claim = f"Disagreement {how} recovery (rank correlation {number(rho)})"
     kept = ["arm", "tag", "label", "method", "disagreement", "estimate", "low", "high"]
     return Figure(

@@ -128,9 +128,7 @@ def _by_severity(clean: Sequence[Image], corrupted: Sequence[Image]) -> list[Str
 def _by_set(foreign: Sequence[Image]) -> list[Strip]:
     names = dict.fromkeys(one.condition for one in foreign)
     return [
-        Strip(
-            str(name).replace("_", " "), [_picture(o, "") for o in foreign if o.condition == name]
-        )
+        Strip(str(name).replace("_", " "), [_picture(o) for o in foreign if o.condition == name])
         for name in names
     ]
 

@@ -216,7 +216,7 @@
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = [...input.closest("[data-table]").querySelectorAll("tbody tr")];
     for (const row of rows) {
-      const text = row.dataset.text ??= [...row.cells].map((cell) => cell.dataset.v ?? "").join(" ").toLowerCase();
+      const text = row.dataset.text ??= [...row.cells].filter((cell) => !cell.querySelector("svg")).map((cell) => cell.textContent).join(" ").toLowerCase().replace("details", "");
       row.hidden = !words.every((word) => text.includes(word));
     }
     const left = rows.filter((row) => !row.hidden).length;

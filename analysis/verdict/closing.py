@@ -9,7 +9,8 @@ from analysis.verdict.doubts import doubts
 from analysis.verdict.schema import INCONCLUSIVE, SOME_ESCAPES, Verdict
 from analysis.verdict.wording import winner
 
-WIDE: Final = 100
+WIDE, COLUMN = 100, 12
+"""Letters of a line, and those of them in which its name stands."""
 MOST: Final = 3
 """Doubts that are told; the page has all."""
 
@@ -41,14 +42,9 @@ def closing(verdict: Verdict, confirmed: bool, given: bool = False) -> list[str]
 
 def _folded(name: str, text: str) -> list[str]:
     """Return a text in lines, none of which breaks a number from its unit."""
-    width = max(map(len, ("how sure", "against it"))) + 1
-    lines = wrap(
-        text.replace(" %", "\u00a0%"),
-        WIDE - width - 1,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [f"{name if not n else '':<{width}} {line}" for n, line in enumerate(lines)]
+    text, room = text.replace(" %", "\u00a0%"), WIDE - COLUMN
+    lines = wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    return [f"{name if not n else '':<{COLUMN}}{line}" for n, line in enumerate(lines)]
 
 
 def _next(verdict: Verdict) -> Iterator[str]:
@@ -62,8 +58,8 @@ def _next(verdict: Verdict) -> Iterator[str]:
         return
     if winner(verdict) is not None:
         yield (
-            "see what could overturn this at the top of the report; then repeat it on data that "
-            "nobody has looked at, such as another dataset.split_seed and --out."
+            "see what could overturn this at the top of the report; then repeat it, with "
+            "another --out, on test data that nobody has looked at."
         )
         return
     first = next((arm for arm in verdict.arms if arm.role == "candidate"), None)

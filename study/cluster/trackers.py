@@ -22,7 +22,7 @@ PACKAGES: Final = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "
 """What each needs."""
 RESULTS: Final = ("val_nll", "val_shift_nll", "val_gain", "val_accuracy")
 COSTS: Final = ("seconds", "train_seconds")
-CURVE: Final = ("loss", "lr", "val_nll", "val_members_nll")
+OF_EPOCHS: Final = ("loss", "lr", "val_nll", "val_members_nll")
 FIGURES: Final = ("trials", "complete", *RESULTS, *COSTS)
 
 
@@ -61,7 +61,7 @@ def curve(store: RunFolder, trials: Sequence[str]) -> list[dict[str, float]]:
 
     def point(epoch: int, rows: list[CurveRow]) -> dict[str, float]:
         found: dict[str, float] = {"training_iteration": epoch}
-        for name in CURVE:
+        for name in OF_EPOCHS:
             values = [v for row in rows if (v := getattr(row, name)) is not None]
             found |= {f"curve/{name}": fmean(values)} if values else {}
         return found

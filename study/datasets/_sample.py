@@ -11,7 +11,7 @@ from study.datasets._types import Dataset, Images, evenly
 from study.schema import IMAGES
 
 SHOWN: Final = 12
-"""Test images of which corrupted copies are kept, and images of each out-of-distribution set."""
+"""Images of each out-of-distribution set, and test images at least."""
 MOST: Final = 2000
 MOST_BYTES: Final = 2**24
 """Test images kept at most, by number and by size: among them are sought those that members
@@ -22,15 +22,16 @@ def sample(dataset: Dataset) -> pa.Table:
     """Return test images, corrupted copies of some and out-of-distribution ones."""
     images, labels = dataset.test
     shift = dataset.shift
-    with_copies = np.unique(shift.example)
-    copied = with_copies[evenly(len(with_copies), SHOWN)]
+    # Of each corruption one example is shown at every severity, in turn another.
+    at, copied = [], []
+    for number, name in enumerate(dict.fromkeys(shift.condition.tolist())):
+        own = np.flatnonzero(shift.condition == name)
+        examples = np.unique(shift.example[own])
+        copied.append(examples[number % len(examples)])
+        at += own[shift.example[own] == copied[-1]].tolist()
     most = max(SHOWN, min(MOST, MOST_BYTES // images[0].nbytes))
     kept = np.union1d(evenly(len(images), most), copied)
     rows = list(_rows("test", images[kept], example=kept, label=labels[kept]))
-    # Of each corruption one example is shown, in turn another.
-    names = {name: n for n, name in enumerate(dict.fromkeys(shift.condition.tolist()))}
-    shown = copied[[names[name] % len(copied) for name in shift.condition.tolist()]]
-    at = np.flatnonzero(shift.example == shown)
     rows += _rows(
         "shift",
         shift.images[at],

@@ -53,8 +53,8 @@ def _ending(stream: IO[str], seconds: float) -> Iterator[None]:
     finally:
         faulthandler.cancel_dump_traceback_later()
         faulthandler.disable()
-        if before:
-            faulthandler.enable(sys.__stderr__ or stream)
+        if before and sys.__stderr__ is not None:
+            faulthandler.enable(sys.__stderr__)
 
 
 def _leave_word(file: ObjectPath, stream: IO[str]) -> None:

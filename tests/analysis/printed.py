@@ -1,7 +1,6 @@
 """What a command printed last, by what it is about."""
 
-COLUMN = 12
-"""Letters before the text of a line (see ``analysis.verdict.closing``)."""
+from analysis.verdict.closing import COLUMN
 
 
 def told(printed: str) -> dict[str, str]:

@@ -125,6 +125,8 @@ def test_what_cannot_be_computed_is_one_line(tmp_path: Path) -> None:
 def test_a_gap_that_is_not_shown_gives_no_number(tmp_path: Path) -> None:
     found = effects(publish(tmp_path / "f", noise=2.0), FACTORS)
     assert found["estimate"].is_nan().any()
+    labels = {"cll": "calibrated NLL", "gain": "ensemble gain"}
+    json.dumps(factorial.chart(found, labels).to_dict(), allow_nan=False)
 
 
 def test_it_writes_a_table_and_a_picture(

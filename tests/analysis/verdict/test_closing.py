@@ -32,7 +32,7 @@ def test_an_escape_is_to_be_repeated(tmp_path: Path) -> None:
     found = told(judged(tmp_path / "run", good))
     assert found["found"].startswith("1 of 1 configurations escapes")
     assert "seeds each" in found["how sure"]
-    assert "repeat it on data that nobody has looked at" in found["next"]
+    assert "on test data that nobody has looked at" in found["next"]
 
 
 def test_what_is_undecided_has_the_seeds_that_would_decide(tmp_path: Path) -> None:
