@@ -11,6 +11,7 @@ from study.plugins import load_plugin, names, suggest
 from study.space.checks import check_anchor, check_enqueued, check_keys, check_values
 from study.space.configuration import checked
 from study.space.domain import Domain
+from study.space.factorial import every_entry
 from study.space.study import MethodSpace, Study
 from study.space.yaml_file import METHOD_KEYS, STUDY_KEYS, listed, read_yaml, set_key
 
@@ -150,6 +151,7 @@ def _method_space(file: Path, document: dict[str, Any]) -> MethodSpace:
     for key in searched:
         if key in fixed:
             raise StudyError(f"{file}: {key}: is both fixed and searched; keep one")
+    every = document.get("enqueue") == "all"
     space = checked(
         MethodSpace,
         {
@@ -157,13 +159,15 @@ def _method_space(file: Path, document: dict[str, Any]) -> MethodSpace:
             "method": name,
             "fixed": fixed,
             "search": {key: _domains(leaf, file, key) for key, leaf in searched.items()},
-            "enqueue": tuple(listed(document, "enqueue", file)),
+            "enqueue": () if every else tuple(listed(document, "enqueue", file)),
             "strata": tuple(listed(document, "strata", file)),
         },
         file,
     )
     check_keys(space)
     check_values(space)
+    if every:
+        space = space.model_copy(update={"enqueue": every_entry(space)})
     check_enqueued(space)
     return space
 

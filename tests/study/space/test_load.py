@@ -239,3 +239,43 @@ def test_a_space_of_the_project_is_found_by_its_name(tmp_path, monkeypatch):
         load_study([Path("smok")])
     (tmp_path / "smoke").write_text("method: single")  # A file of that name goes first.
     assert load_study([Path("smoke")]).candidates == ()
+
+
+GRID = """
+name: grid
+dataset: {name: digits}
+method: batch_ensemble
+fixed: {backbone: {name: mlp, width: 16}, training: {epochs: 2}}
+search:
+  params:
+    init: {choice: [normal, sign]}
+    init_std: {choice: [0.5], when: {params.init: normal}}
+    negative_share: {choice: [0.2, 0.5], when: {params.init: sign}}
+    members: {choice: [2, 4]}
+enqueue: all
+"""
+
+
+def test_enqueue_all_crosses_the_choices_that_are_active(load):
+    entries = load(GRID).candidates[0].enqueue
+    assert [e["name"] for e in entries] == [
+        *("init normal, members 2", "init normal, members 4"),
+        *("init sign, negative share 0.2, members 2", "init sign, negative share 0.2, members 4"),
+        *("init sign, negative share 0.5, members 2", "init sign, negative share 0.5, members 4"),
+    ]
+    assert entries[0] == {
+        "name": "init normal, members 2",
+        "params.init": "normal",
+        "params.init_std": 0.5,
+        "params.members": 2,
+    }
+
+
+def test_enqueue_all_needs_choices(load):
+    with pytest.raises(StudyError, match=r"enqueue: all needs choices alone, but params.init_std"):
+        load(BASE.partition("enqueue:")[0] + "enqueue: all\n")
+
+
+def test_enqueue_all_needs_as_many_trials(load):
+    with pytest.raises(StudyError, match="at least the 6 enqueued"):
+        load(GRID, ["budget.trials=5"])
