@@ -145,12 +145,13 @@ def job_queue(size: int, options: argparse.Namespace) -> Cells:
 
 def storage(size: int, options: argparse.Namespace) -> Cells:
     """Write ``size`` proposals of a method and their results, and read them in a new storage."""
-    trials = asked(of_size("be", 60), options.method, size).get_trials(deepcopy=False)
+    study = of_size("be", 60)
+    trials = asked(study, options.method, size).get_trials(deepcopy=False)
     with tempfile.TemporaryDirectory() as folder:
 
         def there() -> optuna.storages.BaseStorage:
             if options.url is None:
-                return open_storage(RunFolder(folder))
+                return open_storage(study, RunFolder(folder))
             return optuna.storages.RDBStorage(options.url.replace("FOLDER", folder))
 
         name, directions = f"{size}-{time.time()}", list(OBJECTIVES.values())
