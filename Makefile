@@ -43,6 +43,7 @@ chaos: $(STATE)-test
 # Judge the published results again; fails where a number is no longer what the code gives.
 results: $(STATE)-study
 	$(BIN)/python -m analysis.publication
+	$(BIN)/python -m analysis.factorial
 
 # Known vulnerabilities of what is installed; needs the public index of packages.
 audit: $(STATE)-test

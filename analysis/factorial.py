@@ -1,6 +1,7 @@
 """Which factors decide recovery, in a published factorial: ``python -m analysis.factorial``.
 
     python -m analysis.factorial why_mnist1d params.init params.fast_decay backbone.width
+    python -m analysis.factorial      # compute all published effects again, and compare
 
 A factorial crosses a few settings; every cell is a configuration. Recovery is that against each
 cell's own anchors, which are trained with the same backbone and training values. A main effect is
@@ -36,6 +37,9 @@ from analysis.stats.resampling import RESAMPLES, generator
 from study.errors import StudyError
 
 LEVEL: Final = 0.95
+EFFECTS: Final = "effects.csv"
+DIGITS: Final = 4
+"""Decimals of the published effects."""
 COLUMNS: Final = (
     "endpoint",
     "kind",
@@ -232,14 +236,48 @@ def chart(found: pl.DataFrame, labels: Mapping[str, str]) -> alt.FacetChart:
     return facets
 
 
+def is_as_published(folder: Path) -> bool:
+    """Tell whether the effects beside a published result are what today's code gives."""
+    published = pl.read_csv(folder / EFFECTS)
+    factors = published.filter(pl.col("kind") == "mean")["factor"].unique(maintain_order=True)
+    # In the last of the digits written, machines may round differently.
+    return within(published, effects(folder, factors.to_list()), 2 * 10**-DIGITS)
+
+
+def within(published: pl.DataFrame, found: pl.DataFrame, tolerance: float) -> bool:
+    """Tell whether two tables of effects have the same rows and, up to a tolerance, numbers."""
+    numbers = ["estimate", "low", "high"]
+    texts = [name for name in COLUMNS if name not in numbers]
+    if published.columns != found.columns or not published[texts].equals(found[texts]):
+        return False
+    old, new = (frame[numbers].cast(pl.Float64).to_numpy() for frame in (published, found))
+    return bool(np.allclose(old, new, rtol=0, atol=tolerance, equal_nan=True))
+
+
+def compare_all() -> int:
+    """Print of each published factorial whether it is as published; return the exit status."""
+    agree = {file.parent.name: is_as_published(file.parent) for file in _published()}
+    for name, same in agree.items():
+        print(f"{name}: effects {'as published' if same else 'differ from those published'}")
+    return 0 if all(agree.values()) else 1
+
+
+def _published() -> list[Path]:
+    return sorted(RESULTS.glob(f"*/{EFFECTS}"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write effects.csv and effects.svg beside a published result; return the exit status."""
     given = parser().parse_args(arguments)
-    folder = RESULTS / given.name
     try:
+        if given.name is None:
+            return compare_all()
+        if not given.factor:
+            raise StudyError("factors must be given, but there are none; name dotted keys")
+        folder = RESULTS / given.name
         found = effects(folder, given.factor)
         labels = _json(folder, "verdict.json")["protocol"]["labels"]
-        write(folder / "effects.csv", found.write_csv(float_precision=4))
+        write(folder / EFFECTS, found.write_csv(float_precision=DIGITS))
         chart(found, labels).save(folder / "effects.svg")
     except (StudyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -260,8 +298,8 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("name", help="folder in analysis/results")
-    found.add_argument("factor", nargs="+", help="dotted key, as params.init")
+    found.add_argument("name", nargs="?", help="folder in analysis/results; none to compare all")
+    found.add_argument("factor", nargs="*", help="dotted key, as params.init")
     return found
 
 

@@ -139,3 +139,19 @@ def test_it_writes_a_table_and_a_picture(
     assert {"effects.csv", "effects.svg"} <= {file.name for file in (tmp_path / "f").iterdir()}
     assert factorial.main(["none", *FACTORS]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_published_effects_are_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(tmp_path / "f")
+    monkeypatch.setattr(factorial, "RESULTS", tmp_path)
+    assert factorial.main(["f", *FACTORS]) == 0
+    assert factorial.main([]) == 0
+    assert capsys.readouterr().out.endswith("f: effects as published\n")
+    file = tmp_path / "f" / factorial.EFFECTS
+    table = pl.read_csv(file)
+    changed = table.with_columns(pl.col("low").cast(pl.Float64) - 0.001)
+    file.write_text(changed.write_csv())
+    assert factorial.main([]) == 1
+    assert "differ" in capsys.readouterr().out
