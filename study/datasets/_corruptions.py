@@ -90,8 +90,21 @@ def _translation(x: Floats, amount: float, rng: np.random.Generator) -> Floats:
 
 def _pixelation(x: Floats, amount: float, rng: np.random.Generator) -> Floats:
     height, width = (_block_average(side, amount) for side in x.shape[2:])
-    pixelated: Floats = np.matmul(np.matmul(height, x), width.T)
-    return pixelated
+    return _product(width, _product(height, x).swapaxes(2, 3)).swapaxes(2, 3)
+
+
+def _product(matrix: Floats, x: Floats) -> Floats:
+    """Return ``matrix @ x`` for (S, S) and (N, C, S, ...), the same on every CPU.
+
+    BLAS adds in an order that depends on the CPU, and means of pixels often end in exactly .5: the
+    last bit would decide whether a pixel is rounded up, and the data would differ by machine. Here
+    terms are added in their order, each product exact.
+    """
+    total: Floats = np.zeros_like(x)
+    for column, line in zip(matrix.T, np.moveaxis(x, 2, 0), strict=True):
+        exact = column[:, None].astype(np.float64) * line[:, :, None]
+        total = (exact + total).astype(np.float32)
+    return total
 
 
 def _block_average(side: int, amount: float) -> Floats:
@@ -104,7 +117,8 @@ def _block_average(side: int, amount: float) -> Floats:
     pixel = np.arange(side)
     overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
     overlap = overlap.clip(0).astype(np.float32)
-    average: Floats = overlap.T @ overlap * np.float32(blocks / side)
+    together = (overlap[:, :, None] * overlap[:, None, :]).sum(0)  # Of two terms at most.
+    average: Floats = together * np.float32(blocks / side)
     return average
 
 

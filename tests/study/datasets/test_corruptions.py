@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -201,3 +204,29 @@ def test_severity_hurts_a_classifier_of_real_digits(digits: Dataset, condition: 
     assert accuracy[0] > clean - 0.1
     assert all(after <= before + 0.01 for before, after in pairwise(accuracy))
     assert 0.2 < accuracy[4] < clean - 0.08
+
+
+KERNELS = """
+import hashlib
+import numpy as np
+from study.datasets._corruptions import CORRUPTIONS, corrupt
+images = np.random.default_rng(0).integers(0, 17, (200, 1, 8, 8)).astype(np.uint8) * 15
+sha = hashlib.sha256()
+for condition in CORRUPTIONS:
+    for severity in range(1, 6):
+        sha.update(corrupt(images, condition, severity, seed=0).tobytes())
+print(sha.hexdigest())
+"""
+
+
+def test_corrupted_images_do_not_depend_on_the_kernels_of_the_cpu() -> None:
+    """BLAS has other kernels, which add in another order, on other CPUs."""
+
+    def digest(kernels: str) -> str:
+        own = os.environ | {"OPENBLAS_CORETYPE": kernels, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", KERNELS]
+        return subprocess.run(
+            command, env=own, check=True, capture_output=True, text=True, timeout=300
+        ).stdout
+
+    assert digest("Nehalem") == digest("")
