@@ -301,7 +301,11 @@ def images(channels: int, side: int, augment: bool, setting: Setting) -> list[Ra
 
     def ours() -> None:
         for index in torch.randperm(len(data), device=setting.device).split(128):
-            _ = own.augmented(index, True, chance) if augment else own.batch(index)
+            if augment:
+                crops = own.draw_crops([len(index)], True, chance).to(setting.device)
+                _ = own.augmented(index, crops)
+            else:
+                _ = own.batch(index)
 
     def loader() -> None:
         made = ((transform(image), label) for image, label in data)

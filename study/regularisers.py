@@ -69,7 +69,7 @@ def jensen_shannon(outputs: MemberOutputs) -> Tensor:
     The cap stops a pair that already differs from buying still more divergence with accuracy.
     """
     log_p = outputs.logits_MBC.log_softmax(-1)
-    i, j = torch.triu_indices(len(log_p), len(log_p), offset=1)
+    i, j = _pairs(log_p)
     log_mean = torch.logaddexp(log_p[i], log_p[j]) - math.log(2)
     js = 0.5 * (_kl(log_p[i], log_mean) + _kl(log_p[j], log_mean))
     return -js.clamp(max=JS_CAP).mean()
@@ -95,7 +95,7 @@ def function_space(outputs: MemberOutputs) -> Tensor:
     Kernel repulsion in function space (D'Angelo & Fortuin 2021) as a loss; h carries no gradient.
     """
     p = outputs.logits_MBC.softmax(-1).flatten(1)
-    i, j = torch.triu_indices(len(p), len(p), offset=1)
+    i, j = _pairs(p)
     distances = (p[i] - p[j]).square().sum(-1)
     h = distances.detach().median().clamp(min=1e-12)
     return torch.exp(-distances / h).mean()
@@ -149,7 +149,7 @@ def dice(outputs: MemberOutputs) -> Tensor:
     within = torch.stack([_within_class(z, outputs.y_B) for z in features])
     scale = (within.square().mean(1, keepdim=True) + 1e-12).sqrt()
     unit = within / scale
-    i, j = torch.triu_indices(len(unit), len(unit), offset=1)
+    i, j = _pairs(unit)
     correlation = unit[i].mT @ unit[j] / unit.shape[1]
     return correlation.square().mean()
 
@@ -179,9 +179,11 @@ def adp(outputs: MemberOutputs) -> Tensor:
     p = outputs.logits_MBC.softmax(-1)
     mean = p.mean(0)
     entropy = -(mean * mean.clamp(min=1e-12).log()).sum(-1)
-    keep = torch.ones_like(mean, dtype=torch.bool).scatter_(1, outputs.y_B.unsqueeze(1), False)
-    others = p.transpose(0, 1)[keep.unsqueeze(1).expand(-1, members, -1)]
-    others = torch.nn.functional.normalize(others.view(-1, members, classes - 1), dim=-1)
+    # The classes but the true one by number: a mask would have to be counted first.
+    others_BC = torch.arange(classes - 1, device=p.device).expand(len(mean), -1)
+    others_BC = others_BC + (others_BC >= outputs.y_B.unsqueeze(1))
+    others = p.transpose(0, 1).gather(2, others_BC.unsqueeze(1).expand(-1, members, -1))
+    others = torch.nn.functional.normalize(others, dim=-1)
     jitter = ADP_JITTER * torch.eye(members, dtype=p.dtype, device=p.device)
     return -(entropy + ADP_RATIO * torch.logdet(others @ others.mT + jitter)).mean()
 
@@ -217,6 +219,12 @@ def _alignment(grams_KBB: Tensor) -> Tensor:
     flat = grams_KBB.flatten(1)
     unit = flat / (flat.square().sum(1, keepdim=True) + 1e-12).sqrt()
     return unit @ unit.mT
+
+
+def _pairs(members: Tensor) -> Tensor:
+    """Return the numbers of both members of each pair, (2, M(M-1)/2), on their device."""
+    m = len(members)
+    return torch.triu_indices(m, m, offset=1, device=members.device)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ import pyarrow as pa
 
 from study.errors import StudyError
 
-VERSION: Final = 4
+VERSION: Final = 5
+READABLE: Final = (4, VERSION)
+"""Versions that are read; see :func:`completed`."""
 VERSION_KEY: Final = b"schema_version"
 
 Role = Literal[
@@ -144,6 +146,9 @@ class TrialRow(Outcome):
     commit: Annotated[str | None, "commit of the code, with +dirty"]
     data: Annotated[str, "fingerprint of the data"]
     finished: Annotated[datetime, pa.timestamp("ms", tz="UTC"), "when the row was written"]
+    deterministic: Annotated[
+        bool | None, "trained by deterministic algorithms alone; null before version 5"
+    ] = None
 
 
 FIRST: Final = (
@@ -273,8 +278,16 @@ def check_version(schema: pa.Schema, file: str) -> None:
             f"{file}: no key {VERSION_KEY.decode()!r} in the file's metadata; "
             f"write it with the schema of study/schema.py (version {VERSION})"
         )
-    if found != str(VERSION).encode():
+    if found not in [str(version).encode() for version in READABLE]:
         raise StudyError(
-            f"{file}: schema version must be {VERSION}, but is {found.decode(errors='replace')}; "
-            "read it with the release that wrote it"
+            f"{file}: schema version must be {' or '.join(map(str, READABLE))}, but is "
+            f"{found.decode(errors='replace')}; read it with the release that wrote it"
         )
+
+
+def completed(rows: pa.Table) -> pa.Table:
+    """Return rows of trials with null in the column that version 4 did not have, at the end."""
+    column = TRIAL.field("deterministic")
+    if (rows.schema.metadata or {}).get(VERSION_KEY) != b"4" or column.name in rows.column_names:
+        return rows
+    return rows.append_column(column, pa.nulls(len(rows), column.type))

@@ -116,11 +116,14 @@ class Execution(Strict):
         precision: Type of the stored logits; float32 is used where float16 would overflow.
         stack: Networks that are trained as one, at most; 1 for none, None for as many as repay.
         low_memory: Whether members are trained one after another, where they can be.
+        deterministic: Whether only deterministic algorithms are used, which a GPU needs for the
+            same numbers bit for bit.
     """
 
     precision: Literal["float16", "float32"] = "float16"
     stack: int | None = None
     low_memory: bool = False
+    deterministic: bool = False
 
     @property
     def most(self) -> int | None:

@@ -32,6 +32,7 @@ def test_its_trials_have_the_identities_they_had(earlier):
     for trial, row in rows.items():
         spec = TrialSpec.model_validate_json(row.spec)
         assert (spec.trial, spec.configuration) == (trial, row.configuration)
+        assert row.deterministic is None  # Nothing said so then.
 
 
 def test_it_is_whole_and_nothing_of_it_is_missing(earlier, capsys):

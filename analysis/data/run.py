@@ -114,8 +114,8 @@ def _trial_row(file: AnyPath) -> pa.Table:
     """Return the one checked row of a trial file."""
     parquet = open_parquet(file, REDO)
     schema.check_version(parquet.schema_arrow, str(file))
-    check_columns(file, parquet.schema_arrow.names, schema.TRIAL.names)
-    table = read_parquet(file, parquet, REDO)
+    table = schema.completed(read_parquet(file, parquet, REDO))
+    check_columns(file, table.column_names, schema.TRIAL.names)
     if table.num_rows != 1:
         raise StudyError(f"{file}: a trial must be one row, but there are {table.num_rows}; {REDO}")
     try:

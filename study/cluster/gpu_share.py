@@ -10,6 +10,7 @@ from study.errors import StudyError
 from study.search.points import SAMPLES, enqueued_points, sampled_points
 from study.space.configuration import configuration
 from study.space.study import Study
+from study.training.batches import Splits, default_device
 from study.training.fit import DivergenceError
 from study.trials.rehearsal import one_step
 
@@ -32,19 +33,23 @@ def share(need: float, total: float, spare: float = 0.1) -> float:
 def gpu_memory(study: Study, data: Dataset) -> tuple[float, float]:
     """Return bytes that a trial takes of this GPU, which it must have to itself, and those it has.
 
-    The most that a step takes of a few configurations of each method, enqueued ones first.
+    The most that a training step or a prediction takes of a few configurations of each method,
+    enqueued ones first, beside the training images, which a trial keeps there.
 
     Raises:
         StudyError: When there is no GPU.
     """
     if not torch.cuda.is_available():
         raise StudyError("resources.gpus_per_trial=auto: needs a GPU, but torch sees none; set 0")
+    images, _ = Splits(data, default_device()).train
     for space in study.spaces:
         if space.method != "deep_ensemble":
             for point in [*enqueued_points(space), *sampled_points(space, SAMPLES)]:
-                size = configuration(space, point).training.batch_size
+                training = configuration(space, point).training
+                if training.augment != "none":
+                    images.pad()
                 with contextlib.suppress(DivergenceError):
-                    one_step(space, point, data, size)
+                    one_step(space, point, data, training.batch_size, predicts=True)
     free, total = torch.cuda.mem_get_info()
     beside = total - free - torch.cuda.memory_reserved()
     return float(torch.cuda.max_memory_reserved() + beside), float(total)

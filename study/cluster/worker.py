@@ -15,6 +15,7 @@ from study.cluster.trackers import figures
 from study.datasets import Dataset
 from study.run_folder.store import RunFolder
 from study.spec import Execution, TrialSpec
+from study.training.determinism import fix_workspace
 from study.trials.timeout import time_limit
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # Of malloc.h.
@@ -30,6 +31,9 @@ def trainable(config: dict[str, Any], data: Dataset) -> None:
         return
     if not config["gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Newer releases of Ray leave them in sight.
+    execution = Execution(**config["execution"])
+    if execution.deterministic:
+        fix_workspace()  # Of cuBLAS, which looks when CUDA starts.
     import torch
 
     from study.trials.trial import run_trials
@@ -45,7 +49,7 @@ def trainable(config: dict[str, Any], data: Dataset) -> None:
             store,
             fingerprint=config["fingerprint"],
             name=config["name"],
-            execution=Execution(**config["execution"]),
+            execution=execution,
         )
     tune.report({"status": "ended"} | figures(rows))
 

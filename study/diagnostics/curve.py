@@ -47,7 +47,7 @@ class Curve:
         nll = members_nll = None
         if done.number in self.due:
             # A method of the user's own may draw random numbers in evaluation, too.
-            devices = {self.val.images.device} - {torch.device("cpu")}
+            devices = {self.val.device} - {torch.device("cpu")}
             with torch.random.fork_rng(devices):
                 found = objectives(predict(method, self.val), self.labels)
             nll, members_nll = found.val_nll, found.val_nll + found.val_gain

@@ -68,4 +68,4 @@ class MemberDropout(nn.Module):
             keep = torch.rand(self.members, 1, *x.shape[1:], generator=generator) >= self.rate
             self.mask = keep / (1 - self.rate)
         self.mask = self.mask.to(x.device)
-        return self.mask
+        return self.mask.to(x.dtype)

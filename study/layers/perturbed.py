@@ -163,8 +163,11 @@ class MemberLayer(nn.Module):
         return self._per_channel(bias, y)
 
     def _per_channel(self, v: Tensor, x: Tensor) -> Tensor:
-        """Shape (M, F) or (F,) to broadcast over the channels of x, (M, B, ...)."""
-        v = v if v.dim() == 2 else v.unsqueeze(0)
+        """Shape (M, F) or (F,) to broadcast over the channels of x, (M, B, ...), in x's type.
+
+        In mixed precision a product with float32 would be float32, and all that follows with it.
+        """
+        v = (v if v.dim() == 2 else v.unsqueeze(0)).to(x.dtype)
         if self.convolution is None:
             return v.view(len(v), *[1] * (x.dim() - 2), -1)
         return v.view(len(v), 1, -1, 1, 1)

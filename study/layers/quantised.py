@@ -70,12 +70,19 @@ class Quantiser(nn.Module):
 
 
 class Mixture(nn.Module):
-    """A layer's weights as the mean over the levels of bits, of probabilities softmax(α)."""
+    """A layer's weights as the mean over the levels of bits, of probabilities softmax(α).
+
+    Attributes:
+        bytes: Of a weight at each level.
+    """
+
+    bytes: Tensor
 
     def __init__(self, granularity: Granularity, like: Tensor) -> None:
         super().__init__()
         self.granularity = granularity
         self.alpha = nn.Parameter(like.detach().new_zeros(len(LEVELS)))
+        self.register_buffer("bytes", like.new_tensor(LEVELS) / 8, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return Σ_b p_b Q_b(w)."""
@@ -152,11 +159,10 @@ class Sizes:
         packed = (packed_bytes(n, b) for (n, _), b in zip(self.layers, bits, strict=True))
         return self.fixed + sum(packed)
 
-    def expected(self, probabilities: list[Tensor]) -> Tensor:
+    def expected(self, probabilities: list[Tensor], level_bytes: Tensor) -> Tensor:
         """Return the expected bytes under each layer's probabilities of the levels."""
-        levels = probabilities[0].new_tensor(LEVELS) / 8
         weights = [n for n, _ in self.layers]
-        means = (n * p @ levels for n, p in zip(weights, probabilities, strict=True))
+        means = (n * p @ level_bytes for n, p in zip(weights, probabilities, strict=True))
         return torch.stack(list(means)).sum() + self.fixed
 
 

@@ -30,7 +30,9 @@ dropout nothing separates them, and the members stay twins.
 Deviations: no limit on an expert's capacity, under which an example's output would depend on its
 batch; experts may stand in layers that are no transformer's perceptrons; the auxiliary losses are
 taken over the whole batch; no upcycling from a trained sparse network. The noise is divided by the
-experts of one router, E/M, as in the authors' code.
+experts of one router, E/M, as in the authors' code. Training on a GPU calls every expert of a
+member on all of its rows, with weight 0 where it was not chosen, since the host would have to wait
+for the number of its own rows; the FLOPs that are counted are those of the K experts all the same.
 """
 
 import copy
@@ -44,6 +46,7 @@ from torch import Tensor, nn
 
 from study.errors import StudyError
 from study.layers.members import repeat_for_members, split_members, weighted_layers
+from study.layers.perturbed import BATCH
 from study.layers.transformer import FeedForward, Residual
 from study.methods import MakeNetwork, Method
 from study.spec import Strict
@@ -120,7 +123,11 @@ class ExpertLayer(nn.Module):
         """Apply to each row its member's K experts."""
         rows_MND = split_members(x, self.members).flatten(1, -2)
         gates_MNK, chosen_MNK = self.route(rows_MND)
-        y = self._apply_experts(rows_MND.flatten(0, 1), gates_MNK.flatten(), chosen_MNK.flatten())
+        # BATCH is set while FLOPs are counted.
+        if self.training and x.device.type != "cpu" and BATCH.get() is None:
+            y = self._apply_all(rows_MND, gates_MNK, chosen_MNK)
+        else:
+            y = self._apply_chosen(rows_MND, gates_MNK, chosen_MNK)
         return y.view(*x.shape[:-1], -1)
 
     def route(self, rows_MND: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,18 +149,29 @@ class ExpertLayer(nn.Module):
         balance, self.balance = self.balance, None
         return balance
 
-    def _apply_experts(self, rows_ND: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
+    def _apply_chosen(self, rows_MND: Tensor, gates_MNK: Tensor, chosen_MNK: Tensor) -> Tensor:
         """Sum each row's weighted experts, every expert called on its own rows alone.
 
         All are called, be it on no row, so that all have a gradient.
         """
+        rows_ND, chosen = rows_MND.flatten(0, 1), chosen_MNK.flatten()
         order = chosen.argsort(stable=True)
         row = order // self.top_k
         counts = chosen.bincount(minlength=len(self.experts)).tolist()
         parts = zip(self.experts, row.split(counts), strict=True)
         y = torch.cat([expert(rows_ND.index_select(0, own)) for expert, own in parts])
-        weighted = y * gates[order].unsqueeze(1)
+        weighted = y * gates_MNK.flatten()[order].unsqueeze(1).to(y.dtype)
         return weighted.new_zeros(len(rows_ND), y.shape[1]).index_add(0, row, weighted)
+
+    def _apply_all(self, rows_MND: Tensor, gates_MNK: Tensor, chosen_MNK: Tensor) -> Tensor:
+        """Return the same, every expert called on all rows of its member: shapes are fixed."""
+        group = self.router.shape[1]
+        gates_MNE = torch.zeros(*gates_MNK.shape[:2], group, device=gates_MNK.device)
+        gates_MNE = gates_MNE.scatter(2, chosen_MNK % group, gates_MNK)
+        members = (rows for rows in rows_MND for _ in range(group))
+        y = torch.stack([expert(own) for expert, own in zip(self.experts, members, strict=True)])
+        weighted = y.unflatten(0, (-1, group)) * gates_MNE.permute(0, 2, 1).unsqueeze(3).to(y.dtype)
+        return weighted.sum(1).flatten(0, 1)
 
 
 def importance(gates_MNE: Tensor) -> Tensor:

@@ -65,7 +65,9 @@ class FilmNorm(MemberNorm):
         y = split_members(self.norm(x), self.members)
         batch, images = isinstance(self.norm, BATCH_NORMS), [1] * (y.dim() - 3)
         shape = (self.members, 1, -1, *images) if batch else (self.members, 1, *images, -1)
-        return torch.addcmul(self.beta.view(shape), y, self.gamma.view(shape)).flatten(0, 1)
+        # In the activations' type, so that mixed precision stays that.
+        beta, gamma = (v.view(shape).to(y.dtype) for v in (self.beta, self.gamma))
+        return torch.addcmul(beta, y, gamma).flatten(0, 1)
 
     def plain(self, member: int) -> nn.Module:
         """Return the ordinary norm that one member applies."""

@@ -86,7 +86,7 @@ class GroupedLinear(nn.Module):
         """Apply each layer to its own part of the features."""
         parts = x.unflatten(1, (len(self.weight), -1))
         y = torch.einsum("bgi,goi->bgo", parts, self.weight).flatten(1)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
 class Heads(nn.Module):

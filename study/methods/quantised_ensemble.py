@@ -166,10 +166,11 @@ class Member(single.Ensemble):
     def loss(self, logits_MBC: Tensor, y_MB: Tensor, label_smoothing: float) -> Tensor:
         """Return the cross-entropy, with the terms of the size while bits are searched."""
         loss = super().loss(logits_MBC, y_MB, label_smoothing)
-        probabilities = [mixture.alpha.softmax(0) for mixture in self._mixtures()]
-        if not probabilities:
+        mixtures = self._mixtures()
+        if not mixtures:
             return loss
-        ratio = self.sizes.expected(probabilities) / self.share
+        probabilities = [mixture.alpha.softmax(0) for mixture in mixtures]
+        ratio = self.sizes.expected(probabilities, mixtures[0].bytes) / self.share
         if self.params.search == "differentiable":
             return loss + (self.params.size_weight or 0.0) * ratio
         spread = torch.stack([1 - p.square().sum() for p in probabilities]).sum()

@@ -171,8 +171,8 @@ class Ensemble(Method):
         if not self.groups:
             return super().loss(logits_MBC, y_MB, label_smoothing)
         y, losses = y_MB[0], []
-        for group, own in zip(self.groups, logits_MBC, strict=True):
-            wanted, mine = targets(y, group, self.classes, label_smoothing)
+        for number, (group, own) in enumerate(zip(self.groups, logits_MBC, strict=True)):
+            wanted, mine = targets(y, self.group_of == number, len(group), label_smoothing)
             logits = own[:, : wanted.shape[1]]
             if self.params.loss == "ce":
                 each = -(wanted * logits.log_softmax(1)).sum(1)
@@ -185,16 +185,23 @@ class Ensemble(Method):
 
 
 def targets(
-    y_B: Tensor, group: list[int], classes: int, label_smoothing: float = 0.0
+    y_B: Tensor, group_C: Tensor, count: int, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return a sub-network's targets (B, 1 + K) and which images are of its own classes (B,)."""
-    places = torch.full((classes,), NONE_OF_MINE, device=y_B.device)
-    places[group] = torch.arange(1, len(group) + 1, device=y_B.device)
-    mine = places[y_B] != NONE_OF_MINE
-    one_hot = F.one_hot(places[y_B], len(group) + 1).float()
-    one_hot = (1 - label_smoothing) * one_hot + label_smoothing / (len(group) + 1)
-    other = one_hot.new_full((len(group) + 1,), 1 / classes)
-    other[NONE_OF_MINE] = (classes - len(group)) / classes
+    """Return a sub-network's targets (B, 1 + K) and which images are of its own classes (B,).
+
+    Args:
+        y_B: Classes of the images.
+        group_C: Which classes are its own.
+        count: K, how many these are.
+        label_smoothing: Of the cross-entropy.
+    """
+    classes = len(group_C)
+    place_B = (group_C.cumsum(0) * group_C)[y_B]  # From 1 on; others' are at NONE_OF_MINE.
+    mine = place_B != NONE_OF_MINE
+    one_hot = (place_B.unsqueeze(1) == torch.arange(count + 1, device=y_B.device)).float()
+    one_hot = (1 - label_smoothing) * one_hot + label_smoothing / (count + 1)
+    other = one_hot.new_full((count + 1,), 1 / classes)
+    other[NONE_OF_MINE] = (classes - count) / classes
     return torch.where(mine.unsqueeze(1), one_hot, other), mine
 
 

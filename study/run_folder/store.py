@@ -310,6 +310,7 @@ def _read_row(path: AnyPath) -> TrialRow | None:
     except (OSError, pa.ArrowException) as error:
         raise DamagedError(_broken(path, " ".join(str(error).split()))) from None
     schema.check_version(table.schema, str(path))
+    table = schema.completed(table)
     if len(table) != 1 or not table.schema.equals(schema.TRIAL):
         raise DamagedError(_broken(path, f"it has {len(table)} rows or other columns"))
     columns: dict[str, Any] = table.to_pylist()[0]

@@ -81,6 +81,9 @@ class Resources(Strict):
     concurrency: int | None = Field(None, ge=1)
     stack: int | None = Field(None, ge=1, description="replicates trained as one, at most")
     low_memory: bool = Field(False, description="members one after another, where they can be")
+    deterministic: bool = Field(
+        False, description="the same numbers bit for bit on the same kind of GPU, by slower kernels"
+    )
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     trial_hours: float = Field(
         24, gt=0, le=8760, description="after which a trial is taken to hang"
@@ -164,7 +167,10 @@ class Study(Strict):
         """How each trial is trained and stored."""
         resources = self.resources
         return Execution(
-            precision=self.precision, stack=resources.stack, low_memory=resources.low_memory
+            precision=self.precision,
+            stack=resources.stack,
+            low_memory=resources.low_memory,
+            deterministic=resources.deterministic,
         )
 
     def space(self, method: str) -> MethodSpace:

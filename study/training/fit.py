@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -14,7 +15,7 @@ from study.errors import StudyError
 from study.layers.members import recording_head_inputs, split_members
 from study.methods import Method, Phase, TrainingForward
 from study.spec import Regularisation, Schedule, Training, derive_seed
-from study.training.batches import DeviceImages
+from study.training.batches import Crops, DeviceImages
 
 
 class EpochDone(NamedTuple):
@@ -55,6 +56,8 @@ class AtATime:
 
 
 WHOLE_STEP: Final = AtATime()
+PREDICTED: Final = 2048
+"""Examples times members that are predicted at a time, at most."""
 
 
 def fit(
@@ -125,15 +128,23 @@ def _batches(
     size = min(training.batch_size, len(pixels))
     steps = len(pixels) // size
 
+    sizes, flip = [size] * steps, training.augment == "crop_flip"
+
     def epoch() -> Iterator[Batch]:
+        # All that is drawn for an epoch is copied at once: a step waits for nothing.
         every = torch.stack([torch.randperm(len(pixels), generator=order) for order in orders])
-        for step, index in enumerate(every[:, : steps * size].to(labels.device).split(size, dim=1)):
-            if training.augment == "none":
-                x = pixels.batch(index.flatten())
+        every = every[:, : steps * size].to(labels.device)
+        crops: list[Crops] = []
+        if training.augment != "none":
+            drawn = (pixels.draw_crops(sizes, flip, chance) for chance in chances)
+            crops = [own.to(labels.device) for own in drawn]
+        for step, index in enumerate(every.split(size, dim=1)):
+            if crops:
+                now = slice(step * size, (step + 1) * size)
+                streams = zip(index, crops, strict=True)
+                x = torch.cat([pixels.augmented(own, crop.of(now)) for own, crop in streams])
             else:
-                flip = training.augment == "crop_flip"
-                streams = zip(index, chances, strict=True)
-                x = torch.cat([pixels.augmented(own, flip, chance) for own, chance in streams])
+                x = pixels.batch(index.flatten())
             yield x, labels[index.flatten()], step / steps
 
     while True:
@@ -159,7 +170,7 @@ def _step(
         forwards = forwards_of(method, regularisation)
 
     def loss_of(forward: TrainingForward, x: Tensor, y_B: Tensor, progress: float) -> Tensor:
-        precision = torch.autocast(x.device.type, torch.bfloat16, mixed)
+        precision = torch.autocast(x.device.type, torch.bfloat16) if mixed else nullcontext()
         with precision, recording_head_inputs(method) as features:
             logits_MBC, y_MB = forward(x, y_B)
         logits_MBC = logits_MBC.float()
@@ -246,13 +257,35 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known or "can't allocate memory" in str(error)
 
 
-@torch.inference_mode()
-def predict(method: Method, pixels: DeviceImages, batch_size: int = 2048) -> Tensor:
-    """Return every member's logits (M, N, C) on the CPU, in float32 and evaluation mode."""
+def predict(method: Method, pixels: DeviceImages, batch_size: int = PREDICTED) -> Tensor:
+    """Return every member's logits (M, N, C) on the CPU, in float32 and evaluation mode.
+
+    Out of memory it begins again with half the batch, down to one example.
+    """
     method.eval()
-    size = max(1, batch_size // method.members)
-    indices = torch.arange(len(pixels), device=pixels.images.device).split(size)
-    return torch.cat([method(pixels.batch(index)).float().cpu() for index in indices], dim=1)
+    size = max(1, min(batch_size // method.members, len(pixels)))
+    while True:
+        try:
+            return _predicted(method, pixels, size)
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()  # With the error gone, so is all that its frames held.
+        size //= 2
+
+
+@torch.inference_mode()
+def _predicted(method: Method, pixels: DeviceImages, size: int) -> Tensor:
+    done: list[Tensor] = []
+    last: Tensor | None = None
+    for x in pixels.batches(size):
+        logits = method(x).float()
+        # One behind, so that the device has work while the host waits and gets the next batch.
+        if last is not None:
+            done.append(last.cpu())
+        last = logits
+    assert last is not None
+    return torch.cat([*done, last.cpu()], dim=1)
 
 
 def _refuse_pairs(regularisation: Regularisation) -> None:
@@ -299,18 +332,22 @@ def _diversity(
     if not phase.diverse and not getattr(regulariser, "applies_alone", False):
         return None
     # A stack is several methods side by side, whose members are not to be compared.
-    streams = len(method.batch_seeds(0))
+    streams, checked = len(method.batch_seeds(0)), False
 
     def weighted(logits_MBC: Tensor, y_MB: Tensor, features: list[Tensor], x: Tensor) -> Tensor:
+        nonlocal checked
         members = len(logits_MBC) // streams
         if members < 2:
             _refuse_pairs(regularisation)
+        if not checked:  # In the first step alone: the answer has to be waited for.
+            for labels in y_MB.chunk(streams):
+                _require_same_examples(labels, regularisation)
+            checked = True
         seen = features[-1].float().flatten(1) if features else None
         every = (logits_MBC, y_MB, x.flatten(1), seen, method.perturbations())
         parts = (_split(tensor, streams) for tensor in every)
         total = logits_MBC.new_zeros(())
         for logits, labels, images, z, deviations in zip(*parts, strict=True):
-            _require_same_examples(labels, regularisation)
             z = None if z is None else _by_member(z, members, len(images))
             total = total + regulariser(
                 regularisers.MemberOutputs(logits, labels[0], deviations, z, images)

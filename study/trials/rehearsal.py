@@ -14,15 +14,22 @@ from study.space.domain import Point
 from study.space.study import MethodSpace
 from study.spec import Strict
 from study.training.batches import DeviceImages, channel_statistics, default_device
-from study.training.fit import epochs_of, fit
+from study.training.fit import PREDICTED, epochs_of, fit, predict
 
 STEPS = 2
 
 
 def one_step(
-    space: MethodSpace, point: Point, data: Dataset, size: int
+    space: MethodSpace, point: Point, data: Dataset, size: int, predicts: bool = False
 ) -> tuple[set[str], float, float]:
     """Train on a few batches with parameters that note being read.
+
+    Args:
+        space: Of the method.
+        point: Of the space.
+        data: What is trained on.
+        size: Examples of a batch.
+        predicts: Whether batches of the largest size are predicted afterwards, for their memory.
 
     Returns:
         The parameters read, by how much the method exceeds its own limit (then it is not trained),
@@ -57,6 +64,9 @@ def one_step(
         fit(part, pixels, torch.tensor(labels, device=device), short, parsed["regulariser"], seed=0)
         steps = steps or STEPS * epochs
     seconds = (time.perf_counter() - start) / max(1, steps)
+    if predicts:
+        several = np.resize(images, (2 * max(1, PREDICTED // method.members), *data.shape))
+        predict(method, DeviceImages(several, *channel_statistics(several), device, kept=False))
     _look_at(method)
     return read, 0.0, seconds
 

@@ -16,7 +16,13 @@ from study.schema import Outcome, TrialRow
 from study.spec import TrialSpec, canonical
 
 
-def new_row(spec: TrialSpec, fingerprint: str, name: str | None, outcome: Outcome) -> TrialRow:
+def new_row(
+    spec: TrialSpec,
+    fingerprint: str,
+    name: str | None,
+    outcome: Outcome,
+    deterministic: bool = False,
+) -> TrialRow:
     """Return the row of a trial that ended just now, here."""
     return TrialRow(
         trial=spec.trial,
@@ -34,6 +40,7 @@ def new_row(spec: TrialSpec, fingerprint: str, name: str | None, outcome: Outcom
         commit=commit(),
         data=fingerprint,
         finished=datetime.now(UTC),
+        deterministic=deterministic,
         **{field.name: getattr(outcome, field.name) for field in fields(Outcome)},
     )
 

@@ -21,6 +21,7 @@ from study.run_folder.store import RunFolder
 from study.schema import Outcome, TrialRow
 from study.spec import Execution, TrialSpec
 from study.training.batches import Splits, default_device
+from study.training.determinism import deterministic
 from study.training.fit import (
     WHOLE_STEP,
     AtATime,
@@ -95,13 +96,14 @@ def run_trials(
         return done
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    splits = _splits(dataset, fingerprint)
-    setup = Setup(splits, fingerprint, name, store, execution, on_epoch)
-    runs = _trained_as_one(specs, setup) if len(specs) > 1 else {}
-    return [
-        row or _run(spec, setup, runs.get(spec.trial))
-        for spec, row in zip(specs, rows, strict=True)
-    ]
+    with deterministic(execution.deterministic):
+        splits = _splits(dataset, fingerprint)
+        setup = Setup(splits, fingerprint, name, store, execution, on_epoch)
+        runs = _trained_as_one(specs, setup) if len(specs) > 1 else {}
+        return [
+            row or _run(spec, setup, runs.get(spec.trial))
+            for spec, row in zip(specs, rows, strict=True)
+        ]
 
 
 def run_trial(
@@ -173,7 +175,8 @@ def _run(spec: TrialSpec, setup: Setup, run: Run | None) -> TrialRow:
         seconds=outcome.seconds + time.perf_counter() - start,
         peak_bytes=peak_bytes(),
     )
-    row = new_row(spec, setup.fingerprint, setup.name, outcome)
+    how = setup.execution.deterministic
+    row = new_row(spec, setup.fingerprint, setup.name, outcome, how)
     store.commit(row)
     return row
 

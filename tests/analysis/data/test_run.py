@@ -129,7 +129,7 @@ def twice(rows: pa.Table) -> pa.Table:
 
 BROKEN = {
     "no version": (drop_version, "no key 'schema_version'"),
-    "later version": (later_version, "version must be 4, but is 99"),
+    "later version": (later_version, "version must be 4 or 5, but is 99"),
     "missing column": (lambda t: t.drop(["label"]), "missing: label, unknown: none"),
     "unknown column": (lambda t: t.append_column("x", t["member"]), "unknown: x"),
     "wrong type": (

@@ -116,7 +116,7 @@ def rewrite(file: Path, how: str) -> None:
     ("how", "message"),
     [
         ("cut", "geometry.parquet: must be whole Parquet, but is cut short or damaged"),
-        ("version", "geometry.parquet: schema version must be 4, but is 9"),
+        ("version", "geometry.parquet: schema version must be 4 or 5, but is 9"),
         ("column", "geometry.parquet: columns must be those of GEOMETRY"),
         ("type", "value: float; "),
     ],

@@ -96,9 +96,18 @@ def twice(folder: Path) -> None:
 
 TRIAL, TEST = "trials/*/trial.parquet", "trials/*/test.parquet"
 REFUSED: dict[str, tuple[Edit, str]] = {
-    "older trial": (first(TRIAL, version(b"2")), "schema version must be 4, but is 2; read it"),
-    "newer trial": (first(TRIAL, version(b"99")), "schema version must be 4, but is 99; read it"),
-    "newer predictions": (first(TEST, version(b"5")), r"test\.parquet: schema version must be 4"),
+    "older trial": (
+        first(TRIAL, version(b"2")),
+        "schema version must be 4 or 5, but is 2; read it",
+    ),
+    "newer trial": (
+        first(TRIAL, version(b"99")),
+        "schema version must be 4 or 5, but is 99; read it",
+    ),
+    "newer predictions": (
+        first(TEST, version(b"6")),
+        r"test\.parquet: schema version must be 4 or 5",
+    ),
     "no version": (first(TRIAL, version(None)), "no key 'schema_version'"),
     "half a trial": (first(TRIAL, cut(300)), "must be whole Parquet"),
     "empty trial": (first(TRIAL, cut(0)), "must be whole Parquet"),

@@ -1,5 +1,7 @@
 """A trial that is run again has the same predictions, or it is said what differs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +35,19 @@ def test_a_trial_from_before_there_were_curves_is_the_same(run, capsys):
     (store.folder(trial) / CURVE).unlink()
     assert replay(store, trial, None) == 0
     assert "same predictions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_on_a_gpu_bit_for_bit_is_claimed_of_deterministic_algorithms_alone(
+    run, capsys, deterministic
+):
+    store, trial = run
+    row = store.row(trial)
+    store.commit(replace(row, device="NVIDIA H100", deterministic=deterministic))
+    assert replay(store, trial, None) == 0
+    said = capsys.readouterr().out
+    assert ("bit for bit" in said) == deterministic
+    assert ("resources.deterministic=true" in said) == (not deterministic)
 
 
 def test_what_differs_is_named(run, capsys):

@@ -112,7 +112,7 @@ def test_bytes_by_hand():
     fixed = 4 * 10 + (4 * 4 + 1) + (4 * 8 + 1)
     assert SIZES.stored([3, 4]) == fixed + 30 + 400
     half = torch.tensor([0.0, 0.0, 0.5, 0.0, 0.5])
-    assert SIZES.expected([half, half]).item() == fixed + 880 * 6 / 8
+    assert SIZES.expected([half, half], torch.tensor(LEVELS) / 8).item() == fixed + 880 * 6 / 8
     assert Sizes(0, ((3, 1),)).stored([3]) == 5 + 2  # nine bits are two bytes
 
 

@@ -109,6 +109,19 @@ def test_gradients_are_those_of_the_dense_formula():
     torch.testing.assert_close(found, torch.autograd.grad(dense.square().sum(), parameters))
 
 
+def test_all_experts_called_on_all_rows_give_the_same():
+    sparse = layer(members=2, experts=6, top_k=2)
+    rows = torch.randn(2, 9, 6, requires_grad=True)
+    gates, chosen = sparse.route(rows)
+    wanted = [rows, *sparse.parameters()]
+    found = []
+    for apply in (sparse._apply_chosen, sparse._apply_all):
+        y = apply(rows, gates, chosen)
+        found.append([y, *torch.autograd.grad(y.square().sum(), wanted, retain_graph=True)])
+    for chosen_alone, of_all in zip(*found, strict=True):
+        torch.testing.assert_close(of_all, chosen_alone)
+
+
 def test_members_do_not_meet_in_an_expert():
     sparse = layer(members=2, experts=6, top_k=3)
     sparse(torch.randn(2 * 5, 6)).unflatten(0, (2, 5))[1].sum().backward()

@@ -10,16 +10,18 @@ from study.errors import StudyError
 from study.layers.members import stages_of
 from study.methods.split_ensemble import Parallel, confusion_groups, targets
 
+ODD = torch.tensor([False, True, False, True])
+
 
 def test_targets_by_hand():
-    wanted, mine = targets(torch.tensor([3, 0, 1]), [1, 3], classes=4)
+    wanted, mine = targets(torch.tensor([3, 0, 1]), ODD, 2)
     assert mine.tolist() == [True, False, True]
     # None of mine, class 1, class 3: of class 0 only that it is one of the C.
     assert wanted.tolist() == [[0, 0, 1], [0.5, 0.25, 0.25], [0, 1, 0]]
 
 
 def test_labels_are_smoothed_within_the_group_alone():
-    wanted, _ = targets(torch.tensor([3, 0]), [1, 3], classes=4, label_smoothing=0.3)
+    wanted, _ = targets(torch.tensor([3, 0]), ODD, 2, label_smoothing=0.3)
     torch.testing.assert_close(wanted, torch.tensor([[0.1, 0.1, 0.8], [0.5, 0.25, 0.25]]))
 
 
@@ -52,7 +54,8 @@ def test_the_loss_by_hand(loss, smoothing):
     logits, labels = method.training_forward(inputs(), y)
     expected = []
     for group, own in zip(method.groups, method._sub_logits(inputs()), strict=True):
-        wanted, mine = targets(y, group, CLASSES, smoothing)
+        is_own = torch.tensor([c in group for c in range(CLASSES)])
+        wanted, mine = targets(y, is_own, len(group), smoothing)
         each = (
             F.cross_entropy(own, wanted, reduction="none")
             if loss == "ce"

@@ -110,13 +110,26 @@ def test_a_row_cut_short_is_named(store, make_spec):
         store.rows()
 
 
+def test_a_row_of_before_a_column_was_there_is_read(store, make_spec):
+    row = row_of(make_spec())
+    store.commit(row)
+    path = store.folder(row.trial) / ROW
+    table = pq.read_table(path).drop_columns("deterministic")
+    pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: b"4"}), path)
+    assert store.row(row.trial).deterministic is None
+    assert store.row(row.trial).val_nll == row.val_nll
+    pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: b"5"}), path)
+    with pytest.raises(StudyError, match="other columns"):
+        store.row(row.trial)
+
+
 def test_another_schema_version_is_refused(store, make_spec):
     row = row_of(make_spec())
     store.commit(row)
     path = store.folder(row.trial) / ROW
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: b"99"}), path)
-    with pytest.raises(StudyError, match="schema version must be 4, but is 99"):
+    with pytest.raises(StudyError, match="schema version must be 4 or 5, but is 99"):
         store.rows()
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(StudyError, match="no key 'schema_version'"):

@@ -1,6 +1,8 @@
 """The training loop, its schedule and the identities between methods that it must keep."""
 
 import math
+import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from study import backbones
 from study.conformance import Subject, inputs
 from study.errors import StudyError
+from study.methods import single
 from study.methods.deep_ensemble import member_seed
 from study.plugins import load_plugin, names
 from study.spec import Regularisation
@@ -170,6 +173,36 @@ def test_the_first_step_of_adamw_is_its_formula(make_spec, data):
         torch.testing.assert_close(step[known], sign[known], atol=0.01, rtol=0)
 
 
+class Small(single.Ensemble):
+    """A network on a device without room for more than some images, in evaluation."""
+
+    def __init__(self, spec, data, room):
+        torch.manual_seed(spec.seed)
+        network = partial(backbones.build, spec.backbone, data.shape, data.classes)
+        super().__init__(single.Params(), network, spec.seed)
+        self.room, self.sizes, self.held = room, [], []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        self.held.append(weakref.ref(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+def test_out_of_memory_a_prediction_is_made_in_halves(make_spec, data, monkeypatch):
+    x, spec, held = pixels(data, data.test[0][:100]), make_spec(), []
+    small = Small(spec, data, 13)
+    let_go = lambda: held.append([ref() for ref in small.held])  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "empty_cache", let_go)
+    found = predict(small, x)
+    assert small.sizes == [100, 50, 25, *[12] * 8, 4]
+    assert held == [[None] * failed for failed in (1, 2, 3)]
+    torch.testing.assert_close(found, predict(Small(spec, data, 100), x))
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(Small(spec, data, 0), x)
+
+
 def test_half_precision_changes_the_numbers_a_little(make_spec, data):
     x = pixels(data, data.test[0])
     exact, rough = (
@@ -238,7 +271,9 @@ def test_augmentation_is_a_shift_by_zeros_or_a_mirror():
     generator = torch.Generator().manual_seed(0)
     seen = {
         image.double().numpy().tobytes()
-        for image in p.augmented(torch.zeros(400, dtype=torch.long), True, generator)[:, 0]
+        for image in p.augmented(
+            torch.zeros(400, dtype=torch.long), p.draw_crops([400], True, generator)
+        )[:, 0]
     }
     assert seen == allowed
 
@@ -267,7 +302,8 @@ def test_training_mirrors_images_only_where_that_is_asked_for(make_spec, data, a
 def test_every_image_of_a_batch_has_its_own_crop():
     images = np.tile(np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8), (50, 1, 1, 1))
     p = DeviceImages(images, torch.zeros(1), torch.ones(1), torch.device("cpu"))
-    crops = p.augmented(torch.arange(50), False, torch.Generator().manual_seed(0))
+    drawn = p.draw_crops([50], False, torch.Generator().manual_seed(0))
+    crops = p.augmented(torch.arange(50), drawn)
     assert len({c.numpy().tobytes() for c in crops}) > 5
     assert math.isfinite(crops.sum().item())
 

@@ -76,6 +76,7 @@ def test_a_job_has_the_time_of_all_its_trials(make_spec, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "time_limit", noted)
     specs = [make_spec(seed=seed).to_json() for seed in range(3)]
     config = {"specs": specs, "out": str(tmp_path), "hours": 2.0, "gpus": 1}
+    config["execution"] = {}
     with pytest.raises(InterruptedError):
         worker.trainable(config, data=None)
     assert given == [3 * 2 * 3600]

@@ -1,7 +1,9 @@
 """One trial from spec to committed files."""
 
+import gc
 import math
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -334,6 +336,42 @@ def test_out_of_memory_is_tried_again_in_halves(make_spec, data, store, monkeypa
     else:
         assert row.status == "failed"
         assert "out of memory" in row.reason
+
+
+def test_out_of_memory_in_a_prediction_is_no_failure(make_spec, data, store, monkeypatch):
+    class Tight(single.Ensemble):
+        def forward(self, x):
+            if len(x) > 30:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    monkeypatch.setattr(trial, "build", lambda spec, *shape: Tight(*made(spec, *shape)))
+    row = run(make_spec(), data, store)
+    assert (row.status, row.pieces) == ("complete", 1)
+
+
+def test_memory_is_given_back_once_the_failed_attempt_is_gone(make_spec, data, store, monkeypatch):
+    class Tight(single.Ensemble):
+        def training_forward(self, x, y_B):
+            if len(x) > 13:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().training_forward(x, y_B)
+
+    built, left = [], []
+
+    def tight(spec, *shape):
+        built.append(weakref.ref(method := Tight(*made(spec, *shape))))
+        return method
+
+    monkeypatch.setattr(trial, "build", tight)
+    monkeypatch.setattr(trial, "flops", lambda *_: Flops(0, 0))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append([m() for m in built]))
+    gc.disable()  # It is gone without that cycles are looked for.
+    try:
+        row = run(make_spec("single", {}, {"batch_size": 25}), data, store)
+    finally:
+        gc.enable()
+    assert (row.status, row.pieces, left) == ("complete", 2, [[None]])
 
 
 def test_out_of_memory_members_are_trained_in_turn_before_batches_are_halved(
