@@ -123,7 +123,7 @@ def _check_consumption(
             elif len(seconds) < first:
                 seconds.append(_seconds_per_trial(space, point, data))
                 if study.resources.gpus_per_trial:
-                    counted.append(_flops_per_trial(space, point, data))
+                    counted.append(flops_per_trial(space, point, data))
         except DivergenceError as error:
             diverged.append(str(error))  # Some corners of a wide space do; the search records them.
         except StudyError as error:
@@ -164,7 +164,7 @@ def _seconds_per_trial(space: MethodSpace, point: Point, data: Dataset) -> float
     return step * (len(data.train[1]) // size) * training.epochs
 
 
-def _flops_per_trial(space: MethodSpace, point: Point, data: Dataset) -> float:
+def flops_per_trial(space: MethodSpace, point: Point, data: Dataset) -> float:
     """Count the FLOPs of a trial that is confirmed; one of the search predicts on fewer images."""
     own = configuration(space, point)
     training, examples = own.training, len(data.train[1])
