@@ -79,6 +79,8 @@ class _Calls(TorchFunctionMode):
             return is_on_card(args[0])
         if func in READERS and is_on_card(args[0]):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        if func is Tensor.pin_memory and not is_on_card(args[0]):
+            return args[0].clone()
         if func in (Tensor.to, Tensor.cuda, Tensor.cpu):
             return self._moved(func, args, kwargs)
         if func is Tensor.backward:

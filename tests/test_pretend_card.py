@@ -100,3 +100,6 @@ def test_what_a_card_cannot_do_raises():
             x.bernoulli_(0.5, generator=torch.Generator())
         assert x.bernoulli_(0.5, generator=torch.Generator("cuda")).device.type == "cuda"
         assert x.tolist() == x.cpu().numpy().tolist()
+        pinned = torch.rand(3).pin_memory()
+        assert pinned.device.type == "cpu"
+        assert pinned.to(x.device, non_blocking=True).device.type == "cuda"
