@@ -362,13 +362,12 @@ def epoch(size: int, width: int, setting: Setting) -> list[Ratio]:
 
 
 def memory(setting: Setting) -> list[Ratio]:
-    """Compare the peak memory that a step of ResNet-18, M=4, B=16, adds to a process.
+    """Compare the peak memory that a step of ResNet-18, M=4, B=16, adds: to a process, or on a GPU.
 
     One member at a time, each with its own norms, takes less than all: that ratio is below 1.
     """
-    del setting
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        ours, *peers = pool.map(_peak, SIDES)
+        ours, *peers = pool.map(peak, SIDES, [setting] * len(SIDES))
     what = "peak memory of a BatchEnsemble step, ResNet-18, M=4, B=16"
     return [Ratio(what, side, *[p / ours] * 3) for side, p in zip(SIDES[1:], peers, strict=True)]
 
@@ -376,14 +375,13 @@ def memory(setting: Setting) -> list[Ratio]:
 SIDES = ("ours", "torch-uncertainty", "LIMIT", "ours, a member at a time")
 
 
-def _peak(side: str) -> float:
-    """Return the bytes that a step adds to the peak of a new process."""
+def peak(side: str, setting: Setting) -> float:
+    """Return the bytes that a step adds to the peak, of a new process or on the GPU."""
     from torch_uncertainty.models.classification import batched_resnet
     from torch_uncertainty.models.classification import resnet as plain
 
     torch.set_num_threads(1)
     fixed: dict[str, Any] = {"arch": 18, "style": "cifar", "conv_bias": False}
-    setting = Setting(1, torch.device("cpu"))
     x, y = setting.batch(16, (3, 32, 32))
     many = x.repeat(4, 1, 1, 1), y.repeat(4)
     if side.startswith("ours"):
@@ -394,6 +392,11 @@ def _peak(side: str) -> float:
         step = plain_step(plain(3, CLASSES, **fixed), *many, setting)
     else:
         step = plain_step(batched_resnet(3, CLASSES, num_estimators=4, **fixed), *many, setting)
+    if setting.device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
     before = _kilobytes("VmRSS")
     step()
     return _kilobytes("VmHWM") - before
@@ -405,6 +408,12 @@ def _kilobytes(name: str) -> int:
     return next(int(row.split()[1]) for row in status.splitlines() if row.startswith(name))
 
 
+def whole_epoch(setting: Setting) -> list[Ratio]:
+    """Compare an epoch of as large a network as the device does in a while."""
+    images, width = (512, 16) if setting.device.type == "cpu" else (10_000, 64)
+    return epoch(images, width, setting)
+
+
 ROWS: list[Callable[[Setting], list[Ratio]]] = [
     lambda setting: perceptron(4, setting),
     lambda setting: perceptron(16, setting),
@@ -414,15 +423,8 @@ ROWS: list[Callable[[Setting], list[Ratio]]] = [
     lambda setting: stacked_ensembles(8, 4, setting),
     lambda setting: images(1, 28, False, setting),
     lambda setting: images(3, 32, True, setting),
-    lambda setting: epoch(512, 16, setting),
+    whole_epoch,
     memory,
-]
-ON_GPU: list[Callable[[Setting], list[Ratio]]] = [
-    lambda setting: resnet(4, setting),
-    lambda setting: stacked(32, setting),
-    lambda setting: stacked_ensembles(8, 4, setting),
-    lambda setting: images(3, 32, True, setting),
-    lambda setting: epoch(10_000, 64, setting),
 ]
 
 
@@ -445,7 +447,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}\n")
     print("| what | against | ratio | quartiles |\n| --- | --- | --- | --- |")
     found = []
-    for row in ROWS if on_cpu else ON_GPU:
+    for row in ROWS:
         for ratio in row(setting):
             found.append(asdict(ratio))
             spread = f"{ratio.low:.2f} to {ratio.high:.2f}"

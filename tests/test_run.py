@@ -21,6 +21,8 @@ from tensorboardX.proto.event_pb2 import Event
 from study.cluster.trackers import PACKAGES
 from study.run import main
 from study.run_folder.store import RunFolder
+from study.space.load import load_study
+from study.stages import estimate
 from tests.running import SMOKE, committed, finish, start, wait_for
 
 
@@ -153,6 +155,14 @@ def test_every_arm_has_its_seeds_and_no_seed_is_used_twice(finished_study):
     }  # fmt: skip
     opened = min(r.finished.timestamp() for r in confirm)
     assert (out / "plan.json").stat().st_mtime <= opened
+
+
+def test_it_took_no_more_than_the_dry_run_would_say(finished_study):
+    rows = RunFolder(finished_study.out).rows().values()
+    done = sum(row.members if row.method == "deep_ensemble" else 1 for row in rows)
+    methods = {row.method for row in rows} - {"deep_ensemble"}
+    most = estimate.total(load_study([SMOKE]), dict.fromkeys(methods, 1.0))
+    assert done <= most < 1.5 * done
 
 
 def test_run_again_does_nothing(finished_study):

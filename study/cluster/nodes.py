@@ -19,7 +19,16 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.cluster.gpu_share import gpu_memory, share
-from study.cluster.preflight import NodeQuery, NodeReport, code, inspect_node, problems, weights_of
+from study.cluster.preflight import (
+    NodeQuery,
+    NodeReport,
+    code,
+    gpu_problem,
+    inspect_node,
+    look_for_gpu,
+    problems,
+    weights_of,
+)
 from study.datasets import Dataset
 from study.errors import StudyError
 from study.run_folder.store import RunFolder
@@ -134,6 +143,9 @@ class Nodes:
                 "set resources.concurrency where nodes come by themselves"
             )
         if not self.joined:
+            # Torch would train on the CPU without a word.
+            if self.gpus and not unchecked and (problem := gpu_problem(look_for_gpu())):
+                raise StudyError(f"this machine: {problem}")
             return
         self._await_fit()
         self.checked = not unchecked

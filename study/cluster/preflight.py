@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,27 @@ SKEW: Final = 60.0
 """Seconds by which clocks may differ: they tell what came before what."""
 ROOM: Final = 5e8
 """Bytes that must be free for Ray's own files on a node."""
-SEES_GPU: Final = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+DRIVER: Final = Path("/proc/driver/nvidia/version")
+"""Where Linux tells of NVIDIA's driver, in containers too."""
+LEAST_DRIVER: Final = {12: 525, 13: 580}
+"""The oldest driver that runs torch built for a CUDA of this major version: "Minor Version
+Compatibility" in https://docs.nvidia.com/deploy/cuda-compatibility."""
+LOOK: Final = "import torch; print(torch.version.cuda, torch.cuda.is_available())"
+
+
+@dataclass(frozen=True)
+class SeenGpu:
+    """What there is of a GPU on a node.
+
+    Attributes:
+        seen: Whether torch sees one.
+        cuda: For which CUDA its torch is built, as ``13.0``; None for none.
+        driver: NVIDIA's driver, as ``580.65.06``; None where there is none.
+    """
+
+    seen: bool
+    cuda: str | None
+    driver: str | None
 
 
 @dataclass(frozen=True)
@@ -50,17 +71,46 @@ def inspect_node(asked: NodeQuery, gpu: bool) -> NodeReport:
         "versions": json.loads(versions()),
         "code": code(),
         "free": shutil.disk_usage(_temporary()).free,
-        "gpu": _sees_gpu() if gpu else None,
+        "gpu": look_for_gpu() if gpu else None,
         "weights": [path for path in asked.weights if not Path(path).is_file()],
         "out": _marked(RunFolder(asked.out), asked.mark),
     }
 
 
-def _sees_gpu() -> bool:
-    """Tell whether torch would see a GPU here; all may be taken, so none is asked for."""
+def look_for_gpu() -> SeenGpu:
+    """Return what there is of a GPU here; all may be taken, so none is asked for."""
     variables = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    ended = subprocess.run([sys.executable, "-c", SEES_GPU], env=variables, check=False)
-    return ended.returncode == 0
+    command = [sys.executable, "-W", "ignore", "-c", LOOK]
+    ended = subprocess.run(command, env=variables, check=False, capture_output=True, text=True)
+    cuda, seen = (ended.stdout.split() or ["None", "False"])[-2:]
+    return SeenGpu(seen == "True", None if cuda == "None" else cuda, driver_version())
+
+
+def driver_version(file: Path = DRIVER) -> str | None:
+    """Return the version of NVIDIA's driver, as ``580.65.06``; None where there is none."""
+    try:
+        found = re.search(r"\b\d+(\.\d+)+\b", file.read_text())
+    except OSError:
+        return None
+    return found and found[0]
+
+
+def gpu_problem(gpu: SeenGpu) -> str | None:
+    """Return what must be mended for torch to use a GPU where Ray counts one, or None."""
+    if gpu.cuda is None:
+        return "torch must be built for CUDA, but is not; install the build that has it"
+    least = LEAST_DRIVER.get(int(gpu.cuda.partition(".")[0]))
+    if least is not None and gpu.driver is not None and int(gpu.driver.partition(".")[0]) < least:
+        return (
+            f"NVIDIA's driver must be {least} or newer for torch with CUDA {gpu.cuda}, but is "
+            f"{gpu.driver}; update it, or choose an image that has it"
+        )
+    if not gpu.seen:
+        return (
+            "Ray counts a GPU there, but torch sees none; install its driver"
+            f"{f', {least} or newer' if least else ''}, or start Ray there with --num-gpus=0"
+        )
+    return None
 
 
 def _temporary() -> str:
@@ -121,11 +171,8 @@ def problems(name: str, here: NodeReport, there: NodeReport, asked: NodeQuery) -
             f"--out {asked.out}: must be the same place on every node, but on node {name} it "
             f"{there['out']}; give s3://BUCKET/NAME (or gs://), or a folder that all nodes share"
         )
-    if there["gpu"] is False:
-        lines.append(
-            f"node {name}: Ray counts a GPU there, but torch sees none; install its driver, or "
-            "start Ray there with --num-gpus=0"
-        )
+    if there["gpu"] is not None and (problem := gpu_problem(there["gpu"])):
+        lines.append(f"node {name}: {problem}")
     if there["weights"]:
         lines.append(
             f"node {name}: must have {', '.join(there['weights'])}, which backbone.weights names; "

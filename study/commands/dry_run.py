@@ -1,6 +1,7 @@
 """``--dry-run``: check everything that can be checked without a training run, and estimate cost."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from rich.table import Table
 from study import datasets
 from study.commands.notes import notes
 from study.datasets import Dataset
+from study.diagnostics.cost import flops
+from study.diagnostics.curve import LOOKS
 from study.errors import StudyError
 from study.progress.tally import duration
 from study.run_folder.store import RunFolder
@@ -19,11 +22,11 @@ from study.space.configuration import configuration
 from study.space.domain import Point
 from study.space.study import MethodSpace, Study
 from study.spec import canonical
-from study.stages import anchors, estimate
-from study.stages import pilot as pilot_stage
-from study.training.batches import default_device
+from study.stages import estimate
+from study.training.batches import WATCHED, default_device
 from study.training.fit import DivergenceError
 from study.trials.rehearsal import one_step
+from study.trials.trial import build
 
 CONSUMED_BY = 256
 """Sampled configurations among which each searched parameter must be used at least once."""
@@ -33,6 +36,13 @@ FEW = 16
 """Examples that suffice to see which parameters a method reads."""
 SLOW = 0.5
 """Seconds of a step above which it is timed on a few examples and scaled."""
+
+
+class TrialCost(NamedTuple):
+    """What a trial of a method takes: seconds of training here, and FLOPs (nan: not counted)."""
+
+    seconds: float
+    flops: float
 
 
 def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
@@ -55,7 +65,7 @@ def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
         console.print(line, highlight=False, soft_wrap=True)
     silence()
     torch.set_num_threads(1)
-    seconds = {}
+    costs = {}
     for space in study.spaces:
         if space.method == "deep_ensemble":
             continue
@@ -63,8 +73,9 @@ def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
         points = list(sampled_points(space, CONSUMED_BY))
         for number, point in enumerate(points[:SAMPLES]):
             console.print(f"  sample {number}: {canonical(point)}", highlight=False, soft_wrap=True)
-        seconds[space.method] = _check_consumption(space, [*enqueued_points(space), *points], data)
-    console.print(_estimate(study, seconds, data), highlight=False, soft_wrap=True)
+        costs[space.method] = _check_consumption(study, space, points, data)
+    for line in _estimate(study, costs, data):
+        console.print(line, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -82,16 +93,20 @@ def _space_table(space: MethodSpace) -> Table:
     return table
 
 
-def _check_consumption(space: MethodSpace, points: list[Point], data: Dataset) -> float:
+def _check_consumption(
+    study: Study, space: MethodSpace, sampled: list[Point], data: Dataset
+) -> TrialCost:
     """Train the first points for a step, and more until every parameter was read.
 
     Points beyond a limit of the method's own are built, but neither trained nor timed.
 
     Returns:
-        The median seconds of a trial here.
+        The median seconds of a trial here, and where the study asks for GPUs its mean FLOPs.
     """
     missing, first = set(space.search), SAMPLES + len(space.enqueue)
     seconds: list[float] = []
+    counted: list[float] = []
+    points = [*enqueued_points(space), *sampled]
     excesses: list[float] = []
     diverged: list[str] = []
     for number, point in enumerate(points):
@@ -107,6 +122,8 @@ def _check_consumption(space: MethodSpace, points: list[Point], data: Dataset) -
                 excesses.append(excess)
             elif len(seconds) < first:
                 seconds.append(_seconds_per_trial(space, point, data))
+                if study.resources.gpus_per_trial:
+                    counted.append(flops_per_trial(space, point, data))
         except DivergenceError as error:
             diverged.append(str(error))  # Some corners of a wide space do; the search records them.
         except StudyError as error:
@@ -133,7 +150,7 @@ def _check_consumption(space: MethodSpace, points: list[Point], data: Dataset) -
             f"{space.file}: {', '.join(sorted(missing))}: searched, but no sampled configuration "
             f"of {space.method} uses it; remove it or mend its condition"
         )
-    return float(np.median(seconds))
+    return TrialCost(float(np.median(seconds)), float(np.mean(counted or [np.nan])))
 
 
 def _seconds_per_trial(space: MethodSpace, point: Point, data: Dataset) -> float:
@@ -147,26 +164,36 @@ def _seconds_per_trial(space: MethodSpace, point: Point, data: Dataset) -> float
     return step * (len(data.train[1]) // size) * training.epochs
 
 
-def _estimate(study: Study, seconds: dict[str, float], data: Dataset) -> str:
-    """Return a line with the core time and disk that the study is likely to take."""
-    budget, protocol = study.budget, study.protocol
-    tuned = sum(
-        (budget.trials + budget.rescore * budget.rescore_seeds) * s for s in seconds.values()
-    )
-    single = seconds["single"]
-    candidates = sum(seconds[space.method] for space in study.candidates) * protocol.shortlist
-    others = sum(s for m, s in seconds.items() if m != "single")
-    pilot, seeds = 0.0, protocol.seeds
-    if seeds == "auto":
-        pilot, seeds = 9 * single * budget.pilot_seeds, pilot_stage.MOST
-    total = tuned + pilot + seeds * (candidates + others + 14 * single)
-    if protocol.anchors == "matched":
-        judged = protocol.shortlist * len(study.candidates) + len(study.others) - 1
-        tried = budget.anchor_seeds * (anchors.OWN + judged)
-        of_four = 4 * anchors.pool_seeds(seeds)
-        total += single * (tried + judged * (anchors.MORE * seeds + of_four) + seeds * judged**0.5)
+def flops_per_trial(space: MethodSpace, point: Point, data: Dataset) -> float:
+    """Count the FLOPs of a trial that is confirmed; one of the search predicts on fewer images."""
+    own = configuration(space, point)
+    training, examples = own.training, len(data.train[1])
+    size = min(training.batch_size, examples)
+    method = build(own.trial_of("candidate", "confirm", 0, 0), data.shape, data.classes)
+    cost = flops(method.to(default_device()), data.shape, default_device(), size)
+    sets = [data.val[1], data.val_shift.labels, data.test[1], data.shift.labels]
+    predicted = sum(map(len, sets)) + sum(map(len, data.ood.values()))
+    watched = min(LOOKS, training.epochs) * min(WATCHED, len(data.val[1]))
+    trained = training.epochs * (examples // size) * size
+    return cost.train_flops * trained + cost.infer_flops * (predicted + watched)
+
+
+def _estimate(study: Study, costs: dict[str, TrialCost], data: Dataset) -> list[str]:
+    """Return lines with the core time, GPU hours and disk that the study is likely to take."""
+    seconds = estimate.total(study, {method: cost.seconds for method, cost in costs.items()})
     unit = "core" if default_device().type == "cpu" else "GPU"
-    return (
-        f"estimate: {duration(total)} of one {unit} of this machine for training alone, "
+    lines = [
+        f"estimate: {duration(seconds)} of one {unit} of this machine for training alone, "
         f"{estimate.estimate(study, data) / 1e6:.0f} MB on disk at most; nothing was trained"
-    )
+    ]
+    if study.resources.gpus_per_trial:
+        every = estimate.total(study, {method: cost.flops for method, cost in costs.items()})
+        precision = study.spaces[0].fixed.get("training.precision", "float32")
+        hours = estimate.gpu_hours(every, precision)
+        lines.append(
+            f"estimate: {hours:.1f} hours of one H100 at most, for {every:.1e} FLOPs of training "
+            f"and prediction, if it does {100 * estimate.UTILISATION:.0f} % of its peak of "
+            f"{estimate.PEAK[precision] / 1e12:.0f} TFLOP/s in {precision}: an assumption that no "
+            "GPU has confirmed yet"
+        )
+    return lines

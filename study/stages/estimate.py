@@ -1,16 +1,88 @@
-"""The disk space that a study is likely to take, and whether it is there."""
+"""What a study is likely to take of processors and disk, and whether the disk has it.
+
+The hours of a GPU follow from FLOPs, which are counted, and from how many it does in a second,
+which is assumed: NVIDIA states an H100's peak, and the share of it that is reached is a guess. The
+uncompiled airbench94, a small network for CIFAR-10, does 0.36 PFLOPs in 3.83 s on an A100
+(https://github.com/KellerJordan/cifar10-airbench), 30 % of its peak; here a third of that share is
+assumed. No GPU has confirmed it.
+"""
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from study.datasets import Dataset
 from study.run_folder.free_space import RESERVE, free_space
 from study.run_folder.store import RunFolder
-from study.space.study import Study
-from study.stages import pilot
+from study.space.domain import Domain
+from study.space.study import MethodSpace, Study
+from study.stages import anchors, pilot
 
 MEMBERS: Final = 6
 """Sets of logits of a confirmed trial, on average: its members and the controls."""
+PEAK: Final = {"bfloat16": 989e12, "float32": 494e12}
+"""FLOPs in a second of an H100 (SXM), dense, by precision; that of float32 is TF32's."""
+UTILISATION: Final = 0.1
+"""Share of the peak that training is assumed to reach."""
+SIZE: Final = 4
+"""Members of an ensemble that does not say."""
+
+
+def total(study: Study, each: Mapping[str, float]) -> float:
+    """Return what all trials of a study cost together, at most.
+
+    Args:
+        study: What is done.
+        each: What a trial costs, by tuned method.
+    """
+    budget, protocol = study.budget, study.protocol
+    single, pilots, seeds = each["single"], 0.0, protocol.seeds
+    if seeds == "auto":
+        pilots, seeds = 9 * single * budget.pilot_seeds, pilot.MOST
+    tuned = sum((budget.trials + budget.rescore * budget.rescore_seeds) * c for c in each.values())
+    compared = (s for s in study.others if s.method not in ("single", "deep_ensemble"))
+    counts = [
+        *((space, protocol.shortlist) for space in study.candidates),
+        *((space, protocol.comparisons) for space in compared),
+    ]
+    arms = sum(count * each[space.method] for space, count in counts)
+    negative = max((each[space.method] for space in study.candidates), default=single)
+    most = max(map(_members, study.spaces))
+    cost = tuned + pilots + seeds * (arms + negative + (1 + 2 * most) * single)
+    if protocol.anchors == "matched":
+        values = sum(min(count, _values(space)) for space, count in counts)
+        own = min(anchors.OWN, _values(study.space("single")))
+        networks = budget.anchor_seeds * (own + values)
+        networks += values * (anchors.MORE * seeds + most * anchors.pool_seeds(seeds))
+        networks += seeds * sum(count for _, count in counts) ** 0.5
+        exchanged = 2 * anchors.EXCHANGED * arms if protocol.exchange else 0.0
+        cost += single * networks + exchanged
+    return cost
+
+
+def _members(space: MethodSpace) -> int:
+    """Return the members of a method's largest ensemble."""
+    searched = [m for d in space.search.get("params.members", ()) for m in _ends(d)]
+    return max([*searched, space.fixed.get("params.members", 0)]) or SIZE
+
+
+def _ends(domain: Domain) -> list[Any]:
+    return list(domain.choice or domain.bounds or ())
+
+
+def _values(space: MethodSpace) -> float:
+    """Return how many sets of training and backbone values a space has."""
+    sizes = [
+        sum(len(domain.choice) if domain.choice else math.inf for domain in alternatives)
+        for key, alternatives in space.search.items()
+        if key.startswith(("training.", "backbone."))
+    ]
+    return math.prod(sizes)
+
+
+def gpu_hours(flops: float, precision: str) -> float:
+    """Return the hours that an H100 is assumed to take."""
+    return flops / (UTILISATION * PEAK[precision]) / 3600
 
 
 def estimate(study: Study, data: Dataset) -> float:

@@ -5,7 +5,18 @@ import warnings
 import pytest
 import torch
 
-from benchmarks.training import Setting, epoch, perceptron, stacked
+from benchmarks.training import (
+    SIDES,
+    Setting,
+    epoch,
+    images,
+    lenet,
+    peak,
+    perceptron,
+    stacked,
+    stacked_ensembles,
+)
+from tests.pretend_card import pretend_card
 
 CPU = torch.device("cpu")
 
@@ -35,3 +46,42 @@ def test_rows_run_in_either_precision(precision):
     setting = Setting(2, CPU, precision)
     for rows in (epoch(128, 4, setting), stacked(3, setting)):
         assert all(row.median > 0 for row in rows)
+
+
+ON_A_CARD = {
+    "epoch": lambda setting: epoch(128, 4, setting),
+    "stacked": lambda setting: stacked(3, setting),
+    "images": lambda setting: images(1, 28, False, setting),
+    "perceptron": lambda setting: perceptron(2, setting),
+    "lenet": lambda setting: lenet(2, setting),
+    "stacked_ensembles": lambda setting: stacked_ensembles(2, 2, setting),
+}
+
+
+@pytest.mark.slow  # Importing the peers and crossing each device's border takes a while.
+@pytest.mark.parametrize("name", ON_A_CARD)
+def test_every_row_runs_on_a_card(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pretend_card():
+            rows = ON_A_CARD[name](Setting(2, torch.device("cuda"), "bfloat16"))
+    assert all(row.median > 0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", SIDES)
+def test_memory_on_a_card_is_the_cards(side, monkeypatch):
+    asked = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pretend_card():
+            monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5)
+            monkeypatch.setattr(
+                torch.cuda, "reset_peak_memory_stats", lambda: asked.append("reset")
+            )
+            monkeypatch.setattr(
+                torch.cuda, "max_memory_allocated", lambda: asked.append("max") or 12
+            )
+            assert peak(side, Setting(1, torch.device("cuda"))) == 7
+            monkeypatch.undo()
+    assert asked == ["reset", "max"]

@@ -116,10 +116,11 @@ def test_the_commands_that_are_shown_find_their_data_and_fill_a_gpu(file):
         asked = parser().parse_args(shlex.split(command)[3:])
         study = load_study([ROOT / file for file in asked.space], asked.set)
         assert asked.data_root is not None or study.dataset["name"] == "digits"
-        share = study.resources.gpus_per_trial
-        share = 0.25 if share == "auto" else share
+        assert not any(key.startswith("resources.") for key in asked.set)
+        resources = study.resources
         machine = {"CPU": 4, "GPU": 1}  # A g5.xlarge.
-        assert fitting(machine, study.resources.cpus_per_trial, share) == 1 / share
+        share = resources.gpus_per_trial
+        assert fitting(machine, resources.cpus_per_trial, share) == 1 / share
 
 
 @pytest.mark.cluster

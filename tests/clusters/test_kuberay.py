@@ -162,7 +162,7 @@ def test_as_many_trials_as_the_largest_cluster_holds():
     limits = container["resources"]["limits"]
     each = int(limits["nvidia.com/gpu"]) / resources.gpus_per_trial
     assert resources.concurrency == group["maxReplicas"] * each
-    assert int(limits["cpu"]) >= resources.cpus_per_trial * each
+    assert int(limits["cpu"]) == resources.cpus_per_trial * each
     assert HEAD["rayStartParams"]["num-cpus"] == "0"
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from study.cluster.nodes import fitting
 from study.run_folder.store import RunFolder
+from study.space.load import load_study
 from tests.clusters.hosts import PATH, Hosts, why_not
 from tests.running import is_whole
 
@@ -35,6 +37,16 @@ def test_the_script_is_sound():
 def test_the_lines_that_resumption_rests_on():
     head = re.findall(r"^#SBATCH --(\S+)", SCRIPT.read_text(), re.M)
     assert {"requeue", "open-mode=append", "signal=B:INT@120", "ntasks-per-node=1"} <= set(head)
+
+
+def test_the_gpus_of_a_node_are_full():
+    text = SCRIPT.read_text()
+    asked = {key: int(value) for key, value in re.findall(r"^#SBATCH --(\S+)=(\d+)$", text, re.M)}
+    (space,) = re.findall(r"^SPACE=\$\{SPACE:-(\S+)\}$", text, re.M)
+    resources = load_study([ROOT / space]).resources
+    node = {"CPU": asked["cpus-per-task"], "GPU": asked["gpus-per-node"]}
+    fit = fitting(node, resources.cpus_per_trial, resources.gpus_per_trial)
+    assert fit == node["GPU"] / resources.gpus_per_trial == node["CPU"] / resources.cpus_per_trial
 
 
 STAND_INS = {

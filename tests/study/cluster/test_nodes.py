@@ -10,7 +10,17 @@ import yaml
 
 from study.cluster.gpu_share import gpu_memory, share
 from study.cluster.nodes import coming, fitting
-from study.cluster.preflight import ROOM, NodeQuery, code, problems, weights_of
+from study.cluster.preflight import (
+    LEAST_DRIVER,
+    ROOM,
+    NodeQuery,
+    SeenGpu,
+    code,
+    driver_version,
+    look_for_gpu,
+    problems,
+    weights_of,
+)
 from study.cluster.submit import inside, submit
 from study.errors import StudyError
 from study.space.load import load_study
@@ -24,7 +34,7 @@ SOUND = {
     "code": "abc",
     "clock": 105.0,
     "free": 2 * ROOM,
-    "gpu": True,
+    "gpu": SeenGpu(True, "13.0", "580.65.06"),
     "weights": [],
     "out": None,
 }
@@ -45,7 +55,15 @@ def test_nothing_is_said_of_a_sound_node():
         ({"versions": {"ray": "2.60"}}, "it has torch None instead of 2.14"),
         ({"code": "abd"}, "must be that of the driver (abc), but is abd; copy it"),
         ({"out": "cannot be written"}, "but on node n it cannot be written; give that node"),
-        ({"gpu": False}, "Ray counts a GPU there, but torch sees none; install its driver"),
+        (
+            {"gpu": SeenGpu(False, "13.0", None)},
+            "Ray counts a GPU there, but torch sees none; install its driver, 580 or newer, or",
+        ),
+        (
+            {"gpu": SeenGpu(False, "13.0", "570.195.03")},
+            "NVIDIA's driver must be 580 or newer for torch with CUDA 13.0, but is 570.195.03; up",
+        ),
+        ({"gpu": SeenGpu(False, None, "580.65.06")}, "torch must be built for CUDA, but is not"),
         ({"weights": ["w.pth"]}, "must have w.pth, which backbone.weights names; put it there"),
         ({"free": 1e8}, "500 MB must be free for Ray's files, but 100 are; free some"),
         ({"clock": 205.0}, "clocks must agree within 60 s, but its is 95 s ahead; set it by NTP"),
@@ -56,6 +74,32 @@ def test_each_thing_that_is_wrong_is_a_line(odd, line):
     (found,) = problems("n", HERE, SOUND | odd, ASKED)
     assert line in found
     assert "\n" not in found
+
+
+def test_the_driver_is_read_as_linux_tells_it(tmp_path):
+    file = tmp_path / "version"
+    assert driver_version(file) is None
+    file.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.105.08  Release Build  "
+        "(dvs-builder@U22-I3-H04-01-5)  Wed Oct 29 22:15:28 UTC 2025\n"
+        "GCC version:  gcc version 13.3.0 (Ubuntu 13.3.0-6ubuntu2~24.04)\n"
+    )
+    assert driver_version(file) == "580.105.08"
+    file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.256.02  Thu May  2 2024\n")
+    assert driver_version(file) == "470.256.02"
+
+
+def test_what_there_is_of_a_gpu_is_found_out_by_torch():
+    found = look_for_gpu()
+    assert found.seen == torch.cuda.is_available()
+    assert found.cuda == torch.version.cuda
+
+
+def test_the_least_driver_is_the_one_that_is_stated():
+    for file in ("README.md", "gpu.yaml"):
+        assert "driver 580 or newer" in (ROOT / "clusters" / file).read_text()
+    if torch.version.cuda is not None:  # What the package index has for Linux.
+        assert LEAST_DRIVER[int(torch.version.cuda.partition(".")[0])] == 580
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,21 @@
 """The dry run: shows the space, checks that every parameter is used, trains nothing."""
 
+import re
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from study.commands.dry_run import dry_run
+from study.commands.dry_run import dry_run, flops_per_trial
+from study.datasets import Dataset, Shifted
 from study.errors import StudyError
 from study.run_folder.store import RunFolder
+from study.search.points import sampled_points
 from study.space.load import load_study
+from study.stages import estimate
+
+SMOKE = Path(__file__).parents[3] / "search_spaces" / "smoke.yaml"
 
 
 def test_it_shows_the_space_and_estimates(smoke, tmp_path, capsys):
@@ -17,6 +25,51 @@ def test_it_shows_the_space_and_estimates(smoke, tmp_path, capsys):
     assert "sample 2" in out
     assert "nothing was trained" in " ".join(out.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_hours_of_a_gpu_are_estimated_where_the_study_asks_for_one(tmp_path, capsys):
+    smoke = load_study([SMOKE], ["resources.gpus_per_trial=0.5"])
+    dry_run(smoke, RunFolder(tmp_path / "run"), None)
+    out = capsys.readouterr().out
+    hours, flops = re.search(
+        r"estimate: (\S+) hours of one H100 at most, for (\S+) FLOPs", out
+    ).groups()
+    assert float(hours) == 0.0
+    # A network has 64*16 + 16*10 weights, and is trained on 4 batches of 25 in each of 2 epochs.
+    trained = 2 * 100 * 2 * (2 * 64 * 16 + 3 * 16 * 10)
+    assert trained * 50 < float(flops) < trained * 5000
+
+
+@pytest.mark.slow  # Counting the FLOPs of a ResNet-18 takes a CPU seconds.
+def test_the_fast_study_fits_into_two_hours_of_an_h100():
+    study = load_study([SMOKE.with_name("fast_cifar10.yaml")])
+    options = study.dataset
+
+    def images(count):
+        return np.broadcast_to(np.zeros((1, 3, 32, 32), np.uint8), (count, 3, 32, 32))
+
+    def split(count):
+        return images(count), np.zeros(count, np.int64)
+
+    def shifted(count):
+        return Shifted(*split(count), *[np.zeros(count)] * 3)
+
+    data = Dataset(
+        *(split(50_000 - options["val_size"]), split(options["val_size"]), split(10_000)),
+        *(shifted(5000), shifted(95 * options["shift_size"]), 10),
+        {"svhn": images(options["ood_size"])},
+    )
+    flops = {
+        space.method: flops_per_trial(space, next(iter(sampled_points(space, 1))), data)
+        for space in study.spaces
+        if space.method != "deep_ensemble"
+    }
+    # By hand: 3.33 GFLOPs a step and image, three times those of a prediction.
+    assert flops["single"] == pytest.approx(3.329e9 * (10 * 44_544 + 79_500 / 3), rel=0.01)
+    hours = estimate.gpu_hours(estimate.total(study, flops), "bfloat16")
+    assert 1.5 < hours < 2
+    assert study.protocol.anchors == "matched"
+    assert study.protocol.seeds >= 5
 
 
 SPACE = (
