@@ -11,7 +11,7 @@ from analysis.figures.calibration import reliability_figure
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.cost import cost_figure
 from analysis.figures.curves import curves_figure
-from analysis.figures.forest import forest_figure, ruler_figure
+from analysis.figures.forest import forest_figure
 from analysis.figures.members import (
     evidence_figure,
     landscape_figure,
@@ -25,6 +25,7 @@ from analysis.figures.recovery import (
     diversity_figure,
     growth_figure,
 )
+from analysis.figures.ruler import ruler_figure
 from analysis.figures.search import coverage_figure, history_figure
 from analysis.figures.shift import severity_figure
 

@@ -132,6 +132,29 @@ def frame(rows: Frame, margin: float, *columns: str) -> tuple[float, float]:
     return round(low - 0.1, 3), round(high + 0.1, 3)
 
 
+def across(rows: Frame, domain: Sequence[float], level: str) -> Frame:
+    """Let an interval without bounds reach from edge to edge of the frame (``_unbounded``)."""
+    lost = pl.col("estimate").is_not_null() & pl.col(f"low{level}").is_null()
+    if "kind" in rows.columns:
+        lost &= pl.col("kind").is_in(["tuned", "own"])
+    return rows.with_columns(
+        pl.when(lost).then(pl.lit(edge)).otherwise(f"_{end}{level}").alias(f"_{end}{level}")
+        for end, edge in zip(("low", "high"), domain, strict=True)
+    ).with_columns(lost.alias(f"_unbounded{level}"))
+
+
+def arrows(base: alt.Chart, domain: Sequence[float], level: str, dy: float = 0) -> list[alt.Chart]:
+    """Return arrow heads at both edges, where an interval has no end."""
+    marks: Sequence[tuple[str, str, Literal["left", "right"]]]
+    marks = (("_low", "\u25c4", "left"), ("_high", "\u25ba", "right"))
+    return [
+        base.transform_filter(f"datum._unbounded{level}")
+        .mark_text(text=text, align=align, baseline="middle", dy=dy, fontSize=10)
+        .encode(x=recovery(alt.X, f"{end}{level}", domain))
+        for end, text, align in marks
+    ]
+
+
 PLACES: Sequence[tuple[int, int, Literal["left", "right"]]] = (
     (8, -8, "left"),
     (-8, -8, "right"),

@@ -1,156 +1,19 @@
 """Where every configuration stands between the single network (0) and the Deep Ensemble (1)."""
 
-import json
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final
 
 import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext
-from analysis.figures.encodings import Chart, F, Facets, Frame
-from analysis.text.numbers import number
-from analysis.verdict.schema import Arm
-from analysis.verdict.wording import BADGES, BASELINES, tally, winner
+from analysis.figures.encodings import F, Facets, Frame
+from analysis.verdict.wording import tally
 
 BOUNDS: Final = ("low", "high", "low_wide", "high_wide")
-NAMED: Final = 14
-"""Configurations of the ruler whose rows have a name; the others' rows are low."""
-ROW, LOW_ROW = 34, 6
-"""Heights of both, px."""
 MANY: Final = 40
 """Configurations up to which the main figure has high rows, with a dot for each seed."""
-
-
-# --- the ruler: one line per configuration, its weakest result
-
-
-def ruler_figure(context: FigureContext) -> Figure | None:
-    """Return the least recovery of every configuration, with the interval that decides."""
-    rows = _weakest(context)
-    if rows["estimate"].drop_nulls().is_empty():
-        return None
-    best = winner(context.verdict)
-    hidden = len(rows) - rows["name"].drop_nulls().len()
-    more = f" The names of {hidden} more are in the table." if hidden else ""
-    return Figure(
-        "ruler",
-        "Verdict",
-        "From a single network (0) to a Deep Ensemble (1): the weakest result of each "
-        "configuration",
-        f"{context.seeds(rows['arm'].to_list())} seeds per configuration. Lines: "
-        f"{context.levels[0]} intervals over training seeds.{more}",
-        ruler_chart(rows, context.margin, best.arm if best else ""),
-    )
-
-
-def _weakest(context: FigureContext) -> Frame:
-    """Return arm, label, name (null of a low row), verdict, measure, numbers, _row (its middle)."""
-    judged, rows, top = context.verdict.by_arm(), [], 0.0
-    shown = context.arms.filter(pl.col("arm").is_in([*judged]))
-    controls = shown["role"].str.ends_with("control").to_list()
-    for place, (about, control) in enumerate(zip(shown.to_dicts(), controls, strict=True)):
-        arm = judged[about["arm"]]
-        named = len(shown) <= NAMED or place < NAMED - 2 or control
-        height = ROW if named else LOW_ROW
-        rows.append(
-            {key: about[key] for key in ("arm", "label", "tag")}
-            | {"name": about["label"] if named else None}
-            | {"_row": top + height * (0.66 if named else 0.5)}
-            | {"verdict": "inconclusive" if context.verdict.withheld else arm.verdict}
-            | least_of(arm, context.verdict.protocol.labels)
-        )
-        top += height
-    return ruler_frame(rows)
-
-
-def ruler_frame(rows: Sequence[dict[str, Any]]) -> Frame:
-    """Return rows of the ruler as a frame, null in what they do not say."""
-    schema: dict[str, Any] = dict.fromkeys(
-        ("arm", "label", "tag", "name", "verdict", "measure", "said"), pl.String
-    )
-    schema |= dict.fromkeys(("_row", "estimate", "low", "high"), pl.Float64)
-    return pl.DataFrame(rows, schema=schema)
-
-
-def least_of(arm: Arm, labels: dict[str, str]) -> dict[str, Any]:
-    """Return the least recovery of an arm: measure, said, estimate, low, high."""
-    if arm.least is None:
-        return {"said": "not measurable"}
-    against, key, effect = arm.least
-    return {
-        "measure": f"{labels[key]}, against {BASELINES[against]}",
-        "said": number(effect.recovery),
-        "estimate": effect.recovery,
-        "low": effect.low,
-        "high": effect.high,
-    }
-
-
-def ruler_chart(rows: Frame, margin: float, best: str) -> Chart:
-    """Draw each configuration's least recovery in a row of its own, above it its name.
-
-    Args:
-        rows: See ``_weakest``.
-        margin: Half width of the band around the single network.
-        best: Arm whose name is bold.
-    """
-    low, high = encodings.frame(rows, margin, "low", "high")
-    domain = low, high + 0.1 * (high - low)  # At the right stand the numbers.
-    rows = _across(encodings.positioned(rows, "estimate", "low", "high"), domain, "")
-    height = max(rows["_row"].to_list()) + 12
-    axis = encodings.recovery(alt.X, "_estimate", domain)
-    y = alt.Y("_row:Q", axis=None, scale=alt.Scale(domain=[0, height], reverse=True, nice=False))
-    verdicts = alt.Color(
-        "verdict:N",
-        scale=alt.Scale(domain=[*BADGES], range="ordinal"),
-        legend=alt.Legend(
-            title=None,
-            orient="bottom",
-            values=[kind for kind in BADGES if kind in rows["verdict"].to_list()],
-            labelExpr=f"({json.dumps(BADGES)})[datum.label]",
-            labelLimit=0,
-            columns=2,
-        ),
-    )
-    base = alt.Chart(encodings.tidy(rows)).encode(y=y, opacity=encodings.dim())
-    coloured = base.encode(color=verdicts)
-    tips = [("label", "Configuration", ""), ("measure", "Weakest in", "")]
-    tips += [("estimate", "Recovery", F), ("low", "from", F), ("high", "to", F)]
-    named = "isValid(datum.name)"
-    name = (
-        base.transform_filter(named)
-        .mark_text(align="left", baseline="bottom", dy=-8)
-        .encode(x=alt.value(0), text="name:N")
-    )
-    behind, plain, bold = name.copy(), name.copy(), name.copy()
-    behind.mark["style"], bold.mark["fontWeight"] = "halo", 700
-    of_best = f"datum.arm=={json.dumps(best)}"
-    chart = alt.layer(
-        *encodings.guides(margin, alt.X, domain),
-        coloured.mark_rule(strokeCap="round").encode(
-            x=encodings.recovery(alt.X, "_low", domain),
-            x2="_high:Q",
-            size=alt.condition(named, alt.value(4), alt.value(1.5)),
-        ),
-        coloured.mark_point(filled=True, opacity=1).encode(
-            x=axis,
-            size=alt.condition(named, alt.value(90), alt.value(20)),
-            tooltip=encodings.tips(tips),
-        ),
-        *_arrows(coloured, domain, ""),
-        behind,
-        plain.transform_filter(f"!({of_best})"),
-        bold.transform_filter(of_best),
-        base.transform_filter(named)
-        .mark_text(align="right", baseline="middle")
-        .encode(x=alt.value("width"), text="said:N"),
-    )
-    return chart.add_params(encodings.SELECTED).properties(width="container", height=height)
-
-
-# --- every measure
 
 
 def forest_figure(context: FigureContext) -> Figure:
@@ -278,7 +141,7 @@ def forest_chart(
     """
     domain = encodings.frame(rows, margin, *BOUNDS)
     rows = encodings.positioned(rows, "estimate", *BOUNDS)
-    rows = _across(_across(rows, domain, ""), domain, "_wide")
+    rows = encodings.across(encodings.across(rows, domain, ""), domain, "_wide")
     many, own = rows["label"].n_unique(), (rows["kind"] == "own").any()
     step = (44 if own else 26) if many <= MANY + 4 else max(5, 1300 / many)
     lane = step / 8 if own else 3.0  # Between an interval and its seeds.
@@ -306,7 +169,7 @@ def forest_chart(
             )
             for thick, level in ((1.2, "_wide"), (min(4.0, step / 4), ""))
         ]
-        layers += _arrows(mine, domain, "", dy)
+        layers += encodings.arrows(mine, domain, "", dy)
         layers.append(
             mine.mark_point(
                 size=size,
@@ -332,26 +195,3 @@ def forest_chart(
     )
     rows = rows.with_columns(_none=pl.when(pl.col("kind").str.ends_with("none")).then(0.5))
     return encodings.panels(chart, rows, columns=3, least=250, height=round(step * many))
-
-
-def _across(rows: Frame, domain: Sequence[float], level: str) -> Frame:
-    """Let an interval without bounds reach from edge to edge of the frame (``_unbounded``)."""
-    lost = pl.col("estimate").is_not_null() & pl.col(f"low{level}").is_null()
-    if "kind" in rows.columns:
-        lost &= pl.col("kind").is_in(["tuned", "own"])
-    return rows.with_columns(
-        pl.when(lost).then(pl.lit(edge)).otherwise(f"_{end}{level}").alias(f"_{end}{level}")
-        for end, edge in zip(("low", "high"), domain, strict=True)
-    ).with_columns(lost.alias(f"_unbounded{level}"))
-
-
-def _arrows(base: alt.Chart, domain: Sequence[float], level: str, dy: float = 0) -> list[alt.Chart]:
-    """Return arrow heads at both edges, where an interval has no end."""
-    marks: Sequence[tuple[str, str, Literal["left", "right"]]]
-    marks = (("_low", "\u25c4", "left"), ("_high", "\u25ba", "right"))
-    return [
-        base.transform_filter(f"datum._unbounded{level}")
-        .mark_text(text=text, align=align, baseline="middle", dy=dy, fontSize=10)
-        .encode(x=encodings.recovery(alt.X, f"{end}{level}", domain))
-        for end, text, align in marks
-    ]

@@ -1,17 +1,14 @@
 """Several studies at a glance: the best configuration of each, and the others behind it."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import polars as pl
 
 from analysis.figures.context import Figure
-from analysis.figures.forest import ROW, least_of, ruler_chart, ruler_frame
+from analysis.figures.ruler import LINE, ROW, least_of, legend, ruler_chart, ruler_frame, why_of
 from analysis.verdict.schema import Arm, Verdict
 from analysis.verdict.wording import names, winner
-
-OF_NAMES: Final = 0.66
-"""Share of a row's height at which its marks stand, below its name."""
 
 
 def studies_figure(verdicts: Mapping[str, Verdict]) -> Figure | None:
@@ -31,10 +28,11 @@ def studies_figure(verdicts: Mapping[str, Verdict]) -> Figure | None:
         "Verdict",
         f"In {len(escaped)} of {len(verdicts)} studies a configuration escapes"
         + (f": {', '.join(escaped)}" if escaped else ""),
-        f"Each study's best configuration in its weakest measure, with its {'/'.join(levels)} "
-        "interval over seeds; small points are its other configurations. The best of several looks "
-        "better than it is; the verdict of its study corrects for that.",
+        "Each study's best configuration in its weakest measure; small points are its other "
+        "configurations. The best of several looks better than it is; the verdict of its study "
+        "corrects for that.",
         ruler_chart(rows, margin, ""),
+        legend=legend(margin, "/".join(levels)),
     )
 
 
@@ -54,12 +52,12 @@ def _rows(verdicts: Mapping[str, Verdict]) -> pl.DataFrame:
             (arm for arm in own if arm.least and arm.least[2].recovery is not None),
             key=lambda arm: (best is None or arm.arm != best.arm, -_weakest(arm)),
         )
-        at = ROW * (place + OF_NAMES)
+        at = ROW * (place + LINE)
         for number, arm in enumerate(own):
             label = f"{study} · {called[arm.arm]}"
             row = {"arm": study, "label": label, "tag": study, "_row": at}
             row |= {"verdict": "inconclusive" if verdict.withheld else arm.verdict}
-            row |= {"name": None if number else label}
+            row |= {"name": None if number else label, "why": why_of(arm)}
             least = least_of(arm, verdict.protocol.labels)
             point = dict.fromkeys(("low", "high"), least["estimate"])  # Null would be unbounded.
             rows.append(row | (least | point if number else least))

@@ -89,6 +89,7 @@ LOOK: Final[dict[str, Any]] = {
         "seed": {"fillOpacity": 0.5},
         "halo": {"color": "--card", "stroke": "--card", "strokeWidth": 4},
         "hollow": {"fill": "--card", "strokeWidth": 2},
+        "names": {"labelColor": "--ink"},
         "quiet": {"color": "--soft", "fontSize": 11},
     },
 }

@@ -47,6 +47,7 @@
     spec.datasets = Object.fromEntries(figure.uses.map((key) => [key, page.datasets[key]]));
     for (const param of spec.params || []) {
       if (param.name === "sel") param.value = selected;
+      else if (param.name === "room") param.value = room;
       else if (own[param.name] !== undefined) param.value = own[param.name];
     }
     if (coarse) spec.params = (spec.params || []).filter((param) => param.name !== "brush");
@@ -406,6 +407,8 @@
     timer = setTimeout(drawAll, 150);
   });
 
+  // On a phone the findings come first, each figure when it is asked for.
+  if (innerWidth < 620) for (const fold of document.querySelectorAll(".figure .fold")) fold.open = false;
   addEventListener("hashchange", follow);
   // Vega measures text when it draws: the letters must be there.
   Promise.all(["400", "500", "600", "700"].map((weight) => document.fonts.load(`${weight} 12px Inter`))).then(drawAll).then(() => {
