@@ -50,8 +50,9 @@ def reliability_figure(context: FigureContext) -> Figure | None:
         "Calibration",
         "Calibration error: " + ", ".join(f"{tag} {value:.3f}" for tag, value in three if value),
         f"{context.seeds(shown['arm'].to_list())} seeds each, 15 bins of equal width on "
-        "the test set; bands are 95 % t-intervals over seeds." + context.cut(SHOWN),
+        "the test set; bands are 95 % t-intervals over seeds.",
         reliability_chart(rows.select(kept), context.methods),
+        legend=context.cut(SHOWN),
     )
 
 

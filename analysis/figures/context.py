@@ -90,10 +90,11 @@ class FigureContext:
         """Return the arms that were judged, whether or not anything could be measured."""
         return self.arms.filter(pl.col("verdict") != "reference")
 
-    def cut(self, shown: int) -> str:
-        """Return how many of the judged arms a figure shows, in words; nothing where all."""
+    def cut(self, shown: int) -> tuple[str, ...]:
+        """Return a line on how many of the judged arms a figure shows; none where all."""
         total = len(self.judged())
-        return f" The first {shown} of {total} configurations." if total > shown else ""
+        line = f"the first {shown} of {total} configurations and controls; all are in All metrics"
+        return (line,) if total > shown else ()
 
     def lead(self) -> dict[str, Any]:
         """Return the first candidate, or the first judged arm if there is no candidate."""

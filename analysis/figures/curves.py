@@ -9,11 +9,11 @@ from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import Facets, Frame
 
-METRICS: Final = {
-    "val_nll": "Validation NLL (nats)",
-    "loss": "Training loss (nats)",
-    "lr": "Learning rate",
-}
+METRICS: Final = {"val_nll": "Validation NLL (nats)", "loss": "Training loss (nats)"}
+SCHEDULE: Final = "lr"
+"""What is drawn below either."""
+MOST: Final = 4
+"""Panels abreast."""
 RANKS: Final = ("best", "median", "worst")
 DRAWN: Final = 100
 """Epochs of a curve that are drawn, about."""
@@ -39,15 +39,21 @@ def curves_figure(context: FigureContext) -> Figure | None:
     own = [first, *(m for m in own if m != first)] if first in own else own
     frames = [_three(ended.filter(pl.col("method") == m)) for m in own]
     panels = {m: f"{context.titles[m]}\n{_said(_counts(ended, m))}" for m in own}
+    rates = {m: f"{context.titles[m]}\nlearning rate" for m in own}
     index = ["trial", "method", "rank", "end", "epoch"]
     step = (pl.col("epoch").max().over("trial") / DRAWN).ceil().cast(pl.Int32)
     drawn = (pl.col("epoch") % step == 0) | pl.col("val_nll").is_not_null()
     rows = (
         pl.concat(frames)
         .join(context.curves.filter(drawn), on="trial", maintain_order="left")
-        .unpivot([*METRICS], index=index, variable_name="metric")
+        .unpivot([*METRICS, SCHEDULE], index=index, variable_name="metric")
         .filter(pl.col("value") > 0)  # The axis is logarithmic.
-        .with_columns(panel=pl.col("method").replace_strict(panels))
+        .with_columns(
+            panel=pl.when(pl.col("metric") == SCHEDULE)
+            .then(pl.col("method").replace_strict(rates))
+            .otherwise(pl.col("method").replace_strict(panels))
+        )
+        .sort(pl.col("metric") == SCHEDULE, maintain_order=True)
     )
     return Figure(
         "curves",
@@ -119,7 +125,7 @@ def _claim(name: str, counts: dict[str, int]) -> str:
 
 
 def curves_chart(rows: Frame, methods: list[str]) -> Facets:
-    """Draw learning curves, a panel for each method.
+    """Draw learning curves, a panel for each method, and one for its learning rate.
 
     Args:
         rows: trial, method, panel, rank, end (final validation NLL, nats), epoch, metric, value.
@@ -130,7 +136,7 @@ def curves_chart(rows: Frame, methods: list[str]) -> Facets:
     tips += [("value", "Value", ".4~g"), ("end", "Final NLL", ".4f")]
     base = (
         alt.Chart()
-        .transform_filter("datum.metric==metric")
+        .transform_filter(f"datum.metric==metric||datum.metric=='{SCHEDULE}'")
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(grid=False, tickCount=5, format="d")),
             color=encodings.colour(methods),
@@ -146,4 +152,5 @@ def curves_chart(rows: Frame, methods: list[str]) -> Facets:
         ),
         base.mark_point(filled=True, size=40, opacity=0).encode(y=y, tooltip=encodings.tips(tips)),
     ).add_params(alt.param(name="metric", value=next(iter(METRICS))))
-    return encodings.panels(chart, rows, columns=4, least=230, height=230, free=("y",))
+    columns = min(MOST, rows["method"].n_unique())
+    return encodings.panels(chart, rows, columns=columns, least=230, height=150, free=("y",))

@@ -9,6 +9,7 @@ Rows are drawn in the order of the frame.
 """
 
 from collections.abc import Sequence
+from json import dumps
 from math import isfinite
 from textwrap import wrap
 from typing import Any, Literal
@@ -25,6 +26,8 @@ FEW, NARROW = 3, 20
 """Columns of panels up to which their titles stay on one line; letters of a line of the others."""
 LABELLED = 44
 """Rows up to which a label has room for two lines."""
+OF_NAME, TWO_LINES = 25, 11
+"""Letters of a line of such a label, and its height, px."""
 LINEAR = (-0.5, 1.5)
 """Recoveries between which their axis is linear."""
 BEND = 0.3
@@ -213,10 +216,20 @@ def order(rows: Frame, column: str) -> list[Any]:
 def arms(rows: Frame) -> alt.Y:
     """Return a row for each arm, in the order of the frame; long names take two lines."""
     names = order(rows, "label")
-    two = "split(replace(truncate(datum.label,44),regexp('(.{20,}?) ','g'),'$1\\n'),'\\n')"
-    axis = alt.Axis(grid=True, labelOverlap="greedy", labelLineHeight=11)
+    axis = alt.Axis(grid=True, labelOverlap="greedy")
     if len(names) <= LABELLED:
-        axis = alt.Axis(grid=True, labelOverlap=False, labelLineHeight=11, labelExpr=two)
+        lines = {name: wrap(name, OF_NAME, max_lines=2, placeholder=" …") for name in names}
+        axis = alt.Axis(
+            grid=True,
+            labelOverlap=False,
+            labelLineHeight=TWO_LINES,
+            labelExpr=f"({dumps(lines)})[datum.label]",
+            labelOffset=alt.condition(
+                f"indexof({dumps([n for n, own in lines.items() if len(own) > 1])},datum.value)>=0",
+                alt.value(-TWO_LINES / 2),
+                alt.value(0),
+            ),
+        )
     return alt.Y("label:N", sort=names, title=None, axis=axis)
 
 

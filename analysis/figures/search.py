@@ -39,7 +39,11 @@ def history_figure(context: FigureContext) -> Figure | None:
         f"{len(rows)} search trials, {len(complete)} complete; one seed each, validation data "
         "only: the line is optimistic, hence the confirmation on fresh seeds.",
         history_chart(rows.select(kept), context.methods, top),
-        legend=("\u00d7 pruned, diverged, failed or beyond the frame",),
+        legend=(
+            "\u25cf trial, one seed",
+            "\u2500 best so far",
+            "\u00d7 pruned, diverged, failed or beyond the frame",
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext, over_seeds
 from analysis.figures.encodings import Facets, Frame
 
-SHOWN = 8
+SHOWN = 6
 """Configurations that have a panel, from the first."""
 
 
@@ -78,9 +78,13 @@ def severity_figure(context: FigureContext) -> Figure | None:
         "Shift",
         claim,
         f"{context.seeds(rows['arm'].unique().to_list())} seeds each; bands are 95 % "
-        "intervals over seeds, for a difference those of both joined in quadrature."
-        + context.cut(SHOWN),
+        "intervals over seeds, for a difference those of both joined in quadrature.",
         severity_chart(rows, context.methods, "nll"),
+        legend=(
+            "\u25cf Deep Ensemble of as many members",
+            "\u25a0 single network",
+            *context.cut(SHOWN),
+        ),
         choices=tuple(choices.items()),
     )
 
@@ -124,4 +128,4 @@ def severity_chart(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
         ),
     )
     chart = chart.add_params(alt.param(name="metric", value=metric))
-    return encodings.panels(chart, rows, columns=8, least=124, ratio=1)
+    return encodings.panels(chart, rows, columns=6, least=150, ratio=1)

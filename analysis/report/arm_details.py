@@ -1,7 +1,7 @@
 """What the page knows of one arm: figures, parameters, and how to have it again."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -14,7 +14,7 @@ from analysis.measures.columns import METRICS
 from analysis.report import measures_table
 from analysis.text import numbers
 from analysis.verdict.schema import Arm, Mean, Verdict
-from analysis.verdict.wording import BADGES
+from analysis.verdict.wording import BADGES, BASELINES, METHODS, join
 
 REASONS: Final = {
     "enqueued": "the study's file enqueued it",
@@ -63,12 +63,32 @@ def _why(about: Mapping[str, Any], arm: Arm | None) -> list[list[str]]:
     found = [
         ("Undecided because", arm.detail or arm.label),
         ("p of an escape, after Holm", holm),
+        ("Other tests", _others(arm)),
+        *_lead(arm),
         ("Seeds needed", _needed(arm)),
         ("Confirmed because", arm.reason and REASONS.get(arm.reason, arm.reason)),
         ("Part of the space", arm.stratum),
         ("Id", arm.configuration),
     ]
     return [[name, value] for name, value in found if value]
+
+
+def _others(arm: Arm) -> str | None:
+    """Return how many of the other tests agree with the verdict, and which do not."""
+    if arm.robustness is None:
+        return None
+    answers = arm.robustness.answers
+    against = [METHODS[name] for name, answer in answers.items() if not answer.agrees]
+    agree = f"{len(answers) - len(against)} of {len(answers)} agree"
+    return f"{agree}; not {join(against)}" if against else agree
+
+
+def _lead(arm: Arm) -> Iterator[tuple[str, str]]:
+    """Yield what a lead in NLL is made of, against the tuned network and one with its values."""
+    for against, of in arm.against.items():
+        parts = (of.better_members, of.ensemble_gain)
+        better, gain = (numbers.number(part, 3) for part in parts)
+        yield f"Lead in NLL, of {BASELINES[against]}", f"members {better}, averaging {gain} nats"
 
 
 def _needed(arm: Arm) -> str | None:

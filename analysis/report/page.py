@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import polars as pl
 
@@ -18,9 +18,7 @@ from analysis.text.names import title
 from analysis.verdict import wording
 from analysis.verdict.doubts import doubts
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Verdict
-from study.schema import Stage
 
-STAGES: Final = get_args(Stage)
 VALIDATED: Final = Path(__file__).parents[1] / "validation" / "results.json"
 
 
@@ -79,15 +77,19 @@ def _subtitle(run: Run, verdict: Verdict) -> str:
         "control": roles["positive_control"] + roles["negative_control"],
     }
     words = [f"{n} {what}{'s' * (n > 1)}" for what, n in numbers.items() if n]
-    between = f" Confirmed: {', '.join(words)}." if words else ""
+    judged = wording.join(words) if words else ""
     if run.given:
         seeds = run.trials["replicate"].n_unique()
-        return f"Predictions of {len(run.trials)} runs on {seeds} seeds, as given.{between}"
+        what = f"{judged}, on {seeds} seeds" if judged else f"{len(run.trials)} runs"
+        return f"{what}: judged from predictions alone."
     specs = [json.loads(text) for text in run.trials["spec"].unique().sort()]
-    stages = Counter(run.trials["stage"].to_list())
-    trials = ", ".join(f"{stages[s]} {s}" for s in STAGES if stages[s])
     data, backbones = (named(specs, key) for key in ("dataset", "backbone"))
-    return f"{data} with {backbones}.{between} Trials: {trials}."
+    searched = len(run.trials.filter(pl.col("stage") == "search"))
+    looked = f" {searched} training runs looked for good settings." if searched else ""
+    if not judged:
+        return f"On {data}, with {backbones}.{looked}"
+    fresh = f"{verdict.seeds.span} fresh seeds each"
+    return f"On {data}, with {backbones}.{looked} {judged} were trained on {fresh} and tested."
 
 
 def named(specs: Sequence[Mapping[str, Any]], section: str) -> str:

@@ -52,7 +52,7 @@
     }
     if (coarse) spec.params = (spec.params || []).filter((param) => param.name !== "brush");
     const options = { config: look(), ast: true, actions: false, renderer: "svg", mode: "vega-lite" };
-    options.config.axis.labelLimit = Math.min(210, room * 0.4);
+    options.config.axis.labelLimit = Math.min(210, room * 0.45);
     let result;
     if (!hint.columns) {
       spec.autosize = { type: "fit-x", contains: "padding" };

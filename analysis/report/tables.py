@@ -14,7 +14,7 @@ from analysis.data.run import Run
 from analysis.data.search_space import command_of
 from analysis.figures.context import FigureContext
 from analysis.text.numbers import interval, number
-from analysis.verdict.schema import Arm, Effect, Equivalent, Plan, Price, Robustness, Verdict
+from analysis.verdict.schema import Arm, Effect, Equivalent, Plan, Price, Verdict
 from analysis.verdict.wording import BADGES
 
 MOST_ROWS: Final = 40
@@ -27,8 +27,7 @@ def configurations(context: FigureContext, verdict: Verdict) -> dict[str, object
     if trials.is_empty():
         return None
     labels, judged = verdict.protocol.labels, verdict.by_arm()
-    plain = ["Price, of a Deep Ensemble", "Better members (nats)", "Ensemble gain (nats)"]
-    plain += ["DE equivalent", "Other tests agree", "NLL", "Accuracy", "Seeds"]
+    plain = ["Price, of a Deep Ensemble", "DE equivalent", "NLL", "Accuracy", "Seeds"]
     titles = ["Configuration", "Weakest recovery", "Verdict"]
     titles += [f"Recovery, {label}" for label in labels.values()] + plain
     words = ("Configuration", "Verdict")
@@ -41,9 +40,7 @@ def configurations(context: FigureContext, verdict: Verdict) -> dict[str, object
             continue
         cells = [_both(entry, key) for key in labels]
         cells.append(_price_cell(entry.price if entry else None))
-        cells += _lead_cells(entry)
         cells.append(equivalent_cell(entry.equivalent if entry else None))
-        cells.append(_robustness_cell(entry.robustness if entry else None))
         cells += [_cell(own["nll"].mean(), 4), _cell(own["accuracy"].mean(), 3), _cell(len(own), 0)]
         rows.append(
             {
@@ -91,29 +88,6 @@ def _price_cell(price: Price | None) -> dict[str, str]:
     parameters, flops = (f"{100 * n:.3g}\u00a0%" for n in (price.parameters, price.infer_flops))
     found = _cell(price.parameters, 2) | {"text": parameters, "range": f"{flops} FLOPs"}
     return found | ({"own": "dearer"} if price.dearer else {})
-
-
-def _lead_cells(arm: Arm | None) -> list[dict[str, str]]:
-    """Return what an arm's lead in NLL is made of, against the tuned and its own network."""
-    if arm is None or not arm.against:
-        return [_cell(None, 3)] * 2
-    cells = []
-    for name in ("better_members", "ensemble_gain"):
-        values = {against: getattr(of, name) for against, of in arm.against.items()}
-        own = values.get("own")
-        text = {"own": f"own {number(own, 3)}"} if own not in (None, values.get("tuned")) else {}
-        cells.append(_cell(values.get("tuned"), 3) | text)
-    return cells
-
-
-def _robustness_cell(found: Robustness | None) -> dict[str, str]:
-    """Return how many of the other tests agree with the verdict, and which do not."""
-    if found is None:
-        return _cell(None, 0)
-    against = [name for name, answer in found.answers.items() if not answer.agrees]
-    agree, against_it = len(found.answers) - len(against), ", ".join(against)
-    text = {"text": f"{agree} of {len(found.answers)}", "sort": str(agree)}
-    return text | {"range": f"not by {against_it}" if against else ""}
 
 
 def equivalent_cell(found: Equivalent | None) -> dict[str, str]:

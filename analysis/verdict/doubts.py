@@ -41,7 +41,7 @@ def doubts(verdict: Verdict) -> list[tuple[State, str]]:
         ]
         agree = "permutation and bootstraps agree with the tests"
         more = f" and {len(differ) - MOST} more" if differ[MOST:] else ""
-        some = f"{', '.join(differ[:MOST])}{more}: another test says something else (see the table)"
+        some = f"{', '.join(differ[:MOST])}{more}: another test says something else (see details)"
         lines.append(("na", some) if differ else ("yes", agree))
     plan = verdict.plan
     if plan and len(plan.tried) > 1:

@@ -87,13 +87,13 @@ def headline(verdict: Verdict) -> tuple[str, ...]:
         most = f"No interval reaches beyond {_percent(_highest(verdict))} of the way to a Deep"
         return f"{which} like a single network.", f"{most} Ensemble."
     if verdict.verdict == SOME_ESCAPES and best and best.least:
-        efficient, (_, _, weakest) = counts.escapes - counts.dear, best.least
+        efficient, (_, key, weakest) = counts.escapes - counts.dear, best.least
         return (
             f"{efficient} of {counts.candidates} configurations escape{'s' * (efficient == 1)} "
             "single-model behaviour.",
             f"The best, “{names(verdict.arms)[best.arm]}”, covers "
-            f"{_percent(weakest.recovery or 0.0)} of the way to a Deep Ensemble in its weakest "
-            f"measure{_price(best)}.",
+            f"{_percent(weakest.recovery or 0.0)} of the way from a single network to a Deep "
+            f"Ensemble where it does worst, in {verdict.protocol.labels[key]}{_price(best)}.",
         )
     if not verdict.withheld and counts.dear:
         subject = f"{counts.dear} configuration{'s' * (counts.dear > 1)}"
