@@ -1,15 +1,17 @@
 """The geometry files of the confirmed ensembles, as one frame."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
 import polars as pl
+import pyarrow as pa
 
 from analysis.data.files import read_published
 from analysis.data.predictions import predictions_file
 from analysis.data.roles import arm_key
 from analysis.data.run import Run
-from study.run_folder.paths import AnyPath, map_paths
+from study.run_folder.paths import map_paths
 
 _COLUMNS: Final[dict[str, Any]] = {
     **{"arm": pl.String, "role": pl.String, "replicate": pl.Int32, "quantity": pl.String},
@@ -28,22 +30,25 @@ def geometry(run: Run) -> pl.DataFrame:
         StudyError: When a file is damaged or breaks the format.
     """
     done = pl.col("stage") == "confirm", pl.col("status") == "complete"
-    frames = [pl.DataFrame(schema=_COLUMNS)]
     trials = run.trials.filter(*done).sort("role", "configuration", "replicate").to_dicts()
     files = [predictions_file(run, trial["trial"], "geometry") for trial in trials]
     there = [(trial, file) for trial, file in zip(trials, files, strict=True) if file.exists()]
-    found = map_paths(partial(_read, remedy=run.remedy), (file for _, file in there))
-    for (trial, _), own in zip(there, found, strict=True):
-        arm = arm_key(trial["role"], trial["configuration"])
-        if arm == "deep_ensemble":
-            arm = f"{arm}-{trial['members']}"
-        keys = {"arm": arm, "role": trial["role"], "replicate": trial["replicate"]}
-        rows = own.with_columns(**{key: pl.lit(value) for key, value in keys.items()})
-        frames.append(rows.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items()))
-    return pl.concat(frames)
-
-
-def _read(file: AnyPath, remedy: str) -> pl.DataFrame:
-    frame = pl.from_arrow(read_published(file, "GEOMETRY", remedy))
+    if not there:
+        return pl.DataFrame(schema=_COLUMNS)
+    read = partial(read_published, schema_name="GEOMETRY", remedy=run.remedy)
+    tables = list(map_paths(read, [file for _, file in there]))
+    about = [
+        (_arm(trial), trial["role"], trial["replicate"], len(table))
+        for (trial, _), table in zip(there, tables, strict=True)
+    ]
+    keys = pl.DataFrame(about, schema=["arm", "role", "replicate", "rows"], orient="row")
+    of_rows = keys.select(pl.exclude("rows").repeat_by("rows").explode())
+    frame = pl.from_arrow(pa.concat_tables(tables))
     assert isinstance(frame, pl.DataFrame)
-    return frame
+    found = pl.concat([of_rows, frame], how="horizontal")
+    return found.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items())
+
+
+def _arm(trial: Mapping[str, Any]) -> str:
+    arm = arm_key(trial["role"], trial["configuration"])
+    return f"{arm}-{trial['members']}" if arm == "deep_ensemble" else arm

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.data.external import load_predictions
-from analysis.report import side_by_side
+from analysis.report import html, side_by_side
 from analysis.report.write import write_all
 from analysis.result import judge_folder, judge_run
 from study.errors import StudyError
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     workers = os.cpu_count() or 1
+    html.vega()  # Made meanwhile.
     try:
         if given.predictions:
             found = {"": judge_run(load_predictions(given.predictions), workers)}

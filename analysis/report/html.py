@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,7 @@ def render(template: str, page: Any, payload: Any) -> str:
         page=page,
         css=Markup(_font() + STYLE.read_text()),
         app=Markup((HERE / "report.js").read_text()),
-        bundle=Markup(_vega()),
+        bundle=Markup(vega().result()),
         payload=Markup(embed(payload)),
     )
 
@@ -44,9 +45,11 @@ def _font() -> str:
 
 
 @cache
-def _vega() -> str:
+def vega() -> Future[str]:
+    """Begin to make the script that draws charts, which takes seconds in which others can work."""
+    pool = ThreadPoolExecutor(1)
     # The stub asks for a snippet, which the function does not.
-    return str(vl_convert.javascript_bundle(vl_version=VEGA_LITE))  # type: ignore[call-arg]
+    return pool.submit(vl_convert.javascript_bundle, vl_version=VEGA_LITE)  # type: ignore[call-arg]
 
 
 def payload(drawn: Sequence[Figure], methods: dict[str, list[str]]) -> dict[str, Any]:
