@@ -6,7 +6,13 @@ import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, FigureContext, over_seeds, reference_ensemble
+from analysis.figures.context import (
+    Figure,
+    FigureContext,
+    over_seeds,
+    reference_ensemble,
+    said,
+)
 from analysis.figures.encodings import Facets, Frame
 
 SHOWN = 4
@@ -43,12 +49,12 @@ def reliability_figure(context: FigureContext) -> Figure | None:
         pl.col("low", "high").clip(0, 1)
     )
     by_arm = dict(ece.iter_rows())
-    three = [(row["tag"], by_arm.get(row["arm"])) for row in shown.head(3).iter_rows(named=True)]
+    three = [(said(row), by_arm.get(row["arm"])) for row in shown.head(3).iter_rows(named=True)]
     kept = ["arm", "method", "panel", "bin", "confidence", "accuracy", "low", "high", "share"]
     return Figure(
         "reliability",
         "Calibration",
-        "Calibration error: " + ", ".join(f"{tag} {value:.3f}" for tag, value in three if value),
+        "Calibration error (ECE): " + ", ".join(f"{who} {v:.3f}" for who, v in three if v),
         f"{context.seeds(shown['arm'].to_list())} seeds each, 15 bins of equal width on "
         "the test set; bands are 95 % t-intervals over seeds.",
         reliability_chart(rows.select(kept), context.methods),

@@ -93,7 +93,9 @@ class FigureContext:
     def cut(self, shown: int) -> tuple[str, ...]:
         """Return a line on how many of the judged arms a figure shows; none where all."""
         total = len(self.judged())
-        line = f"the first {shown} of {total} configurations and controls; all are in All metrics"
+        line = (
+            f"the first {shown} of {total} configurations and controls; All metrics has the others"
+        )
         return (line,) if total > shown else ()
 
     def lead(self) -> dict[str, Any]:
@@ -171,6 +173,12 @@ def over_seeds(rows: pl.DataFrame, by: Sequence[str], value: str) -> pl.DataFram
     return frame.with_columns(half=pl.Series(half, dtype=pl.Float64).fill_nan(None)).with_columns(
         low=pl.col("mean") - pl.col("half"), high=pl.col("mean") + pl.col("half")
     )
+
+
+def said(arm: Mapping[str, Any]) -> str:
+    """Return what a claim calls an arm: a baseline in words, a configuration by its letter."""
+    words = {"single": "single network", "deep_ensemble": "Deep Ensemble"}
+    return words.get(arm["role"], str(arm["tag"]))
 
 
 def reference_ensemble(context: FigureContext) -> str:

@@ -10,6 +10,7 @@ from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import F, Facets, Frame
 from analysis.measures.costs import costs as arm_costs
 from analysis.measures.costs import multiples
+from analysis.text.numbers import number
 
 
 def cost_figure(context: FigureContext) -> Figure | None:
@@ -45,7 +46,7 @@ def cost_figure(context: FigureContext) -> Figure | None:
     claim = "Recovery against cost"
     if estimate is not None and {"parameters", "infer_flops"} <= price.keys():
         claim = (
-            f"{lead['tag']} recovers {estimate:.2f} of the gap for "
+            f"{lead['tag']} recovers {number(estimate)} of the gap for "
             f"{price['parameters']:.2f}× the parameters and {price['infer_flops']:.2f}× the "
             "inference FLOPs of a single network"
         )
@@ -88,7 +89,9 @@ def cost_chart(rows: Frame, margin: float, methods: Sequence[str], title: str) -
     domain = encodings.frame(rows, margin, "low", "high")
     rows = encodings.positioned(rows, "estimate", "low", "high")
     least, most = min(rows["cost"].to_list()), max(rows["cost"].to_list())
-    rows = encodings.placed(rows.with_columns(pl.col("cost").log().alias("_at")), "_at", domain)
+    rows = encodings.placed(
+        rows.with_columns(pl.col("cost").log().alias("_at")), "_at", domain, (250, 260), (0, 1)
+    )
     base = alt.Chart().encode(
         x=alt.X(
             "cost:Q",

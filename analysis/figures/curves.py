@@ -38,7 +38,9 @@ def curves_figure(context: FigureContext) -> Figure | None:
     first = next((a["method"] for a in context.arms.to_dicts() if a["role"] == "candidate"), own[0])
     own = [first, *(m for m in own if m != first)] if first in own else own
     frames = [_three(ended.filter(pl.col("method") == m)) for m in own]
-    panels = {m: f"{context.titles[m]}\n{_said(_counts(ended, m))}" for m in own}
+    panels = {
+        m: f"{context.titles[m]}\n{_said(_counts(ended, m))}".replace("g, ", "g,\n") for m in own
+    }
     rates = {m: f"{context.titles[m]}\nlearning rate" for m in own}
     index = ["trial", "method", "rank", "end", "epoch"]
     step = (pl.col("epoch").max().over("trial") / DRAWN).ceil().cast(pl.Int32)
@@ -144,7 +146,13 @@ def curves_chart(rows: Frame, methods: list[str]) -> Facets:
         )
     )
     y = encodings.y(
-        "value", "", alt.Scale(type="log", nice=False, padding=6), alt.Axis(tickCount=5)
+        "value",
+        "",
+        alt.Scale(type="log", nice=False, padding=6),
+        # Labels of one width keep the panels of two rows below one another.
+        alt.Axis(
+            tickCount=5, minExtent=40, labelExpr="format(datum.value,datum.value<1e-3?'~e':'~g')"
+        ),
     )
     chart = alt.layer(
         base.mark_line(size=1.8).encode(
@@ -153,4 +161,4 @@ def curves_chart(rows: Frame, methods: list[str]) -> Facets:
         base.mark_point(filled=True, size=40, opacity=0).encode(y=y, tooltip=encodings.tips(tips)),
     ).add_params(alt.param(name="metric", value=next(iter(METRICS))))
     columns = min(MOST, rows["method"].n_unique())
-    return encodings.panels(chart, rows, columns=columns, least=230, height=150, free=("y",))
+    return encodings.panels(chart, rows, columns=columns, least=200, height=150, free=("y",))

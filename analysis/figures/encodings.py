@@ -22,12 +22,14 @@ from polars import selectors as cs
 Chart = alt.LayerChart | alt.FacetChart
 
 F = ".2f"
-FEW, NARROW = 3, 20
+FEW, NARROW = 4, 20
 """Columns of panels up to which their titles stay on one line; letters of a line of the others."""
 LABELLED = 44
 """Rows up to which a label has room for two lines."""
-OF_NAME, TWO_LINES = 25, 11
-"""Letters of a line of such a label, and its height, px."""
+ABREAST = 520
+"""Room for a chart, px, from which long names have room beside it."""
+OF_NAME, OF_NARROW, TWO_LINES = 35, 21, 11
+"""Letters of a line of such a label, the same where there is less room, and its height, px."""
 LINEAR = (-0.5, 1.5)
 """Recoveries between which their axis is linear."""
 BEND = 0.3
@@ -39,6 +41,8 @@ Tip = tuple[str, str, str]
 Spot = tuple[Any, float, float, float]
 
 SELECTED = alt.param(name="sel", value=[])
+ROOM = alt.param(name="room", value=ABREAST)
+"""The width that there is for the chart, px; the page sets it."""
 CHOSEN = "{metric}"
 """Title of an axis that is called after the choice which the reader has made."""
 TICKS = [0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128]
@@ -62,7 +66,9 @@ def panels(
         lines = pl.col("panel").map_elements(_wrapped, pl.String)
         rows = rows.with_columns(panel=lines)
     facet = alt.Facet("panel:N", sort=order(rows, "panel"), title=None, header=header)
-    layers = chart.add_params(SELECTED).properties(width=least, height=cell.get("height", 200))
+    layers = chart.add_params(SELECTED, ROOM).properties(
+        width=least, height=cell.get("height", 200)
+    )
     facets: Facets = layers.facet(
         facet,
         data=tidy(rows),
@@ -116,7 +122,7 @@ def recovery(axis: type[Any], field: str, domain: Sequence[float], title: str = 
     beyond = axis is alt.X and (domain[0] < low or domain[1] > high)
     return axis(
         f"{field}:Q",
-        title=f"{title} (log beyond {low:g}, {high:g})".replace("-", "\u2212") if beyond else title,
+        title=f"{title} (log ends)" if beyond else title,
         scale=alt.Scale(domain=list(domain), nice=False),
         axis=alt.Axis(
             values=sorted({v for v in places if domain[0] <= v <= domain[1]}),
@@ -158,44 +164,59 @@ def arrows(base: alt.Chart, domain: Sequence[float], level: str, dy: float = 0) 
     ]
 
 
-PLACES: Sequence[tuple[int, int, Literal["left", "right"]]] = (
-    (8, -8, "left"),
-    (-8, -8, "right"),
-    (8, 9, "left"),
-    (-8, 9, "right"),
+PLACES: Sequence[tuple[int, int, Literal["left", "right"]]] = tuple(
+    (sign * dx, dy, "left" if sign > 0 else "right")
+    for dx in (8, 22)
+    for dy in (0, -9, 9)
+    for sign in (1, -1)
 )
 
 
-def placed(rows: Frame, x: str, domain: Sequence[float]) -> Frame:
+def placed(
+    rows: Frame,
+    x: str,
+    domain: Sequence[float],
+    size: tuple[int, int],
+    lines: Sequence[float] = (),
+) -> Frame:
     """Give every row the number of the place at which its tag covers the fewest others.
 
-    Widths are those of a panel of about 350 by 330 px; narrower ones only come close.
+    Args:
+        rows: estimate, tag, ``x`` and, where there are several, panel.
+        x: Column of the horizontal place.
+        domain: Ends of the vertical axis.
+        size: Width and height of a panel, px; in other sizes the places only come close.
+        lines: Heights of lines across the panel, on which no tag should lie.
     """
     values = rows[x].to_numpy()
+    wide, high = size
     width = max(float(np.ptp(values)), 1e-9) if len(values) else 1.0
     height = domain[1] - domain[0]
     panels = rows["panel"] if "panel" in rows.columns else [None] * len(rows)
+    levels = rows["_estimate"] if "_estimate" in rows.columns else rows["estimate"]
     points = [
-        (panel, at / width, level / height, 0.018)
-        for panel, at, level in zip(panels, values, rows["estimate"], strict=True)
+        (panel, wide * at / width, high * level / height, 6.0)
+        for panel, at, level in zip(panels, values, levels, strict=True)
     ]
     taken, places = list(points), []
     for (panel, at, level, _), tag in zip(points, rows["tag"], strict=True):
-        half = 4 * len(tag)
+        half = 4.0 * len(tag)
         spots = [
-            (panel, at + (dx + (half if dx > 0 else -half)) / 350, level - dy / 330, half / 350)
-            for dx, dy, _ in PLACES
+            (panel, at + dx + (half if dx > 0 else -half), level - dy, half) for dx, dy, _ in PLACES
         ]
-        crowd = [_covered(spot, taken) for spot in spots]
+        crowd = [
+            _covered(spot, taken) + sum(abs(spot[2] - high * at / height) < 6 for at in lines)
+            for spot in spots
+        ]
         places.append(crowd.index(min(crowd)))
         taken.append(spots[places[-1]])
     return rows.with_columns(_place=pl.Series(places, dtype=pl.Int64))
 
 
 def _covered(spot: Spot, others: Sequence[Spot]) -> int:
-    """Return how many of the others a tag at ``spot`` (panel, x, y, half its width) touches."""
+    """Return how many of the others a tag at ``spot`` (panel, x, y, half its width, px) touches."""
     panel, x, y, half = spot
-    return sum(p == panel and abs(a - x) < half + h and abs(b - y) < 0.035 for p, a, b, h in others)
+    return sum(p == panel and abs(a - x) < half + h and abs(b - y) < 10 for p, a, b, h in others)
 
 
 def labels(base: alt.Chart, y: alt.Y) -> list[alt.Chart]:
@@ -218,19 +239,33 @@ def arms(rows: Frame) -> alt.Y:
     names = order(rows, "label")
     axis = alt.Axis(grid=True, labelOverlap="greedy")
     if len(names) <= LABELLED:
-        lines = {name: wrap(name, OF_NAME, max_lines=2, placeholder=" …") for name in names}
+        wide, narrow = (lines(names, letters) for letters in (OF_NAME, OF_NARROW))
         axis = alt.Axis(
             grid=True,
             labelOverlap=False,
             labelLineHeight=TWO_LINES,
-            labelExpr=f"({dumps(lines)})[datum.label]",
+            labelExpr=f"({either(dumps(wide), dumps(narrow))})[datum.label]",
             labelOffset=alt.condition(
-                f"indexof({dumps([n for n, own in lines.items() if len(own) > 1])},datum.value)>=0",
+                f"indexof({either(dumps(_long(wide)), dumps(_long(narrow)))},datum.value)>=0",
                 alt.value(-TWO_LINES / 2),
                 alt.value(0),
             ),
         )
     return alt.Y("label:N", sort=names, title=None, axis=axis)
+
+
+def lines(names: Sequence[str], letters: int) -> dict[str, list[str]]:
+    """Return each name in at most two lines of so many letters."""
+    return {name: wrap(name, letters, max_lines=2, placeholder=" …") for name in names}
+
+
+def _long(names: dict[str, list[str]]) -> list[str]:
+    return [name for name, own in names.items() if len(own) > 1]
+
+
+def either(wide: str, narrow: str) -> str:
+    """Return an expression that is the first where there is room, else the second."""
+    return f"(room>={ABREAST}?{wide}:{narrow})"
 
 
 def y(field: str, title: str, scale: alt.Scale, axis: alt.Axis) -> alt.Y:

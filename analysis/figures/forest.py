@@ -143,7 +143,7 @@ def forest_chart(
     rows = encodings.positioned(rows, "estimate", *BOUNDS)
     rows = encodings.across(encodings.across(rows, domain, ""), domain, "_wide")
     many, own = rows["label"].n_unique(), (rows["kind"] == "own").any()
-    step = (44 if own else 26) if many <= MANY + 4 else max(5, 1300 / many)
+    step = (38 if own else 26) if many <= MANY + 4 else max(5, 1300 / many)
     lane = step / 8 if own else 3.0  # Between an interval and its seeds.
     base = alt.Chart().encode(
         y=encodings.arms(rows), color=encodings.colour(methods), opacity=encodings.dim()

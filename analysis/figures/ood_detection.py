@@ -4,7 +4,7 @@ import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, FigureContext, over_seeds
+from analysis.figures.context import Figure, FigureContext, over_seeds, said
 from analysis.figures.encodings import Chart
 from analysis.measures.columns import SCORES
 
@@ -32,7 +32,7 @@ def scores_figure(context: FigureContext) -> Figure | None:
     )
     if rows.is_empty():
         return None
-    three = ", ".join(f"{tag} {area:.3f}" for tag, area in shown.head(3)["tag", "area"].iter_rows())
+    three = ", ".join(f"{said(row)} {row['area']:.3f}" for row in shown.head(3).to_dicts())
     return Figure(
         "scores",
         SECTION,
@@ -60,8 +60,8 @@ def roc_figure(context: FigureContext) -> Figure | None:
     return Figure(
         "roc",
         SECTION,
-        f"ROC by predictive entropy: AUROC from {worst['area']:.3f} ({worst['tag']}) to "
-        f"{best['area']:.3f} ({best['tag']})",
+        f"ROC by predictive entropy: AUROC from {worst['area']:.3f} ({said(worst)}) to "
+        f"{best['area']:.3f} ({said(best)})",
         f"Entropy as score; {len(every)} configurations, the best first; mean over "
         f"{context.seeds(every['arm'].to_list())} seeds each at equal false positive "
         "rates.",
@@ -181,5 +181,7 @@ def _points(rows: pl.DataFrame, methods: list[str]) -> Chart:
             x=x("mean"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
     )
-    chart = chart.add_params(encodings.SELECTED, alt.param(name="metric", value=rows["metric"][0]))
+    chart = chart.add_params(
+        encodings.SELECTED, encodings.ROOM, alt.param(name="metric", value=rows["metric"][0])
+    )
     return chart.properties(width="container", height=26 * rows["label"].n_unique())

@@ -77,7 +77,7 @@ def diversity_chart(
     domain = encodings.frame(rows, margin, "low", "high")
     rows = encodings.positioned(rows, "estimate", "low", "high")
     right = max(rows["disagreement"].to_list(), default=0.1)
-    rows = encodings.placed(rows, "disagreement", domain)
+    rows = encodings.placed(rows, "disagreement", domain, (430, 310), (0, 1))
     base = alt.Chart(encodings.tidy(rows)).encode(
         x=alt.X(
             "disagreement:Q",
@@ -280,7 +280,7 @@ def growth_chart(curve: pl.DataFrame, rows: pl.DataFrame, methods: list[str]) ->
     tips = [("members", "Members", "d"), ("mean", "NLL", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
     placed = encodings.placed(
-        rows.with_columns(estimate="mean"), "at", (min(seen), max(seen))
+        rows.with_columns(estimate="mean"), "at", (min(seen), max(seen)), (430, 300)
     ).drop("estimate")
     own = alt.Chart(encodings.tidy(placed)).encode(
         color=encodings.colour(methods), opacity=encodings.dim()

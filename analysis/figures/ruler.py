@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from textwrap import wrap
 from typing import Any, Final
 
 import altair as alt
@@ -26,10 +25,8 @@ ENDS: Final = {"0": ["single", "network"], "1": ["Deep", "Ensemble"]}
 """Names of the ends of the axis, by their recovery."""
 TICKS_APART: Final = 0.1
 """Least distance of two numbers of the axis, of its length."""
-ABREAST, FULL = 520, 820
-"""Room from which names stand beside their lines, and from which verdicts do, px."""
-OF_NAME: Final = 32
-"""Letters of a line of a name beside its row."""
+FULL: Final = 820
+"""Room from which verdicts stand beside their lines, px."""
 LABELS: Final[dict[str, Any]] = {
     **{"title": None, "style": "names", "domain": False, "ticks": False},
     **{"labelLimit": 0, "labelLineHeight": 13, "labelOverlap": False},
@@ -142,8 +139,8 @@ def ruler_chart(rows: Frame, margin: float, best: str) -> Chart:
     tips += [("estimate", "Recovery", F), ("low", "from", F), ("high", "to", F)]
     wide = "isValid(datum.name)"
     name = (
-        base.transform_filter(f"{wide}&&room<{ABREAST}")
-        .mark_text(align="left", baseline="bottom", dy=-7)
+        base.transform_filter(f"{wide}&&room<{encodings.ABREAST}")
+        .mark_text(align="left", baseline="bottom", dy=-7, limit=alt.ExprRef("room-30"))
         .encode(x=alt.value(0), text="name:N")
     )
     behind, plain, bold = name.copy(), name.copy(), name.copy()
@@ -172,7 +169,7 @@ def ruler_chart(rows: Frame, margin: float, best: str) -> Chart:
         if isinstance(layer.encoding.x, alt.X):
             layer.encoding.x = layer.encoding.x.axis(_across(domain))
     chart = alt.layer(*layers).resolve_axis(y="independent")
-    chart = chart.add_params(encodings.SELECTED, alt.param(name="room", value=ABREAST))
+    chart = chart.add_params(encodings.SELECTED, encodings.ROOM)
     return chart.properties(width="container", height=height)
 
 
@@ -184,7 +181,7 @@ def _verdicts(rows: Frame) -> alt.Color:
         values=[kind for kind in BADGES if kind in rows["verdict"].to_list()],
         labelExpr=f"({json.dumps(BADGES)})[datum.label]",
         labelLimit=0,
-        columns=alt.ExprRef(f"room<{ABREAST}?2:4"),
+        columns=alt.ExprRef(f"room<{encodings.ABREAST}?2:4"),
     )
     scale = alt.Scale(domain=[*BADGES], range="ordinal")
     return alt.Color("verdict:N", scale=scale, legend=legend)
@@ -207,8 +204,7 @@ def _across(domain: Sequence[float]) -> alt.Axis:
     lines = {f"{place:g}": [f"{value:g}".replace("-", "\u2212")] for place, value in kept.items()}
     wide = {at: own + ([" ".join(ENDS[at])] if at in ENDS else []) for at, own in lines.items()}
     narrow = {at: own + ENDS.get(at, []) for at, own in lines.items()}
-    expression = f"({json.dumps(wide)})[datum.value]:({json.dumps(narrow)})[datum.value]"
-    labels = f"room>={ABREAST}?{expression}"
+    labels = f"{encodings.either(json.dumps(wide), json.dumps(narrow))}[datum.value]"
     return alt.Axis(
         values=sorted(kept), labelExpr=labels, labelOverlap=False, grid=False, title=None
     )
@@ -216,16 +212,16 @@ def _across(domain: Sequence[float]) -> alt.Axis:
 
 def _beside(named: Frame, best: str) -> alt.Axis:
     """Return the axis of the names, in two lines where they are long."""
-    lines = {
-        at: wrap(name, OF_NAME, max_lines=2, placeholder=" …") for at, name in _each(named, "name")
-    }
+    of_rows = dict(_each(named, "name"))
+    of_name = encodings.lines(list(of_rows.values()), encodings.OF_NAME)
+    lines = {at: of_name[name] for at, name in of_rows.items()}
     two = [float(at) for at, own in lines.items() if len(own) > 1]
     of_best = named.filter(pl.col("arm") == best)["_row"].to_list()
     return alt.Axis(
         orient="left",
         grid=True,
         values=[float(at) for at in lines],
-        labelExpr=f"room<{ABREAST}?'':({json.dumps(lines)})[datum.value]",
+        labelExpr=f"room<{encodings.ABREAST}?'':({json.dumps(lines)})[datum.value]",
         labelOffset=alt.condition(f"indexof({two},datum.value)>=0", alt.value(-7), alt.value(0)),
         labelFontWeight=alt.condition(
             f"indexof({of_best},datum.value)>=0", alt.value("bold"), alt.value("normal")

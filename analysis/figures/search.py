@@ -44,6 +44,7 @@ def history_figure(context: FigureContext) -> Figure | None:
             "\u2500 best so far",
             "\u00d7 pruned, diverged, failed or beyond the frame",
         ),
+        folded=True,
     )
 
 

@@ -132,13 +132,14 @@ def tone(verdict: Verdict) -> str:
 
 
 def _verdict(verdict: Verdict, confirmed: bool, drawn: Sequence[Figure]) -> Context:
+    decided = confirmed and verdict.verdict != INCONCLUSIVE
     kind = "no verdict" if verdict.withheld or not confirmed else verdict.verdict
     lines = wording.headline(verdict) if confirmed else [verdict.sentence]
     return {
         "label": f"{kind} · exploratory" if verdict.exploratory and confirmed else kind,
         "tone": tone(verdict),
         "headline": [line.replace(" %", "\u00a0%") for line in lines],
-        "details": wording.details(verdict) if confirmed else [],
+        "details": wording.details(verdict) if decided else [],
         "doubts": doubts(verdict) if confirmed else [],
         "ruler": [figure for figure in drawn if figure.section == "Verdict"],
     }

@@ -52,7 +52,7 @@
     }
     if (coarse) spec.params = (spec.params || []).filter((param) => param.name !== "brush");
     const options = { config: look(), ast: true, actions: false, renderer: "svg", mode: "vega-lite" };
-    options.config.axis.labelLimit = Math.min(210, room * 0.45);
+    options.config.axis.labelLimit = Math.min(230, room * 0.45);
     let result;
     if (!hint.columns) {
       spec.autosize = { type: "fit-x", contains: "padding" };
@@ -69,6 +69,7 @@
         spec.spec.width = cell;
         spec.spec.height = hint.ratio ? Math.round(cell * hint.ratio) : hint.height;
         options.config.header.labelLimit = options.config.axisX.titleLimit = widest;
+        if (columns === 1) options.config.axisX.titleLimit = Math.min(widest, room - options.config.axis.labelLimit - 30);
         result?.finalize();
         result = await vegaEmbed(box, spec, options);
         for (let pass = 0; pass < 5; pass++) {
@@ -217,7 +218,7 @@
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = [...input.closest("[data-table]").querySelectorAll("tbody tr")];
     for (const row of rows) {
-      const text = row.dataset.text ??= [...row.cells].filter((cell) => !cell.querySelector("svg")).map((cell) => cell.textContent).join(" ").toLowerCase().replace("details", "");
+      const text = row.dataset.text ??= [...row.cells].filter((cell) => !cell.querySelector("svg")).map((cell) => cell.textContent).join(" ").toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
     }
     const left = rows.filter((row) => !row.hidden).length;
@@ -408,7 +409,7 @@
   });
 
   // On a phone the findings come first, each figure when it is asked for.
-  if (innerWidth < 620) for (const fold of document.querySelectorAll(".figure .fold")) fold.open = false;
+  if (innerWidth < 620) for (const fold of document.querySelectorAll(".grid .fold")) fold.open = false;
   addEventListener("hashchange", follow);
   // Vega measures text when it draws: the letters must be there.
   Promise.all(["400", "500", "600", "700"].map((weight) => document.fonts.load(`${weight} 12px Inter`))).then(drawAll).then(() => {

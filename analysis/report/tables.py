@@ -70,8 +70,7 @@ def _both(arm: Arm | None, key: str) -> dict[str, str]:
     if arm is None or arm.own is None or arm.own.single == "single":
         return found
     effect = arm.own.endpoints.get(key)
-    own = f"{number(effect.recovery)} {interval(effect)}" if effect else "–"
-    return found | {"own": f"own {own}"}
+    return found | {"own": f"own {number(effect.recovery) if effect else '–'}"}
 
 
 def _weakest(arm: Arm | None, labels: Mapping[str, str]) -> dict[str, str]:

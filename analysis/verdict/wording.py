@@ -311,7 +311,7 @@ def _open(found: Open) -> str:
         parts.append(f"above {delta:g} on {_on(found.above)}")
     parts.append(f"not shown to be above {delta:g} on {_on(found.not_above)}")
     if found.below:
-        parts.append(f"below {-delta:g} on {_on(found.below)}")
+        parts.append(f"below \u2212{delta:g} on {_on(found.below)}")
     if not found.above and not found.below:
         parts.append("nor to be like a single model")
     return ", ".join(parts)
