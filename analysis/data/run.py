@@ -119,14 +119,14 @@ def _trial_row(file: AnyPath) -> pa.Table:
     if table.num_rows != 1:
         raise StudyError(f"{file}: a trial must be one row, but there are {table.num_rows}; {REDO}")
     try:
-        table = table.cast(schema.TRIAL)
+        table = table if table.schema.equals(schema.TRIAL) else table.cast(schema.TRIAL)
     except (pa.ArrowException, ValueError) as error:
         raise StudyError(
             f"{file}: the row must have the types of study/schema.py, but {first_line(error)}; "
             "write it with that schema"
         ) from None
-    row = table.to_pylist()[0]
     allowed = {"role": schema.Role, "stage": schema.Stage, "status": schema.Status}
+    row = table.select([*allowed, *OBJECTS, "trial"]).to_pylist()[0]
     for column, literal in allowed.items():
         if row[column] not in get_args(literal):
             raise StudyError(

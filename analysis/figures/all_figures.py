@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+from altair.utils.schemapi import debug_mode
+
 from analysis.figures.calibration import reliability_figure
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.cost import cost_figure
@@ -31,7 +33,15 @@ from analysis.figures.shift import severity_figure
 
 
 def draw(context: FigureContext) -> list[Figure]:
-    """Return every figure that the data can fill, in the order of the page."""
+    """Return every figure that the data can fill, in the order of the page.
+
+    Altair checks none of them against its schema, which takes seconds: the tests do.
+    """
+    with debug_mode(False):
+        return _draw(context)
+
+
+def _draw(context: FigureContext) -> list[Figure]:
     confirmed: list[Callable[[FigureContext], Figure | None]] = [
         ruler_figure, forest_figure, diversity_figure, growth_figure, collapsed_figure,
         severity_figure, reliability_figure, areas_figure, scores_figure, roc_figure,

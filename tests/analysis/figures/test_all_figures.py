@@ -51,6 +51,12 @@ def rows(figure: Figure) -> pl.DataFrame:
     return pl.DataFrame(max(sets.values(), key=len), infer_schema_length=None)
 
 
+def test_every_chart_holds_to_the_schema_of_vega_lite(drawn: dict[str, Figure]) -> None:
+    assert len(drawn) > 10
+    for figure in drawn.values():
+        assert figure.chart.to_dict(validate=True)
+
+
 def test_scores_are_shares_and_their_roc_has_the_area_that_was_measured(
     measures: Measures,
 ) -> None:

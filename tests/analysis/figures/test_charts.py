@@ -144,7 +144,7 @@ def test_tags_of_points_in_one_place_take_different_sides() -> None:
         {"tag": ["A", "B", "C", "D"], "x": [0.0, 0.0, 0.0, 1.0], "estimate": [0.5, 0.5, 0.5, 0.0]}
     )
 
-    assert encodings.placed(frame, "x", (0.0, 1.0))["_place"].head(3).n_unique() == 3
+    assert encodings.placed(frame, "x", (0.0, 1.0), (350, 330))["_place"].head(3).n_unique() == 3
 
 
 def test_all_charts_share_one_domain_of_methods() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import vl_convert
 
 from analysis.data.run import Run
 from analysis.figures.context import Figure, FigureContext, figure_context
-from analysis.figures.forest import forest_figure, ruler_figure
+from analysis.figures.forest import forest_figure
 from analysis.measures.measure import Measures
 from analysis.report.html import VEGA_LITE
 from analysis.verdict.judge import judge
@@ -123,30 +122,6 @@ def test_every_arm_has_a_mark_in_every_measure(name: str) -> None:
     width = spec["spec"]["width"]
     places = [item[end] for _, item in drawn(figure) for end in ("x", "x2") if end in item]
     assert 0 <= min(places) <= max(places) <= width
-
-
-@pytest.mark.parametrize("name", HARD)
-def test_every_arm_is_on_the_ruler_with_its_least_recovery(name: str) -> None:
-    found, verdict = HARD[name]()
-    context = context_of(found, verdict)
-    figure = ruler_figure(context)
-    assert figure is not None
-    (data,) = [d for d in figure.chart.to_dict()["datasets"].values() if "_row" in d[0]]
-    assert [row["arm"] for row in data] == context.judged_all()["arm"].to_list()
-    for row in data:
-        least = verdict.by_arm()[row["arm"]].least
-        assert row["estimate"] == (
-            None if least is None else pytest.approx(least[2].recovery, rel=1e-4)
-        )
-    found_marks = drawn(figure)
-    points = [item for kind, item in found_marks if kind == "symbol"]
-    texts = {item["text"] for kind, item in found_marks if kind == "text"}
-    assert {row["name"] for row in data if "name" in row} - {None} <= texts
-    assert "null" not in texts
-    assert len(points) == sum(row["estimate"] is not None for row in data)
-    assert all(0 <= item["x"] <= 600 for item in points)
-    rows = sorted(row["_row"] for row in data)
-    assert all(b - a > 4 for a, b in pairwise(rows))
 
 
 def test_the_seeds_of_an_arm_have_its_recovery_as_their_mean() -> None:
