@@ -25,6 +25,8 @@ ENDS: Final = {"0": ["single", "network"], "1": ["Deep", "Ensemble"]}
 """Names of the ends of the axis, by their recovery."""
 TICKS_APART: Final = 0.1
 """Least distance of two numbers of the axis, of its length."""
+OF_NAME: Final = 40
+"""Letters of a line of a name beside its row."""
 FULL: Final = 820
 """Room from which verdicts stand beside their lines, px."""
 LABELS: Final[dict[str, Any]] = {
@@ -213,7 +215,7 @@ def _across(domain: Sequence[float]) -> alt.Axis:
 def _beside(named: Frame, best: str) -> alt.Axis:
     """Return the axis of the names, in two lines where they are long."""
     of_rows = dict(_each(named, "name"))
-    of_name = encodings.lines(list(of_rows.values()), encodings.OF_NAME)
+    of_name = encodings.lines(list(of_rows.values()), OF_NAME)
     lines = {at: of_name[name] for at, name in of_rows.items()}
     two = [float(at) for at, own in lines.items() if len(own) > 1]
     of_best = named.filter(pl.col("arm") == best)["_row"].to_list()
