@@ -137,7 +137,7 @@ def against(
     """Return an arm's calibrated NLL beside that of a Deep Ensemble of ``members``, in nats.
 
     Between whole numbers of members each replicate of the Deep Ensemble is interpolated on a line,
-    so that the interval (Welch's, over seeds of both) knows what its sizes have in common.
+    so that the t-interval (over seeds of both) knows what its sizes have in common.
 
     Args:
         arm: Its key.

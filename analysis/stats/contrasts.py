@@ -17,6 +17,12 @@ FloatArray = npt.NDArray[np.floating[Any]]
 Interval = tuple[float | None, float | None]
 
 UNBOUNDED: Final[Interval] = (None, None)
+TAIL: Final = 24.0
+"""Of ``degrees_of_freedom``: 4/3 z² is 12 at z = 3 (p = 0.001); five seeds ask for as much again.
+
+Where the terms of Welch's series beyond count, too: by simulation, 30 tests at 0.05/30 of one truth
+at the margin then reject somewhere in 0.06, and without any in 0.106 (tuned anchors, 5 seeds).
+"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of arm means with its standard error and Satterthwaite degrees of freedom.
+    """A weighted sum of arm means with its standard error and degrees of freedom.
 
     With no variance at all ``se`` is 0, ``df`` infinite, and the p-values 0 or 1 (1 at 0).
     """
@@ -105,18 +111,36 @@ def summary(values: Sequence[float] | FloatArray) -> Summary:
 
 
 def contrast(terms: Sequence[tuple[float, Summary]]) -> Contrast:
-    """Return sum_i w_i mean_i with Satterthwaite's df (Welch's for two terms).
-
-    Var = sum_i w_i² v_i/n_i;  df = Var² / sum_i (w_i² v_i/n_i)²/(n_i - 1).
-    """
+    """Return sum_i w_i mean_i; Var = sum_i w_i² v_i/n_i. For df see :func:`degrees_of_freedom`."""
     estimate = sum(weight * arm.mean for weight, arm in terms)
     parts = [weight**2 * arm.variance / arm.n for weight, arm in terms]
     variance = sum(parts)
     if variance == 0:
         return Contrast(estimate, 0.0, float("inf"))
-    shares = (part / variance for part in parts)
-    df = 1 / sum(share**2 / (arm.n - 1) for share, (_, arm) in zip(shares, terms, strict=True))
-    return Contrast(estimate, float(np.sqrt(variance)), df)
+    df = degrees_of_freedom([p / variance for p in parts], [arm.n - 1 for _, arm in terms])
+    return Contrast(estimate, float(np.sqrt(variance)), float(df))
+
+
+def degrees_of_freedom(shares: Sequence[Any], numbers: Sequence[int]) -> Any:
+    """Return the df of a t that is made of several means, each with a variance of its own.
+
+    With x_i = share_i/number_i, and mean and variance over terms that weigh as their shares,
+    1/df = mean(x) + TAIL variance(x), at most mean(1/number). The first term is Satterthwaite's
+    (Welch's for two means). He errs far in the tail, where variance(x) leads the next term of
+    Welch's series (1947, Biometrika 34): 4/3 z² variance(x). The bound is Cochran and Cox's.
+
+    Args:
+        shares: Of each term in the variance of the sum; together 1. Numbers, or arrays alike.
+        numbers: Degrees of freedom of each term's variance.
+
+    Returns:
+        As a share is.
+    """
+    terms = list(zip(shares, numbers, strict=True))
+    mean = sum(share * share / number for share, number in terms)
+    square = sum(share * (share / number) ** 2 for share, number in terms)
+    most = sum(share / number for share, number in terms)
+    return 1 / np.minimum(mean + TAIL * (square - mean * mean), most)
 
 
 def fieller(anchored: Recovery, level: float) -> Interval:

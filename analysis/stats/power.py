@@ -20,7 +20,14 @@ from scipy.special import ndtr, roots_legendre, stdtrit
 from scipy.stats import chi2, qmc
 
 from analysis.data.protocol import GATE_LEVEL
-from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary, detectable_effect
+from analysis.stats.contrasts import (
+    Contrast,
+    FloatArray,
+    Recovery,
+    Summary,
+    degrees_of_freedom,
+    detectable_effect,
+)
 
 Verdict = Literal["escape", "track"]
 IntArray = npt.NDArray[np.integer[Any]]
@@ -332,7 +339,8 @@ def _estimated(
     variance = parts.sum(1)
     if not variance.any():
         return variance, np.full(DRAWS, np.inf)
-    return np.sqrt(variance), variance**2 / (parts**2 / (numbers - 1)).sum(1)
+    shares = list((parts / variance[:, None]).T)
+    return np.sqrt(variance), np.asarray(degrees_of_freedom(shares, (numbers - 1).tolist()))
 
 
 def _chi2(numbers: IntArray) -> FloatArray:

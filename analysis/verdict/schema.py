@@ -433,7 +433,7 @@ class ComputeMatched(Record):
     """Calibrated NLL, arm - Deep Ensemble: below 0 the arm is better."""
     low: Number = None
     high: Number = None
-    """Welch's interval over seeds, at ``level``."""
+    """t-interval over seeds, at ``level``."""
     finding: Literal["better", "worse", "open"] | None = None
 
 

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from analysis.data.protocol import ENDPOINTS
+from analysis.stats import contrasts
 from analysis.stats.contrasts import Recovery, summary
 from analysis.stats.power import (
     Costs,
@@ -108,6 +109,30 @@ def test_at_the_margin_the_power_is_the_level() -> None:
     assert power_track(TEST, -0.25, 200) == pytest.approx(0.05, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "most"),
+    [(Replicates(5, 28, 5), 1.3), (Replicates(10, 55, 10), 1.0), (Replicates(10, 20, 5), 1.0)],
+)
+def test_the_level_of_many_configurations_is_kept(
+    seeds: Replicates, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    level = 0.05 / 30
+    assert power_escape(TEST, 0.25, seeds, alpha=level) < most * level
+    monkeypatch.setattr(contrasts, "TAIL", 0.0)  # Satterthwaite's degrees of freedom
+    assert power_escape(TEST, 0.25, seeds, alpha=level) > most * level
+
+
+@pytest.mark.parametrize(("seeds", "cost"), [(20, 0.008), (60, 0.001)])
+def test_keeping_it_costs_little_power(
+    seeds: int, cost: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = Replicates(seeds, 3 * seeds, seeds), Replicates(seeds, 2 * seeds, seeds // 2)
+    found = [power_escape(TEST, 0.5, n, alpha=0.05 / 8) for n in numbers]
+    monkeypatch.setattr(contrasts, "TAIL", 0.0)
+    without = [power_escape(TEST, 0.5, n, alpha=0.05 / 8) for n in numbers]
+    assert np.all(np.subtract(without, found) < cost)
+
+
 def test_only_units_of_the_gap_count() -> None:
     large = Spread(30, 25, 18, gap=100)
     assert power_escape(large, 0.5, 10) == pytest.approx(power_escape(TEST, 0.5, 10))
@@ -151,8 +176,9 @@ def test_seeds_needed_are_the_fewest() -> None:
 POWERS = (0.4450058654352899, 0.37750734174583395, 0.544110659210377)
 
 
-def test_one_number_of_seeds_is_that_of_all_three() -> None:
-    """The values are those of the formulae for equal seeds that stood here before."""
+def test_one_number_of_seeds_is_that_of_all_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values are those of formulae for equal seeds, by Satterthwaite's degrees of freedom."""
+    monkeypatch.setattr(contrasts, "TAIL", 0.0)
     same = Replicates(12, 12, 12)
     for seeds in (12, same):
         assert power_escape(TEST, 0.5, seeds, alpha=0.05 / 8) == pytest.approx(POWERS[0], abs=1e-12)
