@@ -47,7 +47,7 @@ def schedule(
     verbose = runtime.verbose
     if not verbose:
         silence()
-    replicates_per_job = _replicates_per_job(study.execution.most, data)
+    replicates_per_job = _replicates_per_job(study, data)
     try:
         job_queue = JobQueue(
             study, store, rows, fingerprint, Progress(), replicates_per_job, analysis
@@ -131,14 +131,15 @@ def _tuner(
     )
 
 
-def _replicates_per_job(most: int | None, data: Dataset) -> ReplicatesPerJob:
+def _replicates_per_job(study: Study, data: Dataset) -> ReplicatesPerJob:
     """Return how many replicates of a trial's configuration a worker gets at a time."""
+    most, device = study.execution.most, "cuda" if study.resources.gpus_per_trial else "cpu"
     known: dict[str, int] = {}
 
     def replicates_per_job(spec: TrialSpec) -> int:
         if spec.configuration not in known:
             try:
-                size = replicates_as_one(spec, data.shape, data.classes, most)
+                size = replicates_as_one(spec, data.shape, data.classes, most, device)
             except Exception:  # It will fail in its trial, where the reason is noted.
                 size = 1
             known[spec.configuration] = size

@@ -10,7 +10,7 @@ the layers below and treats the batch's leading axis as examples, and nothing el
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,24 @@ from study.methods import Method, Phase
 from study.methods._one_network import OneNetwork
 from study.spec import Training, derive_seed
 
-MOST: Final = 10
-CACHED: Final = 2**20
-"""Parameters of a stack that repay: with gradients and momentum they must stay in a CPU's cache.
-Found by timing; not for a GPU, on which it has not been timed."""
+
+class Room(NamedTuple):
+    """What a stack may hold on a device.
+
+    Attributes:
+        networks: At most.
+        parameters: Of all its networks, at most.
+    """
+
+    networks: int
+    parameters: int
+
+
+ROOM: Final = {"cpu": Room(10, 2**20), "cuda": Room(32, 2**26)}
+"""By type of device; any other is taken for a CPU. On a CPU the parameters must stay in its cache
+with their gradients and momentum; found by timing. On a GPU small networks wait for kernels to be
+launched, which cost a stack as much as one network: only memory is a limit, here 1 GiB with
+gradients and two moments. No GPU has run it yet."""
 
 
 class StackedLinear(nn.Module):
@@ -205,12 +219,19 @@ def _stack(parts: Sequence[tuple[Method, int]]) -> tuple[Method, int]:
     return Stack(methods, seeds), 0
 
 
-def best_size(method: Method, most: int | None = None) -> int:
-    """Return how many methods like this one are best trained as one, at most ``most``."""
+def best_size(method: Method, most: int | None = None, device: str | None = None) -> int:
+    """Return how many methods like this one are best trained as one, at most ``most``.
+
+    Args:
+        method: One of them.
+        most: None for no other limit than the device's.
+        device: Type of the device to train on; by default that of the method.
+    """
     if not stackable(method):
         return 1
+    room = ROOM.get(device or next(method.parameters()).device.type, ROOM["cpu"])
     parameters = sum(p.numel() for p in method.parameters())
-    return max(1, min(MOST, most or MOST, CACHED // parameters))
+    return max(1, min(room.networks, most or room.networks, room.parameters // parameters))
 
 
 def stackable(method: Method) -> bool:

@@ -32,7 +32,7 @@ from study.training.fit import (
     forwards_of,
     is_out_of_memory,
 )
-from study.training.stack import MOST, Stack, best_size, joined
+from study.training.stack import Stack, best_size, joined
 from study.trials.evaluation import Run, Setup, evaluate
 from study.trials.row import new_row, peak_bytes
 
@@ -241,11 +241,24 @@ def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
 
 
 def replicates_as_one(
-    spec: TrialSpec, shape: tuple[int, int, int], classes: int, most: int | None = None
+    spec: TrialSpec,
+    shape: tuple[int, int, int],
+    classes: int,
+    most: int | None = None,
+    device: str = "cpu",
 ) -> int:
-    """Return how many replicates of the spec are best trained as one, at most ``most``."""
+    """Return how many replicates of the spec are best trained as one, at most ``most``.
+
+    Args:
+        spec: One of them.
+        shape: Of an image.
+        classes: Number of classes.
+        most: Networks, at most; None for no other limit than the device's.
+        device: Type of the device to train on.
+    """
     parts = build(spec, shape, classes).independent_members()
-    return min(max(1, best_size(parts[0][0]) // len(parts)), most or MOST)
+    size = max(1, best_size(parts[0][0], device=device) // len(parts))
+    return min(size, most or size)
 
 
 def _prepared(spec: TrialSpec, splits: Splits) -> Run:

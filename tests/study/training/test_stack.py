@@ -127,6 +127,16 @@ def test_as_many_as_stay_in_cache(make_spec, data):
     assert [size(width) for width in (16, 512, 1024)] == [10, 3, 1]
 
 
+def test_on_a_gpu_memory_is_the_limit_and_the_number_of_networks(make_spec, data):
+    def size(width, most=None):
+        options = backbones.parameters({"name": "mlp", "width": width}).model_dump()
+        method = build(make_spec("single", backbone=options), data.shape, data.classes)
+        return best_size(method, most, device="cuda")
+
+    assert [size(width) for width in (16, 1024, 2048)] == [32, 32, 15]
+    assert size(16, most=4) == 4
+
+
 def test_stacks_follow_one_another(make_spec, data):
     options = backbones.parameters({"name": "mlp", "width": 512}).model_dump()
     specs = [make_spec("single", backbone=options, seed=s) for s in range(4)]
