@@ -155,9 +155,10 @@ class Ensemble(SharedNetwork):
         Own biases are of one shape wherever they start; decay towards one changes the layers.
         """
         free = {"init", "init_std", "negative_share", "fast_lr_multiplier", "bias", "fast_decay"}
-        return {key: value for key, value in params.items() if key not in free} | {
-            "own biases": params["bias"] != "shared",
-            "toward one": params["fast_decay"] == "toward_one",
+        own = Params(**params)
+        return own.model_dump(exclude=free) | {
+            "own biases": own.bias != "shared",
+            "toward one": own.fast_decay == "toward_one",
         }
 
     def replacement(self, layer: Weighted, layers: list[Weighted]) -> MemberLayer | None:
