@@ -11,7 +11,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -227,40 +226,6 @@ def test_killed_and_interrupted_a_study_ends_as_if_nothing_had_been(finished_stu
         folder = whole / "trials" / trial
         for file in (*folder.glob("*test.parquet"), *folder.glob("geometry.parquet")):
             assert pq.read_table(file).equals(pq.read_table(out / "trials" / trial / file.name))
-
-
-@pytest.mark.slow
-def test_a_search_in_stacks_is_the_same_after_it_was_killed(tmp_path):
-    budget = "budget={trials: 8, generation: 4, rescore: 2, rescore_seeds: 1, anchor_seeds: 5}"
-    one_slot = ["--set", budget, "--set", "resources.concurrency=1"]
-    found = []
-    for name, kills in (("whole", 0), ("killed", 2)):
-        out = tmp_path / name
-        for _ in range(kills):
-            process, before = start(out, *one_slot), len(committed(out))
-            wait_for(partial(lambda o, n: len(committed(o)) > n, out, before), process)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-        process = start(out, *one_slot)
-        wait_for(partial(committed, out, "rescore"), process)
-        process.send_signal(signal.SIGINT)
-        assert finish(process)[0] == 130
-        rows = RunFolder(out).rows()
-        search = [row for row in rows.values() if row.stage == "search"]
-        found.append(
-            {
-                row.trial: (row.stack, row.val_nll, pq.read_table(file))
-                for row in search
-                for file in (out / "trials" / row.trial).glob("val.parquet")
-            }
-        )
-    whole, killed = found
-    assert len(whole) == 24
-    assert killed == whole
-    stacks = {stack for stack, *_ in whole.values() if stack}
-    specs = [[rows[t].configuration for t in stack] for stack in stacks]
-    assert all(len(set(one)) == len(one) > 1 for one in specs)
-    assert any(len(one) > 2 for one in specs)
 
 
 @pytest.mark.slow
