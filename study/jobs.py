@@ -1,20 +1,25 @@
 """What is run: a job is one trial or several; a stage hands jobs out."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
 
 from study.schema import TrialRow
 from study.spec import TrialSpec
 
 Rows = dict[str, TrialRow]
+Together = Callable[[TrialSpec], tuple[str, int]]
+"""What a search trial has in common with those that may be trained with it as one, and how many
+of these make up a job."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker runs at a time: one trial, or replicates of one configuration.
+    """What a worker runs at a time: one trial, or several that may be trained as one.
 
     Attributes:
         spec: The first trial.
-        name: The configuration's name for readers.
+        name: The configuration's name for readers; None where there are several configurations.
         beside: The others, which may be trained with it as one.
     """
 
@@ -26,6 +31,11 @@ class Job:
     def specs(self) -> tuple[TrialSpec, ...]:
         """Every trial."""
         return (self.spec, *self.beside)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether its trials are of several configurations."""
+        return any(spec.configuration != self.spec.configuration for spec in self.beside)
 
 
 @dataclass(frozen=True)
@@ -39,3 +49,22 @@ class PlannedJob:
 
     method: str
     job: Job | None = None
+
+
+def joined(jobs: Iterable[Job], kind: Callable[[Job], tuple[Hashable, int]]) -> list[Job]:
+    """Return jobs of one trial each joined, in the order of the first of each.
+
+    Args:
+        jobs: In order.
+        kind: Of a job: what is joined has it in common, and how many are at most.
+    """
+    found: dict[tuple[Hashable, int], list[Job]] = {}
+    count: Counter[Hashable] = Counter()
+    for job in jobs:
+        common, most = kind(job)
+        found.setdefault((common, count[common] // most), []).append(job)
+        count[common] += 1
+    return [
+        replace(first, beside=tuple(job.spec for job in others))
+        for first, *others in found.values()
+    ]

@@ -234,7 +234,7 @@ CURVE: Final = pa.schema(
             "loss",
             pa.float64(),
             "mean over the epoch's steps of what is minimised, nats, diversity term and label "
-            "smoothing included; of trials that are trained as one, the mean over them",
+            "smoothing included",
         ),
         _field(
             "val_nll",

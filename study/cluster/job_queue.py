@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from study.errors import StudyError
-from study.jobs import Job, Rows
+from study.jobs import Job, Rows, Together
 from study.progress.table import Progress
 from study.run_folder.free_space import refuse_full
 from study.run_folder.store import LAST_WORDS, RunFolder
@@ -42,10 +42,13 @@ class JobQueue:
         progress: Progress,
         replicates_per_job: ReplicatesPerJob = one_replicate,
         analysis: Analysis | None = None,
+        together: Together | None = None,
     ) -> None:
         self.store, self.rows, self.fingerprint = store, rows, fingerprint
         self.progress = progress
-        self.stages: Iterator[Stage] = stages(study, store, rows, replicates_per_job, analysis)
+        self.stages: Iterator[Stage] = stages(
+            study, store, rows, replicates_per_job, analysis, together
+        )
         self.stage: Stage | None = None
         self.waiting: Job | None = None
         self.restarts = study.resources.max_failures
@@ -87,6 +90,9 @@ class JobQueue:
     def end(self, job: Job, died: bool, lost: bool = False) -> None:
         """Take the end of a job; a worker that died too often leaves rows with the reason.
 
+        Where its trials are of several configurations, each is first run once more alone: the
+        fault may be of one of them.
+
         Args:
             job: What has ended.
             died: Whether its worker died.
@@ -110,6 +116,9 @@ class JobQueue:
             reason = f"took more than resources.trial_hours={self.hours:g}; {LAST_WORDS} says where"
         assert self.stage is not None
         new = [spec for spec in job.specs if spec.trial not in self.rows]
+        if job.mixed:
+            self.again.extend(Job(spec) for spec in new if rows[spec.trial] is None)
+            new = [spec for spec in new if rows[spec.trial] is not None]
         ended = [rows[spec.trial] or self._failed(spec, job.name, reason) for spec in new]
         self.progress.took(job, ended)
         for row in ended:

@@ -4,6 +4,7 @@ Tune's own state is never restored: what is complete is what is committed, so ea
 new Tuner for what is missing.
 """
 
+import os
 import shutil
 import tempfile
 
@@ -11,7 +12,7 @@ import ray
 from ray import tune
 
 from study.cluster.job_queue import JobQueue
-from study.cluster.nodes import Nodes
+from study.cluster.nodes import Nodes, fitting
 from study.cluster.ray_start import ending_with_ray, start_ray
 from study.cluster.runtime import Runtime
 from study.cluster.trackers import callbacks
@@ -19,7 +20,7 @@ from study.cluster.tune_searcher import JobQueueSearcher, OldestWithoutWorker, W
 from study.cluster.worker import trainable
 from study.datasets import Dataset
 from study.errors import StudyError
-from study.jobs import Rows
+from study.jobs import Rows, Together
 from study.progress.table import Progress
 from study.run_folder.free_space import free_space
 from study.run_folder.store import RunFolder
@@ -28,6 +29,7 @@ from study.space.study import Study
 from study.spec import TrialSpec
 from study.stages.pilot import Analysis
 from study.stages.stage import ReplicatesPerJob
+from study.training.stack import alike
 from study.trials.trial import replicates_as_one
 
 FULL = 1e6
@@ -47,10 +49,17 @@ def schedule(
     verbose = runtime.verbose
     if not verbose:
         silence()
-    replicates_per_job = _replicates_per_job(study.execution.most, data)
+    replicates_per_job = _replicates_per_job(study, data)
     try:
         job_queue = JobQueue(
-            study, store, rows, fingerprint, Progress(), replicates_per_job, analysis
+            study,
+            store,
+            rows,
+            fingerprint,
+            Progress(),
+            replicates_per_job,
+            analysis,
+            _together(study, runtime, replicates_per_job),
         )
     except (StudyError, OSError):
         raise
@@ -131,20 +140,47 @@ def _tuner(
     )
 
 
-def _replicates_per_job(most: int | None, data: Dataset) -> ReplicatesPerJob:
+def _replicates_per_job(study: Study, data: Dataset) -> ReplicatesPerJob:
     """Return how many replicates of a trial's configuration a worker gets at a time."""
+    most, device = study.execution.most, "cuda" if study.resources.gpus_per_trial else "cpu"
     known: dict[str, int] = {}
 
     def replicates_per_job(spec: TrialSpec) -> int:
         if spec.configuration not in known:
             try:
-                size = replicates_as_one(spec, data.shape, data.classes, most)
+                size = replicates_as_one(spec, data.shape, data.classes, most, device)
             except Exception:  # It will fail in its trial, where the reason is noted.
                 size = 1
             known[spec.configuration] = size
         return known[spec.configuration]
 
     return replicates_per_job
+
+
+def _together(
+    study: Study, runtime: Runtime, replicates_per_job: ReplicatesPerJob
+) -> Together | None:
+    """Return which search trials make up a job: so many that every slot has one of a generation.
+
+    None where the slots are not known, as on a cluster, whose nodes come and go, and where a
+    tracker is told of each trial.
+    """
+    resources = study.resources
+    if runtime.address is not None or runtime.log or resources.gpus_per_trial:
+        return None
+    slots = fitting({"CPU": os.cpu_count() or 1}, resources.cpus_per_trial, 0)
+    most = study.budget.generation // max(1, min(slots, resources.concurrency or slots))
+    if most < 2:
+        return None
+    known: dict[str, int] = {}
+
+    def together(spec: TrialSpec) -> tuple[str, int]:
+        kind = alike(spec)
+        if kind not in known:
+            known[kind] = min(most, replicates_per_job(spec))
+        return kind, known[kind]
+
+    return together
 
 
 def _stopped(store: RunFolder, error: Exception) -> StudyError:

@@ -84,7 +84,7 @@ def _differences(old: AnyPath, new: AnyPath) -> list[str]:
                 lines.append(f"{name}: cannot be read ({' '.join(str(error).split())})")
                 continue
             if not then.equals(pq.read_table(open_for_arrow(new / name))):
-                how = "differs" if name == GEOMETRY else _largest(old / name, new / name)
+                how = "differs" if name in (GEOMETRY, CURVE) else _largest(old / name, new / name)
                 lines.append(f"{name}: {how}")
     return lines
 

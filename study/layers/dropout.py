@@ -13,18 +13,23 @@ from torch import Tensor, nn
 LEVELS: Final = 2**15
 
 
-def drop(x: Tensor, rate: float, generators: Sequence[torch.Generator | None] = (None,)) -> Tensor:
+def drop(
+    x: Tensor,
+    rate: float | Sequence[float],
+    generators: Sequence[torch.Generator | None] = (None,),
+) -> Tensor:
     """Return x with units set to 0 at random and the others scaled up.
 
     Args:
         x: (N*B, ...).
-        rate: Share of the units that are dropped, from 0 and below 1.
+        rate: Share of the units that are dropped, from 0 and below 1; of all, or N of them.
         generators: N, each of its own part of the batch; None is torch's global one.
     """
     if rate == 0:
         return x
-    parts = zip(x.chunk(len(generators)), generators, strict=True)
-    masks = [_mask(part, rate, generator) for part, generator in parts]
+    rates = [rate] * len(generators) if isinstance(rate, float | int) else rate
+    parts = zip(x.chunk(len(generators)), rates, generators, strict=True)
+    masks = [_mask(*part) for part in parts]
     return x * (masks[0] if len(masks) == 1 else torch.cat(masks))
 
 

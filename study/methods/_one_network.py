@@ -1,5 +1,7 @@
 """Methods that train one network, in whose batch axis the members stand, if there are several."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from study.layers.members import repeat_for_members, split_members
@@ -21,6 +23,14 @@ class OneNetwork(Method):
         super().__init__()
         self.members = members
         self.network: nn.Module = make_network()
+
+    @classmethod
+    def in_common(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Return what of the parameters must be equal in methods that are trained as one.
+
+        By default all. What only draws the start, or sets rates in ``param_groups``, may differ.
+        """
+        return params
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (M, B, C)."""

@@ -148,6 +148,19 @@ class Ensemble(SharedNetwork):
             split=params.batch == "split",
         )
 
+    @classmethod
+    def in_common(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters without those of the start and of the fast weights' rates.
+
+        Own biases are of one shape wherever they start; decay towards one changes the layers.
+        """
+        free = {"init", "init_std", "negative_share", "fast_lr_multiplier", "bias", "fast_decay"}
+        own = Params(**params)
+        return own.model_dump(exclude=free) | {
+            "own biases": own.bias != "shared",
+            "toward one": own.fast_decay == "toward_one",
+        }
+
     def replacement(self, layer: Weighted, layers: list[Weighted]) -> MemberLayer | None:
         """Perturb a chosen layer, with each member's own bias if asked for."""
         params = self.params

@@ -20,7 +20,7 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from study.jobs import Job, PlannedJob
+from study.jobs import Job, PlannedJob, Together, joined
 from study.schema import Role, TrialRow
 from study.search.points import enqueued_parameters, point_of, suggest
 from study.space.configuration import ENTRY_KEYS, configuration
@@ -43,6 +43,8 @@ class MethodSearch:
         storage: Optuna's.
         known: Trials whose rows are there.
         name: Of the search in the storage; by default that of the method.
+        together: Which trials of a generation make up a job, whatever is there of it, so that an
+            interruption changes no number; None for each its own. Named ones are not joined.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class MethodSearch:
         storage: optuna.storages.BaseStorage,
         known: Collection[str] = (),
         name: str | None = None,
+        together: Together | None = None,
     ) -> None:
         self.study, self.space, self.storage = study, space, storage
+        self.together: Together = together or (lambda spec: (spec.trial, 1))
         self.objectives = dict(OBJECTIVES)
         if space.method == "single":
             del self.objectives["val_gain"]
@@ -73,11 +77,9 @@ class MethodSearch:
         self.queue: deque[Job] = deque()
         if self.asked % study.budget.generation:
             self._propose()  # An interrupted proposal is completed before any of it is run.
-        for trial in self._running():
-            self._add(trial)
-        for trial in self.optuna.get_trials(deepcopy=False):
-            if trial.state.is_finished() and self.spec(trial).trial not in known:
-                self._add(trial, told=True)
+        trials = self.optuna.get_trials(deepcopy=False)
+        lost = [t for t in trials if t.state.is_finished() and self.spec(t).trial not in known]
+        self._add([*_running(trials), *lost], trials)
 
     @property
     def total(self) -> int:
@@ -106,7 +108,7 @@ class MethodSearch:
         Optuna is told once: a trial that it knows but whose row has gone is only run again.
         """
         values = [getattr(row, name) for name in self.objectives]
-        number = self.numbers.pop(row.trial)
+        number = self.numbers.pop(row.trial, None)  # None too if told before, and run beside one.
         if number is None or row.status == "failed":
             return
         if row.excess is not None:
@@ -124,9 +126,6 @@ class MethodSearch:
         trial = Trial(self.optuna, trial_id)
         if not trial.constraints:  # It is there when a start before died between here and tell.
             trial.set_constraint("excess", excess)
-
-    def _running(self) -> list[FrozenTrial]:
-        return self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def _propose(self) -> None:
         """Propose the rest of the current generation, each trial in one write.
@@ -146,15 +145,29 @@ class MethodSearch:
             suggest(trial, self.space)
             self.optuna.add_trial(draft.get_trials(deepcopy=False)[trial.number])
             self.asked = number + 1
-        for running in self._running():
-            self._add(running)
+        every = self.optuna.get_trials(deepcopy=False)
+        self._add(_running(every), every)
 
-    def _add(self, trial: FrozenTrial, told: bool = False) -> None:
-        spec = self.spec(trial)
-        if spec.trial not in self.seen:
-            self.seen.add(spec.trial)
-            self.numbers[spec.trial] = None if told else trial.number
-            self.queue.append(Job(spec, trial.user_attrs.get("name")))
+    def _add(self, trials: list[FrozenTrial], every: list[FrozenTrial]) -> None:
+        """Queue the jobs that have any of the trials, each with the others of its stack."""
+        new: set[str] = set()
+        for trial in trials:
+            spec = self.spec(trial)
+            if spec.trial not in self.seen:
+                new.add(spec.trial)
+                self.numbers[spec.trial] = None if trial.state.is_finished() else trial.number
+        self.seen |= new
+        size = self.study.budget.generation
+        generations = {trial.number // size for trial in trials}
+        for generation in sorted(generations):
+            jobs = joined(map(self._job, every[generation * size :][:size]), self._kind)
+            self.queue += [j for j in jobs if any(spec.trial in new for spec in j.specs)]
+
+    def _job(self, trial: FrozenTrial) -> Job:
+        return Job(self.spec(trial), trial.user_attrs.get("name"))
+
+    def _kind(self, job: Job) -> tuple[str, int]:
+        return self.together(job.spec) if job.name is None else (job.spec.trial, 1)
 
     def spec(self, trial: FrozenTrial) -> TrialSpec:
         """Return what the Optuna trial stands for."""
@@ -168,6 +181,10 @@ class MethodSearch:
         trials = [t for t in self.optuna.get_trials(deepcopy=False) if "name" in t.user_attrs]
         own = (t for t in trials if t.user_attrs.get("control") == control)
         return [Job(self.spec(t), t.user_attrs["name"]) for t in own]
+
+
+def _running(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.state == TrialState.RUNNING]
 
 
 def sampler(seed: int) -> optuna.samplers.BaseSampler:

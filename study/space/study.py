@@ -72,14 +72,14 @@ class Protocol(Strict):
 
 
 class Resources(Strict):
-    """What one trial takes; null: as many trials at once, or replicates as one, as is best."""
+    """What one trial takes; null: as many trials at once, or as one, as is best."""
 
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         0.0, description="a share, or auto: as many trials on a GPU as its memory holds"
     )
     concurrency: int | None = Field(None, ge=1)
-    stack: int | None = Field(None, ge=1, description="replicates trained as one, at most")
+    stack: int | None = Field(None, ge=1, description="trials trained as one, at most")
     low_memory: bool = Field(False, description="members one after another, where they can be")
     deterministic: bool = Field(
         False, description="the same numbers bit for bit on the same kind of GPU, by slower kernels"

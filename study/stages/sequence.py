@@ -8,7 +8,7 @@ on where it was.
 from collections.abc import Iterator
 from functools import partial
 
-from study.jobs import Job, Rows
+from study.jobs import Job, Rows, Together
 from study.run_folder.store import RunFolder
 from study.search.method_search import MethodSearch
 from study.search.storage import open_storage, optuna_name
@@ -34,6 +34,7 @@ def stages(
     rows: Rows,
     replicates_per_job: ReplicatesPerJob = one_replicate,
     analysis: Analysis | None = None,
+    together: Together | None = None,
 ) -> Iterator[Stage]:
     """Yield the study's stages; each sees in ``rows`` what the earlier ones have left there.
 
@@ -43,11 +44,12 @@ def stages(
         rows: Every committed row by trial; the caller adds to it as trials end.
         replicates_per_job: How many replicates of a trial's configuration make up a job.
         analysis: What knows the tests and their power, for ``protocol.seeds=auto``.
+        together: Which search trials make up a job; None for each its own.
     """
     storage = open_storage(study, store)
     searches = {
         space.method: MethodSearch(
-            study, space, storage, rows, optuna_name(study, store, space.method)
+            study, space, storage, rows, optuna_name(study, store, space.method), together
         )
         for space in study.spaces
         if space.method != "deep_ensemble"

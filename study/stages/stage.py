@@ -1,12 +1,11 @@
 """The two kinds of stage: jobs known beforehand, and jobs that a search proposes."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import zip_longest
 
 from study import schema
-from study.jobs import Job, PlannedJob, Rows
+from study.jobs import Job, PlannedJob, Rows, joined
 from study.schema import TrialRow
 from study.search.method_search import MethodSearch
 from study.spec import TrialSpec
@@ -17,6 +16,10 @@ ReplicatesPerJob = Callable[[TrialSpec], int]
 def one_replicate(spec: TrialSpec) -> int:
     """Return how many replicates of ``spec`` make up a job: one."""
     return 1
+
+
+def _arm(spec: TrialSpec) -> tuple[str, str]:
+    return spec.role, spec.configuration
 
 
 class FixedStage:
@@ -41,7 +44,7 @@ class FixedStage:
         self.open = {job.spec.trial for job in jobs if job.spec.trial not in rows}
         self.queue = deque(
             job
-            for job in _joined(jobs, replicates_per_job)
+            for job in joined(jobs, lambda job: (_arm(job.spec), replicates_per_job(job.spec)))
             if any(s.trial in self.open for s in job.specs)
         )
 
@@ -82,12 +85,14 @@ class SearchStage:
         """Return a job of the method that is furthest behind and has one ready."""
         for search in list(self.searches):
             while (job := search.next()) is not None:
-                if job.spec.trial in self.rows:
-                    search.tell(self.rows[job.spec.trial])
+                there = [spec.trial for spec in job.specs if spec.trial in self.rows]
+                for trial in there:
+                    search.tell(self.rows[trial])
+                if len(there) == len(job.specs):
                     continue
                 self.searches.remove(search)
                 self.searches.append(search)
-                self.owner[job.spec.trial] = search
+                self.owner |= {spec.trial: search for spec in job.specs}
                 return job
         return None
 
@@ -102,17 +107,3 @@ class SearchStage:
 
 
 Stage = SearchStage | FixedStage
-
-
-def _joined(jobs: list[Job], replicates_per_job: ReplicatesPerJob) -> list[Job]:
-    """Return the jobs with replicates of one arm joined, in the order of the first of each."""
-    found: dict[tuple[str, str, int], list[Job]] = {}
-    count: Counter[tuple[str, str]] = Counter()
-    for job in jobs:
-        arm = (job.spec.role, job.spec.configuration)
-        found.setdefault((*arm, count[arm] // replicates_per_job(job.spec)), []).append(job)
-        count[arm] += 1
-    return [
-        replace(first, beside=tuple(job.spec for job in others))
-        for first, *others in found.values()
-    ]

@@ -16,14 +16,15 @@ from study.layers.members import recording_head_inputs, split_members
 from study.methods import Method, Phase, TrainingForward
 from study.spec import Regularisation, Schedule, Training, derive_seed
 from study.training.batches import Crops, DeviceImages
+from study.training.per_network import PerNetwork, adamw, sgd
 
 
 class EpochDone(NamedTuple):
-    """What an epoch of training was.
+    """What an epoch of training was, of one network of a stack.
 
     Attributes:
         number: Epochs done, this one included.
-        loss: Mean over its steps of the loss, of a stack's networks the mean, in nats.
+        loss: Mean over its steps of the loss, in nats.
         lr: Learning rate of its last step, of the first parameter group.
     """
 
@@ -67,7 +68,7 @@ def fit(
     training: Training,
     regularisation: Regularisation,
     seed: int,
-    on_epoch: Callable[[EpochDone], None] = lambda epoch: None,
+    on_epoch: Callable[[Sequence[EpochDone]], None] = lambda epochs: None,
     at_a_time: AtATime = WHOLE_STEP,
 ) -> None:
     """Train ``method`` in place for ``training.epochs``; the last partial batch is dropped.
@@ -81,11 +82,11 @@ def fit(
         training: Optimiser, schedule, batches, augmentation.
         regularisation: Diversity term that joins the loss.
         seed: Root of the order of batches, augmentation and dropout. Sets torch's global seed.
-        on_epoch: Called after each epoch.
+        on_epoch: Called after each epoch, with what it was to each network of a stack.
         at_a_time: How much of a step is passed through the network at a time.
 
     Raises:
-        DivergenceError: When the loss of an epoch is not finite.
+        DivergenceError: When the loss of an epoch is not finite, of a stack every network's.
         StudyError: When the diversity term does not apply to the method.
     """
     torch.manual_seed(derive_seed(seed, "dropout"))
@@ -105,14 +106,17 @@ def fit(
                 step(x, y_B, (epoch + progress) / epochs) for x, y_B, progress in next(batches)
             ]
             done += 1
-            loss = torch.stack(losses).sum().item()
-            if not math.isfinite(loss):
-                raise DivergenceError(f"loss is {loss} in epoch {done}")
+            sums = torch.stack(losses).sum(0).view(-1).tolist()
+            if not any(map(math.isfinite, sums)):
+                raise DivergenceError(f"loss is {sums[0]} in epoch {done}")
             phase.after_epoch()
             if epoch == epochs - 1:
                 phase.end()
-            mean = loss / len(losses) / len(seeds)
-            on_epoch(EpochDone(done, mean, optimizer.param_groups[0]["lr"]))
+            lr = torch.as_tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64).flatten()
+            rates = lr.expand(len(sums)).tolist()
+            on_epoch(
+                [EpochDone(done, s / len(losses), r) for s, r in zip(sums, rates, strict=True)]
+            )
 
 
 Batch = tuple[Tensor, Tensor, float]
@@ -192,8 +196,8 @@ def _step(
                 # Each part's graph is freed before the next one is built: that saves the memory.
                 share = len(own_x) / len(x) / len(forwards)
                 loss = loss_of(forward, own_x, own_y, progress) * share
-                loss.backward()
-                total += loss.detach()
+                loss.sum().backward()  # Of a stack each network has its own.
+                total = total + loss.detach()
         optimizer.step()
         return total
 
@@ -231,6 +235,8 @@ def epochs_of(phases: list[Phase], epochs: int) -> list[int]:
 def make_optimizer(method: Method, training: Training) -> torch.optim.Optimizer:
     """Return the optimiser over the method's own parameter groups."""
     groups = method.param_groups(training)
+    if isinstance(groups[0]["lr"], Tensor):
+        return PerNetwork(groups, sgd if training.optimizer == "sgd" else adamw)
     if training.optimizer == "sgd":
         nesterov = training.momentum > 0
         return torch.optim.SGD(
@@ -325,7 +331,10 @@ def _split(tensor: Tensor | None, streams: int) -> Sequence[Any]:
 def _diversity(
     method: Method, regularisation: Regularisation, phase: Phase
 ) -> Callable[[Tensor, Tensor, list[Tensor], Tensor], Tensor] | None:
-    """Return the weighted diversity term of logits, labels, features and images."""
+    """Return the weighted diversity term of logits, labels, features and images.
+
+    Of a stack it is (N,), one of each network.
+    """
     regulariser = regularisers.find(regularisation.name)
     if regulariser is None:
         return None
@@ -346,12 +355,12 @@ def _diversity(
         seen = features[-1].float().flatten(1) if features else None
         every = (logits_MBC, y_MB, x.flatten(1), seen, method.perturbations())
         parts = (_split(tensor, streams) for tensor in every)
-        total = logits_MBC.new_zeros(())
+        terms = []
         for logits, labels, images, z, deviations in zip(*parts, strict=True):
             z = None if z is None else _by_member(z, members, len(images))
-            total = total + regulariser(
-                regularisers.MemberOutputs(logits, labels[0], deviations, z, images)
-            )
-        return (regularisation.weight or 0.0) * total
+            outputs = regularisers.MemberOutputs(logits, labels[0], deviations, z, images)
+            terms.append(regulariser(outputs))
+        term = torch.stack(terms) if streams > 1 else terms[0]
+        return (regularisation.weight or 0.0) * term
 
     return weighted

@@ -1,4 +1,4 @@
-"""Methods of one shape, trained as one: each on its own batches, with its own dropout.
+"""Methods of one shape, trained as one: each on its own batches, with its own rates and dropout.
 
 Every weight has a leading axis of the N networks, so that a step is one batched product per layer
 in place of N small ones. What each network sees and draws is what it would alone, so each step is
@@ -9,11 +9,12 @@ the layers below and treats the batch's leading axis as examples, and nothing el
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from study.layers.dropout import Dropout, MemberDropout, drop
 from study.layers.fixed_heads import EquiangularHead
@@ -28,12 +29,27 @@ from study.layers.perturbed import (
 )
 from study.methods import Method, Phase
 from study.methods._one_network import OneNetwork
-from study.spec import Training, derive_seed
+from study.plugins import load_plugin
+from study.spec import Configuration, Training, canonical, derive_seed
 
-MOST: Final = 10
-CACHED: Final = 2**20
-"""Parameters of a stack that repay: with gradients and momentum they must stay in a CPU's cache.
-Found by timing; not for a GPU, on which it has not been timed."""
+
+class Room(NamedTuple):
+    """What a stack may hold on a device.
+
+    Attributes:
+        networks: At most.
+        parameters: Of all its networks, at most.
+    """
+
+    networks: int
+    parameters: int
+
+
+ROOM: Final = {"cpu": Room(10, 2**20), "cuda": Room(32, 2**26)}
+"""By type of device; any other is taken for a CPU. On a CPU the parameters must stay in its cache
+with their gradients and momentum; found by timing. On a GPU small networks wait for kernels to be
+launched, which cost a stack as much as one network: only memory is a limit, here 1 GiB with
+gradients and two moments. No GPU has run it yet."""
 
 
 class StackedLinear(nn.Module):
@@ -62,15 +78,15 @@ class StackedLinear(nn.Module):
 
 
 class StackedDropout(nn.Module):
-    """Dropout whose masks are drawn for each network by its own generator."""
+    """Dropout whose masks are drawn for each network by its own generator, at its own rate."""
 
-    def __init__(self, rate: float, generators: Sequence[torch.Generator]) -> None:
+    def __init__(self, rates: Sequence[float], generators: Sequence[torch.Generator]) -> None:
         super().__init__()
-        self.rate, self.generators = rate, generators
+        self.rates, self.generators = rates, generators
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop units of (N*B, ...)."""
-        return drop(x, self.rate, self.generators)
+        return drop(x, self.rates, self.generators)
 
 
 class Stack(Method):
@@ -79,6 +95,7 @@ class Stack(Method):
     Args:
         methods: Of one shape, and each ``stackable``; they get the weights back after every epoch.
         seeds: Of their batches and dropout.
+        trainings: Of each, where they differ; in learning rate, weight decay and momentum alone.
 
     Attributes:
         methods: Those that it is made of.
@@ -87,18 +104,22 @@ class Stack(Method):
             theirs.
     """
 
-    def __init__(self, methods: Sequence[OneNetwork], seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        methods: Sequence[OneNetwork],
+        seeds: Sequence[int],
+        trainings: Sequence[Training] | None = None,
+    ) -> None:
         super().__init__()
         self.methods = tuple(methods)  # No modules of this one: it has weights of its own.
+        self.trainings = trainings
         self.seeds, self.members = list(seeds), sum(method.members for method in methods)
         device = next(methods[0].parameters()).device
         generators = [torch.Generator(device).manual_seed(derive_seed(s, "dropout")) for s in seeds]
         self.origins: list[tuple[Tensor, Sequence[Tensor]]] = []
         stacked: dict[int, Any] = {}
         for layers in zip(*(_layers(method.network) for method in methods), strict=True):
-            new = stacked[id(layers[0])] = STACKED[type(layers[0])](
-                layers[0], len(layers), generators
-            )
+            new = stacked[id(layers[0])] = STACKED[type(layers[0])](layers, generators)
             states = [_state(layer) for layer in layers]
             for name, tensor in _state(new).items():
                 own = [state[name] for state in states]
@@ -132,32 +153,57 @@ class Stack(Method):
         return split_members(self.method.network(x), len(y_MB)), y_MB
 
     def loss(self, logits_MBC: Tensor, y_MB: Tensor, label_smoothing: float) -> Tensor:
-        """Return the sum of the methods' losses: each has its own gradient."""
-        return len(self.seeds) * self.method.loss(logits_MBC, y_MB, label_smoothing)
+        """Return the methods' losses (N,): each has its own gradient."""
+        losses = F.cross_entropy(
+            logits_MBC.flatten(0, 1),
+            y_MB.flatten(),
+            label_smoothing=label_smoothing,
+            reduction="none",
+        )
+        return losses.view(len(self.seeds), -1).mean(1)
 
     def param_groups(self, training: Training) -> list[dict[str, Any]]:
-        """Return the groups of the one method, each parameter that of all."""
-        return self.method.param_groups(training)
+        """Return the groups of the one method, each parameter that of all.
+
+        Where the methods differ, their rates are vectors, as ``PerNetwork`` takes them.
+        """
+        groups = self.method.param_groups(training)
+        if self.trainings is None:
+            return groups
+        own = [m.param_groups(t) for m, t in zip(self.methods, self.trainings, strict=True)]
+        momentum = self._rates(t.momentum for t in self.trainings)
+        return [
+            {
+                "params": group["params"],
+                "momentum": momentum,
+                **{key: self._rates(one[key] for one in of_all) for key in ("lr", "weight_decay")},
+            }
+            for group, *of_all in zip(groups, *own, strict=True)
+        ]
+
+    def _rates(self, values: Iterable[float]) -> Tensor:
+        device = next(self.method.parameters()).device
+        return torch.tensor(list(values), dtype=torch.float32, device=device).unsqueeze(1)
 
     def perturbations(self) -> Tensor | None:
         """Return those of every method, (N*M, P)."""
         return self.method.perturbations()
 
 
-Make = Callable[[Any, int, Sequence[torch.Generator]], nn.Module]
-_MEMBERS: Make = lambda layer, count, _: layer.stacked(count)  # noqa: E731
-_NORMS: Make = lambda norm, count, _: GroupedBatchNorm(norm, count)  # noqa: E731
+Make = Callable[[Sequence[Any], Sequence[torch.Generator]], nn.Module]
+_MEMBERS: Make = lambda layers, _: layers[0].stacked(len(layers))  # noqa: E731
+_NORMS: Make = lambda norms, _: GroupedBatchNorm(norms[0], len(norms))  # noqa: E731
 STACKED: Final[dict[type[nn.Module], Make]] = {
-    nn.Linear: lambda layer, count, _: StackedLinear(layer, count),
+    nn.Linear: lambda layers, _: StackedLinear(layers[0], len(layers)),
     RankOneLayer: _MEMBERS,
     LowRankScaledLayer: _MEMBERS,
     LowRankLayer: _MEMBERS,
     IndependentLayer: _MEMBERS,
     nn.BatchNorm1d: _NORMS,
     nn.BatchNorm2d: _NORMS,
-    MemberBatchNorm: lambda norm, n, _: MemberBatchNorm(norm.plain(0), n * norm.members),
-    Dropout: lambda dropout, _, generators: StackedDropout(dropout.p, generators),
-    MemberDropout: lambda dropout, _, generators: StackedDropout(dropout.rate, generators),
+    MemberBatchNorm: lambda n, _: MemberBatchNorm(n[0].plain(0), len(n) * n[0].members),
+    Dropout: lambda layers, generators: StackedDropout([d.p for d in layers], generators),
+    MemberDropout: lambda layers, generators: StackedDropout([d.rate for d in layers], generators),
 }
 """How a layer for as many like one is made, with any weights, by the exact type: a subclass may do
 more."""
@@ -185,32 +231,66 @@ def _state(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def joined(
-    parts: Sequence[tuple[Method, int]], most: int | None = None
+    parts: Sequence[tuple[Method, int]],
+    most: int | None = None,
+    trainings: Sequence[Training] | None = None,
 ) -> list[tuple[Method, int]]:
     """Return the parts, with the seeds of their batches, in stacks of the size that repays.
 
     Args:
-        parts: Alike but for their seeds.
+        parts: Alike but for their seeds, and what :func:`alike` leaves out.
         most: Parts of a stack, at most; None for no other limit.
+        trainings: Of each part, where they differ.
     """
     size = best_size(parts[0][0], most)
     if size < 2 or not all(stackable(method) for method, _ in parts):
         return list(parts)
-    groups = [parts[start : start + size] for start in range(0, len(parts), size)]
-    return [_stack(group) if len(group) > 1 else group[0] for group in groups]
+    starts = range(0, len(parts), size)
+    return [
+        _stack(parts[i : i + size], trainings and trainings[i : i + size])
+        if len(parts) - i > 1
+        else parts[i]
+        for i in starts
+    ]
 
 
-def _stack(parts: Sequence[tuple[Method, int]]) -> tuple[Method, int]:
+def _stack(
+    parts: Sequence[tuple[Method, int]], trainings: Sequence[Training] | None
+) -> tuple[Method, int]:
     methods, seeds = zip(*parts, strict=True)
-    return Stack(methods, seeds), 0
+    return Stack(methods, seeds, trainings), 0
 
 
-def best_size(method: Method, most: int | None = None) -> int:
-    """Return how many methods like this one are best trained as one, at most ``most``."""
+def alike(spec: Configuration) -> str:
+    """Return what the networks of one stack have in common.
+
+    That is all but their seeds, learning rates, weight decay, momentum and dropout, and what
+    their method needs for neither shape nor loss (``OneNetwork.in_common``).
+    """
+    content = spec.alone().model_dump()
+    kind = load_plugin("study.methods", spec.method).Ensemble
+    if issubclass(kind, OneNetwork):
+        content["params"] = kind.in_common(spec.params)
+    for rate in ("lr", "weight_decay", "momentum"):
+        del content["training"][rate]
+    if "dropout" in content["backbone"]:
+        content["backbone"]["dropout"] = content["backbone"]["dropout"] > 0
+    return canonical(content)
+
+
+def best_size(method: Method, most: int | None = None, device: str | None = None) -> int:
+    """Return how many methods like this one are best trained as one, at most ``most``.
+
+    Args:
+        method: One of them.
+        most: None for no other limit than the device's.
+        device: Type of the device to train on; by default that of the method.
+    """
     if not stackable(method):
         return 1
+    room = ROOM.get(device or next(method.parameters()).device.type, ROOM["cpu"])
     parameters = sum(p.numel() for p in method.parameters())
-    return max(1, min(MOST, most or MOST, CACHED // parameters))
+    return max(1, min(room.networks, most or room.networks, room.parameters // parameters))
 
 
 def stackable(method: Method) -> bool:
@@ -220,6 +300,7 @@ def stackable(method: Method) -> bool:
     network = method.network
     return (
         method.phases() == [Phase()]
+        and type(method).loss is Method.loss
         and bool(vars(type(network)).get("stackable", False))
         and not [*network.parameters(recurse=False), *network.buffers(recurse=False)]
         and all(map(_is_known, network.children()))

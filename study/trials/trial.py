@@ -26,15 +26,15 @@ from study.training.fit import (
     WHOLE_STEP,
     AtATime,
     DivergenceError,
-    EpochDone,
     OnEpoch,
     fit,
     forwards_of,
     is_out_of_memory,
 )
-from study.training.stack import MOST, Stack, best_size, joined
+from study.training.stack import Stack, best_size, joined
 from study.trials.evaluation import Run, Setup, evaluate
 from study.trials.row import new_row, peak_bytes
+from study.trials.watch import Watch
 
 DEFAULT = Execution()
 KEPT: Final[dict[str, Splits]] = {}
@@ -73,17 +73,19 @@ def run_trials(
     on_epoch: OnEpoch = lambda epoch: None,
     execution: Execution = DEFAULT,
 ) -> list[TrialRow]:
-    """Run replicates of one configuration and commit each; committed ones are only read.
+    """Run trials that differ in seeds, or as :func:`alike` allows, and commit each.
+
+    Committed ones are only read.
 
     Several are trained as one where their method can be, and one by one where it cannot or where
     that fails. If any is missing all are trained, so that numbers do not depend on interruptions.
 
     Args:
-        specs: What to run; they differ in seeds alone.
+        specs: What to run.
         dataset: The data that the specs name.
         store: Where predictions and rows go.
         fingerprint: Of the dataset (costly, so computed once by the caller).
-        name: The configuration's name for readers.
+        name: The configuration's name for readers; None where there are several.
         on_epoch: Called with the number of epochs done (of each separately trained part).
         execution: How to train and to store.
 
@@ -215,7 +217,12 @@ def _trained_as_one(specs: Sequence[TrialSpec], setup: Setup) -> dict[str, Run]:
         together = Attempt(setup.execution.most)
         if any(run.outcome.status != "complete" for run in runs):
             return {}
-        parts = joined(_parts(runs), together.most)
+        every = _parts(runs)
+        trainings = None
+        if len({spec.configuration for spec in specs}) > 1:
+            each = len(every) // len(runs)
+            trainings = [spec.training for spec in specs for _ in range(each)]
+        parts = joined(every, together.most, trainings)
         if len(parts) > 1:
             return {}  # They are not one stack: each is trained by itself.
         runs = _train(runs, parts, setup, together)
@@ -226,9 +233,7 @@ def _trained_as_one(specs: Sequence[TrialSpec], setup: Setup) -> dict[str, Run]:
     return {
         run.spec.trial: replace(
             run,
-            outcome=replace(
-                run.outcome, stack=stack, seconds=seconds, epochs=run.spec.training.epochs
-            ),
+            outcome=replace(run.outcome, stack=stack, seconds=seconds),
         )
         for run in runs
     }
@@ -241,11 +246,24 @@ def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
 
 
 def replicates_as_one(
-    spec: TrialSpec, shape: tuple[int, int, int], classes: int, most: int | None = None
+    spec: TrialSpec,
+    shape: tuple[int, int, int],
+    classes: int,
+    most: int | None = None,
+    device: str = "cpu",
 ) -> int:
-    """Return how many replicates of the spec are best trained as one, at most ``most``."""
+    """Return how many replicates of the spec are best trained as one, at most ``most``.
+
+    Args:
+        spec: One of them.
+        shape: Of an image.
+        classes: Number of classes.
+        most: Networks, at most; None for no other limit than the device's.
+        device: Type of the device to train on.
+    """
     parts = build(spec, shape, classes).independent_members()
-    return min(max(1, best_size(parts[0][0]) // len(parts)), most or MOST)
+    size = max(1, best_size(parts[0][0], device=device) // len(parts))
+    return min(size, most or size)
 
 
 def _prepared(spec: TrialSpec, splits: Splits) -> Run:
@@ -284,31 +302,25 @@ def _train(
     training, regulariser = spec.training, spec.regulariser
     cost = flops(runs[0].method, splits.dataset.shape, splits.device, training.batch_size)
 
-    def after(apart: Sequence[Method], first: int, epoch: EpochDone) -> None:
-        setup.on_epoch(epoch.number)
-        if len(parts) == 1:
-            for run in runs:
-                run.trajectory.record(epoch.number)
-                run.curve.record(epoch, run.method)
-        else:  # Members that are trained apart are at the same epoch at the ends alone.
-            for member, network in enumerate(apart, first):
-                runs[0].curve.record(epoch, network, member)
-
     for run in runs:
         run.trajectory.record(0)
-    start, before, members = time.perf_counter(), _watching(runs), 0
+    start, members = time.perf_counter(), 0
+    watch = Watch(runs, len(parts) == 1, setup.on_epoch)
     for part, seed in parts:
         train, labels = splits.train
         apart = part.methods if isinstance(part, Stack) else (part,)
-        then = partial(after, apart, members)
+        then = partial(watch.after, apart, members)
         fit(part, train, labels, training, regulariser, seed, then, how.at_a_time)
         members += len(apart)
-    seconds = time.perf_counter() - start - (_watching(runs) - before)
+    seconds = time.perf_counter() - start - watch.seconds
 
     def trained(run: Run) -> Run:
+        if run.spec.trial in watch.diverged:
+            return watch.ended(run)
         run.trajectory.record(training.epochs)
         outcome = replace(
             run.outcome,
+            epochs=training.epochs,
             train_seconds=seconds / len(runs),
             pieces=how.at_a_time.accumulation_steps * how.forwards_per_batch(run),
             cosine=weight_cosine(run.method),
@@ -318,11 +330,6 @@ def _train(
         return replace(run, outcome=outcome)
 
     return [trained(run) for run in runs]
-
-
-def _watching(runs: list[Run]) -> float:
-    """Return the seconds for which training was looked at, which are no part of it."""
-    return sum(run.trajectory.seconds + run.curve.seconds for run in runs)
 
 
 def _splits(dataset: Dataset, fingerprint: str) -> Splits:

@@ -8,6 +8,7 @@ from study.jobs import Job
 from study.progress.table import Progress
 from study.progress.tally import Use
 from study.run_folder.store import RunFolder
+from study.stages.stage import FixedStage
 from tests.study.conftest import row_of, some_row
 
 
@@ -124,10 +125,12 @@ def test_a_full_disk_stops_the_run(smoke, tmp_path, monkeypatch):
 
 def test_of_a_job_that_died_only_what_is_missing_fails(smoke, tmp_path):
     job_queue = make(smoke, tmp_path)
-    first, second = job_queue.next(), job_queue.next()
-    job = Job(first.spec, first.name, (second.spec,))
+    first = job_queue.next().spec
+    second = first.model_copy(update={"replicate": 1})
+    job_queue.stage = FixedStage("rescore", [Job(first), Job(second)], {}, lambda spec: 2)
+    job_queue.waiting, job = None, job_queue.stage.next()
     results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
-    job_queue.store.commit(row_of(first.spec, **results))
+    job_queue.store.commit(row_of(first, **results))
     for _ in range(smoke.resources.max_failures):
         job_queue.end(job, died=True)
         assert job_queue.next() is job
@@ -135,6 +138,27 @@ def test_of_a_job_that_died_only_what_is_missing_fails(smoke, tmp_path):
     statuses = [job_queue.rows[spec.trial].status for spec in job.specs]
     assert statuses == ["complete", "failed"]
     assert job_queue.progress.use.trials == 2
+
+
+def test_configurations_of_a_job_that_died_are_run_once_more_alone(smoke, tmp_path):
+    job_queue = make(smoke, tmp_path)
+    specs = [job_queue.next().spec for _ in range(3)]
+    job = Job(specs[0], None, tuple(specs[1:]))
+    assert job.mixed
+    results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
+    job_queue.store.commit(row_of(specs[0], **results))
+    for _ in range(smoke.resources.max_failures):
+        job_queue.end(job, died=True)
+        assert job_queue.next() is job
+    job_queue.end(job, died=True)
+    second, third = job_queue.next(), job_queue.next()
+    assert [second.specs, third.specs] == [(specs[1],), (specs[2],)]
+    job_queue.store.commit(row_of(specs[2], **results))
+    job_queue.end(third, died=False)
+    for _ in range(smoke.resources.max_failures + 1):
+        job_queue.end(second, died=True)
+    statuses = [job_queue.rows[spec.trial].status for spec in specs]
+    assert statuses == ["complete", "failed", "complete"]
 
 
 def test_how_well_slots_were_used():

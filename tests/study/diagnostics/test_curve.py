@@ -86,12 +86,13 @@ def test_members_trained_one_by_one_have_a_curve_each(make_spec, data, tmp_path)
     assert (one["val_nll"] < one["val_members_nll"]).all()
 
 
-def test_replicates_trained_as_one_have_their_own_validation_nll(make_spec, data, tmp_path):
+def test_replicates_trained_as_one_have_their_own_curves(make_spec, data, tmp_path):
     specs = [make_spec(stage="search", replicate=n, seed=n) for n in range(3)]
     store, alone = ran(specs, data, tmp_path / "one"), ran([specs[1]], data, tmp_path / "alone")
-    as_one = curve_of(store, specs[1])["val_nll"].to_list()
-    assert as_one == pytest.approx(curve_of(alone, specs[1])["val_nll"].to_list(), rel=1e-4)
-    assert len({curve_of(store, spec)["loss"][-1] for spec in specs}) == 1
+    as_one, expected = curve_of(store, specs[1]), curve_of(alone, specs[1])
+    for column in ("val_nll", "loss", "lr"):
+        assert as_one[column].to_list() == pytest.approx(expected[column].to_list(), rel=1e-4)
+    assert len({curve_of(store, spec)["loss"][-1] for spec in specs}) == 3
 
 
 def test_a_long_training_is_looked_at_sixteen_times(make_spec, data, tmp_path):

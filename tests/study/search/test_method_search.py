@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.study import StudyDirection
 
 from study.errors import StudyError
+from study.jobs import Job
 from study.run_folder.store import RunFolder
 from study.search.method_search import OBJECTIVES, MethodSearch
 from study.search.storage import open_storage
@@ -35,11 +36,12 @@ class Any:
 ANY = Any()
 
 
-def opened(study, folder, known=None):
+def opened(study, folder, known=None, together=None):
     store = RunFolder(folder)
     store.create()
     every = study.space("batch_ensemble")
-    return MethodSearch(study, every, open_storage(study, store), ANY if known is None else known)
+    known = ANY if known is None else known
+    return MethodSearch(study, every, open_storage(study, store), known, together=together)
 
 
 def row_of(job):
@@ -119,6 +121,38 @@ def test_all_trials_are_read_once_or_twice_a_generation_not_for_each_trial(
     monkeypatch.setattr(search.optuna, "get_trials", counted)
     assert len(finish(search, random.Random(1))) == 30
     assert len(reads) == 2 * 30 / study.budget.generation
+
+
+def by_start(spec):
+    return spec.params["init"], 3
+
+
+def test_what_is_alike_in_a_generation_makes_up_a_job(study, tmp_path):
+    search = opened(study, tmp_path / "a", together=by_start)
+    seen = []
+    while (job := search.next()) is not None or search.remaining:
+        if job is None:
+            continue
+        assert len(job.specs) <= (1 if job.name else 3)
+        assert len({spec.params["init"] for spec in job.specs}) == 1
+        seen.append({spec.trial for spec in job.specs})
+        for spec in job.specs:
+            search.tell(row_of(Job(spec)))
+    assert max(map(len, seen)) > 1
+    assert set().union(*seen) == set(finish(opened(study, tmp_path / "b"), random.Random(1)))
+
+
+def test_an_interruption_changes_no_stack(study, tmp_path):
+    search = opened(study, tmp_path, together=by_start)
+    jobs = [search.next() for _ in range(4)]
+    first = next(job for job in jobs if job.beside)
+    row = row_of(Job(first.beside[0]))
+    search.tell(row)
+    again = opened(study, tmp_path, {row.trial}, by_start)
+    rest = [again.next() for _ in range(4)]
+    assert rest == jobs
+    again.tell(row)  # Run again beside the others, or only read.
+    assert again.remaining == study.budget.trials - 1
 
 
 def test_known_configurations_go_first_with_their_names(study, tmp_path):

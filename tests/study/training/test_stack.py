@@ -8,8 +8,8 @@ from study import backbones
 from study.methods import build as build_method
 from study.spec import Regularisation, Training
 from study.training.batches import DeviceImages, channel_statistics
-from study.training.fit import fit, predict
-from study.training.stack import best_size, joined
+from study.training.fit import DivergenceError, fit, predict
+from study.training.stack import alike, best_size, joined
 from study.trials.trial import build
 
 NORMAL = {"init": "normal", "init_std": 0.5}
@@ -101,6 +101,74 @@ def test_an_adaptive_optimiser(make_spec, data):
         torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
 
 
+SGD = [
+    {"lr": 0.1, "weight_decay": 1e-2, "momentum": 0.9},
+    {"lr": 1e30, "weight_decay": 0.0, "momentum": 0.0},
+    {"lr": 0.03, "weight_decay": 0.1, "momentum": 0.0},
+    {"lr": 0.2, "weight_decay": 0.0, "momentum": 0.5},
+]
+ADAMW = [
+    {"optimizer": "adamw", "lr": lr, "weight_decay": decay}
+    for lr, decay in [(1e-3, 1.0), (1e30, 0.0), (1e-2, 0.1), (3e-3, 0.0)]
+]
+FAST = [
+    NORMAL | {"fast_lr_multiplier": 3.0, "fast_decay": "same", "bias": "random"},
+    NORMAL,
+    SIGN | {"fast_lr_multiplier": 0.0, "fast_decay": "none", "bias": "same"},
+    {"init": "ones", "fast_decay": "same"},
+]
+
+
+@pytest.mark.parametrize("trainings", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("method", ["single", "mc_dropout", "batch_ensemble"])
+def test_every_network_has_its_own_rates(make_spec, data, method, trainings):
+    params = FAST if method == "batch_ensemble" else [{}] * 4
+    rates = [0.2, 0.1, 0.4, 0.05]
+    all_specs = [
+        make_spec(
+            method,
+            own,
+            {"epochs": 3, "warmup": 0.1} | training,
+            backbone=backbones.parameters(MLP | {"dropout": rate}).model_dump(),
+            seed=seed,
+        )
+        for seed, (own, training, rate) in enumerate(zip(params, trainings, rates, strict=True))
+    ]
+    assert len({alike(spec) for spec in all_specs}) == 1
+    pixels, labels = prepared(data)
+    together = [build(spec, data.shape, data.classes) for spec in all_specs]
+    parts = [(m, s.seed) for m, s in zip(together, all_specs, strict=True)]
+    ((one, _),) = joined(parts, trainings=[spec.training for spec in all_specs])
+    fit(one, pixels, labels, all_specs[0].training, Regularisation(), 0)
+    for number, (own, spec) in enumerate(zip(together, all_specs, strict=True)):
+        alone = build(spec, data.shape, data.classes)
+        if number == 1:
+            with pytest.raises(DivergenceError):
+                fit(alone, pixels, labels, spec.training, Regularisation(), spec.seed)
+            continue
+        fit(alone, pixels, labels, spec.training, Regularisation(), spec.seed)
+        found, expected = predict(own, pixels), predict(alone, pixels)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("training", "params"),
+    [
+        ({"batch_size": 16}, {}),
+        ({"schedule": "step"}, {}),
+        ({"optimizer": "adamw"}, {}),
+        ({}, {"bias": "shared"}),
+        ({}, {"fast_decay": "toward_one"}),
+        ({}, {"layers": "first"}),
+        ({}, {"batch": "split"}),
+    ],
+)
+def test_what_shapes_the_networks_or_their_training_must_be_alike(make_spec, training, params):
+    first = make_spec("batch_ensemble", NORMAL, {"lr": 0.1})
+    assert alike(first) == alike(make_spec("batch_ensemble", NORMAL, {"lr": 0.2}))
+    assert alike(first) != alike(make_spec("batch_ensemble", NORMAL | params, training))
+
+
 @pytest.mark.parametrize(
     ("method", "params", "backbone"),
     [
@@ -125,6 +193,16 @@ def test_as_many_as_stay_in_cache(make_spec, data):
         return best_size(build(make_spec("single", backbone=options), data.shape, data.classes))
 
     assert [size(width) for width in (16, 512, 1024)] == [10, 3, 1]
+
+
+def test_on_a_gpu_memory_is_the_limit_and_the_number_of_networks(make_spec, data):
+    def size(width, most=None):
+        options = backbones.parameters({"name": "mlp", "width": width}).model_dump()
+        method = build(make_spec("single", backbone=options), data.shape, data.classes)
+        return best_size(method, most, device="cuda")
+
+    assert [size(width) for width in (16, 1024, 2048)] == [32, 32, 15]
+    assert size(16, most=4) == 4
 
 
 def test_stacks_follow_one_another(make_spec, data):

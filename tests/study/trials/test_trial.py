@@ -317,7 +317,29 @@ def test_only_the_replicate_that_diverges_has_diverged(make_spec, data, store, m
     monkeypatch.setattr(trial, "build", build_one_broken)
     rows = run_trials(stacked(make_spec), data, store, fingerprint=data.fingerprint)
     assert [row.status for row in rows] == ["complete", "diverged", "complete"]
-    assert [row.stack for row in rows] == [None] * 3
+    assert all(len(row.stack) == 3 for row in rows)
+
+
+def test_configurations_together_are_what_they_are_alone(make_spec, data, store, tmp_path):
+    trainings = [{"lr": 0.1}, {"lr": 1e30}, {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.0}]
+    starts = [BE, BE, BE | {"init": "sign", "init_std": None, "negative_share": 0.5}]
+    specs = [
+        make_spec("batch_ensemble", params, training, stage="search", seed=seed)
+        for seed, (params, training) in enumerate(zip(starts, trainings, strict=True))
+    ]
+    options = {"fingerprint": data.fingerprint, "execution": Execution(precision="float32")}
+    rows = run_trials(specs, data, store, **options)
+    alone = RunFolder(tmp_path / "alone")
+    for spec, row in zip(specs, rows, strict=True):
+        (expected,) = run_trials([spec], data, alone, **options)
+        assert row.stack == tuple(s.trial for s in specs)
+        for key in ("status", "reason", "epochs", "members", "parameters", "train_flops"):
+            assert getattr(row, key) == getattr(expected, key)
+        if row.status == "complete":
+            assert row.val_nll == pytest.approx(expected.val_nll, rel=1e-3)
+            for own, other in zip(store.curve(spec.trial), alone.curve(spec.trial), strict=True):
+                assert own[2:] == pytest.approx(other[2:], rel=1e-3)
+    assert [row.status for row in rows] == ["complete", "diverged", "complete"]
 
 
 @pytest.mark.parametrize("room", [13, 5])
