@@ -14,6 +14,7 @@ geometry of members and their controls, and writes a report.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -21,10 +22,11 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -40,6 +42,7 @@ from study import datasets
 from study.cluster.worker import keep_freed_memory
 from study.datasets import Dataset
 from study.run_folder.store import RunFolder
+from study.schema import Stage, TrialRow
 from study.space.study import Study
 from study.training.batches import channel_statistics
 from study.trials.trial import run_trials
@@ -165,11 +168,15 @@ def ours(space: Path, folder: Path) -> Took:
     """Run the study with this project."""
     out = folder / "ours"
     _, *run = watched(["-m", "study.run", "--space", str(space), "--out", str(out)])
-    rows = list(RunFolder(out).rows().values())
+    return of_rows(tuple(run), list(RunFolder(out).rows().values()))
+
+
+def of_rows(run: tuple[float, float, float], rows: Sequence[TrialRow]) -> Took:
+    """Sum a study of this project up from its rows."""
     # A replicate in a stack has its share of the training, which was before: no search trial is.
     first = min(row.finished.timestamp() - row.seconds for row in rows if row.stage == "search")
     last = max(row.finished.timestamp() for row in rows)
-    return took(tuple(run), [(row.seconds, row.train_seconds) for row in rows], first, last)
+    return took(run, [(row.seconds, row.train_seconds) for row in rows], first, last)
 
 
 def theirs(folder: Path, data: dict[str, np.ndarray]) -> Took:
@@ -201,50 +208,39 @@ def whole_trials(study: Study, data: Dataset, folder: Path, rounds: int) -> None
     """Print the ratios of trials in one process: train, predict, store.
 
     Ours are replicates of one configuration as a study hands them to a worker: ten at a time in
-    the confirm stage.
+    the confirm stage, which counts as ten of the peer's.
     """
-    setting, plain = Setting(rounds, torch.device("cpu")), arrays(data)
-    numbers = iter(range(10**6))
-    fingerprint = data.fingerprint
+    setting, plain, fingerprint = (
+        Setting(rounds, torch.device("cpu")),
+        arrays(data),
+        data.fingerprint,
+    )
+    values = {"lr": 0.1, "weight_decay": 1e-4}
+    configuration = study.configuration(
+        "batch_ensemble", {f"training.{name}": value for name, value in values.items()}
+    )
     store = RunFolder(folder / "trials")
     store.create()
-    configuration = study.configuration(
-        "batch_ensemble", {"training.lr": 0.1, "training.weight_decay": 1e-4}
-    )
+    seeds = itertools.count()
 
-    def own(stage: Any, many: int) -> Callable[[], None]:
-        def act() -> None:
-            specs = [
-                configuration.trial_of("candidate", stage, replicate, next(numbers))
-                for replicate in range(many)
-            ]
-            run_trials(specs, data, store, fingerprint=fingerprint)
+    def own(stage: Stage, many: int) -> None:
+        specs = [
+            configuration.trial_of("candidate", stage, number, next(seeds))
+            for number in range(many)
+        ]
+        run_trials(specs, data, store, fingerprint=fingerprint)
 
-        return act
+    def other(stage: Stage, how: plain_study.How) -> None:
+        job = {"kind": "batch_ensemble", "seed": next(seeds), "confirm": stage == "confirm"}
+        plain_study.trial(values | job | {"out": str(folder)}, plain, how)
 
-    def other(confirm: bool, many: int, how: plain_study.How) -> Callable[[], None]:
-        def act() -> None:
-            for _ in range(many):
-                config = {
-                    "kind": "batch_ensemble",
-                    "seed": next(numbers),
-                    "lr": 0.1,
-                    "weight_decay": 1e-4,
-                    "confirm": confirm,
-                    "out": str(folder),
-                }
-                plain_study.trial(config, plain, how)
-
-        return act
-
-    for stage, many in (("search", 1), ("confirm", plain_study.SEEDS)):
-        peers = {
-            f"Lightning, {how}": other(stage == "confirm", many, how) for how in plain_study.HOW
-        }
-        what = f"{many} BatchEnsemble {stage} trial{'s' * (many > 1)}"
-        for ratio in setting.compare(what, own(stage, many), peers):
-            spread = f"{ratio.low:.2f} to {ratio.high:.2f}"
-            print(f"| {ratio.what} | {ratio.against} | {ratio.median:.2f} | {spread} |", flush=True)
+    stages: dict[Stage, int] = {"search": 1, "confirm": plain_study.SEEDS}
+    for stage, many in stages.items():
+        peers = {f"Lightning, {how}": partial(other, stage, how) for how in plain_study.HOW}
+        what = f"a BatchEnsemble's {stage} trial"
+        for ratio in setting.compare(what, partial(own, stage, many), peers):
+            low, mid, high = (f"{many * r:.2f}" for r in (ratio.low, ratio.median, ratio.high))
+            print(f"| {what} | {ratio.against} | {mid} | {low} to {high} |", flush=True)
 
 
 def line(side: str, took: Took) -> str:
@@ -286,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory()
     plain_study.be_quiet()
     versions = ", ".join(f"{name} {version(name)}" for name in PEERS)
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {versions}\n")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {versions}\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
         space = Path(name, "small.yaml")
         space.write_text(json.dumps(SPACE))
