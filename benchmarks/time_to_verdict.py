@@ -33,10 +33,14 @@ from statistics import median
 from typing import Any, Final
 
 import numpy as np
-import psutil
 import torch
 
-from benchmarks import plain_study
+try:
+    import psutil
+
+    from benchmarks import plain_study
+except ImportError as error:
+    raise SystemExit(f'{error.name} is not installed; run: pip install -e ".[test]"') from None
 from benchmarks.training import Setting
 from study import datasets
 from study.cluster.worker import keep_freed_memory
