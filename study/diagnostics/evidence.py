@@ -49,25 +49,32 @@ def minimal_set(active_F: Masks, order_F: NDArray[np.int64]) -> Search:
     units = order_F[active_F[order_F]]
     parts = 2
     while len(units) > 1:
-        chunks = np.array_split(units, min(parts, len(units)))
-        subsets = np.zeros((len(chunks), len(active_F)), dtype=np.bool_)
-        subsets[np.arange(len(chunks)).repeat([len(chunk) for chunk in chunks]), units] = True
-        suffices = yield np.concatenate([subsets, subsets.any(0) & ~subsets])
+        chunks = min(parts, len(units))
+        chunk = _chunk_of_each(len(units), chunks)
+        sets = np.zeros((2 * chunks, len(active_F)), dtype=np.bool_)
+        sets[chunk, units] = True  # The subsets, and below them what is left without each.
+        sets[chunks:, units] = ~sets[:chunks, units]
+        suffices = yield sets
         found = int(suffices.argmax())  # The first, subsets before what is left without them.
         if not suffices[found]:
-            if len(chunks) == len(units):
+            if chunks == len(units):
                 break
-            parts = 2 * len(chunks)
-        elif found < len(chunks):
-            units, parts = chunks[found], 2
+            parts = 2 * chunks
+        elif found < chunks:
+            units, parts = units[chunk == found], 2
         else:
-            del chunks[found - len(chunks)]
-            units, parts = np.concatenate(chunks), max(len(chunks), 2)
+            units, parts = units[chunk != found - chunks], max(chunks - 1, 2)
     if len(units) == 1 and bool((yield np.zeros((1, len(active_F)), dtype=np.bool_))[0]):
         units = units[:0]
     mask = np.zeros_like(active_F)
     mask[units] = True
     return mask
+
+
+def _chunk_of_each(units: int, chunks: int) -> NDArray[np.int64]:
+    """Return to which of as many equal chunks each unit belongs, the first ones the larger."""
+    least, more = divmod(units, chunks)
+    return np.arange(chunks).repeat([least + 1] * more + [least] * (chunks - more))
 
 
 def side_by_side(

@@ -7,6 +7,7 @@ from torch import nn
 
 from study.conformance import Subject, inputs
 from study.diagnostics.evidence import (
+    _chunk_of_each,
     evidence_rows,
     jaccard,
     minimal_set,
@@ -32,6 +33,14 @@ def test_ddmin_finds_what_is_needed(seed):
     order = np.random.default_rng(seed).permutation(9)
     (found,) = found_alone(lambda masks: masks[:, [1, 4, 6]].all(1), order)
     assert np.flatnonzero(found).tolist() == [1, 4, 6]
+
+
+@pytest.mark.parametrize(("units", "chunks"), [(7, 3), (9, 3), (4, 4), (5, 2)])
+def test_first_chunks_are_the_larger_ones(units, chunks):
+    first = next(minimal_set(np.ones(units, dtype=np.bool_), np.arange(units)))
+    assert first.sum(1).tolist()[0] == -(-units // 2)
+    expected = [len(chunk) for chunk in np.array_split(np.arange(units), chunks)]
+    assert np.bincount(_chunk_of_each(units, chunks)).tolist() == expected
 
 
 def test_each_search_has_its_own_answers():
