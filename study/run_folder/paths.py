@@ -27,6 +27,7 @@ AT_ONCE: Final = 16
 """Requests to an object store at a time."""
 PATIENCE: Final = 60.0
 """Seconds for which a store that does not answer is asked again."""
+LFS: Final = b"version https://git-lfs"
 REASONS: Final = {
     "nosuchbucket": "there is no such bucket; create it or mend the address",
     "expiredtoken": "the credentials have expired; renew them",
@@ -286,6 +287,14 @@ def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
 def open_for_arrow(at: AnyPath) -> Any:
     """Return what pyarrow reads Parquet from."""
     return at if isinstance(at, Path) else pa.BufferReader(at.read_bytes())
+
+
+def is_lfs_pointer(at: AnyPath) -> bool:
+    """Tell whether a file is what a clone without Git LFS has in its place."""
+    if not isinstance(at, Path) or not at.is_file():
+        return False
+    with at.open("rb") as file:
+        return file.read(len(LFS)) == LFS
 
 
 def write_atomically(at: AnyPath, content: bytes | pa.Buffer, lasting: bool = False) -> None:
