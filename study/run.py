@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         "--data-root",
         type=Path,
         metavar="DIR",
-        default=os.environ.get(DATA_ROOT),
+        default=os.environ.get(DATA_ROOT) or None,
         help=f"folder with the image sets (default: ${DATA_ROOT})",
     )
     add = command.add_argument_group("where and how to run it").add_argument
@@ -108,7 +108,7 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
         here = [file for file in arguments.space if file.exists()]
         return submit(arguments.address, argv, arguments.out, here)
     store = RunFolder(arguments.out or f"runs/{study.name}")
-    root = None if arguments.data_root is None else Path(arguments.data_root)
+    root = None if arguments.data_root is None else Path(arguments.data_root).expanduser()
     if arguments.status:
         from study.commands.status import status
 
