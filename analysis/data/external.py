@@ -229,7 +229,7 @@ def _plan(folder: Path, members: Mapping[str, int], shift: bool) -> Plan:
 class _Loader(yaml.BaseLoader):
     """YAML of numbers, as in its version 1.2 (5e-2), and texts; no key stands twice."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping."""
         return _once([(str(key.value), self.construct_object(of, True)) for key, of in node.value])
 

@@ -55,7 +55,7 @@ class BackboneParams(Strict):
             if isinstance(data, dict) and data.get("weights_sha256") is not None:
                 raise ValueError("weights_sha256 must stand beside weights; remove it")
             return data
-        path = str(Path(data["weights"]).absolute())
+        path = str(Path(data["weights"]).expanduser().absolute())
         sha256 = data.get("weights_sha256") or _pretrained.sha256_of(path)
         return data | {"weights": path, "weights_sha256": sha256}
 
