@@ -26,8 +26,8 @@ def render(template: str, page: Any, payload: Any) -> str:
     )
     return environment.get_template(template).render(
         page=page,
-        css=Markup(_font() + STYLE.read_text()),
-        app=Markup((HERE / "report.js").read_text()),
+        css=Markup(_font() + STYLE.read_text(encoding="utf-8")),
+        app=Markup((HERE / "report.js").read_text(encoding="utf-8")),
         bundle=Markup(_vega()),
         payload=Markup(embed(payload)),
     )

@@ -76,7 +76,7 @@ def _inside(folder: Path) -> str:
 
 def _folder(key: str, path: str, root: Path | None) -> Path:
     """Return the folder that the option ``key`` names."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not folder.is_absolute():
         base = data_folder("parquet", root)
         folder = base / os.path.normpath(path)
