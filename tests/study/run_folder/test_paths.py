@@ -200,4 +200,4 @@ def test_an_address_that_would_become_a_local_folder_is_refused(address):
 def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert any_path("~/runs") == tmp_path / "runs"
-    assert any_path("~nobody-of-that-name/runs") == Path("~nobody-of-that-name/runs")
+    assert any_path("~nobody-of-that-name/runs") == type(tmp_path)("~nobody-of-that-name/runs")
