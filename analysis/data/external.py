@@ -56,8 +56,8 @@ def load_predictions(folder: str | Path) -> Run:
             f"placed, but {missing[0]} is not there; add {missing[0]}/<seed>/test.parquet"
         )
     splits = _splits(arms)
-    _refuse_copies(arms)
     members = {arm: _members(arm, seeds) for arm, seeds in arms.items()}
+    _refuse_copies(arms)
     plan = _plan(folder, members, "shift" in splits)
     return Run(folder, _trials(arms, members), plan, given=True)
 

@@ -19,8 +19,8 @@ def open_parquet(file: AnyPath, remedy: str, **options: Any) -> Any:
     """
     if not file.exists():
         raise StudyError(f"{file}: the file must exist, but is not there; {remedy}")
-    if file.is_dir():
-        raise StudyError(f"{file}: must be one file, but is a folder of parts; write them as one")
+    if isinstance(file, Path) and file.is_dir():
+        raise StudyError(f"{file}: must be one file, but is a folder, as of parts; {remedy}")
     try:
         content = open_for_arrow(file)
     except OSError as error:

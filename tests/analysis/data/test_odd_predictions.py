@@ -167,7 +167,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         column("label", lambda rows: pa.array([float("nan"), *rows[1:]], pa.float64())),
         "label must hold whole numbers, but .*nan.*; number the classes from 0",
     ),
-    "file | a folder of parts": (in_parts, "must be one file, but is a folder of parts; write"),
+    "file | a folder of parts": (in_parts, "must be one file, but is a folder, as of parts; write"),
     "file | Git LFS's pointer": (
         write(FILE, LFS),
         "is Git LFS's pointer to the file, not the file; fetch it with git lfs pull",
