@@ -121,7 +121,7 @@ def read_cells(folder: Path, factors: Sequence[str]) -> list[Cell]:
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / name).read_text())
+        found: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StudyError(f"{folder}: must be a published result, but {name}: {error}") from None
     return found

@@ -86,8 +86,8 @@ def publish(run: str, folder: Path) -> Verdict:
         for endpoint in study.protocol.endpoints
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "plan.json", (found.run.folder / "plan.json").read_text())
-    asked_for = json.loads((found.run.folder / "study.json").read_text())
+    write(folder / "plan.json", (found.run.folder / "plan.json").read_text(encoding="utf-8"))
+    asked_for = json.loads((found.run.folder / "study.json").read_text(encoding="utf-8"))
     commits = sorted(found.run.trials["commit"].drop_nulls().unique())
     origin = {"command": asked_for["command"], "commits": commits}
     write(folder / "origin.json", json.dumps(origin, indent=1) + "\n")
@@ -133,8 +133,8 @@ def judge_again(folder: Path) -> Verdict:
     frames: dict[str, Any] = {name: read_frame(folder, name) for name in FRAMES}
     spent = read_frame(folder, "costs")
     try:
-        answers = json.loads((folder / "intervals.json").read_text())
-        published = json.loads((folder / "verdict.json").read_text())
+        answers = json.loads((folder / "intervals.json").read_text(encoding="utf-8"))
+        published = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _not_as_published(folder, error) from None
     frames |= {name: pl.DataFrame() for name in ("severities", "reliability", "pairs")}
@@ -169,7 +169,7 @@ def _not_as_published(folder: Path, error: Exception) -> StudyError:
 
 def changed(folder: Path) -> list[str]:
     """Return the keys of a published verdict that today's code no longer gives."""
-    published = json.loads((folder / "verdict.json").read_text())
+    published = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
     now = json.loads(as_text(judge_again(folder)))
     return list(_differences(published, now, ""))
 
@@ -193,7 +193,10 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
 def picture(results: Path) -> None:
     """Draw the best configuration of every published study in one picture."""
     files = sorted(results.glob("*/verdict.json"))
-    verdicts = {file.parent.name: Verdict.model_validate_json(file.read_text()) for file in files}
+    verdicts = {
+        file.parent.name: Verdict.model_validate_json(file.read_text(encoding="utf-8"))
+        for file in files
+    }
     if (figure := studies_figure(verdicts)) is not None:
         themed(figure, None, {}).save(results / "studies.svg")
 

@@ -1,4 +1,7 @@
-"""The error that stands for a user's mistake."""
+"""The error that stands for a user's mistake, and what lets any line be printed."""
+
+import io
+import sys
 
 
 class StudyError(Exception):
@@ -7,3 +10,10 @@ class StudyError(Exception):
     def __str__(self) -> str:
         """Return the line; what cannot be printed, as from a file, is escaped."""
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+
+
+def print_anything() -> None:
+    """Let no line fail to be printed: a question mark stands for what a terminal cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

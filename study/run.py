@@ -8,7 +8,7 @@ from pathlib import Path
 
 from study.cluster.runtime import Runtime, is_dashboard
 from study.commands.run_study import run
-from study.errors import StudyError
+from study.errors import StudyError, print_anything
 from study.run_folder.store import RunFolder
 
 DATA_ROOT = "STUDY_DATA_ROOT"
@@ -16,6 +16,7 @@ DATA_ROOT = "STUDY_DATA_ROOT"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0, 2 for the user's mistakes, 130 when interrupted."""
+    print_anything()
     arguments = parser().parse_args(argv)
     argv = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "-m", "study.run", *argv])
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "--data-root",
         type=Path,
         metavar="DIR",
-        default=os.environ.get(DATA_ROOT),
+        default=os.environ.get(DATA_ROOT) or None,
         help=f"folder with the image sets (default: ${DATA_ROOT})",
     )
     add = command.add_argument_group("where and how to run it").add_argument
@@ -108,7 +109,8 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
         here = [file for file in arguments.space if file.exists()]
         return submit(arguments.address, argv, arguments.out, here)
     store = RunFolder(arguments.out or f"runs/{study.name}")
-    root = None if arguments.data_root is None else Path(arguments.data_root)
+    given = arguments.data_root
+    root = None if given is None else Path(os.path.expanduser(given))
     if arguments.status:
         from study.commands.status import status
 

@@ -16,6 +16,12 @@ from study.run_folder.paths import AnyPath
 
 AGAIN: Final = "write the file again (the README shows how)"
 ALWAYS: Final = ("member", "example", "logits")
+NUMBERED: Final = {
+    "member": "number the members from 0",
+    "example": "number the examples, alike in every file",
+    "label": "number the classes from 0",
+    "severity": "number the severities from 1",
+}
 NEEDED: Final = {
     "val": (*ALWAYS, "label"),
     "test": (*ALWAYS, "label"),
@@ -122,7 +128,7 @@ def _whole(file: AnyPath, name: str, column: Any) -> Any:
         said = f"is {column.type}"
     except pa.ArrowException as error:
         said = str(error).strip().splitlines()[0][:80]
-    raise StudyError(f"{file}: column {name} must hold whole numbers, but {said}; {AGAIN}")
+    raise StudyError(f"{file}: column {name} must hold whole numbers, but {said}; {NUMBERED[name]}")
 
 
 def _text(file: AnyPath, column: Any) -> Any:
@@ -178,8 +184,24 @@ def _check_values(file: AnyPath, values: npt.NDArray[np.float32], classes: int) 
             "training in"
         )
     rows = values.reshape(-1, classes)
-    if rows.size and rows.min() >= 0 and (found := _probabilities(rows)):
+    found = None
+    if rows.size:
+        found = _probabilities(rows) if rows.min() >= 0 else _other_base(rows)
+    if found:
         raise StudyError(f"{file}: logits must be logits or log-probabilities, but {found}")
+
+
+def _other_base(rows: npt.NDArray[np.float32]) -> str | None:
+    """Say so where values are logarithms of probabilities to another base than e."""
+
+    def fits(base: float) -> bool:
+        return bool(np.abs(np.power(base, rows).sum(1) - 1).max() <= 0.01)
+
+    if rows.max() <= 0 and not fits(np.e):  # Where all are certain, any base fits.
+        for base in (2, 10):
+            if fits(base):
+                return f"they are to base {base}; multiply them by log({base}) = {np.log(base):.5f}"
+    return None
 
 
 def _probabilities(rows: npt.NDArray[np.float32]) -> str | None:
@@ -199,4 +221,10 @@ def _probabilities(rows: npt.NDArray[np.float32]) -> str | None:
         )
     if all_near(np.exp(-rows).sum(1), 1, 0.01):
         return "every value is positive, as -log p is; turn the sign"
+    # Their softmax would hardly differ from chance; where all are equal, that may be so.
+    if rows.max() <= 1 and rows.min() < rows.max():
+        return (
+            "every value lies from 0 to 1, as a sigmoid's scores do; write their logarithm (if "
+            "they are logits after all, take each row's largest from it: the probabilities stay)"
+        )
     return None

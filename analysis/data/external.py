@@ -3,8 +3,11 @@
 What only a study knows (costs, specs, versions, when and how it was trained) is null, never 0.
 """
 
+import contextlib
+import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +57,7 @@ def load_predictions(folder: str | Path) -> Run:
         )
     splits = _splits(arms)
     members = {arm: _members(arm, seeds) for arm, seeds in arms.items()}
+    _refuse_copies(arms)
     plan = _plan(folder, members, "shift" in splits)
     return Run(folder, _trials(arms, members), plan, given=True)
 
@@ -124,6 +128,22 @@ def _splits(arms: Arms) -> list[str]:
             )
         found += [] if missing else [split]
     return found
+
+
+def _refuse_copies(arms: Arms) -> None:
+    """Refuse an arm that has another's file: a copy of the Deep Ensemble would escape."""
+    files = [place / "test.parquet" for seeds in arms.values() for place in seeds.values()]
+    sizes = Counter(file.stat().st_size for file in files)
+    seen: dict[bytes, Path] = {}
+    for file in files:
+        if sizes[file.stat().st_size] > 1 and file.is_file():
+            with file.open("rb") as content:
+                first = seen.setdefault(hashlib.file_digest(content, "blake2b").digest(), file)
+            if first.parent.parent != file.parent.parent:
+                raise StudyError(
+                    f"{file}: must hold the predictions of its own arm, but is a copy of {first}; "
+                    "put these there, or take the arm away"
+                )
 
 
 def _members(arm: str, seeds: Mapping[int, Path]) -> int:
@@ -206,9 +226,46 @@ def _plan(folder: Path, members: Mapping[str, int], shift: bool) -> Plan:
     return plan_of(plan, source or folder)
 
 
+class _Loader(yaml.BaseLoader):
+    """YAML of numbers, as in its version 1.2 (5e-2), and texts; no key stands twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping."""
+        return _once([(str(key.value), self.construct_object(of, True)) for key, of in node.value])
+
+    def construct_scalar(self, node: Any) -> Any:
+        """Build a number, if a word that is not quoted is one, or a text."""
+        for kind in (int, float) if node.style is None else ():
+            with contextlib.suppress(ValueError):
+                return kind(node.value)
+        return super().construct_scalar(node)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping from pairs, refusing a key that stands twice."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key} stands twice")
+        found[key] = value
+    return found
+
+
+def _read(file: Path) -> Any:
+    text = file.read_text(encoding="utf-8-sig")
+    if file.suffix == ".json":
+        return json.loads(text, object_pairs_hook=_once)
+    return yaml.load(text, Loader=_Loader)
+
+
 def _protocol(folder: Path) -> tuple[str | None, dict[str, Any]]:
     """Return the name of the protocol's file and what it declares."""
     names = [name for name in PROTOCOLS if (folder / name).exists()]
+    for path in sorted(folder.iterdir()):
+        if path.stem.lower() == "protocol" and path.name not in PROTOCOLS:
+            raise StudyError(
+                f"{path}: must be called {' or '.join(PROTOCOLS)}; rename or remove it"
+            )
     if not names:
         return None, {}
     file = folder / names[0]
@@ -217,13 +274,14 @@ def _protocol(folder: Path) -> tuple[str | None, dict[str, Any]]:
             f"{file}: the protocol must be one file, but {names[1]} is there too; keep one"
         )
     try:
-        text = file.read_text(encoding="utf-8")
-        declared = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        declared = _read(file)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise StudyError(f"{file}: must be {file.suffix[1:]}, but {said}; mend it") from None
     if not isinstance(declared, dict) or not set(declared) <= set(DECLARED):
-        found = ", ".join(map(str, declared)) if isinstance(declared, dict) else type(declared)
+        found = (
+            ", ".join(map(str, declared)) if isinstance(declared, dict) else declared or "nothing"
+        )
         raise StudyError(
             f"{file}: the protocol may hold {', '.join(DECLARED)}, but holds {found!s:.80}; "
             "take out the rest"

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from study import schema
 from study.errors import StudyError
-from study.run_folder.paths import AnyPath, open_for_arrow
+from study.run_folder.paths import AnyPath, is_lfs_pointer, open_for_arrow
 
 
 def open_parquet(file: AnyPath, remedy: str, **options: Any) -> Any:
@@ -19,6 +19,8 @@ def open_parquet(file: AnyPath, remedy: str, **options: Any) -> Any:
     """
     if not file.exists():
         raise StudyError(f"{file}: the file must exist, but is not there; {remedy}")
+    if isinstance(file, Path) and file.is_dir():
+        raise StudyError(f"{file}: must be one file, but is a folder, as of parts; {remedy}")
     try:
         content = open_for_arrow(file)
     except OSError as error:
@@ -66,6 +68,8 @@ def read_published(file: AnyPath, schema_name: str, remedy: str) -> pa.Table:
 
 def _not_whole(file: AnyPath, error: Exception, remedy: str) -> str:
     why = first_line(error)
+    if is_lfs_pointer(file):
+        return f"{file}: is Git LFS's pointer to the file, not the file; fetch it with git lfs pull"
     if "lists to be of size" in why:  # Before pyarrow 26 a null list of fixed size cannot be read.
         return f"{file}: logits must have no null and one length, but {why}; {remedy}"
     return f"{file}: must be whole Parquet, but is cut short or damaged ({why}); {remedy}"

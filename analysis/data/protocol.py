@@ -239,7 +239,7 @@ def read_plan(file: AnyPath) -> Plan | None:
         StudyError: When it is not as the study writes it.
     """
     try:
-        plan = json.loads(file.read_text())
+        plan = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except StoreError as error:

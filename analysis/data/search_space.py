@@ -110,7 +110,7 @@ def study_of(folder: AnyPath) -> dict[str, Any] | None:
     """
     file = folder / "study.json"
     try:
-        study = json.loads(file.read_text())
+        study = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

@@ -32,7 +32,7 @@ One more than the page has hues, so that no two of forty methods have both in co
 @cache
 def colours() -> dict[str, str]:
     """Return the variables of the style's first block, which is the light one, by name."""
-    block = STYLE.read_text().partition(":root {")[2].partition("}")[0]
+    block = STYLE.read_text(encoding="utf-8").partition(":root {")[2].partition("}")[0]
     return dict(re.findall(r"--([\w-]+):\s*([^;]+);", block))
 
 

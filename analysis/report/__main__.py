@@ -19,12 +19,13 @@ from analysis.data.external import load_predictions
 from analysis.report import html, side_by_side
 from analysis.report.write import write_all
 from analysis.result import judge_folder, judge_run
-from study.errors import StudyError
+from study.errors import StudyError, print_anything
 from study.run_folder.paths import any_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write report and verdict, print the verdict; return the exit status."""
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(

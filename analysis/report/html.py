@@ -27,8 +27,8 @@ def render(template: str, page: Any, payload: Any) -> str:
     )
     return environment.get_template(template).render(
         page=page,
-        css=Markup(_font() + STYLE.read_text()),
-        app=Markup((HERE / "report.js").read_text()),
+        css=Markup(_font() + STYLE.read_text(encoding="utf-8")),
+        app=Markup((HERE / "report.js").read_text(encoding="utf-8")),
         bundle=Markup(vega().result()),
         payload=Markup(embed(payload)),
     )

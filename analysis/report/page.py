@@ -44,7 +44,7 @@ def content(
         "table": tables.configurations(context, verdict),
         "declared": _declared(run, verdict),
         "decided": verdict,
-        "validated": json.loads(VALIDATED.read_text()),
+        "validated": json.loads(VALIDATED.read_text(encoding="utf-8")),
         "given": run.given,
         "trials": len(run.trials),
         "gallery": gallery(context, run),

@@ -14,6 +14,7 @@ that format, for which a forward pass must use ``flatten`` and not ``view``. ``s
 the forward pass is made of the layers that :mod:`study.training.stack` knows, and of nothing else.
 """
 
+import os.path
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class BackboneParams(Strict):
             if isinstance(data, dict) and data.get("weights_sha256") is not None:
                 raise ValueError("weights_sha256 must stand beside weights; remove it")
             return data
-        path = str(Path(data["weights"]).absolute())
+        path = str(Path(os.path.expanduser(data["weights"])).absolute())
         sha256 = data.get("weights_sha256") or _pretrained.sha256_of(path)
         return data | {"weights": path, "weights_sha256": sha256}
 

@@ -1,14 +1,22 @@
 """Weights that the user has: a file with a state of the same network, ours or torchvision's."""
 
 import hashlib
+import pickle
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from study.errors import StudyError
+from study.run_folder.paths import is_lfs_pointer
+
+WRAPPERS: Final = ("_orig_mod.", "module.")
+"""What torch.compile and DataParallel put before every name."""
 
 State = dict[str, Tensor]
 Rename = Callable[[State], State]
@@ -45,18 +53,29 @@ def read(path: str, sha256: str) -> State:
             f"backbone.weights={path} must have the SHA-256 {sha256[:12]}... that the study began "
             f"with, but has {found[:12]}...; put the old file back or choose another --out"
         )
+    if is_lfs_pointer(Path(path)):
+        raise StudyError(
+            f"backbone.weights={path} is Git LFS's pointer to the file; fetch it with git lfs pull"
+        )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What torch warns of is no state, which is said.
+            state = torch.load(path, map_location="cpu", weights_only=True)
         if not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in state.items()):
-            raise TypeError("it holds more than named tensors")
+            keys = ", ".join(str(k) for k, t in state.items() if not isinstance(t, Tensor))
+            raise TypeError(f"it holds more than named tensors: {keys}")
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             raise ValueError("not all values are finite")
     except Exception as error:  # torch has no error of its own for a file that is no state.
         why = " ".join(str(error).split())[:80]
+        if isinstance(error, pickle.UnpicklingError):  # Torch's advice is for who wrote the code.
+            why = "it is of another format, or holds objects that are no tensors"
         raise StudyError(
             f"backbone.weights={path} must be what torch.save(network.state_dict()) writes, but "
             f"cannot be read as that ({type(error).__name__}: {why}); save it so"
         ) from None
+    for prefix in WRAPPERS:
+        consume_prefix_in_state_dict_if_present(state, prefix)
     return dict(state)
 
 
@@ -86,6 +105,11 @@ def load(network: nn.Module, path: str, sha256: str, rename: Rename | None) -> N
             f"only in {'the file' if wrong[0] in state else 'the backbone'}; mend backbone"
         )
     for name, tensor in state.items():
+        if tensor.is_floating_point() != own[name].is_floating_point():
+            raise StudyError(
+                f"backbone.weights={path}: {name} must be of type {own[name].dtype}, but is "
+                f"{tensor.dtype}; save it so"
+            )
         if tensor.shape != own[name].shape:
             raise StudyError(
                 f"backbone.weights={path}: {name} must be of shape {list(own[name].shape)}, but is "

@@ -66,7 +66,7 @@ def coming(launcher: Path, cpus: float, gpus: float) -> int:
         gpus: Of a trial.
     """
     try:
-        config = yaml.safe_load(launcher.read_text())
+        config = yaml.safe_load(launcher.read_text(encoding="utf-8"))
         kinds = config.get("available_node_types", {}).values()
         most = config.get("max_workers", 0)
     except (OSError, yaml.YAMLError, AttributeError):

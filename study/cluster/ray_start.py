@@ -53,9 +53,12 @@ def start_ray(address: str | None, verbose: bool) -> None:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if address is not None:
             raise StudyError(_not_joined(address, why)) from (error if verbose else None)
-        raise StudyError(
-            f"Ray could not be started ({why}); give the same command again (-v shows more)"
-        ) from (error if verbose else None)
+        remedy = "give the same command again (-v shows more)"
+        if isinstance(error, UnicodeError):
+            remedy = "a path has letters that the locale lacks: set PYTHONUTF8=1"
+        raise StudyError(f"Ray could not be started ({why}); {remedy}") from (
+            error if verbose else None
+        )
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
     if threading.current_thread() is threading.main_thread():

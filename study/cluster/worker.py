@@ -39,7 +39,7 @@ def trainable(config: dict[str, Any], data: Dataset) -> None:
     from study.trials.trial import run_trials
 
     keep_freed_memory()
-    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    torch.set_num_threads(threads())
     specs = [TrialSpec.model_validate_json(spec) for spec in config["specs"]]
     store = RunFolder(config["out"])
     with time_limit(store.last_words_file(specs[0].trial), 3600 * config["hours"] * len(specs)):
@@ -52,6 +52,15 @@ def trainable(config: dict[str, Any], data: Dataset) -> None:
             execution=execution,
         )
     tune.report({"status": "ended"} | figures(rows))
+
+
+def threads() -> int:
+    """Return the threads that a trial may have: of a list for nested regions, the first.
+
+    What OpenMP itself would leave aside, as a word, stands for one.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, int(asked)) if asked.isdecimal() else 1
 
 
 def keep_freed_memory() -> None:

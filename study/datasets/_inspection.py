@@ -15,6 +15,8 @@ SHOWN = 5
 def inspect(data: Dataset) -> list[str]:
     """Return a line on each of: duplicates, constant images, absent classes, sorted splits.
 
+    Out-of-distribution images are looked for among the others, too.
+
     None of these need be a mistake (blank images exist, and a small split may miss a class), so
     nothing is refused.
     """
@@ -25,12 +27,13 @@ def _splits(data: Dataset) -> dict[str, Images]:
     return {"train": data.train[0], "val": data.val[0], "test": data.test[0]}
 
 
+def _digests(images: Images) -> set[bytes]:
+    """Return the images' digests: a set may fill most of the memory."""
+    return {blake2b(image.tobytes(), digest_size=16).digest() for image in images}
+
+
 def _duplicates(data: Dataset) -> Iterator[str]:
-    # Digests, as a set may fill most of the memory.
-    seen = {
-        name: {blake2b(image.tobytes(), digest_size=16).digest() for image in images}
-        for name, images in _splits(data).items()
-    }
+    seen = {name: _digests(images) for name, images in _splits(data).items()}
     for name, images in _splits(data).items():
         if len(seen[name]) < len(images):
             copies = len(images) - len(seen[name])
@@ -38,6 +41,13 @@ def _duplicates(data: Dataset) -> Iterator[str]:
     for one, other in combinations(seen, 2):
         if both := len(seen[one] & seen[other]):
             yield f"{both} images are both in {one} and in {other}: {other} is no test of learning"
+    for name, images in data.ood.items():
+        for split in seen:
+            if both := len(seen[split] & _digests(images)):
+                yield (
+                    f"{both} out-of-distribution images of {name} are in {split} as well: they are "
+                    "not foreign"
+                )
 
 
 def _constant(data: Dataset) -> Iterator[str]:

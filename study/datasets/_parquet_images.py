@@ -1,7 +1,8 @@
 """Reading images from Parquet in the layout of the Hugging Face hub's image sets.
 
 A row has the encoded image as ``image`` or ``img`` (struct of ``bytes`` and ``path``) and the class
-as ``label``. Files are found by their split's name, as one file or in numbered parts.
+as ``label``. Files are found by their split's name, as one file, in numbered parts, or in a folder
+of that name. Of an image of several frames, as an animated GIF, the first counts.
 """
 
 import io
@@ -22,6 +23,7 @@ from PIL import Image, ImageOps
 from study.datasets import Images, Labels
 from study.datasets._splits import Labelled, check_labels
 from study.errors import StudyError
+from study.run_folder.paths import is_lfs_pointer
 
 MAX_PIXELS: Final = 4096 * 4096
 """Pixels of one stored image: a small file can decode to gigabytes."""
@@ -59,7 +61,8 @@ def find(folder: Path, split: str) -> list[Path]:
     """Return the Parquet files of ``split`` in ``folder``, in the order of their names.
 
     Raises:
-        StudyError: When a part of a set of numbered files is missing, or there are two sets.
+        StudyError: When a part of a set of numbered files is missing or twice, or there are two
+            sets.
     """
     found = {name: _called(folder, name) for name in SPLITS[split]}
     found = {name: files for name, files in found.items() if files}
@@ -70,13 +73,21 @@ def find(folder: Path, split: str) -> list[Path]:
         )
     files = next(iter(found.values()), [])
     numbered = [re.search(r"-(\d+)-of-(\d+)", file.name) for file in files]
-    present = {int(match[1]) for match in numbered if match}
-    totals = sorted({match[2] if match else "one file" for match in numbered})
+    # Files of a folder need not say how many they are.
+    alone = [f"the folder {split}/" if file.parent != folder else "one file" for file in files]
+    totals = sorted({m[2] if m else other for m, other in zip(numbered, alone, strict=True)})
     if len(totals) > 1:
         raise StudyError(
             f"{folder}: the {split} files must be of one generation, but some are of "
             f"{' and some of '.join(totals)}; remove those of the other download"
         )
+    present: dict[int, Path] = {}
+    for file, match in zip(files, numbered, strict=True):
+        if match and (other := present.setdefault(int(match[1]), file)) != file:
+            raise StudyError(
+                f"{folder}: part {int(match[1])} of the {split} files must be there once, but is "
+                f"{other.name!r} and {file.name!r}; remove one"
+            )
     for number in range(max((int(match[2]) for match in numbered if match), default=0)):
         if number not in present:
             raise StudyError(
@@ -85,16 +96,33 @@ def find(folder: Path, split: str) -> list[Path]:
     return files
 
 
+def parquet_files(folder: Path) -> list[Path]:
+    """Return the Parquet files in a folder, and in the folders in it that are called by a split."""
+    called = {name for names in SPLITS.values() for name in names}
+    places = [folder, *(path for path in folder.iterdir() if path.name in called)]
+    return sorted(
+        file
+        for place in places
+        if place.is_dir()
+        for file in place.iterdir()
+        if file.suffix.lower() == ".parquet"
+    )
+
+
 def _called(folder: Path, name: str) -> list[Path]:
-    """Return the files of a name, or of a name with more behind a mark."""
-    pattern = re.compile(rf"{name}([^A-Za-z].*)?\.parquet")
-    return sorted(file for file in folder.glob("*.parquet") if pattern.fullmatch(file.name))
+    """Return the files of a name, or of a name with more behind a mark, or in its folder."""
+    pattern = re.compile(rf"{name}([^a-z].*)?\.parquet", re.IGNORECASE)
+    return [
+        file
+        for file in parquet_files(folder)
+        if file.parent == folder / name or (file.parent == folder and pattern.fullmatch(file.name))
+    ]
 
 
 def unread(folder: Path) -> list[str]:
     """Return the names of Parquet files that are of no split."""
     read = {file for names in SPLITS.values() for name in names for file in _called(folder, name)}
-    return sorted(file.name for file in folder.glob("*.parquet") if file not in read)
+    return [file.name for file in parquet_files(folder) if file not in read]
 
 
 def read(files: list[Path], form: Form, classes: int) -> Labelled:
@@ -114,11 +142,19 @@ def count_classes(files: list[Path]) -> int:
     """Return the number of classes: of the names in the files' metadata, else the largest label's.
 
     Raises:
-        StudyError: When a file cannot be read, or labels without names do not number the classes.
+        StudyError: When a file cannot be read, names differ between files, or labels without names
+            do not number the classes.
     """
-    for file in files:
-        if named := _named_classes(_open(file).schema_arrow):
-            return named
+    named = {file: names for file in files if (names := _named_classes(_open(file).schema_arrow))}
+    for file, names in named.items():
+        first = next(iter(named))
+        if names != named[first]:
+            raise StudyError(
+                f"{file}: its classes must have the names and the order of those in {first.name}, "
+                f"but {_differing(named[first], names)}; write both with the same names"
+            )
+    if named:
+        return len(next(iter(named.values())))
     labels = np.unique(np.concatenate([_read_labels(file) for file in files]))
     # A negative label is said with its row, when the file is read.
     if len(labels) and labels[0] >= 0 and (labels[0] > 0 or labels[-1] != len(labels) - 1):
@@ -127,6 +163,14 @@ def count_classes(files: list[Path]) -> int:
             f"{len(labels)} that occur are from {labels[0]} to {labels[-1]}; renumber them"
         )
     return int(labels.max(initial=0)) + 1
+
+
+def _differing(ours: list[str], theirs: list[str]) -> str:
+    """Say where two lists of class names differ first."""
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=False)):
+        if one != other:
+            return f"class {number} is {other!r} here and {one!r} there"
+    return f"there are {len(theirs)} here and {len(ours)} there"
 
 
 def read_images(files: list[Path], form: Form) -> Images:
@@ -163,6 +207,8 @@ def _open(file: Path) -> pq.ParquetFile:
 
 
 def _damaged(file: Path, error: Exception) -> StudyError:
+    if is_lfs_pointer(file):
+        return StudyError(f"{file}: is Git LFS's pointer to the file; fetch it with git lfs pull")
     reason = " ".join(str(error).split())
     return StudyError(f"{file}: cut short or not Parquet ({reason}); get the file again")
 
@@ -178,7 +224,7 @@ def _read_column(file: Path, source: pq.ParquetFile, name: str) -> Iterator[pa.A
 def _read_labels(file: Path) -> Labels:
     source = _open(file)
     schema = source.schema_arrow
-    if "label" not in schema.names:
+    if schema.names.count("label") != 1:
         raise _no_column(file, "label", schema)
     if not pa.types.is_integer(schema.field("label").type):
         raise StudyError(
@@ -189,20 +235,28 @@ def _read_labels(file: Path) -> Labels:
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py()
         raise StudyError(f"{file}, row {row}: label must be a number, but is null; drop such rows")
+    largest = pc.max(column).as_py() or 0
+    if largest > np.iinfo(np.int64).max:
+        raise StudyError(f"{file}: label must be from 0, but is {largest}; number the classes")
     labels: Labels = column.to_numpy().astype(np.int64)
+    if len(labels) and (labels == -1).all():
+        raise StudyError(
+            f"{file}: every label is -1, as where they are kept secret; get them, or take the "
+            "file away: the test is drawn from other files then"
+        )
     return labels
 
 
 def _no_column(file: Path, name: str, schema: pa.Schema) -> StudyError:
     found = ", ".join(schema.names)
-    return StudyError(f"{file}: must have a column {name}, but has {found}; rename the column")
+    return StudyError(f"{file}: must have one column {name}, but has {found}; rename the column")
 
 
-def _named_classes(schema: pa.Schema) -> int | None:
-    """Return how many class names the hub's own metadata lists, if it is there."""
+def _named_classes(schema: pa.Schema) -> list[str] | None:
+    """Return the class names that the hub's own metadata lists, if it is there."""
     try:
         features: Any = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return len(features["label"]["names"]) or None
+        return list(features["label"]["names"]) or None
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -219,7 +273,7 @@ def _encoded_images(files: list[Path]) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _image_column(file: Path, schema: pa.Schema) -> str:
-    name = next((name for name in ("image", "img") if name in schema.names), None)
+    name = next((name for name in ("image", "img") if schema.names.count(name) == 1), None)
     if name is None:
         raise _no_column(file, "image or img", schema)
     kind = schema.field(name).type

@@ -19,6 +19,7 @@ standardised, since training does that.
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def digits(drawn: Draws, **amounts: float) -> Series:
         drawn: N digits and seeds.
         amounts: Arguments of the generator that differ from its own.
     """
+    _quieten()
     from mnist1d.data import get_templates
 
     return _transformed(get_templates()["x"][drawn.labels], drawn.seeds, **amounts)
@@ -172,6 +174,7 @@ def _shifted(split: Draws, options: Options, ladder: Ladder, severities: Sequenc
 
 def _transformed(templates: Series, seeds: Seeds, **amounts: float) -> Series:
     """Return series (N, 40) made of templates (N, 12), each by its own seed."""
+    _quieten()
     from mnist1d.data import get_dataset_args, get_templates
     from mnist1d.transform import transform
 
@@ -184,6 +187,11 @@ def _transformed(templates: Series, seeds: Seeds, **amounts: float) -> Series:
             np.random.seed([seed >> 32, seed & 0xFFFFFFFF])  # All 63 bits.
             series[row], _ = transform(template, times, arguments)
     return series
+
+
+def _quieten() -> None:
+    """Keep matplotlib, which the package imports, from telling of a home it cannot write to."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """Any image set in Parquet files as the Hugging Face hub has them: a folder with train and test.
 
 The folder, or ``data/`` in it, has ``train*.parquet`` and may have ``validation*`` (or ``valid*``,
-``val*``, ``dev*``) and ``test*``; each is one file or numbered parts
-(``train-00000-of-00002.parquet``). Transparent images are laid on white. Without test files the
-validation files are the test; without both, the test is what train and val leave of the training
-files.
+``val*``, ``dev*``) and ``test*``; each is one file, numbered parts
+(``train-00000-of-00002.parquet``) or a folder (``train/0000.parquet``). Transparent images are laid
+on white. Without test files the validation files are the test; without both, the test is what train
+and val leave of the training files.
 """
 
 import os.path
@@ -19,6 +19,9 @@ from study.datasets import _parquet_images as parquet_images
 from study.datasets._parquet_images import Form
 from study.datasets._splits import Labelled, assemble, data_folder
 from study.errors import StudyError
+
+SHOWN = 5
+"""Names of a folder's content that a line has at most."""
 
 
 class Options(CommonOptions):
@@ -41,11 +44,11 @@ def load(options: Options, root: Path | None) -> Dataset:
         StudyError: With the file and row that is at fault, or when the sizes do not fit.
     """
     folder = _folder("path", options.path, root)
-    if not list(folder.glob("*.parquet")) and (folder / "data").is_dir():
+    if not parquet_images.parquet_files(folder) and (folder / "data").is_dir():
         folder = folder / "data"  # As a clone of a set on the hub has it.
     files = {split: parquet_images.find(folder, split) for split in ("train", "validation", "test")}
     if not files["train"]:
-        raise StudyError(f"dataset parquet: no train*.parquet in {folder}; mend path")
+        raise StudyError(f"dataset parquet: no train*.parquet in {folder}, {_inside(folder)}")
     classes = parquet_images.count_classes([file for split in files.values() for file in split])
     form = Form(options.channels, options.resize)
     data = {
@@ -62,9 +65,18 @@ def load(options: Options, root: Path | None) -> Dataset:
     return replace(found, notes=(f"{folder}: nothing reads {', '.join(ignored)}",))
 
 
+def _inside(folder: Path) -> str:
+    """Say what is there instead, and what to do."""
+    names = sorted(path.name for path in folder.iterdir())
+    if not names:
+        return "which is empty; mend path"
+    more = ", ..." if len(names) > SHOWN else ""
+    return f"but {', '.join(names[:SHOWN])}{more}; mend path, or rename the files"
+
+
 def _folder(key: str, path: str, root: Path | None) -> Path:
     """Return the folder that the option ``key`` names."""
-    folder = Path(path)
+    folder = Path(os.path.expanduser(path))
     if not folder.is_absolute():
         base = data_folder("parquet", root)
         folder = base / os.path.normpath(path)
@@ -73,6 +85,10 @@ def _folder(key: str, path: str, root: Path | None) -> Path:
                 f"dataset parquet: {key} must stay inside the data folder {base}, but is {path}; "
                 "give an absolute path"
             )
+    if folder.is_file():
+        raise StudyError(
+            f"dataset parquet: {key} must be a folder, but {folder} is a file; name that above it"
+        )
     if not folder.is_dir():
         raise StudyError(f"dataset parquet: there is no folder {folder}; mend {key} or --data-root")
     return folder
@@ -94,7 +110,7 @@ def _read_ood(
     if options.ood_path is None:
         return {}
     folder = _folder("ood_path", options.ood_path, root)
-    files = parquet_images.find(folder, "test") or sorted(folder.glob("*.parquet"))
+    files = parquet_images.find(folder, "test") or parquet_images.parquet_files(folder)
     if not files:
         raise StudyError(f"dataset parquet: no *.parquet in {folder}; mend ood_path")
     images = parquet_images.read_images(files, form)

@@ -119,7 +119,7 @@ def _await_end(at: ObjectPath) -> None:
 def _holder(at: ObjectPath) -> Holder | None:
     """Return what the lease says and when it was written; None if there is no readable lease."""
     try:
-        said = json.loads(at.read_text())
+        said = json.loads(at.read_text(encoding="utf-8"))
         return Holder(said["id"], said["host"], said["pid"], said["on"], at.stat().st_mtime)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
@@ -142,7 +142,7 @@ def _is_gone(holder: Holder) -> bool:
 def _here() -> str | None:
     """Return what identifies this machine since its start, and its processes; None if unknown."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None

@@ -7,7 +7,9 @@ renaming, and what was replaced is seen at once, whole.
 
 import contextlib
 import errno
+import hashlib
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +29,7 @@ AT_ONCE: Final = 16
 """Requests to an object store at a time."""
 PATIENCE: Final = 60.0
 """Seconds for which a store that does not answer is asked again."""
+LFS: Final = b"version https://git-lfs"
 REASONS: Final = {
     "nosuchbucket": "there is no such bucket; create it or mend the address",
     "expiredtoken": "the credentials have expired; renew them",
@@ -254,8 +257,10 @@ def any_path(address: str | Path) -> AnyPath:
         StudyError: When the address cannot be understood.
     """
     scheme, separator, rest = str(address).partition("://")
+    if not separator and str(address).startswith(tuple(f"{known}:" for known in SCHEMES)):
+        raise StudyError(f"{address}: an address begins with two slashes, as s3://; mend it")
     if not separator:
-        return Path(address)
+        return Path(os.path.expanduser(address))
     key = rest.strip("/")
     if {"?", "@"} & set(key):
         raise StudyError(
@@ -286,6 +291,23 @@ def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
 def open_for_arrow(at: AnyPath) -> Any:
     """Return what pyarrow reads Parquet from."""
     return at if isinstance(at, Path) else pa.BufferReader(at.read_bytes())
+
+
+def stand_in(at: ObjectPath) -> Path:
+    """Return the file, among this machine's temporary ones, that is written in place of an object.
+
+    A process that crashes can no more write to a store.
+    """
+    name = hashlib.sha256(str(at).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir(), f"escape-study-{os.getuid()}-{name}")
+
+
+def is_lfs_pointer(at: AnyPath) -> bool:
+    """Tell whether a file is what a clone without Git LFS has in its place."""
+    if not isinstance(at, Path) or not at.is_file():
+        return False
+    with at.open("rb") as file:
+        return file.read(len(LFS)) == LFS
 
 
 def write_atomically(at: AnyPath, content: bytes | pa.Buffer, lasting: bool = False) -> None:

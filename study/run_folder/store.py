@@ -42,6 +42,7 @@ from study.run_folder.paths import (
     any_path,
     map_paths,
     open_for_arrow,
+    stand_in,
     write_atomically,
 )
 from study.schema import CurveRow, File, GeometryRow, TrialRow
@@ -154,9 +155,18 @@ class RunFolder:
         return self.folder(trial) / LAST_WORDS
 
     def last_words(self, trial: str) -> str:
-        """Return what that file says; nothing where there is none, or the worker had no time."""
+        """Return what that file says; nothing where there is none, or the worker had no time.
+
+        What a worker on this machine could not write into an object store is brought there.
+        """
+        file = self.last_words_file(trial)
+        if isinstance(file, ObjectPath) and (left := stand_in(file)).exists():
+            said = left.read_text(encoding="utf-8", errors="replace")
+            left.unlink(missing_ok=True)
+            if said:
+                file.write_text(said)
         try:
-            return self.last_words_file(trial).read_text()
+            return file.read_text(encoding="utf-8")
         except FileNotFoundError:
             return ""
 
@@ -266,7 +276,7 @@ class RunFolder:
     def read_json(self, path: AnyPath) -> dict[str, Any] | None:
         """Return the content of a JSON file, None when there is no such file."""
         try:
-            value = json.loads(path.read_text())
+            value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except StoreError:

@@ -68,7 +68,7 @@ class ObjectJournal(BaseJournalBackend):
 
 def _read(part: Any) -> list[Log]:
     try:
-        return [json.loads(line) for line in part.read_text().splitlines()]
+        return [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()]
     except ValueError:
         raise StudyError(
             f"{part}: must be lines of JSON, but is not; remove it and the objects after it, and "

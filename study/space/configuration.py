@@ -17,20 +17,51 @@ ENTRY_KEYS: Final = ("name", "control")
 SECTIONS: Final = ("params", "backbone", "training", "regulariser")
 
 
+KINDS: Final = {
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+}
+"""Words for the types of YAML, which pydantic calls by those of Python."""
+
+
 def checked(model: type[Model], data: object, file: Path | str, prefix: str = "") -> Model:
     """Validate ``data``; a failure becomes one line naming file, key, rule and value."""
     try:
         return model.model_validate(data)
     except ValidationError as failure:
         error = failure.errors()[0]
-        key = ".".join(str(part) for part in (prefix, *error["loc"]) if part != "")
-        message = error["msg"].removeprefix("Value error, ")
+        path = _path(error, data)
+        key = ".".join(str(part) for part in (prefix, *path) if part != "")
         if error["type"] == "extra_forbidden":
             message = f"unknown key{suggest(str(error['loc'][-1]), _fields(model, error['loc']))}"
-        elif error["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}, but got {error['input']!r}"
+        elif error["type"] == "missing":
+            message = "must be given"
+        elif error["type"] == "value_error":
+            message = error["msg"].removeprefix("Value error, ")
+        elif error["type"] in KINDS:
+            message = f"{KINDS[error['type']]}, but got {error['input']!r}"
+        else:  # Of a value that may be of several types there is an error for each.
+            rules = [e["msg"] for e in failure.errors() if _path(e, data) == path]
+            one, *others = (f"{rule[0].lower()}{rule[1:]}" for rule in rules)
+            others = [rule.removeprefix("input should be ") for rule in others]
+            message = f"{' or '.join([one, *others])}, but got {error['input']!r}"
         where = f"{file}: {key}" if key else str(file)
         raise StudyError(f"{where}: {message}") from None
+
+
+def _path(error: Any, data: Any) -> list[int | str]:
+    """Return where in ``data`` an error is; pydantic also names the type that was tried there."""
+    path: list[int | str] = []
+    for part in error["loc"]:
+        inside = range(len(data)) if isinstance(data, list | tuple) else data
+        if isinstance(inside, dict | range) and part in inside:
+            data = data[part]
+            path.append(part)
+        elif error["type"] == "missing":
+            path.append(part)
+    return path
 
 
 def _fields(model: type[Strict], path: tuple[int | str, ...]) -> list[str]:

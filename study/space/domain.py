@@ -26,8 +26,16 @@ class Domain(Strict):
     @classmethod
     def _lists_are_tuples(cls, data: Any) -> Any:
         if not isinstance(data, dict):
-            raise ValueError(f"must be a mapping with float, int or choice, but is {data!r}")
+            raise ValueError(
+                f"must be a mapping with float, int or choice, but is {data!r}; write a range as "
+                "{float: [low, high]}, and a single value under fixed"
+            )
         data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        for kind in ("float", "int", "choice"):
+            size = len(data[kind]) if isinstance(data.get(kind), tuple) else 0
+            if kind in data and (size == 0 or (kind != "choice" and size != 2)):
+                rule = "a list of values" if kind == "choice" else "[low, high]"
+                raise ValueError(f"{kind} must be {rule}, but is {data[kind]!r}")
         if isinstance(data.get("when"), dict):
             data["when"] = {
                 k: tuple(v) if isinstance(v, list) else (v,) for k, v in data["when"].items()
@@ -45,6 +53,8 @@ class Domain(Strict):
             raise ValueError(f"log needs a range above 0, but got {list(self.bounds or ())}")
         if len({isinstance(v, bool) for v in self.choice or () if v is not None}) > 1:
             raise ValueError(f"choice mixes true or false with others: {list(self.choice or ())}")
+        if len(set(self.choice or ())) < len(self.choice or ()):
+            raise ValueError(f"choice must have every value once, but is {list(self.choice or ())}")
         return self
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, Final
 from study.errors import StudyError
 from study.plugins import load_plugin, names, suggest
 from study.space.checks import check_anchor, check_enqueued, check_keys, check_values
-from study.space.configuration import checked
+from study.space.configuration import SECTIONS, checked
 from study.space.domain import Domain
 from study.space.factorial import every_entry
 from study.space.study import MethodSpace, Study
@@ -66,7 +66,7 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     for file, document in documents[1:]:
         if document.get("dataset", first.get("dataset")) != first.get("dataset"):
             raise StudyError(f"{file}: dataset: must be that of {first_file} or left out")
-    settings: dict[str, Any] = {key: first[key] for key in STUDY_KEYS if key in first}
+    settings: dict[str, Any] = {key: first[key] for key in STUDY_KEYS if first.get(key) is not None}
     settings.setdefault("name", first_file.stem)
     settings["dataset"] = _complete_dataset(settings.get("dataset"), first_file)
     settings |= {"candidates": tuple(candidates), "others": (single[0], *compared)}
@@ -182,6 +182,12 @@ def _flat(tree: Any, file: Path, where: str, leaf: Any, prefix: str = "") -> dic
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
+        if name in SECTIONS and value is None:  # All below it is commented out.
+            continue
+        if name in SECTIONS and not isinstance(value, dict):
+            raise StudyError(f"{file}: {where}.{name}: must be a mapping, but is {value!r}")
+        if where == "fixed" and prefix and isinstance(value, dict):
+            raise StudyError(f"{file}: fixed.{name}: must be one value; put a range under search")
         flat |= {name: value} if leaf(value) else _flat(value, file, where, leaf, f"{name}.")
     return flat
 

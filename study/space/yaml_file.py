@@ -9,6 +9,7 @@ import yaml
 
 from study.errors import StudyError
 from study.plugins import suggest
+from study.space.configuration import SECTIONS
 
 STUDY_KEYS: Final = (
     *("name", "note", "seed", "dataset", "budget", "protocol", "resources", "precision"),
@@ -38,8 +39,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+OF_1_1: Final = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("float", "bool", "int", "timestamp"))
+"""Types that words have by other rules in version 1.1, which PyYAML follows, or not at all."""
+
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if not tag.endswith((":float", ":bool", ":int"))]
+    first: [(tag, rule) for tag, rule in rules if tag not in OF_1_1]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -55,7 +59,12 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]{1,18}$"), list("-+0123456789")
 )
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false)$"), list("tf"))
+# In version 1.1 a number that begins with 0 is octal.
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -69,14 +78,23 @@ def read_yaml(file: Path) -> dict[str, Any]:
         json.dumps(document, default=str)  # What refers to itself has no end.
     except OSError as error:
         raise StudyError(f"{file}: cannot be read ({error.strerror}); check --space") from None
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{file}: must be YAML in UTF-8, but {error}; save it as UTF-8") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StudyError(f"{file}: must be YAML, but {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise StudyError(f"{file}: must be a mapping with the key method, but is {document!r}")
     for key in document:
         if key not in TOP_KEYS:
-            raise StudyError(f"{file}: {key}: unknown key{suggest(str(key), [*TOP_KEYS])}")
+            raise StudyError(f"{file}: {key}: unknown key{_meant(str(key))}")
     return document
+
+
+def _meant(key: str) -> str:
+    """Return what was probably meant by a key that is not known at the top."""
+    if key.partition(".")[0] in SECTIONS:
+        return f"; did you mean fixed.{key} or search.{key}?"
+    return suggest(key, [*TOP_KEYS])
 
 
 def set_key(document: dict[str, Any], override: str, file: Path) -> None:
@@ -86,22 +104,28 @@ def set_key(document: dict[str, Any], override: str, file: Path) -> None:
         StudyError: When the key is not known, or the text is none of that form.
     """
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    *path, last = (part.strip() for part in key.split("."))
+    if not equals or not all((*path, last)):
         raise StudyError(f"--set {override}: must be key=value, as budget.trials=100")
-    *path, last = key.split(".")
+    if (path or [last])[0] not in TOP_KEYS:
+        raise StudyError(f"--set {override}: unknown key{_meant(key.strip())}")
     at = document
     for part in path:
-        at = at.setdefault(part, {})
+        if at.get(part) is None:
+            at[part] = {}
+        at = at[part]
         if not isinstance(at, dict):
             raise StudyError(
                 f"--set {override}: {part} in {file} is no mapping; name a key inside one"
             )
-    if (path or [last])[0] not in TOP_KEYS:
-        raise StudyError(f"--set {override}: unknown key{suggest(key, [*TOP_KEYS])}")
     try:
         at[last] = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise StudyError(f"--set {override}: the value must be YAML, but is {text!r}") from None
+        json.dumps(at[last], default=str)  # What refers to itself has no end.
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise StudyError(
+            f"--set {override:.200}: the value must be YAML, but is {text!r:.200}; "
+            "put quotes around a text"
+        ) from None
 
 
 def listed(document: dict[str, Any], key: str, file: Path) -> list[Any]:

@@ -3,13 +3,12 @@
 import faulthandler
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Final
 
-from study.run_folder.paths import AnyPath, ObjectPath
+from study.run_folder.paths import AnyPath, ObjectPath, stand_in
 
 LAST_WORD: Final = 60.0
 """Seconds after which a worker that cannot say where it hangs is ended all the same."""
@@ -19,12 +18,12 @@ LAST_WORD: Final = 60.0
 def time_limit(file: AnyPath, seconds: float) -> Iterator[None]:
     """End the process when the block takes longer, and write to ``file`` where it was.
 
-    A crash, as of a library in C, is written there as well. Where that is in an object store, a
-    crash, and a process that is stuck outside Python, leave no trace.
+    A crash, as of a library in C, is written there as well. Where that is in an object store, what
+    a crash, or a process that is stuck outside Python, says is left in the object's ``stand_in``.
     """
     file.unlink(missing_ok=True)  # What it says is of an attempt before.
     if isinstance(file, ObjectPath):
-        with tempfile.TemporaryFile("w+") as own:
+        with stand_in(file).open("w+") as own:
             last_word = threading.Timer(seconds, _leave_word, (file, own))
             last_word.daemon = True
             last_word.start()
@@ -33,6 +32,7 @@ def time_limit(file: AnyPath, seconds: float) -> Iterator[None]:
                     yield
             finally:
                 last_word.cancel()
+                stand_in(file).unlink(missing_ok=True)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -62,5 +62,6 @@ def _leave_word(file: ObjectPath, stream: IO[str]) -> None:
     stream.seek(0)
     try:
         file.write_text(stream.read())
+        stand_in(file).unlink(missing_ok=True)
     finally:
         os._exit(1)

@@ -281,7 +281,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     ),
     "a folder for a file": (
         lambda folder: ((folder / FILE).unlink(), (folder / FILE).mkdir()),
-        "must be whole Parquet",
+        "must be one file, but is a folder",
     ),
     "wrong columns": (
         change(FILE, lambda rows: rows.rename({"label": "target"})),
@@ -317,7 +317,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "protocol is no YAML": (write("protocol.yaml", "a: [\n"), "protocol.yaml: must be yaml"),
     "protocol runs code": (
         write("protocol.yaml", "!!python/object/apply:os.system ['exit 1']"),
-        "protocol.yaml: must be yaml",
+        "protocol.yaml: the protocol may hold delta",
     ),
     "two protocols": (
         lambda folder: [write(f"protocol.{s}", "{}")(folder) for s in ("json", "yaml")],

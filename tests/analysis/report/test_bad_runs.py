@@ -115,7 +115,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "half of geometry": (first("trials/*/geometry.parquet", cut(90)), "must be whole Parquet"),
     "trial is a folder": (
         first(TRIAL, lambda file: (file.unlink(), file.mkdir())),
-        "must be whole Parquet",
+        "must be one file, but is a folder",
     ),
     "renamed trial": (
         first("trials/*", lambda trial: trial.rename(trial.parent / "other")),

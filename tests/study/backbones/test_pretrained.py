@@ -131,3 +131,70 @@ def test_nothing_in_the_file_is_executed(tmp_path):
     with pytest.raises(StudyError, match="cannot be read as that"):
         network({"name": "mlp", "weights": str(tmp_path / "w.pt")})
     assert not (tmp_path / "touched").exists()
+
+
+def wrapped(prefix):
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+def cast(dtype):
+    return lambda state: {name: tensor.to(dtype) for name, tensor in state.items()}
+
+
+MLP = {"name": "mlp", "width": 16}
+READ = {
+    "DataParallel's names": (wrapped("module."), 0),
+    "torch.compile's names": (wrapped("_orig_mod."), 0),
+    "both": (wrapped("_orig_mod.module."), 0),
+    "parameters": (lambda state: {k: nn.Parameter(t) for k, t in state.items()}, 0),
+    "double": (cast(torch.float64), 0),
+    "half": (cast(torch.float16), 1e-3),
+    "bfloat16": (cast(torch.bfloat16), 1e-2),
+}
+
+
+@pytest.mark.parametrize("case", READ, ids="weights | {}".format)
+def test_the_same_weights_in_another_form(case, tmp_path):
+    change, tolerance = READ[case]
+    base = network(MLP)
+    torch.save(change(base.state_dict()), tmp_path / "w.pt")
+    ours = network(MLP | {"weights": str(tmp_path / "w.pt")})
+    x = torch.randn(2, *SHAPE)
+    torch.testing.assert_close(ours(x), base(x), rtol=tolerance, atol=tolerance)
+
+
+UNFIT = {
+    "a checkpoint of Lightning": (lambda s: {"state_dict": s, "epoch": 3}, "than named tensors: state_dict, epoch"),
+    "a network": (lambda s: nn.Linear(2, 2), "or holds objects that are no tensors"),
+    "arrays of numpy": (lambda s: {k: t.numpy() for k, t in s.items()}, "objects that are no tensors"),
+    "integers": (cast(torch.int64), "weight must be of type torch.float32, but is torch.int64"),
+    "complex numbers": (cast(torch.complex64), "must be of type torch.float32, but is torch.complex64"),
+    "sparse": (lambda s: {k: t.to_sparse() for k, t in s.items()}, "cannot be read as that"),
+    "without values": (lambda s: {k: t.to("meta") for k, t in s.items()}, "cannot be read as that"),
+    "transposed": (lambda s: {k: t.T.contiguous() if t.ndim == 2 else t for k, t in s.items()}, "must be of shape"),
+    "nothing": (lambda s: {}, "must have the tensors of the backbone, but head.bias is only in the backbone"),
+    "another name of the head": (lambda s: {k.replace("head", "fc"): t for k, t in s.items()}, "fc.bias is only in the file"),
+    "Git LFS's pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is Git LFS's pointer to the file; fetch it"),
+    "a page that says 404": (b"<!doctype html>", "it is of another format, or holds objects"),
+    "safetensors": (b"\x08" + bytes(7) + b"{}      ", "it is of another format, or holds objects"),
+    "nothing at all": (b"", "cannot be read as that"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNFIT, ids="weights | {}".format)
+def test_what_is_no_state_of_the_network_is_one_line(case, tmp_path):
+    content, message = UNFIT[case]
+    if isinstance(content, bytes):
+        (tmp_path / "w.pt").write_bytes(content)
+    else:
+        torch.save(content(network(MLP).state_dict()), tmp_path / "w.pt")
+    with pytest.raises(StudyError, match=message) as caught:
+        network(MLP | {"weights": str(tmp_path / "w.pt")})
+    assert "\n" not in str(caught.value)
+    assert "; " in str(caught.value)
+
+
+def test_weights_in_the_home_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(network(MLP).state_dict(), tmp_path / "w.pt")
+    assert parameters(MLP | {"weights": "~/w.pt"}).weights == str(tmp_path / "w.pt")

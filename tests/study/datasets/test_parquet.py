@@ -212,10 +212,13 @@ def test_bytes_overwritten_inside(folder: Path) -> None:
     ("columns", "message"),
     [
         ({"image": [b"x"], "label": [0]}, "column image must be a struct with .* but is binary"),
-        ({"picture": [0], "label": [0]}, "must have a column image or img, but has picture, label"),
+        (
+            {"picture": [0], "label": [0]},
+            "must have one column image or img, but has picture, label",
+        ),
         (
             {"image": [{"bytes": b"x"}], "class": [0]},
-            "a column label, but has image, class; rename",
+            "one column label, but has image, class; rename",
         ),
     ],
 )

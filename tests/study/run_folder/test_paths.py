@@ -185,3 +185,19 @@ def test_a_store_that_fails_is_asked_again(remote, monkeypatch):
     failures[:] = [OSError("AWS Error NETWORK_CONNECTION")]
     with pytest.raises(OSError, match="does not answer as it should"):
         remote.within(0)._asked(request)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3:/bucket/run", "gs:bucket", "S3://bucket/run", "file:///run"]
+)
+def test_an_address_that_would_become_a_local_folder_is_refused(address):
+    with pytest.raises(
+        StudyError, match=r"two slashes, as s3://; mend it|must be a path, or s3://"
+    ):
+        any_path(address)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert any_path("~/runs") == tmp_path / "runs"
+    assert any_path("~nobody-of-that-name/runs") == type(tmp_path)("~nobody-of-that-name/runs")

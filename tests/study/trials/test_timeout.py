@@ -8,8 +8,11 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from pyarrow import fs
 
 from study.cluster import worker
+from study.run_folder.paths import ObjectPath, stand_in
+from study.run_folder.store import RunFolder
 from study.trials.timeout import time_limit
 
 STUCK = """
@@ -80,3 +83,33 @@ def test_a_job_has_the_time_of_all_its_trials(make_spec, tmp_path, monkeypatch):
     with pytest.raises(InterruptedError):
         worker.trainable(config, data=None)
     assert given == [3 * 2 * 3600]
+
+
+IN_A_STORE = """
+import os, signal, sys
+from pyarrow import fs
+from study.run_folder.paths import ObjectPath
+from study.trials.timeout import time_limit
+
+def crash():
+    if sys.argv[2] == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+with time_limit(ObjectPath("s3", fs.LocalFileSystem(), sys.argv[1]), 60):
+    crash()
+"""
+
+
+def test_a_crash_leaves_word_for_an_object_store_too(tmp_path):
+    (tmp_path / "trials" / "abc").mkdir(parents=True)
+    store = RunFolder(tmp_path)
+    store.root = ObjectPath("s3", fs.LocalFileSystem(), str(tmp_path))
+    file = store.last_words_file("abc")
+    here = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for how, left in (("crash", 1), ("end", 0)):
+        command = [sys.executable, "-c", IN_A_STORE, file.key, how]
+        subprocess.run(command, env=os.environ | here, check=False)
+        said = store.last_words("abc")
+        assert said.startswith("Fatal Python error: Segmentation fault\n") == bool(left)
+        assert file.exists() == bool(left)
+        assert not stand_in(file).exists()
