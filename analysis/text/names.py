@@ -83,6 +83,8 @@ def _phrase(key: tuple[str, str], value: Any) -> str:
     name = key[1]
     if value is None or value == "none":
         return ""
+    if isinstance(value, list):  # Such as the channels of a convolutional network.
+        return f"{name.replace('_', ' ')} {'-'.join(map(str, value))}"
     if (name, value) in PHRASES:
         return PHRASES[name, value]
     text = plain(value).replace("_", " ") if isinstance(value, str) else plain(value)

@@ -30,3 +30,10 @@ def test_one_alone_and_none_at_all_have_names() -> None:
     assert apart([{"params": {"members": 2}}]) == ["2 members"]
     assert apart([]) == []
     assert apart([{}, {}]) == ["", ""]
+
+
+def test_lists_are_told_apart() -> None:
+    one, two = spec(members=4), spec(members=4)
+    one["backbone"], two["backbone"] = {"channels": [8, 16]}, {"channels": [16, 32]}
+    assert apart([one, two]) == ["4 members, channels 8-16", "4 members, channels 16-32"]
+    assert apart([one, one]) == ["4 members", "4 members"]
