@@ -177,8 +177,14 @@ def ours(space: Path, folder: Path) -> Took:
 
 def of_rows(run: tuple[float, float, float], rows: Sequence[TrialRow]) -> Took:
     """Sum a study of this project up from its rows."""
-    # A replicate in a stack has its share of the training, which was before: no search trial is.
-    first = min(row.finished.timestamp() - row.seconds for row in rows if row.stage == "search")
+    jobs: dict[tuple[str, ...], list[TrialRow]] = {}
+    for row in rows:
+        jobs.setdefault(row.stack or (row.trial,), []).append(row)
+    # Of trials that were trained as one each has its share: together they have the job's time.
+    first = min(
+        max(row.finished.timestamp() for row in job) - sum(row.seconds for row in job)
+        for job in jobs.values()
+    )
     last = max(row.finished.timestamp() for row in rows)
     return took(run, [(row.seconds, row.train_seconds) for row in rows], first, last)
 

@@ -2,12 +2,13 @@
 
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.around_training import Timer, shares
-from benchmarks.time_to_verdict import Took, took
+from benchmarks.time_to_verdict import Took, of_rows, took
 
 
 def burn(seconds):
@@ -44,3 +45,16 @@ def test_a_study_is_divided_without_rest():
     assert parts["start-up to the first trial"] == parts["verdict and report"] == 0.25
     assert parts["slots between trials"] == pytest.approx(0.05)
     assert parts["training"] == pytest.approx(0.45 * 3 / 4)
+
+
+def test_trials_that_were_trained_as_one_began_together():
+    # Two trained for 6 s from second 4 on, then predicted for 1 s each; one alone from 10 to 15.
+    def row(trial, stack, finished, seconds, fit):
+        end = datetime.fromtimestamp(finished, UTC)
+        return SimpleNamespace(
+            trial=trial, stack=stack, finished=end, seconds=seconds, train_seconds=fit
+        )
+
+    stack = ("a", "b")
+    rows = [row("a", stack, 11, 4, 3), row("b", stack, 12, 4, 3), row("c", None, 15, 5, 2)]
+    assert of_rows((0, 16, 20), rows) == Took(16, 20, 4, 8, 5, 9, 1, 3)
