@@ -12,6 +12,7 @@ from study.errors import StudyError, print_anything
 from study.run_folder.store import RunFolder
 
 DATA_ROOT = "STUDY_DATA_ROOT"
+COMMAND = "escape-study"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     print_anything()
     arguments = parser().parse_args(argv)
     argv = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", "-m", "study.run", *argv])
+    installed = Path(sys.argv[0]).name == COMMAND
+    command = shlex.join([*([COMMAND] if installed else ["python", "-m", "study.run"]), *argv])
     try:
         return _dispatch(arguments, command, argv)
     except KeyboardInterrupt:

@@ -208,6 +208,7 @@ def test_killed_and_interrupted_a_study_ends_as_if_nothing_had_been(finished_stu
     assert code == 130, printed
     assert "to go on: python -m study.run --space" in printed
     assert "Traceback" not in printed
+    assert "(raylet)" not in printed  # Ray's advice about the worker that was killed.
 
     process = start(out)
     wait_for(lambda: committed(out, "confirm"), process)

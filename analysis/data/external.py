@@ -131,19 +131,23 @@ def _splits(arms: Arms) -> list[str]:
 
 
 def _refuse_copies(arms: Arms) -> None:
-    """Refuse an arm that has another's file: a copy of the Deep Ensemble would escape."""
+    """Refuse an arm that has another's files: a copy of the Deep Ensemble would escape.
+
+    Files that are alike within an arm too, as those of constant predictions, are judged as that.
+    """
     files = [place / "test.parquet" for seeds in arms.values() for place in seeds.values()]
     sizes = Counter(file.stat().st_size for file in files)
-    seen: dict[bytes, Path] = {}
+    alike: dict[bytes, list[Path]] = {}
     for file in files:
-        if sizes[file.stat().st_size] > 1 and file.is_file():
+        if sizes[file.stat().st_size] > 1:
             with file.open("rb") as content:
-                first = seen.setdefault(hashlib.file_digest(content, "blake2b").digest(), file)
-            if first.parent.parent != file.parent.parent:
-                raise StudyError(
-                    f"{file}: must hold the predictions of its own arm, but is a copy of {first}; "
-                    "put these there, or take the arm away"
-                )
+                alike.setdefault(hashlib.file_digest(content, "blake2b").digest(), []).append(file)
+    for same in alike.values():
+        if len({file.parent.parent for file in same}) == len(same) > 1:
+            raise StudyError(
+                f"{same[1]}: must hold the predictions of its own arm, but is a copy of {same[0]}; "
+                "put these there, or take the arm away"
+            )
 
 
 def _members(arm: str, seeds: Mapping[int, Path]) -> int:

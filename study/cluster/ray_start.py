@@ -61,6 +61,8 @@ def start_ray(address: str | None, verbose: bool) -> None:
         )
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
+        # A trial's row says why its worker died; Ray would print where its own logs may say so.
+        ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler prints a trace; a cluster ends its jobs so.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
