@@ -10,6 +10,7 @@ rounding; the intervals over test examples, which rest on the predictions, are k
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -89,7 +90,7 @@ def publish(run: str, folder: Path) -> Verdict:
     write(folder / "plan.json", (found.run.folder / "plan.json").read_text(encoding="utf-8"))
     asked_for = json.loads((found.run.folder / "study.json").read_text(encoding="utf-8"))
     commits = sorted(found.run.trials["commit"].drop_nulls().unique())
-    origin = {"command": asked_for["command"], "commits": commits}
+    origin = {"command": portable(asked_for["command"]), "commits": commits}
     write(folder / "origin.json", json.dumps(origin, indent=1) + "\n")
     write(folder / "verdict.json", as_text(verdict))
     write(folder / "intervals.json", json.dumps(intervals, indent=0) + "\n")
@@ -102,6 +103,16 @@ def publish(run: str, folder: Path) -> Verdict:
         if key in found.figures:
             found.figure(key).save(folder / f"{key}.svg")
     return verdict
+
+
+def portable(command: str) -> str:
+    """Return a command with places of its reader's for those of its author's machine."""
+    places = {"--out": lambda given: f"runs/{Path(given).name}", "--data-root": lambda _: "DATA"}
+    words = shlex.split(command)
+    for option, at in zip(words, range(1, len(words)), strict=False):
+        if option in places:
+            words[at] = places[option](words[at])
+    return shlex.join(words)
 
 
 def _geometry(found: Result) -> pl.DataFrame:

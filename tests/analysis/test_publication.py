@@ -44,3 +44,15 @@ def test_what_is_not_whole_is_one_line(published, capsys):
 
 def test_what_the_project_has_published_is_what_its_code_gives():
     assert publication.main([]) == 0
+
+
+def test_the_command_names_no_place_of_its_author() -> None:
+    given = (
+        "python -m study.run --space be --out '/home/me/my runs/x' --data-root /data --set a=[1,2]"
+    )
+    assert publication.portable(given) == (
+        "python -m study.run --space be --out runs/x --data-root DATA --set 'a=[1,2]'"
+    )
+    assert (
+        publication.portable("python -m study.run --space be") == "python -m study.run --space be"
+    )
