@@ -99,6 +99,8 @@ def find(folder: Path, split: str) -> list[Path]:
 def parquet_files(folder: Path) -> list[Path]:
     """Return the Parquet files in a folder, and in the folders in it that are called by a split."""
     called = {name for names in SPLITS.values() for name in names}
+    if not folder.is_dir():
+        return []
     places = [folder, *(path for path in folder.iterdir() if path.name in called)]
     return sorted(
         file
