@@ -172,7 +172,9 @@ def test_one_effect_by_hand() -> None:
     """Recovery 1/2, SD 1/10, n = 10: T(1/4) = 1/4, Var = (9/16 + 1 + 1/16) / 1000."""
     effect = verdict_of((0.5, 0.5, 0.5)).endpoints["cll"]
     parts = np.array([0.75**2, 1, 0.25**2]) * NOISE**2 / 10
-    df = parts.sum() ** 2 / (parts**2 / 9).sum()
+    shares = parts / parts.sum()
+    mean, square = np.dot(shares, shares / 9), np.dot(shares, (shares / 9) ** 2)
+    df = 1 / (mean + 24 * (square - mean**2))
     assert effect.p_escape == pytest.approx(stats.t.sf(0.25 / parts.sum() ** 0.5, df))
     assert effect.single == pytest.approx(1)
     assert effect.deep_ensemble == pytest.approx(0.9)
