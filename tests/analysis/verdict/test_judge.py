@@ -169,16 +169,12 @@ def test_the_bounds_of_recovery_are_where_the_tests_turn(bound: str, test: str, 
 
 
 def test_one_effect_by_hand() -> None:
-    """Recovery 1/2, SD 1/10, n = 10: T(1/4) = 1/4, Var = (9/16 + 1 + 1/16) / 1000.
-
-    Each x is a share over 9, so 1/df = mean(x) + 24 variance(x), at most 1/9.
-    """
+    """Recovery 1/2, SD 1/10, n = 10: T(1/4) = 1/4, Var = (9/16 + 1 + 1/16) / 1000."""
     effect = verdict_of((0.5, 0.5, 0.5)).endpoints["cll"]
     parts = np.array([0.75**2, 1, 0.25**2]) * NOISE**2 / 10
     shares = parts / parts.sum()
-    x = shares / 9
-    mean = (shares * x).sum()
-    df = 1 / min(mean + 24 * (shares * (x - mean) ** 2).sum(), 1 / 9)
+    mean, square = np.dot(shares, shares / 9), np.dot(shares, (shares / 9) ** 2)
+    df = 1 / (mean + 24 * (square - mean**2))
     assert effect.p_escape == pytest.approx(stats.t.sf(0.25 / parts.sum() ** 0.5, df))
     assert effect.single == pytest.approx(1)
     assert effect.deep_ensemble == pytest.approx(0.9)
