@@ -133,7 +133,7 @@ def _level(spec: Mapping[str, Any], factor: str) -> str:
         return str(spec[section][name])
     except (KeyError, TypeError):
         raise StudyError(
-            f"{factor}: a factor must be a key of the configurations, as params.init; mend it"
+            f"{factor}: a factor must be a key of the configurations, as params.init; fix it"
         ) from None
 
 

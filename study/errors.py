@@ -5,7 +5,7 @@ import sys
 
 
 class StudyError(Exception):
-    """A mistake that the user can mend, said in one line: rule, value, remedy."""
+    """A mistake that the user can fix, said in one line: rule, value, remedy."""
 
     def __str__(self) -> str:
         """Return the line; what cannot be printed, as from a file, is escaped."""

@@ -43,7 +43,7 @@ def load_plugin(package: str, name: str) -> ModuleType:
         ) from None
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise StudyError(f"{kind} {name!r} cannot be imported ({why}); mend it") from error
+        raise StudyError(f"{kind} {name!r} cannot be imported ({why}); fix it") from error
     for part in PARTS[package]:
         if not hasattr(module, part):
             rule = f"a {kind} defines {' and '.join(PARTS[package])}"

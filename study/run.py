@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(
-            f"error: {where}{error.strerror or error}; mend that and run the same command again: "
+            f"error: {where}{error.strerror or error}; fix that and run the same command again: "
             "nothing that was finished is lost",
             file=sys.stderr,
         )

@@ -281,7 +281,7 @@ def _protocol(folder: Path) -> tuple[str | None, dict[str, Any]]:
         declared = _read(file)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise StudyError(f"{file}: must be {file.suffix[1:]}, but {said}; mend it") from None
+        raise StudyError(f"{file}: must be {file.suffix[1:]}, but {said}; fix it") from None
     if not isinstance(declared, dict) or not set(declared) <= set(DECLARED):
         found = (
             ", ".join(map(str, declared)) if isinstance(declared, dict) else declared or "nothing"

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         place_of = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place_of}{error.strerror or error}; mend that", file=sys.stderr)
+        print(f"error: {place_of}{error.strerror or error}; fix that", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; what was measured is kept, and the same command goes on from there")

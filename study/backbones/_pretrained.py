@@ -102,7 +102,7 @@ def load(network: nn.Module, path: str, sha256: str, rename: Rename | None) -> N
     if wrong:
         raise StudyError(
             f"backbone.weights={path} must have the tensors of the backbone, but {wrong[0]} is "
-            f"only in {'the file' if wrong[0] in state else 'the backbone'}; mend backbone"
+            f"only in {'the file' if wrong[0] in state else 'the backbone'}; fix backbone"
         )
     for name, tensor in state.items():
         if tensor.is_floating_point() != own[name].is_floating_point():
@@ -113,7 +113,7 @@ def load(network: nn.Module, path: str, sha256: str, rename: Rename | None) -> N
         if tensor.shape != own[name].shape:
             raise StudyError(
                 f"backbone.weights={path}: {name} must be of shape {list(own[name].shape)}, but is "
-                f"{list(tensor.shape)}; mend backbone or the size of the images"
+                f"{list(tensor.shape)}; fix backbone or the size of the images"
             )
     network.load_state_dict(state)
     network.pretrained = True  # type: ignore[assignment]

@@ -145,7 +145,7 @@ class JobQueue:
             raise StudyError(
                 f"{failed} of {self.ended} trials of this run failed, more than "
                 f"resources.failed_share={self.most_failed:g} (most often: "
-                f"{self.reasons.most_common(1)[0][0]}); mend that and give the same command again"
+                f"{self.reasons.most_common(1)[0][0]}); fix that and give the same command again"
             )
 
     def _advance(self) -> None:

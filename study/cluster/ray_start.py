@@ -88,7 +88,7 @@ def _reach(address: str) -> None:
     except OSError as error:
         raise StudyError(
             f"--address {address}: a cluster must answer there, but {error.strerror or error}; "
-            "start it (ray up clusters/gpu.yaml), or mend the address"
+            "start it (ray up clusters/gpu.yaml), or fix the address"
         ) from None
 
 

@@ -190,6 +190,6 @@ def _stopped(store: RunFolder, error: Exception) -> StudyError:
     if free < FULL:
         why = f"only {free / 1e6:.1f} MB are free there"
     return StudyError(
-        f"--out {store.root}: the run stopped, since {why}; mend that (-v shows more) and give the "
+        f"--out {store.root}: the run stopped, since {why}; fix that (-v shows more) and give the "
         "same command again: nothing that was finished is lost"
     )

@@ -132,12 +132,12 @@ def _check_consumption(
             ) from None
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise StudyError(f"{where} fails with {why}; mend it") from error
+            raise StudyError(f"{where} fails with {why}; fix it") from error
     tried = len(excesses) + len(diverged)
     if not seconds and diverged:
         raise StudyError(
             f"{space.file}: {space.method}: {len(diverged)} of {tried} sampled configurations "
-            f"diverge, the others exceed its limit ({diverged[0]}); lower training.lr or mend it"
+            f"diverge, the others exceed its limit ({diverged[0]}); lower training.lr or fix it"
         )
     if not seconds:
         raise StudyError(
@@ -148,7 +148,7 @@ def _check_consumption(
     if missing:
         raise StudyError(
             f"{space.file}: {', '.join(sorted(missing))}: searched, but no sampled configuration "
-            f"of {space.method} uses it; remove it or mend its condition"
+            f"of {space.method} uses it; remove it or fix its condition"
         )
     return TrialCost(float(np.median(seconds)), float(np.mean(counted or [np.nan])))
 

@@ -46,10 +46,10 @@ def load(options: dict[str, Any], root: Path | None = None) -> Dataset:
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise StudyError(f"dataset {options['name']!r} fails with {why}; mend it") from error
+        raise StudyError(f"dataset {options['name']!r} fails with {why}; fix it") from error
     if not isinstance(dataset, Dataset):
         raise StudyError(
             f"dataset {options['name']!r}: load must return a study.datasets.Dataset, but returns "
-            f"{type(dataset).__name__}; mend it"
+            f"{type(dataset).__name__}; fix it"
         )
     return dataset

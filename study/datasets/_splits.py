@@ -24,7 +24,7 @@ def data_folder(name: str, root: Path | None) -> Path:
     if root is None:
         raise StudyError(f"dataset {name} needs a folder with its files; name it with --data-root")
     if not root.is_dir():
-        raise StudyError(f"dataset {name}: there is no folder {root}; mend --data-root")
+        raise StudyError(f"dataset {name}: there is no folder {root}; fix --data-root")
     return root
 
 

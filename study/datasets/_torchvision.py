@@ -107,7 +107,7 @@ def _construct(class_name: str, folder: Path, **arguments: Any) -> Any:
     import torchvision.datasets  # slow to import
 
     with _quiet_download(), warnings.catch_warnings():
-        # numpy deprecates how the published CIFAR-10 files were pickled; their user cannot mend it
+        # numpy deprecates how the published CIFAR-10 files were pickled; their user cannot fix it
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         return getattr(torchvision.datasets, class_name)(str(folder), **arguments)
 

@@ -69,9 +69,9 @@ def _inside(folder: Path) -> str:
     """Say what is there instead, and what to do."""
     names = sorted(path.name for path in folder.iterdir())
     if not names:
-        return "which is empty; mend path"
+        return "which is empty; fix path"
     more = ", ..." if len(names) > SHOWN else ""
-    return f"but {', '.join(names[:SHOWN])}{more}; mend path, or rename the files"
+    return f"but {', '.join(names[:SHOWN])}{more}; fix path, or rename the files"
 
 
 def _folder(key: str, path: str, root: Path | None) -> Path:
@@ -90,7 +90,7 @@ def _folder(key: str, path: str, root: Path | None) -> Path:
             f"dataset parquet: {key} must be a folder, but {folder} is a file; name that above it"
         )
     if not folder.is_dir():
-        raise StudyError(f"dataset parquet: there is no folder {folder}; mend {key} or --data-root")
+        raise StudyError(f"dataset parquet: there is no folder {folder}; fix {key} or --data-root")
     return folder
 
 
@@ -112,7 +112,7 @@ def _read_ood(
     folder = _folder("ood_path", options.ood_path, root)
     files = parquet_images.find(folder, "test") or parquet_images.parquet_files(folder)
     if not files:
-        raise StudyError(f"dataset parquet: no *.parquet in {folder}; mend ood_path")
+        raise StudyError(f"dataset parquet: no *.parquet in {folder}; fix ood_path")
     images = parquet_images.read_images(files, form)
     if images.shape[1:] != train[0].shape[1:]:
         raise StudyError(

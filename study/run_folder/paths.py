@@ -31,7 +31,7 @@ PATIENCE: Final = 60.0
 """Seconds for which a store that does not answer is asked again."""
 LFS: Final = b"version https://git-lfs"
 REASONS: Final = {
-    "nosuchbucket": "there is no such bucket; create it or mend the address",
+    "nosuchbucket": "there is no such bucket; create it or fix the address",
     "expiredtoken": "the credentials have expired; renew them",
     "invalidaccesskeyid": "the access key is unknown there; check the credentials",
     "invalidclienttokenid": "the access key is unknown there; check the credentials",
@@ -41,7 +41,7 @@ REASONS: Final = {
     "unauthenticated": "there are no credentials; give those of the cloud",
     "requesttimetooskewed": "this machine's clock is wrong; set it by NTP",
 }
-"""Part of an error of a store that asking again does not mend -> what it means.
+"""Part of an error of a store that asking again does not fix -> what it means.
 
 Stores write them in capitals or not, with underscores or without: here they are without.
 """
@@ -258,7 +258,7 @@ def any_path(address: str | Path) -> AnyPath:
     """
     scheme, separator, rest = str(address).partition("://")
     if not separator and str(address).startswith(tuple(f"{known}:" for known in SCHEMES)):
-        raise StudyError(f"{address}: an address begins with two slashes, as s3://; mend it")
+        raise StudyError(f"{address}: an address begins with two slashes, as s3://; fix it")
     if not separator:
         return Path(os.path.expanduser(address))
     key = rest.strip("/")
@@ -270,7 +270,7 @@ def any_path(address: str | Path) -> AnyPath:
     if scheme not in SCHEMES or not key or "//" in key:
         raise StudyError(
             f"{address}: an address must be a path, or "
-            f"{' or '.join(f'{known}://BUCKET/NAME' for known in SCHEMES)}; mend it"
+            f"{' or '.join(f'{known}://BUCKET/NAME' for known in SCHEMES)}; fix it"
         )
     try:
         return ObjectPath(scheme, _filesystem(scheme, key.partition("/")[0]), key)

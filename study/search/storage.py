@@ -55,7 +55,7 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
             why = " ".join(str(error).split())[:300]
             if last or "already exists" not in why:
                 raise StudyError(
-                    f"storage: {url}: the database must answer, but {why}; mend that, or leave "
+                    f"storage: {url}: the database must answer, but {why}; fix that, or leave "
                     "storage out"
                 ) from None
         time.sleep(1)

@@ -61,7 +61,7 @@ def _check_condition(space: MethodSpace, key: str, other: str, values: tuple[Any
         if domains and not any(domain.contains(value) for domain in domains):
             raise StudyError(
                 f"{space.file}: {key}: when: {other} must be one of what is searched, but is "
-                f"{value!r}; mend it"
+                f"{value!r}; fix it"
             )
 
 

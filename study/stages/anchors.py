@@ -97,7 +97,7 @@ def tried(candidates: Iterable[Candidate], rows: Rows) -> list[Tried]:
     if not usable:
         raise StudyError(
             f"none of the {len(found)} configurations of the single network that were tried again "
-            "has two complete runs; mend the space and choose another --out"
+            "has two complete runs; fix the space and choose another --out"
         )
     most = max(one.seeds for one in usable)
     return sorted(usable, key=lambda one: (one.seeds < most, one.mean, one.configuration))

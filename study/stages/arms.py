@@ -118,7 +118,7 @@ def ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list[
     reasons = Counter(f"{row.status}: {row.reason}" for row in search_rows(method, rows))
     raise StudyError(
         f"{method}: none of the {reasons.total()} search trials is complete (most often "
-        f"{reasons.most_common(1)[0][0]}); mend the method or its space and choose another --out"
+        f"{reasons.most_common(1)[0][0]}); fix the method or its space and choose another --out"
     )
 
 

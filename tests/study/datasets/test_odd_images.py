@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     ),
     "file | another ending": (
         rename("train.pq"),
-        r"no train\*.parquet in .*set, but test.parquet, train.pq; mend path, or rename the files",
+        r"no train\*.parquet in .*set, but test.parquet, train.pq; fix path, or rename the files",
     ),
     "file | another word before": (
         rename("my_train.parquet"),
@@ -132,11 +132,11 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "folder | one too high": (
         lambda folder, _: shutil.move(folder, folder.parent / "moved") and
         shutil.move(folder.parent / "moved", folder / "default"),
-        r"no train\*.parquet in .*set, but default; mend path",
+        r"no train\*.parquet in .*set, but default; fix path",
     ),
     "folder | empty": (
         lambda folder, _: [file.unlink() for file in folder.iterdir()],
-        r"no train\*.parquet in .*set, which is empty; mend path",
+        r"no train\*.parquet in .*set, which is empty; fix path",
     ),
     "folder | a link that leads nowhere": (
         lambda folder, _: [
@@ -264,7 +264,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(
     ("root", "line"),
     [
         ("", "error: dataset mnist needs a folder with its files; name it with --data-root\n"),
-        ("~/none", "error: dataset mnist: there is no folder {}/none; mend --data-root\n"),
+        ("~/none", "error: dataset mnist: there is no folder {}/none; fix --data-root\n"),
     ],
     ids=["STUDY_DATA_ROOT | empty", "STUDY_DATA_ROOT | a tilde that no shell saw"],
 )

@@ -70,7 +70,7 @@ def test_a_data_folder_is_needed(name: str, tmp_path: Path) -> None:
     options = {"name": name, "val_size": 10}
     with pytest.raises(StudyError, match=f"^dataset {name} needs a folder .* with --data-root$"):
         load(options, None)
-    with pytest.raises(StudyError, match=f"^dataset {name}: there is no folder .*; mend --data-ro"):
+    with pytest.raises(StudyError, match=f"^dataset {name}: there is no folder .*; fix --data-ro"):
         load(options, tmp_path / "typo")
     assert not (tmp_path / "typo").exists()
 

@@ -191,9 +191,7 @@ def test_a_store_that_fails_is_asked_again(remote, monkeypatch):
     "address", ["s3:/bucket/run", "gs:bucket", "S3://bucket/run", "file:///run"]
 )
 def test_an_address_that_would_become_a_local_folder_is_refused(address):
-    with pytest.raises(
-        StudyError, match=r"two slashes, as s3://; mend it|must be a path, or s3://"
-    ):
+    with pytest.raises(StudyError, match=r"two slashes, as s3://; fix it|must be a path, or s3://"):
         any_path(address)
 
 
