@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import optuna
 
@@ -117,8 +118,8 @@ class Kept(RunFolder):
 
 def job_queue(size: int, options: argparse.Namespace) -> Cells:
     """Hand out and take trials of three methods; twice as many as slots are out at a time."""
-    method_search.sampler = at_random
-    with tempfile.TemporaryDirectory() as folder:
+    random_points = patch.object(method_search, "sampler", at_random)
+    with random_points, tempfile.TemporaryDirectory() as folder:
         store, rng, progress = Kept(folder), random.Random(0), Progress()
         progress.slots, progress.console.quiet = SLOTS, True
         study = of_size("smoke", size // 3, SLOTS)
