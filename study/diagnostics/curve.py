@@ -10,7 +10,8 @@ from study.diagnostics.objectives import objectives
 from study.methods import Method
 from study.schema import CurveRow
 from study.training.batches import DeviceImages
-from study.training.fit import EpochDone, predict
+from study.training.fit import EpochDone
+from study.training.prediction import predict
 
 LOOKS: Final = 16
 """Epochs at which the validation NLL is computed, evenly spread; the last is one of them."""

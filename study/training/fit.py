@@ -1,21 +1,21 @@
-"""Training and prediction: loops that one can read from top to bottom. No Ray, no files."""
+"""Training: loops that one can read from top to bottom. No Ray, no files."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from study import regularisers
 from study.errors import StudyError
-from study.layers.members import recording_head_inputs, split_members
+from study.layers.members import recording_head_inputs
 from study.methods import Method, Phase, TrainingForward
 from study.spec import Regularisation, Schedule, Training, derive_seed
 from study.training.batches import Crops, DeviceImages
+from study.training.diversity import diversity_term, refuse_pairs
 from study.training.per_network import PerNetwork, adamw, sgd
 
 
@@ -57,8 +57,6 @@ class AtATime:
 
 
 WHOLE_STEP: Final = AtATime()
-PREDICTED: Final = 2048
-"""Examples times members that are predicted at a time, at most."""
 
 
 def fit(
@@ -92,7 +90,7 @@ def fit(
     torch.manual_seed(derive_seed(seed, "dropout"))
     phases = method.phases()
     if not any(phase.diverse for phase in phases):
-        _refuse_pairs(regularisation)
+        refuse_pairs(regularisation)
     seeds, done = method.batch_seeds(seed), 0
     batches = _batches(pixels, labels, training, seeds)
     for phase, epochs in zip(phases, epochs_of(phases, training.epochs), strict=True):
@@ -166,7 +164,7 @@ def _step(
     """Return the optimiser step of a phase: images, labels, the phase's progress -> the loss."""
     peak = [group["lr"] for group in optimizer.param_groups]
     schedule = phase.schedule or training.schedule
-    diversity = _diversity(method, regularisation, phase)
+    diversity = diversity_term(method, regularisation, phase)
     ramp, mixed = regularisation.ramp, training.precision == "bfloat16"
     parts = at_a_time.accumulation_steps
     forwards: list[TrainingForward] = [method.training_forward]
@@ -255,112 +253,3 @@ def lr_factor(progress: float, schedule: Schedule, warmup: float) -> float:
     if schedule == "step":
         return 0.1 ** int(rest * 3)
     return 1.0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether the device's memory, or the computer's, did not suffice."""
-    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or "can't allocate memory" in str(error)
-
-
-def predict(method: Method, pixels: DeviceImages, batch_size: int = PREDICTED) -> Tensor:
-    """Return every member's logits (M, N, C) on the CPU, in float32 and evaluation mode.
-
-    Out of memory it begins again with half the batch, down to one example.
-    """
-    method.eval()
-    size = max(1, min(batch_size // method.members, len(pixels)))
-    while True:
-        try:
-            return _predicted(method, pixels, size)
-        except Exception as error:
-            if size == 1 or not is_out_of_memory(error):
-                raise
-        torch.cuda.empty_cache()  # With the error gone, so is all that its frames held.
-        size //= 2
-
-
-@torch.inference_mode()
-def _predicted(method: Method, pixels: DeviceImages, size: int) -> Tensor:
-    done: list[Tensor] = []
-    last: Tensor | None = None
-    for x in pixels.batches(size):
-        logits = method(x).float()
-        # One behind, so that the device has work while the host waits and gets the next batch.
-        if last is not None:
-            done.append(last.cpu())
-        last = logits
-    assert last is not None
-    return torch.cat([*done, last.cpu()], dim=1)
-
-
-def _refuse_pairs(regularisation: Regularisation) -> None:
-    """Refuse a term that compares members.
-
-    Raises:
-        StudyError: Unless the term is none, or one of each network for itself.
-    """
-    regulariser = regularisers.find(regularisation.name)
-    if regulariser is not None and not getattr(regulariser, "applies_alone", False):
-        raise StudyError(
-            f"regulariser {regularisation.name} compares members that are trained jointly on the "
-            "same examples, which this method does not have; set regulariser.name to none"
-        )
-
-
-def _require_same_examples(y_MB: Tensor, regularisation: Regularisation) -> None:
-    if not torch.equal(y_MB, y_MB[:1].expand_as(y_MB)):
-        raise StudyError(
-            f"regulariser {regularisation.name} needs members that see the same examples at a "
-            "time, which in this method they do not; set regulariser.name to none or, where "
-            "there is one, params.batch to repeat"
-        )
-
-
-def _by_member(features: Tensor, members: int, examples: int) -> Tensor:
-    """Return features (M, B, F) from (M*B, F), or from (B, F) that the members share."""
-    if len(features) == examples:
-        return features.expand(members, *features.shape)
-    return split_members(features, members)
-
-
-def _split(tensor: Tensor | None, streams: int) -> Sequence[Any]:
-    return [None] * streams if tensor is None else tensor.chunk(streams)
-
-
-def _diversity(
-    method: Method, regularisation: Regularisation, phase: Phase
-) -> Callable[[Tensor, Tensor, list[Tensor], Tensor], Tensor] | None:
-    """Return the weighted diversity term of logits, labels, features and images.
-
-    Of a stack it is (N,), one of each network.
-    """
-    regulariser = regularisers.find(regularisation.name)
-    if regulariser is None:
-        return None
-    if not phase.diverse and not getattr(regulariser, "applies_alone", False):
-        return None
-    # A stack is several methods side by side, whose members are not to be compared.
-    streams, checked = len(method.batch_seeds(0)), False
-
-    def weighted(logits_MBC: Tensor, y_MB: Tensor, features: list[Tensor], x: Tensor) -> Tensor:
-        nonlocal checked
-        members = len(logits_MBC) // streams
-        if members < 2:
-            _refuse_pairs(regularisation)
-        if not checked:  # In the first step alone: the answer has to be waited for.
-            for labels in y_MB.chunk(streams):
-                _require_same_examples(labels, regularisation)
-            checked = True
-        seen = features[-1].float().flatten(1) if features else None
-        every = (logits_MBC, y_MB, x.flatten(1), seen, method.perturbations())
-        parts = (_split(tensor, streams) for tensor in every)
-        terms = []
-        for logits, labels, images, z, deviations in zip(*parts, strict=True):
-            z = None if z is None else _by_member(z, members, len(images))
-            outputs = regularisers.MemberOutputs(logits, labels[0], deviations, z, images)
-            terms.append(regulariser(outputs))
-        term = torch.stack(terms) if streams > 1 else terms[0]
-        return (regularisation.weight or 0.0) * term
-
-    return weighted

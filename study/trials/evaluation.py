@@ -18,7 +18,8 @@ from study.run_folder.store import RunFolder
 from study.schema import Outcome
 from study.spec import Execution, TrialSpec, derive_seed
 from study.training.batches import Splits
-from study.training.fit import DivergenceError, OnEpoch, predict
+from study.training.fit import DivergenceError, OnEpoch
+from study.training.prediction import predict
 from study.trials.predictions import clean_table, ood_table, shift_table
 
 

@@ -14,7 +14,8 @@ from study.space.domain import Point
 from study.space.study import MethodSpace
 from study.spec import Strict
 from study.training.batches import DeviceImages, channel_statistics, default_device
-from study.training.fit import PREDICTED, epochs_of, fit, predict
+from study.training.fit import epochs_of, fit
+from study.training.prediction import PREDICTED, predict
 
 STEPS = 2
 

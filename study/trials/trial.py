@@ -22,15 +22,8 @@ from study.schema import Outcome, TrialRow
 from study.spec import Execution, TrialSpec
 from study.training.batches import Splits, default_device
 from study.training.determinism import deterministic
-from study.training.fit import (
-    WHOLE_STEP,
-    AtATime,
-    DivergenceError,
-    OnEpoch,
-    fit,
-    forwards_of,
-    is_out_of_memory,
-)
+from study.training.fit import WHOLE_STEP, AtATime, DivergenceError, OnEpoch, fit, forwards_of
+from study.training.prediction import is_out_of_memory
 from study.training.stack import Stack, best_size, joined
 from study.trials.evaluation import Run, Setup, evaluate
 from study.trials.row import new_row, peak_bytes

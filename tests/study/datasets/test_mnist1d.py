@@ -24,7 +24,8 @@ from study.diagnostics.objectives import nll
 from study.errors import StudyError
 from study.spec import Regularisation, Training
 from study.training.batches import Splits
-from study.training.fit import fit, predict
+from study.training.fit import fit
+from study.training.prediction import predict
 
 FIRST = [0.073, -0.0513, 0.0084, -0.064, -0.0195]
 SECOND = [0.4839, 0.0279, 0.0493, 0.0253, -0.125]

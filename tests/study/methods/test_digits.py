@@ -13,7 +13,8 @@ from study.space.configuration import configuration
 from study.space.load import load_study
 from study.spec import Regularisation
 from study.training.batches import DeviceImages, channel_statistics
-from study.training.fit import fit, predict
+from study.training.fit import fit
+from study.training.prediction import predict
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
 TUNED = [name for name in names("study.methods") if name not in ("single", "deep_ensemble")]

@@ -21,7 +21,8 @@ from study.methods.e3 import ExpertLayer, Params, importance, load, replaceable
 from study.plugins import names
 from study.spec import Regularisation, Training
 from study.training.batches import DeviceImages, channel_statistics
-from study.training.fit import fit, predict
+from study.training.fit import fit
+from study.training.prediction import predict
 
 LABELS = torch.arange(BATCH) % CLASSES
 

@@ -13,7 +13,8 @@ from study.methods import build, deep_ensemble
 from study.methods.quantised_ensemble import Params, member_bits
 from study.spec import Regularisation, Training
 from study.training.batches import DeviceImages, channel_statistics
-from study.training.fit import fit, predict
+from study.training.fit import fit
+from study.training.prediction import predict
 
 NAME = "quantised_ensemble"
 WAYS = {

@@ -16,7 +16,8 @@ from study.methods.deep_ensemble import member_seed
 from study.plugins import load_plugin, names
 from study.spec import Regularisation
 from study.training.batches import DeviceImages, Splits, channel_statistics
-from study.training.fit import AtATime, DivergenceError, fit, forwards_of, lr_factor, predict
+from study.training.fit import AtATime, DivergenceError, fit, forwards_of, lr_factor
+from study.training.prediction import predict
 from study.training.stack import joined
 from study.trials.trial import build
 

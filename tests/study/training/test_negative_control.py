@@ -5,7 +5,8 @@ import torch
 from study import datasets
 from study.spec import Regularisation, Training
 from study.training.batches import DeviceImages, channel_statistics
-from study.training.fit import fit, predict
+from study.training.fit import fit
+from study.training.prediction import predict
 from study.trials.trial import build
 
 

@@ -11,7 +11,8 @@ from study.space.configuration import configuration
 from study.space.load import load_study
 from study.spec import Regularisation
 from study.training.batches import DeviceImages, channel_statistics
-from study.training.fit import fit, predict
+from study.training.fit import fit
+from study.training.prediction import predict
 from study.trials.trial import build
 
 SPACE = """

@@ -8,7 +8,8 @@ from study import backbones
 from study.methods import build as build_method
 from study.spec import Regularisation, Training
 from study.training.batches import DeviceImages, channel_statistics
-from study.training.fit import DivergenceError, fit, predict
+from study.training.fit import DivergenceError, fit
+from study.training.prediction import predict
 from study.training.stack import alike, best_size, joined
 from study.trials.trial import build
 
