@@ -62,7 +62,7 @@ def curves_figure(context: FigureContext) -> Figure | None:
         "Training",
         _claim(context.titles[own[0]], _counts(ended, own[0])),
         f"{len(ended)} complete trials, of the search where the method has one; validation NLL of "
-        "the ensemble at up to 16 epochs on up to 1,000 examples; of members that are trained one "
+        "the ensemble at a few epochs, on up to 1,000 examples; of members that are trained one "
         "after another, the mean of their own. Values of 0 and below are not drawn.",
         curves_chart(rows, context.methods),
         choices=tuple(METRICS.items()),

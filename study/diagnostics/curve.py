@@ -13,7 +13,7 @@ from study.training.batches import DeviceImages
 from study.training.fit import EpochDone
 from study.training.prediction import predict
 
-LOOKS: Final = 16
+LOOKS: Final = 10
 """Epochs at which the validation NLL is computed, evenly spread; the last is one of them."""
 
 
