@@ -101,6 +101,8 @@ class _Calls(TorchFunctionMode):
             if kind == "meta":
                 return func(*args, **kwargs)
             wanted, kwargs["device"] = kind == "cuda", torch.device("cpu")
+        elif func is Tensor.new_tensor:
+            wanted = is_on_card(args[0])
         _check_generator(kwargs.get("generator"), some if wanted is None else wanted)
         with self.operations.within(wanted, some):
             result = func(*args, **kwargs)

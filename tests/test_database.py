@@ -78,7 +78,13 @@ def test_two_runs_share_it_and_survive_a_kill(database, finished_study, tmp_path
     assert not (outs[0] / "optuna.journal").exists()
     runs = (*outs, finished_study.out)
     one, two, journal = (content(RunFolder(out).rows()) for out in runs)
-    assert one == two == journal
+    # Which search trials train as one depends on what was left to do: equal but for rounding.
+    assert one.keys() == two.keys() == journal.keys()
+    for found in (one, two):
+        for trial, values in found.items():
+            for value, expected in zip(values, journal[trial], strict=True):
+                rounded = isinstance(expected, float)
+                assert value == (pytest.approx(expected, rel=1e-6) if rounded else expected)
     storage = optuna.storages.RDBStorage(url)
     names = optuna.get_all_study_names(storage)
     storage.remove_session()

@@ -187,6 +187,8 @@ def test_neither_optimiser_nor_schedule_nor_pieces_wait(optimizer):
 @pytest.mark.parametrize("backbone", names("study.backbones"))
 @pytest.mark.parametrize("name", names("study.methods"))
 def test_nothing_waits_with_anything(name, backbone, term):
+    if name == "mimo" and term != "none":
+        pytest.skip("Refused by the values of the labels, which here are none.")
     weight = None if term == "none" else 0.1
     try:
         found = per_step(subject(name, 0, backbone), Regularisation(name=term, weight=weight))
