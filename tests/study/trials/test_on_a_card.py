@@ -92,15 +92,16 @@ def test_a_whole_trial_stays_on_the_card(method, params, backbone, noise, store)
 
 
 @pytest.mark.slow  # The mathematics of every pair is in test_conformance.py.
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("method", "params", "backbone"), ALL, ids=str)
-def test_every_method_on_every_backbone(method, params, backbone, precision, noise, store):
+def test_every_method_on_every_backbone(method, params, backbone, noise, store):
     try:
         Subject(method, params, backbone).make()
     except StudyError:
         return
-    spec = spec_of(method, params, backbone, epochs=4, augment="crop_flip", precision=precision)
-    check(on_card(noise, store, spec)[0])
+    # Nothing but the casts, which no backbone has of its own, differs with float32.
+    for precision in ("bfloat16", "float32") if backbone == "cnn" else ("bfloat16",):
+        spec = spec_of(method, params, backbone, epochs=4, augment="crop_flip", precision=precision)
+        check(on_card(noise, store, spec)[0])
 
 
 @pytest.mark.parametrize("name", REGULARISERS)
