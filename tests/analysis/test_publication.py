@@ -1,6 +1,7 @@
 """A published answer is what the code still gives, from what is published alone."""
 
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -9,12 +10,22 @@ from analysis import publication
 from study.errors import StudyError
 
 
+OWN = sorted(file.parent.name for file in publication.RESULTS.glob("*/verdict.json"))
+
+
+@pytest.fixture(scope="module")
+def once(finished_study, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publication, "RESULTS", tmp_path_factory.mktemp("results"))
+        assert publication.main(["--runs", str(finished_study.out), "--name", "smoke"]) == 0
+        return publication.RESULTS
+
+
 @pytest.fixture
-def published(finished_study, tmp_path, monkeypatch):
-    out, _ = finished_study
-    monkeypatch.setattr(publication, "RESULTS", tmp_path)
-    assert publication.main(["--runs", str(out), "--name", "smoke"]) == 0
-    return tmp_path / "smoke"
+def published(once, tmp_path, monkeypatch):
+    """A published study of which a test may change files."""
+    monkeypatch.setattr(publication, "RESULTS", shutil.copytree(once, tmp_path / "results"))
+    return publication.RESULTS / "smoke"
 
 
 def test_a_verdict_is_drawn_again_from_what_is_published(published, capsys):
@@ -42,8 +53,11 @@ def test_what_is_not_whole_is_one_line(published, capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_what_the_project_has_published_is_what_its_code_gives():
-    assert publication.main([]) == 0
+@pytest.mark.parametrize(
+    "name", [n if n == "digits" else pytest.param(n, marks=pytest.mark.slow) for n in OWN]
+)
+def test_what_the_project_has_published_is_what_its_code_gives(name):
+    assert not publication.changed(publication.RESULTS / name)
 
 
 def test_the_command_names_no_place_of_its_author() -> None:
