@@ -70,8 +70,10 @@ def _mixed(logp_MNC: FloatArray, weights: FloatArray) -> FloatArray:
     """Return log sum_m w_m p_m, (N, C)."""
     if len(logp_MNC) == 1:
         return np.asarray(logp_MNC[0])
-    top = logp_MNC.max(0)
-    return np.asarray(top + np.log(np.tensordot(weights, np.exp(logp_MNC - top), 1)))
+    counts = weights > 0  # A member of no weight may be all that is not next to impossible.
+    scaled = logp_MNC[counts] + np.log(weights[counts])[:, None, None]
+    top = scaled.max(0)
+    return np.asarray(top + np.log(np.exp(scaled - top).sum(0)))
 
 
 def of_run(run: Run) -> Members:

@@ -182,6 +182,9 @@ def test_units_are_measured_as_the_study_measures(members: Members) -> None:
     assert members.losses(two_halves) == pytest.approx(members.losses(chosen))
     weighted = members.losses(chosen, np.array([1.0, 0.0, 0.0]))
     assert weighted == pytest.approx(members.unit(chosen[:1]))
+    far = replace(members, test=members.test * 500)  # Of probabilities as small as floats can be.
+    weighted = far.losses(chosen, np.array([0.0, 0.0, 1.0]))
+    assert weighted == pytest.approx(far.unit(chosen[2:]))
 
 
 def test_planted_truths_are_known(truths: Planted) -> None:
