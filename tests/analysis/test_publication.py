@@ -9,7 +9,6 @@ import pytest
 from analysis import publication
 from study.errors import StudyError
 
-
 OWN = sorted(file.parent.name for file in publication.RESULTS.glob("*/verdict.json"))
 
 
