@@ -46,7 +46,7 @@ def _mixture(planted: Planted, recovery: float) -> tuple[float, str, Units]:
     share = planted.share_for(recovery)
     units = planted.mixed(share) if share < 1 else planted.deep[MEMBERS]
     least = float(planted.recovery(units).min())
-    return recovery, f"(1-w) single + w DE(4), w = {share:.3f}, least R = {least:.2f}", units
+    return recovery, f"(1-w) single + w DE(4), w = {share:.2g}, least R = {least:.2f}", units
 
 
 def _blends(planted: Planted, size: int, seeds: int) -> Iterator[Cell]:

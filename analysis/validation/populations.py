@@ -24,7 +24,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 ENDPOINTS: Final = ("cll", "shift_nll", "gain")
 FEWEST: Final = 3 * MEMBERS
 """Members below which subsets are too much alike."""
-SHARE_ERROR: Final = 2e-5
+SHARE_ERROR: Final = 1e-7
 """Of a mixture's share; the first hundredth already has up to a quarter of the recovery."""
 
 

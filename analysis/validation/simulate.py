@@ -30,6 +30,8 @@ MEMBERS = 4
 DEEP = f"deep_ensemble-{MEMBERS}"
 SKEW = 0.75
 """Standard deviation of the logarithm of log-normal errors: their skewness is 3.3."""
+TIE = 1e-6
+"""What sets units that are drawn twice apart, in standard deviations over units."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Gaussian:
 class Units:
     """Replicates that were measured once and are drawn with replacement.
 
-    So the truth is known exactly: it is the mean of ``losses``, (units, endpoints).
+    So the truth is known exactly: it is the mean of ``losses``, (units, endpoints). A unit that is
+    drawn twice differs by ``TIE`` of a standard deviation: a study does not judge copied replicates.
     """
 
     losses: FloatArray
@@ -78,7 +81,12 @@ class Units:
 
     def draw(self, rng: np.random.Generator, seeds: int) -> FloatArray:
         """Return losses, (seeds, endpoints)."""
-        return self.losses[rng.integers(len(self.losses), size=seeds)]
+        drawn = self.losses[rng.integers(len(self.losses), size=seeds)]
+        return drawn + TIE * self._sd * rng.standard_normal(drawn.shape)
+
+    @cached_property
+    def _sd(self) -> FloatArray:
+        return np.asarray(self.losses.std(0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -204,6 +204,16 @@ def test_planted_truths_are_known(truths: Planted) -> None:
     assert truths.blend(2, 0.99) is None
 
 
+def test_a_unit_that_is_drawn_twice_is_no_copy(truths: Planted) -> None:
+    """Else the gate of copied replicates refuses every endpoint, and nothing is ever wrong."""
+    for truth, verdict in ((truths.singles, "tracks"), (truths.deep[4], "escapes")):
+        asked = Design(ENDPOINTS, truths.singles, truths.deep[4], (truth,), 60)
+        found = tally(asked, 20, np.random.default_rng(8))
+        assert found.known("assessed").mean() == 1
+        assert found.known(f"first_{verdict}").mean() > 0.5
+    assert (truths.singles.draw(np.random.default_rng(9), 20)[:, 2] == 0).all()
+
+
 def test_a_blend_takes_whole_runs() -> None:
     ones, twos = Units(np.ones((3, 2))), Units(np.full((3, 2), 2.0))
     drawn = Blend(0.25, ones, twos).draw(np.random.default_rng(7), 4000)
