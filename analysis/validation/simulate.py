@@ -69,7 +69,7 @@ class Units:
     """Replicates that were measured once and are drawn with replacement.
 
     So the truth is known exactly: it is the mean of ``losses``, (units, endpoints). A unit that is
-    drawn twice differs by ``TIE`` of a standard deviation: a study does not judge copied replicates.
+    drawn twice differs by ``TIE`` of a standard deviation: copied replicates are not judged.
     """
 
     losses: FloatArray
