@@ -8,11 +8,13 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
@@ -43,7 +45,9 @@ def load_predictions(folder: str | Path) -> Run:
     Raises:
         StudyError: When the layout, or the protocol's file, is not as it must be.
     """
-    folder = Path(folder).resolve()
+    if "://" in str(folder):
+        raise StudyError(f"{folder}: must be a folder of this machine; copy it here first")
+    folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
         raise StudyError(f"{folder}: must be a folder, but is not; {LAYOUT}")
     if not str(folder).isprintable():
@@ -58,6 +62,7 @@ def load_predictions(folder: str | Path) -> Run:
     splits = _splits(arms)
     members = {arm: _members(arm, seeds) for arm, seeds in arms.items()}
     _refuse_copies(arms)
+    _refuse_members_of_anchors(arms)
     plan = _plan(folder, members, "shift" in splits)
     return Run(folder, _trials(arms, members), plan, given=True)
 
@@ -150,6 +155,61 @@ def _refuse_copies(arms: Arms) -> None:
             )
 
 
+def _refuse_members_of_anchors(arms: Arms) -> None:
+    """Refuse an arm of which a member is an anchor's: part of the Deep Ensemble would escape.
+
+    The negative control may be made of the single network. What an anchor has twice, as constant
+    predictions, is no proof of a copy.
+    """
+    known = {anchor: dict(_digests(arms[anchor])) for anchor in ANCHORS}
+    for arm, seeds in arms.items():
+        if arm in (*ANCHORS, "negative_control"):
+            continue
+        for digest, (file, member) in _digests(seeds):
+            for anchor, (place, own) in ((a, d[digest]) for a, d in known.items() if digest in d):
+                raise StudyError(
+                    f"{file}: must hold the predictions of its own arm, but its member {member} is "
+                    f"member {own} of {place}, an anchor's ({anchor}); put its own there, or take "
+                    "the arm away"
+                )
+
+
+def _digests(seeds: Mapping[int, Path]) -> Iterator[tuple[bytes, tuple[Path, int]]]:
+    """Yield the digest of each member's predictions that an arm has once, and where it is."""
+    found: dict[bytes, list[tuple[Path, int]]] = {}
+    for place in seeds.values():
+        file = place / "test.parquet"
+        parquet = open_parquet(file, coerce.AGAIN)
+        table = read_parquet(file, parquet, coerce.AGAIN, ["member", "example", "logits"])
+        if not _are_plain(table.schema):
+            return  # Refused with its reason where predictions are read.
+        rows = pl.DataFrame(table.select(["member", "example"])).with_row_index("row")
+        column = table["logits"]
+        values = pc.list_flatten(column.combine_chunks()).to_numpy(zero_copy_only=False)
+        if not len(values) or len(values) % len(rows):
+            return
+        with np.errstate(over="ignore"):  # Refused there, too.
+            logits = values.astype(np.float32).reshape(len(rows), -1)
+        for (member,), own in rows.sort("member", "example").group_by(
+            "member", maintain_order=True
+        ):
+            content = np.ascontiguousarray(logits[own["row"].to_numpy()])
+            digest = hashlib.blake2b(content.tobytes(), digest_size=16).digest()
+            found.setdefault(digest, []).append((file, member))
+    yield from ((digest, places[0]) for digest, places in found.items() if len(places) == 1)
+
+
+def _are_plain(found: pa.Schema) -> bool:
+    """Tell whether members and examples are whole numbers, and logits lists of decimals."""
+    member, example, logits = (found.field(name).type for name in coerce.ALWAYS)
+    lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    return (
+        all(map(pa.types.is_integer, (member, example)))
+        and any(is_kind(logits) for is_kind in lists)
+        and pa.types.is_floating(logits.value_type)
+    )
+
+
 def _members(arm: str, seeds: Mapping[int, Path]) -> int:
     """Return how many members each of an arm's ensembles has."""
     sizes = {}
@@ -164,6 +224,10 @@ def _members(arm: str, seeds: Mapping[int, Path]) -> int:
             raise StudyError(
                 f"{file}: column member must have no null, but has {column.null_count}; "
                 f"{coerce.AGAIN}"
+            )
+        if pa.types.is_nested(column.type):
+            raise StudyError(
+                f"{file}: column member must be whole numbers, but is {column.type}; {coerce.AGAIN}"
             )
         sizes[file] = pc.count_distinct(column).as_py()
     first, size = next(iter(sizes.items()))

@@ -36,22 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder or address (s3://...) that a study wrote; several are set side by side",
     )
     source.add_argument(
-        "--predictions", type=Path, metavar="FOLDER", help="folder of <arm>/<seed>/test.parquet"
+        "--predictions", metavar="FOLDER", help="folder of <arm>/<seed>/test.parquet"
     )
     parser.add_argument(
         "--out",
-        type=Path,
-        default=Path("analysis/report.html"),
+        default="analysis/report.html",
         metavar="FILE",
         help="the page (default: analysis/report.html)",
     )
     parser.add_argument(
-        "--export", type=Path, metavar="DIR", help="write figures and tables for a paper there"
+        "--export", metavar="DIR", help="write figures and tables for a paper there"
     )
     given = parser.parse_args(arguments)
     workers = os.cpu_count() or 1
     html.vega()  # Made meanwhile.
     try:
+        out, export = _local("--out", given.out), given.export and _local("--export", given.export)
         if given.predictions:
             found = {"": judge_run(load_predictions(given.predictions), workers)}
         elif len(given.runs) == 1:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             named = side_by_side.named([any_path(run) for run in given.runs])
             found = {name: judge_folder(at, workers) for name, at in named.items()}
-        lines = write_all(found, given.out, given.export)
+        lines = write_all(found, out, export)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -72,6 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print("\n".join(lines))
     return 0
+
+
+def _local(option: str, given: str) -> Path:
+    if "://" in given:
+        raise StudyError(f"{option} {given}: must be a path of this machine; copy it from there")
+    return Path(given).expanduser()
 
 
 if __name__ == "__main__":

@@ -90,6 +90,13 @@ class Resources(Strict):
     )
     failed_share: float = Field(0.5, gt=0, le=1, description="of failed trials that ends the run")
 
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _whole_above_one(cls, given: float | str) -> float | str:
+        if isinstance(given, float) and given > 1 and not given.is_integer():
+            raise ValueError(f"must be whole above 1, as Ray asks, but is {given:g}; round it")
+        return given
+
 
 class MethodSpace(Strict):
     """The search space of one method, as read from one file."""

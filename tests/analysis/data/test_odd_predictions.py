@@ -73,6 +73,15 @@ def copy(old: str, new: str) -> Edit:
     return lambda folder: shutil.copytree(folder / old, folder / new)
 
 
+def part_of_deep_ensemble(folder: Path) -> None:
+    """Take the later members of every Deep Ensemble for an arm, in other files."""
+    for place in (folder / "deep_ensemble").iterdir():
+        rows = pl.read_parquet(place / "test.parquet").filter(pl.col("member") > 0)
+        (folder / "mine" / place.name).mkdir(parents=True)
+        file = folder / "mine" / place.name / "test.parquet"
+        rows.with_columns(pl.col("member") - 1).write_parquet(file)
+
+
 def in_parts(folder: Path) -> None:
     """Leave a folder of parts, as Spark and Dask write."""
     table = pq.read_table(folder / FILE, partitioning=None)
@@ -200,6 +209,11 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         copy("deep_ensemble", "mine"),
         "mine/0/test.parquet: must hold the predictions of its own arm, but is a copy of "
         ".*deep_ensemble/0/test.parquet; put these there, or take the arm away",
+    ),
+    "folder | a part of the Deep Ensemble, which would escape": (
+        part_of_deep_ensemble,
+        "mine/0/test.parquet: must hold the predictions of its own arm, but its member 0 is member "
+        "1 of .*deep_ensemble/0/test.parquet, an anchor's",
     ),
     "folder | a link to another arm": (
         lambda folder: os.symlink(folder / "tracking", folder / "latest"),

@@ -621,3 +621,18 @@ def test_nothing_is_written_among_what_was_given(
     judge(eight, capsys)
     assert sorted(eight.rglob("*")) == before
     assert (eight.parent / "out" / "verdict.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--export"])
+def test_what_is_written_is_written_on_this_machine(
+    option: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--predictions", str(folder), option, "s3://bucket/page"]) == 2
+    assert f"error: {option} s3://bucket/page: must be a path of this" in capsys.readouterr().err
+
+
+def test_predictions_in_an_object_store_are_to_be_copied(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--predictions", "s3://bucket/predictions"]) == 2
+    assert "s3://bucket/predictions: must be a folder of this machine" in capsys.readouterr().err

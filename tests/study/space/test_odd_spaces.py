@@ -77,6 +77,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "protocol.seeds: input should be a valid integer or 'auto', but got '20'"),
     "seeds | Auto": (f"{BASE}protocol: {{seeds: Auto}}\n", "valid integer or 'auto', but got 'Auto'"),
     "seeds | a list": (f"{BASE}protocol: {{seeds: [1, 2]}}\n", r"valid integer or 'auto', but got \[1"),
+    "GPUs | one and a half": (f"{BASE}resources: {{gpus_per_trial: 1.5}}\n",
+        "must be whole above 1, as Ray asks, but is 1.5; round it"),
     "GPUs | all": (f"{BASE}resources: {{gpus_per_trial: all}}\n",
         "gpus_per_trial: input should be a valid number or 'auto', but got 'all'"),
     "endpoints | a word": (f"{BASE}protocol: {{endpoints: cll}}\n", "endpoints: must be a list, but"),
