@@ -168,8 +168,8 @@ def _refuse_members_of_anchors(arms: Arms) -> None:
         for digest, (file, member) in _digests(seeds):
             for anchor, (place, own) in ((a, d[digest]) for a, d in known.items() if digest in d):
                 raise StudyError(
-                    f"{file}: must hold the predictions of its own arm, but its member {member} is "
-                    f"member {own} of {place}, an anchor's ({anchor}); put its own there, or take "
+                    f"{file}: must hold the predictions of its own arm, but its member {member:g} is "
+                    f"member {own:g} of {place}, an anchor's ({anchor}); put its own there, or take "
                     "the arm away"
                 )
 
@@ -184,8 +184,7 @@ def _digests(seeds: Mapping[int, Path]) -> Iterator[tuple[bytes, tuple[Path, int
         if not _are_plain(table.schema):
             return  # Refused with its reason where predictions are read.
         rows = pl.DataFrame(table.select(["member", "example"])).with_row_index("row")
-        column = table["logits"]
-        values = pc.list_flatten(column.combine_chunks()).to_numpy(zero_copy_only=False)
+        values = pc.list_flatten(table["logits"].combine_chunks()).to_numpy(zero_copy_only=False)
         if not len(values) or len(values) % len(rows):
             return
         with np.errstate(over="ignore"):  # Refused there, too.
@@ -200,11 +199,11 @@ def _digests(seeds: Mapping[int, Path]) -> Iterator[tuple[bytes, tuple[Path, int
 
 
 def _are_plain(found: pa.Schema) -> bool:
-    """Tell whether members and examples are whole numbers, and logits lists of decimals."""
+    """Tell whether members and examples are numbers, and logits lists of decimals."""
     member, example, logits = (found.field(name).type for name in coerce.ALWAYS)
     lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
     return (
-        all(map(pa.types.is_integer, (member, example)))
+        all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (member, example))
         and any(is_kind(logits) for is_kind in lists)
         and pa.types.is_floating(logits.value_type)
     )

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _local(option: str, given: str) -> Path:
     if "://" in given:
-        raise StudyError(f"{option} {given}: must be a path of this machine; copy it from there")
+        raise StudyError(f"{option} {given}: must be a path of this machine; copy it from one")
     return Path(given).expanduser()
 
 

@@ -79,7 +79,8 @@ def part_of_deep_ensemble(folder: Path) -> None:
         rows = pl.read_parquet(place / "test.parquet").filter(pl.col("member") > 0)
         (folder / "mine" / place.name).mkdir(parents=True)
         file = folder / "mine" / place.name / "test.parquet"
-        rows.with_columns(pl.col("member") - 1).write_parquet(file)
+        # As decimals, which pandas makes of whole numbers where it once had a gap.
+        rows.with_columns(pl.col("member") - 1.0).write_parquet(file)
 
 
 def in_parts(folder: Path) -> None:
