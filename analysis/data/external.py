@@ -168,9 +168,9 @@ def _refuse_members_of_anchors(arms: Arms) -> None:
         for digest, (file, member) in _digests(seeds):
             for anchor, (place, own) in ((a, d[digest]) for a, d in known.items() if digest in d):
                 raise StudyError(
-                    f"{file}: must hold the predictions of its own arm, but its member {member:g} is "
-                    f"member {own:g} of {place}, an anchor's ({anchor}); put its own there, or take "
-                    "the arm away"
+                    f"{file}: must hold the predictions of its own arm, but its member "
+                    f"{member:g} is member {own:g} of {place}, an anchor's ({anchor}); put its own "
+                    "there, or take the arm away"
                 )
 
 
@@ -189,9 +189,8 @@ def _digests(seeds: Mapping[int, Path]) -> Iterator[tuple[bytes, tuple[Path, int
             return
         with np.errstate(over="ignore"):  # Refused there, too.
             logits = values.astype(np.float32).reshape(len(rows), -1)
-        for (member,), own in rows.sort("member", "example").group_by(
-            "member", maintain_order=True
-        ):
+        by_member = rows.sort("member", "example").group_by("member", maintain_order=True)
+        for (member,), own in by_member:
             content = np.ascontiguousarray(logits[own["row"].to_numpy()])
             digest = hashlib.blake2b(content.tobytes(), digest_size=16).digest()
             found.setdefault(digest, []).append((file, member))
