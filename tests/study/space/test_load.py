@@ -193,16 +193,16 @@ def test_the_yaml_of_the_tests_is_plain_yaml():
 
 def test_files_of_several_methods_share_their_anchors(tmp_path):
     folder = SPACES[0].parent
-    study = load_study([folder / "digits.yaml", folder / "mc_dropout.yaml"])
+    study = load_study([folder / "be.yaml", folder / "mc_dropout.yaml"])
     assert [space.method for space in study.candidates] == ["batch_ensemble", "mc_dropout"]
     assert [space.method for space in study.others] == ["single"]
-    assert study.name == "digits"
+    assert study.name == "be"
     other = tmp_path / "other.yaml"
     other.write_text(
-        (folder / "mc_dropout.yaml").read_text().replace("split_seed: 5", "split_seed: 6")
+        (folder / "mc_dropout.yaml").read_text().replace("ood_size: 500", "ood_size: 600")
     )
     with pytest.raises(StudyError, match=r"other\.yaml: dataset: must be that of"):
-        load_study([folder / "digits.yaml", other])
+        load_study([folder / "be.yaml", other])
 
 
 def test_what_stands_beside_include_or_nests_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Every method learns the digits, in its known settings, and moves in the way its paper says."""
+"""Every method learns MNIST-1D, in its known settings, and moves in the way its paper says."""
 
 from functools import cache
 from pathlib import Path
@@ -18,11 +18,11 @@ from study.training.prediction import predict
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
 TUNED = [name for name in names("study.methods") if name not in ("single", "deep_ensemble")]
-FILES = {"batch_ensemble": "digits"}
+FILES = {"batch_ensemble": "be"}
 
 
 @cache
-def digits():
+def series():
     return datasets.load(space("sve")[0].dataset, None)
 
 
@@ -38,14 +38,14 @@ def known(method):
         for entry in space(method)[1].enqueue
         if "control" not in entry
     }
-    middle = {"training.lr": 0.05, "training.weight_decay": 1e-4, "backbone.width": 128}
-    return found or {"middle": middle | {"backbone.dropout": 0.1}}
+    middle = {"backbone.width": 64, "backbone.dropout": 0.05, "training.optimizer": "sgd"}
+    return found or {"middle": middle | {"training.lr": 0.1, "training.weight_decay": 6e-4}}
 
 
 def logits(method, point, seed=0) -> Tensor:
-    """Train on the digits' training split; return the logits (M, N, C) on its validation split."""
+    """Train on the training split; return the logits (M, N, C) on its validation split."""
     torch.set_num_threads(1)
-    data = digits()
+    data = series()
     found = configuration(space(method)[1], point)
     shape = data.shape, data.classes
     ensemble = methods.build(
@@ -62,15 +62,15 @@ def logits(method, point, seed=0) -> Tensor:
 
 
 def accuracy(found: Tensor) -> float:
-    right = found.softmax(-1).mean(0).argmax(-1) == torch.tensor(digits().val[1])
+    right = found.softmax(-1).mean(0).argmax(-1) == torch.tensor(series().val[1])
     return right.float().mean().item()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", TUNED)
-def test_a_known_setting_learns_the_digits(method):
+def test_a_known_setting_learns_the_series(method):
     reached = {name: accuracy(logits(method, point)) for name, point in known(method).items()}
-    assert max(reached.values()) >= 0.93, reached
+    assert max(reached.values()) >= 0.42, reached  # Logistic regression reaches 0.21.
 
 
 @pytest.mark.slow
