@@ -24,7 +24,7 @@ test: $(STATE)-test lint
 
 # What `make test` leaves out as well: whole studies, clusters, other libraries, simulations.
 test-all: $(STATE)-test lint
-	$(BIN)/python -m pytest $(PARALLEL) -m ""
+	$(BIN)/python -m pytest $(PARALLEL) -m "" --hypothesis-profile thorough
 
 test-peers: $(STATE)-test
 	$(BIN)/python -m pytest -m peer

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests import leftovers
 from tests.object_store import ObjectStore, serve
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 torch.set_num_threads(1)  # the networks here are too small to gain from more
+settings.register_profile("thorough", max_examples=150)  # for `make test-all`
+settings.register_profile("quick", max_examples=40)
+settings.load_profile("quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:

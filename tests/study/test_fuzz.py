@@ -24,7 +24,6 @@ VALUE = st.recursive(
     max_leaves=5,
 )
 quick = settings(
-    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -88,7 +87,7 @@ def test_a_space_of_any_bytes(tmp_path, content):
     in_one_line(file)
 
 
-@settings(parent=quick, max_examples=60)
+@quick
 @given(draw=st.data())
 def test_a_damaged_trial_is_never_taken_for_sound(tmp_path_factory, make_spec, data, draw):
     store = RunFolder(tmp_path_factory.mktemp("run") / "run")

@@ -23,7 +23,6 @@ ARM = {name: ARMS[name] for name in ("single", "deep_ensemble", "escaping")}
 DATA = Data(test=40, shift=8, ood=6, classes=3, severities=2)
 SPLITS = ("test", "shift", "ood")
 quick = settings(
-    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -169,7 +168,7 @@ NUMBER = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(data=st.data())
 def test_metrics_of_any_logits_are_in_their_range(data):
     m, n, c = (data.draw(st.integers(1, most)) for most in (3, 5, 4))

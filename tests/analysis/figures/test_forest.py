@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ HARD: dict[str, Callable[[], tuple[Measures, Verdict]]] = {
 }
 
 
+@cache
+def hard(name: str) -> tuple[Measures, Verdict]:
+    return HARD[name]()
+
+
 def marks(value: Any, x: float = 0.0) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield kind and item of every mark of data in a scene graph."""
     if isinstance(value, dict):
@@ -105,13 +111,13 @@ def drawn(figure: Figure) -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("name", HARD)
 def test_every_arm_has_a_mark_in_every_measure(name: str) -> None:
-    found, verdict = HARD[name]()
+    found, verdict = hard(name)
     context = context_of(found, verdict)
     figure = forest_figure(context)
-    spec = figure.chart.to_dict()
+    items = drawn(figure)
     seen = {
         (item["description"].partition("Configuration: ")[2].partition(";")[0], measure)
-        for kind, item in drawn(figure)
+        for kind, item in items
         if kind in ("symbol", "text") and "Measure: " in item.get("description", "")
         for measure in verdict.protocol.labels.values()
         if f"Measure: {measure}" in item["description"]
@@ -119,8 +125,8 @@ def test_every_arm_has_a_mark_in_every_measure(name: str) -> None:
     labels = context.judged_all()["label"].to_list()
     assert len(labels) == len(verdict.arms)
     assert seen == {(label, m) for label in labels for m in verdict.protocol.labels.values()}
-    width = spec["spec"]["width"]
-    places = [item[end] for _, item in drawn(figure) for end in ("x", "x2") if end in item]
+    width = figure.chart.to_dict()["spec"]["width"]
+    places = [item[end] for _, item in items for end in ("x", "x2") if end in item]
     assert 0 <= min(places) <= max(places) <= width
 
 
