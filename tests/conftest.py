@@ -30,34 +30,45 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: leftovers.end(watcher))
 
 
-TOGETHER = (
-    "tests/test_run.py",
-    "tests/test_readme.py",
-    "tests/test_object_store.py",
-    "tests/test_database.py",
-    "tests/analysis/report/test_browser.py",
-    "tests/analysis/report/test_side_by_side.py",
-    "tests/test_chaos.py",
-    *(f"tests/clusters/test_{name}.py" for name in ("gpu", "jobs", "local", "nodes", "slurm")),
-)
-"""Files that share the finished study or the browser, which are dear to make, or that start Ray
-themselves: two of those at once would only wait for each other."""
+CLUSTERS = tuple(f"tests/clusters/test_{name}.py" for name in ("gpu", "jobs", "local", "nodes"))
+TOGETHER = {
+    "read": (
+        "tests/test_run.py",
+        "tests/test_readme.py",
+        "tests/test_database.py",
+        "tests/analysis/report/test_browser.py",
+        "tests/analysis/report/test_side_by_side.py",
+        "tests/analysis/report/test_missing_trials.py",
+        "tests/analysis/test_publication.py",
+        "tests/study/stages/test_pilot.py",
+    ),
+    "disturbed": (
+        *CLUSTERS,
+        "tests/clusters/test_slurm.py",
+        "tests/test_object_store.py",
+        "tests/test_chaos.py",
+    ),
+}
+"""Files whose tests run in one process: those that share the finished study or the browser, which
+are dear to make, and those that start and disturb clusters, which at once would only wait for each
+other."""
+GROUPS = {file: group for group, files in TOGETHER.items() for file in files}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take longest, so that no process is left alone with them."""
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in TOGETHER)
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in GROUPS)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep each file's tests in one process, and the files of ``TOGETHER`` in the same one."""
+    """Keep each file's tests in one process, and the files of a group in the same one."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return "together" if file in TOGETHER else file
+            return GROUPS.get(file, file)
 
     return ByFile(config, log)
 
