@@ -47,14 +47,15 @@ class Cost:
 
 def write_run(folder: Path, trials: int, members: int, examples: int) -> None:
     """Write confirm trials of ``members`` each, of ten arms; the first is the Deep Ensemble."""
+    from study import schema
     from tests.analysis.make_run import Arm, Data, simulate, table, trial_row
 
     data = Data(test=examples)
     keys = data.keys("test")
     for number in range(trials):
         seed, arm = divmod(number, 10)
-        role = "candidate" if arm else "deep_ensemble"
-        spec = Arm(role, f"method{arm}", members, diversity=(10 - arm % 10) / 10)  # type: ignore[arg-type]
+        role: schema.Role = "candidate" if arm else "deep_ensemble"
+        spec = Arm(role, f"method{arm}", members, diversity=(10 - arm % 10) / 10)
         row = trial_row(spec, seed)
         here = folder / "trials" / row["trial"][0].as_py()
         here.mkdir(parents=True)
@@ -163,8 +164,13 @@ def _calibrated(logq_NC: Any, y_N: Any) -> float:
     from torch.nn.functional import cross_entropy
 
     log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    settings = {"max_iter": 50, "tolerance_grad": 1e-9, "tolerance_change": 1e-12}
-    search = torch.optim.LBFGS([log_t], line_search_fn="strong_wolfe", **settings)  # type: ignore[arg-type]
+    search = torch.optim.LBFGS(
+        [log_t],
+        line_search_fn="strong_wolfe",
+        max_iter=50,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-12,
+    )
 
     def loss() -> Any:
         search.zero_grad()
