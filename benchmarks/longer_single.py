@@ -1,6 +1,6 @@
-"""What longer training alone would give: ``python -m analysis.longer_single``.
+"""What longer training alone would give: ``python -m benchmarks.longer_single``.
 
-    python -m analysis.longer_single mnist --data-root DATA
+    python -m benchmarks.longer_single mnist --data-root DATA
 
 Arms are compared at equal epochs, at which an ensemble of M members is trained with up to M times
 the compute of the single network. Here the tuned single network of a published study is trained for
@@ -104,7 +104,7 @@ def _trials(one: Configuration, seeds: int) -> list[TrialSpec]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, place and write; return the exit status."""
     found = argparse.ArgumentParser(
-        prog="python -m analysis.longer_single",
+        prog="python -m benchmarks.longer_single",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
