@@ -1,8 +1,8 @@
 """Reading images from Parquet in the layout of the Hugging Face hub's image sets.
 
 A row has the encoded image as ``image`` or ``img`` (struct of ``bytes`` and ``path``) and the class
-as ``label``. Files are found by their split's name, as one file, in numbered parts, or in a folder
-of that name. Of an image of several frames, as an animated GIF, the first counts.
+as ``label``. Files are found by their split's name: one file, parts that are numbered from 0, or a
+folder of that name. Of an image of several frames, as an animated GIF, the first counts.
 """
 
 import io
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from study.datasets import Images, Labels
 from study.datasets._splits import Labelled, check_labels
@@ -57,11 +57,21 @@ SPLITS: Final = {
 """What files of each split are called."""
 
 
+PART: Final = re.compile(
+    r"(?P<row>[a-z_. -]*)(?P<number>\d{1,6})(-of-(?P<total>\d{1,6}))?([^a-z0-9].*)?", re.IGNORECASE
+)
+"""The name of a numbered file; longer numbers are dates or digests."""
+UNFINISHED: Final = re.compile(
+    r".*\.parquet\.(incomplete|part|partial|crdownload|download|aria2|tmp)", re.IGNORECASE
+)
+"""What the hub's client and browsers call a file that they still write."""
+
+
 def find(folder: Path, split: str) -> list[Path]:
     """Return the Parquet files of ``split`` in ``folder``, in the order of their names.
 
     Raises:
-        StudyError: When a part of a set of numbered files is missing or twice, or there are two
+        StudyError: When a part of a row of numbered files is missing or twice, or there are two
             sets.
     """
     found = {name: _called(folder, name) for name in SPLITS[split]}
@@ -72,59 +82,110 @@ def find(folder: Path, split: str) -> list[Path]:
             "; keep those of one"
         )
     files = next(iter(found.values()), [])
-    numbered = [re.search(r"-(\d+)-of-(\d+)", file.name) for file in files]
-    # Files of a folder need not say how many they are.
-    alone = [f"the folder {split}/" if file.parent != folder else "one file" for file in files]
-    totals = sorted({m[2] if m else other for m, other in zip(numbered, alone, strict=True)})
-    if len(totals) > 1:
+    generations = sorted({_generation(folder, file) for file in files})
+    if len(generations) > 1:
         raise StudyError(
             f"{folder}: the {split} files must be of one generation, but some are of "
-            f"{' and some of '.join(totals)}; remove those of the other download"
+            f"{' and some of '.join(generations)}; remove those of the other download"
         )
-    present: dict[int, Path] = {}
-    for file, match in zip(files, numbered, strict=True):
-        if match and (other := present.setdefault(int(match[1]), file)) != file:
-            raise StudyError(
-                f"{folder}: part {int(match[1])} of the {split} files must be there once, but is "
-                f"{other.name!r} and {file.name!r}; remove one"
-            )
-    for number in range(max((int(match[2]) for match in numbered if match), default=0)):
-        if number not in present:
-            raise StudyError(
-                f"{folder}: part {number} of the {split} files is missing; get it again"
-            )
+    rows: dict[str, dict[int, Path]] = {}
+    for file in files:
+        if match := PART.fullmatch(file.stem):
+            number, row = int(match["number"]), rows.setdefault(_row(match), {})
+            if (other := row.setdefault(number, file)) != file:
+                raise StudyError(
+                    f"{folder}: part {number} of the {split} files must be there once, but is "
+                    f"{other.name!r} and {file.name!r}; remove the copy, or number all"
+                )
+    total = int(generations[0]) if generations and generations[0].isdigit() else 0
+    for row in rows.values():
+        for number in range(max(total, max(row) + 1)):
+            if number not in row:
+                raise StudyError(
+                    f"{folder}: part {number} of the {split} files is missing; get it again, or "
+                    "number the files from 0"
+                )
     return files
 
 
+def _row(match: re.Match[str]) -> str:
+    """Return what stands before the number of a file."""
+    return match["row"].rstrip("-_. ").lower()
+
+
+def _generation(folder: Path, file: Path) -> str:
+    """Return of how many parts a file says that it is, or where it lies; of one set all agree."""
+    match = PART.fullmatch(file.stem)
+    if match and match["total"]:
+        return match["total"]
+    # Files of a folder need not say how many they are.
+    if file.parent != folder:
+        return f"the folder {file.parent.name}/"
+    return "parts without a total" if match else "one file"
+
+
 def parquet_files(folder: Path) -> list[Path]:
-    """Return the Parquet files in a folder, and in the folders in it that are called by a split."""
-    called = {name for names in SPLITS.values() for name in names}
+    """Return the Parquet files in a folder, and in the folders in it that are called by a split.
+
+    What macOS puts beside a file on a foreign disk (``._train.parquet``) is none of them.
+
+    Raises:
+        StudyError: When one of them is still being downloaded.
+    """
+    called = {end for names in SPLITS.values() for name in names for end in _folders(name)}
     if not folder.is_dir():
         return []
     places = [folder, *(path for path in folder.iterdir() if path.name in called)]
-    return sorted(
-        file
-        for place in places
-        if place.is_dir()
-        for file in place.iterdir()
-        if file.suffix.lower() == ".parquet"
-    )
-
-
-def _called(folder: Path, name: str) -> list[Path]:
-    """Return the files of a name, or of a name with more behind a mark, or in its folder."""
-    pattern = re.compile(rf"{name}([^a-z].*)?\.parquet", re.IGNORECASE)
+    inside = sorted(file for place in places if place.is_dir() for file in place.iterdir())
+    for file in inside:
+        if UNFINISHED.fullmatch(file.name):
+            raise StudyError(
+                f"{file}: every file must be whole, but this download has not ended; let it end, "
+                "or remove the file"
+            )
     return [
         file
-        for file in parquet_files(folder)
-        if file.parent == folder / name or (file.parent == folder and pattern.fullmatch(file.name))
+        for file in inside
+        if file.suffix.lower() == ".parquet"
+        and not file.name.startswith("._")
+        and not file.is_dir()
     ]
 
 
+def _folders(name: str) -> tuple[str, str]:
+    """Return what the folder of a split may be called: Spark gives it the name of a file."""
+    return name, f"{name}.parquet"
+
+
+def _called(folder: Path, name: str) -> list[Path]:
+    """Return the file of a name, the numbered files of that name, or those in its folder."""
+
+    def is_called(file: Path) -> bool:
+        match = PART.fullmatch(file.stem)
+        return (_row(match) if match else file.stem.lower()) == name
+
+    return [
+        file
+        for file in parquet_files(folder)
+        if (is_called(file) if file.parent == folder else file.parent.name in _folders(name))
+    ]
+
+
+def place_of(folder: Path) -> Path:
+    """Return where a set lies in its folder: there, or in ``data/`` as in a clone of the hub."""
+    below = folder / "data"
+    return below if not _read(folder) and parquet_files(below) else folder
+
+
+def _read(folder: Path) -> set[Path]:
+    return {file for names in SPLITS.values() for name in names for file in _called(folder, name)}
+
+
 def unread(folder: Path) -> list[str]:
-    """Return the names of Parquet files that are of no split."""
-    read = {file for names in SPLITS.values() for name in names for file in _called(folder, name)}
-    return [file.name for file in parquet_files(folder) if file not in read]
+    """Return the names of Parquet files in a folder, or in ``data/`` in it, that nothing reads."""
+    read = _read(place_of(folder))
+    every = [*parquet_files(folder), *parquet_files(folder / "data")]
+    return [str(file.relative_to(folder)) for file in every if file not in read]
 
 
 def read(files: list[Path], form: Form, classes: int) -> Labelled:
@@ -299,9 +360,13 @@ def _decode(encoded: bytes | None, form: Form, where: str) -> Images:
         raise
     except Exception as error:  # Pillow's decoders fail with whatever the damage provokes
         reason = re.sub(r" <_io.*?>", "", str(error)) or type(error).__name__
-        raise StudyError(
-            f"{where}: the image cannot be decoded ({reason}); drop the row or get the file again"
-        ) from error
+        remedy = "drop the row or get the file again"
+        if isinstance(error, UnidentifiedImageError):
+            reason, remedy = (
+                f"it is none of {', '.join(FORMATS)}",
+                f"convert it to one, or {remedy}",
+            )
+        raise StudyError(f"{where}: the image cannot be decoded ({reason}); {remedy}") from error
 
 
 def _check(image: Image.Image, where: str) -> None:

@@ -1,9 +1,10 @@
 """Any image set in Parquet files as the Hugging Face hub has them: a folder with train and test.
 
-The folder, or ``data/`` in it, has ``train*.parquet`` and may have ``validation*`` (or ``valid*``,
-``val*``, ``dev*``) and ``test*``; each is one file, numbered parts
-(``train-00000-of-00002.parquet``) or a folder (``train/0000.parquet``). Transparent images are laid
-on white. Without test files the validation files are the test; without both, the test is what train
+The folder, or ``data/`` in it, has the files of ``train`` and may have those of ``validation`` (or
+``valid``, ``val``, ``dev``) and ``test``. Each is one file (``train.parquet``), parts that are
+numbered from 0 (``train-00000-of-00002.parquet``, ``train_0.parquet``) or a folder
+(``train/0000.parquet``); no other file is read, and a note names it. Transparent images are laid on
+white. Without test files the validation files are the test; without both, the test is what train
 and val leave of the training files.
 """
 
@@ -21,7 +22,7 @@ from study.datasets._splits import Labelled, assemble, data_folder
 from study.errors import StudyError
 
 SHOWN = 5
-"""Names of a folder's content that a line has at most."""
+"""Names of files that a line has at most."""
 
 
 class Options(CommonOptions):
@@ -44,11 +45,12 @@ def load(options: Options, root: Path | None) -> Dataset:
         StudyError: With the file and row that is at fault, or when the sizes do not fit.
     """
     folder = _folder("path", options.path, root)
-    if not parquet_images.parquet_files(folder) and (folder / "data").is_dir():
-        folder = folder / "data"  # As a clone of a set on the hub has it.
+    ignored = parquet_images.unread(folder)
+    notes = (f"{folder}: nothing reads {_few(ignored)}",) if ignored else ()
+    folder = parquet_images.place_of(folder)
     files = {split: parquet_images.find(folder, split) for split in ("train", "validation", "test")}
     if not files["train"]:
-        raise StudyError(f"dataset parquet: no train*.parquet in {folder}, {_inside(folder)}")
+        raise StudyError(f"dataset parquet: no train.parquet in {folder}, {_inside(folder)}")
     classes = parquet_images.count_classes([file for split in files.values() for file in split])
     form = Form(options.channels, options.resize)
     data = {
@@ -58,11 +60,7 @@ def load(options: Options, root: Path | None) -> Dataset:
     test = data.get("test") or data.get("validation")
     val = data.get("validation") if "test" in data else None
     ood = _read_ood(options, form, data["train"], root)
-    found = assemble(options, data["train"], test, classes, ood, val)
-    ignored = parquet_images.unread(folder)
-    if not ignored:
-        return found
-    return replace(found, notes=(f"{folder}: nothing reads {', '.join(ignored)}",))
+    return replace(assemble(options, data["train"], test, classes, ood, val), notes=notes)
 
 
 def _inside(folder: Path) -> str:
@@ -70,12 +68,20 @@ def _inside(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     if not names:
         return "which is empty; fix path"
-    more = ", ..." if len(names) > SHOWN else ""
-    return f"but {', '.join(names[:SHOWN])}{more}; fix path, or rename the files"
+    return f"but {_few(names)}; fix path, or rename the files"
+
+
+def _few(names: list[str]) -> str:
+    return f"{', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
 
 
 def _folder(key: str, path: str, root: Path | None) -> Path:
     """Return the folder that the option ``key`` names."""
+    if "://" in path:
+        raise StudyError(
+            f"dataset parquet: {key} must be a folder of this machine, but is {path}; "
+            "download the set and name its folder"
+        )
     folder = Path(os.path.expanduser(path))
     if not folder.is_absolute():
         base = data_folder("parquet", root)
@@ -90,7 +96,10 @@ def _folder(key: str, path: str, root: Path | None) -> Path:
             f"dataset parquet: {key} must be a folder, but {folder} is a file; name that above it"
         )
     if not folder.is_dir():
-        raise StudyError(f"dataset parquet: there is no folder {folder}; fix {key} or --data-root")
+        raise StudyError(
+            f"dataset parquet: there is no folder {folder}; fix {key} or --data-root, or download "
+            "the set there"
+        )
     return folder
 
 

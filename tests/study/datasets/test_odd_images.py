@@ -105,6 +105,26 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         parts(f"{PART}-0a1b", f"{PART}-2c3d"),
         "part 0 of the train files must be there once",
     ),
+    "file | the first part is missing": (
+        parts("train/0001"),
+        "part 0 of the train files is missing; get it again, or number the files from 0",
+    ),
+    "file | a part between is missing": (
+        parts("train-00000", "train-00002"),
+        "part 1 of the train files is missing; get it again",
+    ),
+    "file | a part of Spark's is missing": (
+        parts("train.parquet/part-00001-4f1e-c000.snappy"),
+        "part 0 of the train files is missing; get it again",
+    ),
+    "file | a part that is still downloaded": (
+        lambda folder, _: (folder / "train-00001.parquet.incomplete").touch(),
+        "00001.parquet.incomplete: every file must be whole, but this download has not ended; let",
+    ),
+    "file | parts beside one file": (
+        lambda folder, write: write(folder / "train_0.parquet"),
+        "must be of one generation, but some are of one file and some of parts without a total",
+    ),
     "file | a file beside a folder of its name": (
         lambda folder, write: write(folder / "train/0000.parquet"),
         "must be of one generation, but some are of one file and some of the folder train/",
@@ -119,24 +139,28 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     ),
     "file | another ending": (
         rename("train.pq"),
-        r"no train\*.parquet in .*set, but test.parquet, train.pq; fix path, or rename the files",
+        r"no train.parquet in .*set, but test.parquet, train.pq; fix path, or rename the files",
     ),
     "file | another word before": (
         rename("my_train.parquet"),
-        r"no train\*.parquet in .*set, but my_train.parquet, test.parquet",
+        r"no train.parquet in .*set, but my_train.parquet, test.parquet",
+    ),
+    "file | another word behind": (
+        rename("train_clean.parquet"),
+        "no train.parquet in .*set, but test.parquet, train_clean.parquet",
     ),
     "file | another word": (
         rename("training.parquet"),
-        r"no train\*.parquet in .*set, but test.parquet, training.parquet",
+        r"no train.parquet in .*set, but test.parquet, training.parquet",
     ),
     "folder | one too high": (
         lambda folder, _: shutil.move(folder, folder.parent / "moved") and
         shutil.move(folder.parent / "moved", folder / "default"),
-        r"no train\*.parquet in .*set, but default; fix path",
+        r"no train.parquet in .*set, but default; fix path",
     ),
     "folder | empty": (
         lambda folder, _: [file.unlink() for file in folder.iterdir()],
-        r"no train\*.parquet in .*set, which is empty; fix path",
+        r"no train.parquet in .*set, which is empty; fix path",
     ),
     "folder | a link that leads nowhere": (
         lambda folder, _: [
@@ -200,6 +224,15 @@ READ: dict[str, Edit] = {
     "file | Train.parquet": rename("Train.parquet"),
     "file | TRAIN.PARQUET": rename("TRAIN.PARQUET"),
     "folder | train/0000.parquet": in_folders,
+    "folder | train/, and what macOS puts beside a file": lambda folder, write: [
+        in_folders(folder, write),
+        (folder / "train/._0000.parquet").write_text("x"),
+    ],
+    "folder | train.parquet/, as Spark writes": lambda folder, _: [
+        part := (folder / "train.parquet").rename(folder / "part-00000-4f1e-c000.snappy.parquet"),
+        (folder / "train.parquet").mkdir(),
+        part.rename(folder / "train.parquet" / part.name),
+    ],
     "folder | a link, as in a cache of the hub": lambda folder, _: [
         (folder / "train.parquet").rename(folder.parent / "blob"),
         (folder / "train.parquet").symlink_to("../blob"),
@@ -242,8 +275,46 @@ def test_foreign_images_that_are_not_foreign_are_counted(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("train_extra", "train_test_split", "train copy", "test_hidden", "index"),
+        *("data/train", "data/test"),
+    ],
+)
+def test_what_is_not_read_is_said(folder: Path, write_parquet: Write, name: str) -> None:
+    before = made(folder)
+    write_parquet(folder / f"{name}.parquet")
+    after = made(folder)
+    assert after.fingerprint == before.fingerprint
+    assert after.notes == (f"{folder}: nothing reads {name}.parquet",)
+
+
+def test_another_file_above_hides_no_data(folder: Path, write_parquet: Write) -> None:
+    expected = made(folder).fingerprint
+    data = folder.rename(folder.parent / "data")
+    folder.mkdir()
+    data.rename(folder / "data")
+    write_parquet(folder / "index.parquet")
+    assert made(folder).fingerprint == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("s3://bucket/set", "path must be a folder of this machine, but is s3://bucket/set; down"),
+        ("hf://datasets/user/set", "but is hf://datasets/user/set; download the set and name its"),
+        ("user/set", "no folder .*/user/set; fix path or --data-root, or download the set there"),
+    ],
+)
+def test_a_set_that_is_elsewhere(tmp_path: Path, path: str, line: str) -> None:
+    with pytest.raises(StudyError, match=line):
+        load({"name": "parquet", "path": path}, tmp_path)
+
+
 def test_a_copy_of_the_file_is_counted(folder: Path) -> None:
-    shutil.copy(folder / "train.parquet", folder / "train copy.parquet")
+    shutil.copy(folder / "train.parquet", folder / "train_1.parquet")
+    (folder / "train.parquet").rename(folder / "train_0.parquet")
     assert any("are both in train and in val" in line for line in inspect(made(folder)))
 
 

@@ -152,7 +152,7 @@ def test_fingerprint_follows_one_pixel(folder: Path, write_parquet: Write) -> No
         ({"path": "sets"}, "there is no folder .*sets; fix path or --data-root"),
         ({"ood_path": "none"}, "there is no folder .*none; fix ood_path or --data-root"),
         ({"ood_path": "."}, r"no \*.parquet in .*; fix ood_path"),
-        ({"path": "."}, r"no train\*.parquet in .*; fix path"),
+        ({"path": "."}, r"no train.parquet in .*; fix path"),
         ({"val_size": 20}, "train_size . val_size must be at most 20"),
     ],
 )
@@ -240,7 +240,15 @@ GOOD = encode(Image.new("RGB", (8, 8), (9, 200, 40)))
 @pytest.mark.parametrize(
     ("encoded", "message"),
     [
-        (b"no picture", "the image cannot be decoded .cannot identify image file.; drop the row"),
+        (
+            b"no picture",
+            "the image cannot be decoded .it is none of PNG, .*; convert it to one, or",
+        ),
+        (
+            b"<svg/>",
+            "it is none of PNG, JPEG, WEBP, BMP, GIF, TIFF.; convert it to one, or drop the",
+        ),
+        (encode(Image.new("L", (8, 8)), "JPEG2000"), "it is none of PNG, JPEG"),
         (GOOD[:50], "the image cannot be decoded"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "the image cannot be decoded"),
         (None, "has no image bytes; write the set with embedded images"),
