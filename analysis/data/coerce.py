@@ -32,6 +32,8 @@ KNOWN: Final = (*ALWAYS, "label", "condition", "severity")
 LARGEST: Final = 1e10
 """Beyond it (nats), sums of squares of float32 losses are no longer exact enough to test."""
 SEVERITIES: Final = 100
+ROUNDED: Final = 0.015
+"""By how much probabilities may miss 1 whose logarithms to base 10 or less have two digits."""
 
 
 def base(split: str) -> str:
@@ -192,16 +194,15 @@ def _check_values(file: AnyPath, values: npt.NDArray[np.float32], classes: int) 
 
 
 def _other_base(rows: npt.NDArray[np.float32]) -> str | None:
-    """Say so where values are logarithms of probabilities to another base than e."""
-
-    def fits(base: float) -> bool:
-        return bool(np.abs(np.power(base, rows).sum(1) - 1).max() <= 0.01)
-
-    if rows.max() <= 0 and not fits(np.e):  # Where all are certain, any base fits.
-        for base in (2, 10):
-            if fits(base):
-                return f"they are to base {base}; multiply them by log({base}) = {np.log(base):.5f}"
-    return None
+    """Say so where values can only be logarithms of probabilities to another base than e."""
+    if rows.max() > 0 or rows.max(1).min() == 0:  # Where every row has a 0, any base may fit.
+        return None
+    off = {base: np.abs(np.power(base, rows).sum(1) - 1).max() for base in (np.e, 2, 10)}
+    nearest = min(off, key=lambda base: off[base])
+    if nearest == np.e or off[nearest] > ROUNDED:
+        return None
+    log = f"log({nearest}) = {np.log(nearest):.5f}"
+    return f"they are to base {nearest}; multiply them by {log}"
 
 
 def _probabilities(rows: npt.NDArray[np.float32]) -> str | None:

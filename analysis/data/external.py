@@ -4,15 +4,12 @@ What only a study knows (costs, specs, versions, when and how it was trained) is
 """
 
 import contextlib
-import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,8 +58,6 @@ def load_predictions(folder: str | Path) -> Run:
         )
     splits = _splits(arms)
     members = {arm: _members(arm, seeds) for arm, seeds in arms.items()}
-    _refuse_copies(arms)
-    _refuse_members_of_anchors(arms)
     plan = _plan(folder, members, "shift" in splits)
     return Run(folder, _trials(arms, members), plan, given=True)
 
@@ -133,79 +128,6 @@ def _splits(arms: Arms) -> list[str]:
             )
         found += [] if missing else [split]
     return found
-
-
-def _refuse_copies(arms: Arms) -> None:
-    """Refuse an arm that has another's files: a copy of the Deep Ensemble would escape.
-
-    Files that are alike within an arm too, as those of constant predictions, are judged as that.
-    """
-    files = [place / "test.parquet" for seeds in arms.values() for place in seeds.values()]
-    sizes = Counter(file.stat().st_size for file in files)
-    alike: dict[bytes, list[Path]] = {}
-    for file in files:
-        if sizes[file.stat().st_size] > 1:
-            with file.open("rb") as content:
-                alike.setdefault(hashlib.file_digest(content, "blake2b").digest(), []).append(file)
-    for same in alike.values():
-        if len({file.parent.parent for file in same}) == len(same) > 1:
-            raise StudyError(
-                f"{same[1]}: must hold the predictions of its own arm, but is a copy of {same[0]}; "
-                "put these there, or take the arm away"
-            )
-
-
-def _refuse_members_of_anchors(arms: Arms) -> None:
-    """Refuse an arm of which a member is an anchor's: part of the Deep Ensemble would escape.
-
-    The negative control may be made of the single network. What an anchor has twice, as constant
-    predictions, is no proof of a copy.
-    """
-    known = {anchor: dict(_digests(arms[anchor])) for anchor in ANCHORS}
-    for arm, seeds in arms.items():
-        if arm in (*ANCHORS, "negative_control"):
-            continue
-        for digest, (file, member) in _digests(seeds):
-            for anchor, (place, own) in ((a, d[digest]) for a, d in known.items() if digest in d):
-                raise StudyError(
-                    f"{file}: must hold the predictions of its own arm, but its member "
-                    f"{member:g} is member {own:g} of {place}, an anchor's ({anchor}); put its own "
-                    "there, or take the arm away"
-                )
-
-
-def _digests(seeds: Mapping[int, Path]) -> Iterator[tuple[bytes, tuple[Path, int]]]:
-    """Yield the digest of each member's predictions that an arm has once, and where it is."""
-    found: dict[bytes, list[tuple[Path, int]]] = {}
-    for place in seeds.values():
-        file = place / "test.parquet"
-        parquet = open_parquet(file, coerce.AGAIN)
-        table = read_parquet(file, parquet, coerce.AGAIN, ["member", "example", "logits"])
-        if not _are_plain(table.schema):
-            return  # Refused with its reason where predictions are read.
-        rows = pl.DataFrame(table.select(["member", "example"])).with_row_index("row")
-        values = pc.list_flatten(table["logits"].combine_chunks()).to_numpy(zero_copy_only=False)
-        if not len(values) or len(values) % len(rows):
-            return
-        with np.errstate(over="ignore"):  # Refused there, too.
-            logits = values.astype(np.float32).reshape(len(rows), -1)
-        by_member = rows.sort("member", "example").group_by("member", maintain_order=True)
-        for (member,), own in by_member:
-            content = np.ascontiguousarray(logits[own["row"].to_numpy()])
-            digest = hashlib.blake2b(content.tobytes(), digest_size=16).digest()
-            found.setdefault(digest, []).append((file, member))
-    yield from ((digest, places[0]) for digest, places in found.items() if len(places) == 1)
-
-
-def _are_plain(found: pa.Schema) -> bool:
-    """Tell whether members and examples are numbers, and logits lists of decimals."""
-    member, example, logits = (found.field(name).type for name in coerce.ALWAYS)
-    lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
-    return (
-        all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (member, example))
-        and any(is_kind(logits) for is_kind in lists)
-        and pa.types.is_floating(logits.value_type)
-    )
 
 
 def _members(arm: str, seeds: Mapping[int, Path]) -> int:

@@ -43,6 +43,7 @@ SOURCES: Final = (
     "analysis/data/predictions.py",
     "analysis/data/run.py",
     "analysis/measures/cache.py",
+    "analysis/measures/copies.py",
     "analysis/measures/split.py",
     "analysis/measures/trial.py",
 )

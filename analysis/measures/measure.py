@@ -20,6 +20,7 @@ from analysis.data.roles import POOLS, arm_key, ensemble_key
 from analysis.data.run import Run
 from analysis.measures.cache import Kept, kept_of, key_of
 from analysis.measures.columns import COMPARING, KEYS, METRICS, SCHEMAS
+from analysis.measures.copies import refuse_copies
 from analysis.measures.per_example import ExampleValues, Source
 from analysis.measures.selection import confirmed, excluded
 from analysis.measures.trial import Task, files, measure_trial
@@ -91,12 +92,15 @@ def measure(run: Run, workers: int = 1) -> Measures:
 
     Raises:
         StudyError: When a file breaks the format, a split is missing in some trials only, trials
-            hold other rows or labels, or two trials claim the same arm and replicate.
+            hold other rows or labels, two trials claim the same arm and replicate, or an arm that
+            was given is a copy.
     """
     rows, tasks = confirmed(run)
     kept, owner = kept_of(run)
     scalars = _scalars(_bare(run), kept, tasks, workers)
     _refuse_other_rows(run, tasks, scalars)
+    if run.given:
+        refuse_copies(run, rows, scalars)
     arms: dict[str, list[tuple[int, Task, int]]] = {}
     parts: dict[str, list[Json]] = {name: [] for name in SCHEMAS}
     for row, task, found in zip(rows, tasks, scalars, strict=True):

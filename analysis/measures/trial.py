@@ -15,7 +15,7 @@ import numpy.typing as npt
 from analysis import metrics
 from analysis.data.predictions import Predictions, predictions, predictions_file, refuse_other_rows
 from analysis.data.run import Run
-from analysis.measures import split
+from analysis.measures import copies, split
 from study.schema import COLLAPSED, MEAN_WEIGHTS
 
 Json = dict[str, Any]
@@ -66,7 +66,8 @@ class TrialMeasures:
     """What was measured of one trial.
 
     Attributes:
-        scalars: Plain JSON: ``fingerprints`` by split, ``controls`` (measures of the one-member
+        scalars: Plain JSON: ``fingerprints`` by split, ``marks`` of the members of given
+            predictions (see ``analysis.measures.copies``), ``controls`` (measures of the one-member
             controls), ``curve`` (rows of members, cll, nll), and ``sizes``: by ensemble size (as
             text) ``values``, and rows of ``severities``, ``scores``, ``reliability`` and ``pairs``.
         examples: By ensemble size.
@@ -93,6 +94,7 @@ def measure_trial(run: Run, task: Task) -> TrialMeasures:
     """
     test = predictions(run, task.trial, "test")
     marks = {"test": test.fingerprints()}
+    of_members = copies.marks(test.logits) if run.given else []
     rows = split.reduce(test, task.sizes, split.test_rows)
     losses = {size: calibrated(rows[size]["logq"].T, test.labels) for size in task.sizes}
     found = {size: _on_test(rows[size], losses[size], test) for size in task.sizes}
@@ -109,7 +111,8 @@ def measure_trial(run: Run, task: Task) -> TrialMeasures:
         _add_shift(found, examples, data, task)
     controls = _controls(run, task, marks)
     sizes = {str(size): found[size] for size in task.sizes}
-    scalars = {"fingerprints": marks, "controls": controls, "curve": curve, "sizes": sizes}
+    scalars: Json = {"fingerprints": marks, "marks": of_members, "controls": controls}
+    scalars |= {"curve": curve, "sizes": sizes}
     return TrialMeasures(_plain(scalars), examples)
 
 

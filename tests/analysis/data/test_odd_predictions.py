@@ -19,6 +19,7 @@ import pytest
 
 from analysis.data.external import load_predictions
 from analysis.data.predictions import predictions
+from analysis.measures.measure import measure
 from study.errors import StudyError
 from tests.analysis.make_predictions import ARMS, make_predictions
 from tests.analysis.make_run import Data
@@ -73,14 +74,36 @@ def copy(old: str, new: str) -> Edit:
     return lambda folder: shutil.copytree(folder / old, folder / new)
 
 
-def part_of_deep_ensemble(folder: Path) -> None:
-    """Take the later members of every Deep Ensemble for an arm, in other files."""
+def shifted(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return logits of the same probabilities."""
+    return np.asarray(z + 10 * np.random.default_rng(0).normal(size=(len(z), 1)), np.float32)
+
+
+def part_of_deep_ensemble(
+    change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] = lambda z: z,
+) -> Edit:
+    """Return an edit that takes the later members of every Deep Ensemble for an arm."""
+
+    def edit(folder: Path) -> None:
+        for place in (folder / "deep_ensemble").iterdir():
+            rows = pl.read_parquet(place / "test.parquet").filter(pl.col("member") > 0)
+            (folder / "mine" / place.name).mkdir(parents=True)
+            file = folder / "mine" / place.name / "test.parquet"
+            # Decimals, as pandas makes of whole numbers where it once had a gap.
+            rows.with_columns(
+                pl.col("member") - 1.0, logits=change(rows["logits"].to_numpy())
+            ).write_parquet(file)
+
+    return edit
+
+
+def members_turned(folder: Path) -> None:
+    """Take the Deep Ensembles, their members in another order, for an arm."""
     for place in (folder / "deep_ensemble").iterdir():
-        rows = pl.read_parquet(place / "test.parquet").filter(pl.col("member") > 0)
+        rows = pl.read_parquet(place / "test.parquet")
         (folder / "mine" / place.name).mkdir(parents=True)
         file = folder / "mine" / place.name / "test.parquet"
-        # As decimals, which pandas makes of whole numbers where it once had a gap.
-        rows.with_columns(pl.col("member") - 1.0).write_parquet(file)
+        rows.with_columns(member=3 - pl.col("member")).write_parquet(file)
 
 
 def in_parts(folder: Path) -> None:
@@ -127,6 +150,14 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "logits | log-probabilities to base 10": (
         values(lambda z: log_softmax(z) / np.log(10)),
         r"they are to base 10; multiply them by log\(10\) = 2.30259",
+    ),
+    "logits | log-probabilities to base 10 of two digits": (
+        values(lambda z: (log_softmax(z) / np.log(10)).round(2)),
+        "they are to base 10; multiply",
+    ),
+    "logits | log-probabilities to base 2 of two digits": (
+        values(lambda z: (log_softmax(z) / np.log(2)).round(2)),
+        "they are to base 2; multiply",
     ),
     "logits | decimals": (
         column("logits", lambda rows: pa.array([[Decimal("1.5")] * 4] * len(rows))),
@@ -212,13 +243,21 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         ".*deep_ensemble/0/test.parquet; put these there, or take the arm away",
     ),
     "folder | a part of the Deep Ensemble, which would escape": (
-        part_of_deep_ensemble,
+        part_of_deep_ensemble(),
         "mine/0/test.parquet: must hold the predictions of its own arm, but its member 0 is member "
         "1 of .*deep_ensemble/0/test.parquet, an anchor's",
     ),
+    "folder | the same with other logits of the same probabilities": (
+        part_of_deep_ensemble(shifted),
+        "mine/0/test.parquet: must hold .* but its member 0 is member 1 of .*deep_ensemble/0/test",
+    ),
+    "folder | the members of a Deep Ensemble in another order": (
+        members_turned,
+        "mine/0/test.parquet: must hold the predictions of its own arm, but is a copy of .*deep_e",
+    ),
     "folder | a link to another arm": (
         lambda folder: os.symlink(folder / "tracking", folder / "latest"),
-        "but is a copy of .*latest/0/test.parquet",
+        "latest/0/test.parquet: must hold .* but is a copy of .*tracking/0/test.parquet",
     ),
     "folder | a link to itself": (
         lambda folder: os.symlink(folder, folder / "loop"),
@@ -254,7 +293,7 @@ def test_what_would_be_misunderstood_is_refused(case: str, folder: Path) -> None
     edit, message = REFUSED[case]
     edit(folder)
     with pytest.raises(StudyError, match=message) as caught:
-        predictions(load_predictions(folder), "tracking/1", "test")
+        measure(load_predictions(folder))
     assert "; " in str(caught.value)
 
 
@@ -303,6 +342,37 @@ def test_a_protocol_is_read_as_it_is_meant(folder: Path, name: str, content: str
     protocol = plan.protocol
     assert (protocol.alpha, protocol.delta, protocol.sensitivity) == (0.04, 0.3, (0.2,))
     assert [endpoint.key for endpoint in protocol.endpoints] == ["nll", "gain"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda z: log_softmax(z).round(2),
+        lambda z: 9 * (z - z.max(-1, keepdims=True)),
+        lambda z: z - 40,
+    ],
+    ids=["natural logarithms of two digits", "surest first", "all below 0"],
+)
+def test_what_may_be_logits_is_no_other_base(
+    folder: Path, change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+) -> None:
+    values(change)(folder)
+    assert np.isfinite(predictions(load_predictions(folder), "tracking/1", "test").logits).all()
+
+
+@pytest.mark.parametrize("arm", ["mine", "negative_control"])
+def test_constant_predictions_and_controls_are_no_copies(folder: Path, arm: str) -> None:
+    """What many networks predict proves nothing, and the negative control may be of one network."""
+    for seed in ("0", "1"):
+        file = folder / "single" / seed / "test.parquet"
+        rows = pl.read_parquet(file)
+        if arm == "mine":
+            rows = rows.with_columns(logits=np.tile(np.float32([2, 0, 0, -1]), (len(rows), 1)))
+            rows.write_parquet(file)
+        twice = pl.concat([rows, rows.with_columns(pl.col("member") + 1)])
+        (folder / arm / seed).mkdir(parents=True)
+        twice.write_parquet(folder / arm / seed / "test.parquet")
+    assert set(measure(load_predictions(folder)).replicates["members"]) >= {2}
 
 
 def test_certain_predictions_are_no_other_base(folder: Path) -> None:
