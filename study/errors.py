@@ -1,6 +1,7 @@
 """The error that stands for a user's mistake, and what lets any line be printed."""
 
 import io
+import os
 import sys
 
 
@@ -13,7 +14,12 @@ class StudyError(Exception):
 
 
 def print_anything() -> None:
-    """Let no line fail to be printed: a question mark stands for what a terminal cannot show."""
+    """Let no line fail to be printed: a question mark stands for what a terminal cannot show.
+
+    A width of 0, as some terminals and editors give, is none.
+    """
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -9,6 +9,7 @@ from pathlib import Path
 from study.cluster.runtime import Runtime, is_dashboard
 from study.commands.run_study import run
 from study.errors import StudyError, print_anything
+from study.run_folder.paths import local_path
 from study.run_folder.store import RunFolder
 
 DATA_ROOT = "STUDY_DATA_ROOT"
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add = command.add_argument_group("what to study").add_argument
     add(
         "--space",
-        type=Path,
+        type=local_path,
         action="append",
         required=True,
         metavar="FILE",
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--data-root",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         default=os.environ.get(DATA_ROOT) or None,
         help=f"folder with the image sets (default: ${DATA_ROOT})",
@@ -103,7 +104,10 @@ def parser() -> argparse.ArgumentParser:
 def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> int:
     from study.space.load import load_study
 
-    study = load_study(arguments.space, arguments.set)
+    runtime = Runtime(
+        arguments.address, arguments.verbose, tuple(arguments.log), arguments.unchecked
+    )
+    study, root = load_study(arguments.space, arguments.set), arguments.data_root
     looks = arguments.status or arguments.verify or arguments.replay or arguments.dry_run
     if is_dashboard(arguments.address) and not looks:
         from study.cluster.submit import submit
@@ -111,8 +115,6 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
         here = [file for file in arguments.space if file.exists()]
         return submit(arguments.address, argv, arguments.out, here)
     store = RunFolder(arguments.out or f"runs/{study.name}")
-    given = arguments.data_root
-    root = None if given is None else Path(os.path.expanduser(given))
     if arguments.status:
         from study.commands.status import status
 
@@ -129,9 +131,6 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
         from study.commands.dry_run import dry_run
 
         return dry_run(study, store, root)
-    runtime = Runtime(
-        arguments.address, arguments.verbose, tuple(arguments.log), arguments.unchecked
-    )
     return run(study, store, root, command=command, runtime=runtime, mixed=arguments.mixed)
 
 

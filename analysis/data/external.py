@@ -23,6 +23,7 @@ from analysis.data.roles import ANCHORS, CONTROLS, SPLITS
 from analysis.data.run import Run
 from study import schema
 from study.errors import StudyError
+from study.run_folder.paths import local_path
 
 PROTOCOLS: Final = ("protocol.json", "protocol.yaml", "protocol.yml")
 DECLARED: Final = ("delta", "alpha", "endpoints", "sensitivity", "seeds")
@@ -44,7 +45,7 @@ def load_predictions(folder: str | Path) -> Run:
     """
     if "://" in str(folder):
         raise StudyError(f"{folder}: must be a folder of this machine; copy it here first")
-    folder = Path(folder).expanduser().resolve()
+    folder = local_path(folder).resolve()
     if not folder.is_dir():
         raise StudyError(f"{folder}: must be a folder, but is not; {LAYOUT}")
     if not str(folder).isprintable():

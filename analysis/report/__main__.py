@@ -20,7 +20,7 @@ from analysis.report import html, side_by_side
 from analysis.report.write import write_all
 from analysis.result import judge_folder, judge_run
 from study.errors import StudyError, print_anything
-from study.run_folder.paths import any_path
+from study.run_folder.paths import any_path, local_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _local(option: str, given: str) -> Path:
     if "://" in given:
         raise StudyError(f"{option} {given}: must be a path of this machine; copy it from one")
-    return Path(given).expanduser()
+    return local_path(given)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ with what was planned. Ends with status 1 where a wrong verdict is too frequent.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from analysis.data.files import write
 from analysis.validation.table import as_json, as_markdown, validate
 from study.errors import StudyError
-from study.run_folder.paths import any_path
+from study.run_folder.paths import any_path, local_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=0, help="of all random numbers")
     found.add_argument("--workers", type=int, default=2, help="processes")
     found.add_argument(
-        "--out", type=Path, action="append", default=[], help="table: FILE.md or FILE.json"
+        "--out", type=local_path, action="append", default=[], help="table: FILE.md or FILE.json"
     )
     return found
 

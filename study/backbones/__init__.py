@@ -14,8 +14,6 @@ that format, for which a forward pass must use ``flatten`` and not ``view``. ``s
 the forward pass is made of the layers that :mod:`study.training.stack` knows, and of nothing else.
 """
 
-import os.path
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +26,7 @@ from study.layers.convolution import make_safe
 from study.layers.dropout import Dropout
 from study.layers.members import replace_modules
 from study.plugins import load_plugin
+from study.run_folder.paths import local_path
 from study.spec import Strict
 
 
@@ -40,7 +39,8 @@ class BackboneParams(Strict):
         head_scale: Logits over cosines, τ, of the two fixed heads. At 16 the least cross-entropy of
             ten classes is 2e-7.
         weights: A file of weights to start from, in place of random ones: a state of this network
-            or of torchvision's same one. The head keeps its own where the file's has other classes.
+            or of torchvision's same one. The head keeps its own where the file's has other classes,
+            or there is none.
         weights_sha256: Of that file; found where it is not given.
     """
 
@@ -56,7 +56,7 @@ class BackboneParams(Strict):
             if isinstance(data, dict) and data.get("weights_sha256") is not None:
                 raise ValueError("weights_sha256 must stand beside weights; remove it")
             return data
-        path = str(Path(os.path.expanduser(data["weights"])).absolute())
+        path = str(local_path(data["weights"]).absolute())
         sha256 = data.get("weights_sha256") or _pretrained.sha256_of(path)
         return data | {"weights": path, "weights_sha256": sha256}
 

@@ -10,13 +10,14 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from study.errors import StudyError
 from study.run_folder.paths import is_lfs_pointer
 
-WRAPPERS: Final = ("_orig_mod.", "module.")
-"""What torch.compile and DataParallel put before every name."""
+WRAPPERS: Final = ("_orig_mod.", "module.", "model.")
+"""What torch.compile, DataParallel and Lightning put before every name."""
+AVERAGED: Final = "n_averaged"
+"""What torch's AveragedModel, as of SWA, keeps beside the weights."""
 
 State = dict[str, Tensor]
 Rename = Callable[[State], State]
@@ -74,15 +75,24 @@ def read(path: str, sha256: str) -> State:
             f"backbone.weights={path} must be what torch.save(network.state_dict()) writes, but "
             f"cannot be read as that ({type(error).__name__}: {why}); save it so"
         ) from None
-    for prefix in WRAPPERS:
-        consume_prefix_in_state_dict_if_present(state, prefix)
-    return dict(state)
+    return {name: tensor for name, tensor in state.items() if name != AVERAGED}
+
+
+def _unwrapped(state: State, own: State) -> State:
+    """Return the state without what wrappers put before every name, unless names are the own."""
+    while state and not state.keys() & own.keys():
+        prefix = next((p for p in WRAPPERS if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def load(network: nn.Module, path: str, sha256: str, rename: Rename | None) -> None:
-    """Give a network the weights of a file, in place; a head of another size keeps its own.
+    """Give a network the weights of a file, in place.
 
-    It has the attribute ``pretrained`` then.
+    Where the file has no head, or one of another size, the network keeps its own. It has the
+    attribute ``pretrained`` then.
 
     Args:
         network: With a last layer called ``head``.
@@ -93,11 +103,15 @@ def load(network: nn.Module, path: str, sha256: str, rename: Rename | None) -> N
     Raises:
         StudyError: When names or shapes are not those of the network.
     """
-    state, own = read(path, sha256), network.state_dict()
+    own = network.state_dict()
+    state = _unwrapped(read(path, sha256), own)
     if rename is not None and not state.keys() <= own.keys():
         state = rename(state)
-    if any(k in own and state[k].shape != own[k].shape for k in state if k.startswith("head.")):
-        state = {k: own[k] if k.startswith("head.") else tensor for k, tensor in state.items()}
+    heads = [name for name in state if name.startswith("head.")]
+    others = any(name in own and state[name].shape != own[name].shape for name in heads)
+    if state.keys() & own.keys() and (others or not heads):
+        head = {name: own[name] for name in own if name.startswith("head.")}
+        state = {name: state[name] for name in state if name not in heads} | head
     wrong = sorted(state.keys() ^ own.keys())
     if wrong:
         raise StudyError(

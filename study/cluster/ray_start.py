@@ -79,10 +79,6 @@ def _reach(address: str) -> None:
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal():
-        raise StudyError(
-            f"--address {address}: must be auto, HOST:PORT or http://HEAD:8265; give one of these"
-        )
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:

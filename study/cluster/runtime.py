@@ -5,6 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from study.errors import StudyError
+
 QUIET: Final = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,6 +37,16 @@ class Runtime:
     verbose: bool = False
     log: Collection[str] = ()
     unchecked: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address, before anything is written."""
+        host, _, port = (self.address or "auto").rpartition(":")
+        there = "://" not in host and host and port.isdecimal()
+        if not (there or self.address in (None, "auto") or is_dashboard(self.address)):
+            raise StudyError(
+                f"--address {self.address}: must be auto, HOST:PORT or http://HEAD:8265; give one "
+                "of these"
+            )
 
 
 def is_dashboard(address: str | None) -> bool:

@@ -20,6 +20,7 @@ from study.datasets import _parquet_images as parquet_images
 from study.datasets._parquet_images import Form
 from study.datasets._splits import Labelled, assemble, data_folder
 from study.errors import StudyError
+from study.run_folder.paths import local_path
 
 SHOWN = 5
 """Names of files that a line has at most."""
@@ -82,7 +83,7 @@ def _folder(key: str, path: str, root: Path | None) -> Path:
             f"dataset parquet: {key} must be a folder of this machine, but is {path}; "
             "download the set and name its folder"
         )
-    folder = Path(os.path.expanduser(path))
+    folder = local_path(path)
     if not folder.is_absolute():
         base = data_folder("parquet", root)
         folder = base / os.path.normpath(path)

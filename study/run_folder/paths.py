@@ -250,6 +250,11 @@ def _stat_of(info: fs.FileInfo) -> Stat | None:
 AnyPath = Path | ObjectPath
 
 
+def local_path(given: str | Path) -> Path:
+    """Return a path of this machine; ``~`` is the home, which no shell sees in ``--out=~/x``."""
+    return Path(os.path.expanduser(given))
+
+
 def any_path(address: str | Path) -> AnyPath:
     """Return the place of an address: ``s3://``, ``gs://``, or a path.
 
@@ -260,7 +265,7 @@ def any_path(address: str | Path) -> AnyPath:
     if not separator and str(address).startswith(tuple(f"{known}:" for known in SCHEMES)):
         raise StudyError(f"{address}: an address begins with two slashes, as s3://; fix it")
     if not separator:
-        return Path(os.path.expanduser(address))
+        return local_path(address)
     key = rest.strip("/")
     if {"?", "@"} & set(key):
         raise StudyError(

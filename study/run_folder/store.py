@@ -277,7 +277,7 @@ class RunFolder:
         """Return the content of a JSON file, None when there is no such file."""
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except StoreError:
             raise

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from study.errors import StudyError
 from study.plugins import load_plugin, names, suggest
+from study.run_folder.paths import local_path
 from study.space.checks import check_anchor, check_enqueued, check_keys, check_values
 from study.space.configuration import SECTIONS, checked
 from study.space.domain import Domain
@@ -38,7 +39,7 @@ def load_study(files: list[Path], overrides: list[str] | None = None) -> Study:
     Raises:
         StudyError: Naming file, key, rule, value and remedy.
     """
-    files = [find_space(file) for file in files]
+    files = [find_space(local_path(file)) for file in files]
     documents = [(file, read_yaml(file)) for file in files]
     first_file, first = documents[0]
     for override in overrides or []:
@@ -93,12 +94,14 @@ def _included(document: dict[str, Any], file: Path) -> list[tuple[Path, dict[str
         if not isinstance(name, str):
             raise StudyError(f"{file}: include: must list files, but one is {name!r}")
         try:
-            other = read_yaml(file.parent / name)
+            other = read_yaml(file.parent / local_path(name))
         except StudyError as error:
             raise StudyError(f"{file}: include: {error}") from None
         if "include" in other:
             raise StudyError(f"{file}: include: {name} must not include files itself; list those")
-        found.append((file.parent / name, {k: v for k, v in other.items() if k in METHOD_KEYS}))
+        found.append(
+            (file.parent / local_path(name), {k: v for k, v in other.items() if k in METHOD_KEYS})
+        )
     return found
 
 

@@ -1,5 +1,6 @@
 """What a study is: its search spaces, budget and protocol."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -118,7 +119,7 @@ class MethodSpace(Strict):
 class Study(Strict):
     """A whole study: the first file's settings and every method's space."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)
+    name: str
     seed: int = Field(0, ge=0)
     dataset: dict[str, Any]
     budget: Budget = Budget()
@@ -193,6 +194,16 @@ class Study(Strict):
                 f"but is {self.budget.trials}"
             )
         return self
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+            raise ValueError(
+                "must be letters, digits, _, . and -, at most 64 and first a letter or digit, but "
+                f"is {name!r}; give name another value (where it is not given, it is the file's)"
+            )
+        return name
 
     @field_validator("storage")
     @classmethod

@@ -19,6 +19,10 @@ METHOD_KEYS: Final = ("method", "fixed", "search", "enqueue", "strata")
 TOP_KEYS: Final = (*STUDY_KEYS, *METHOD_KEYS, "compare", "include")
 
 
+DIGITS: Final = 18
+"""Of a whole number: more do not fit into 64 bits."""
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML as in its version 1.2: 1e-4 is a number, no is a word; no key stands twice."""
 
@@ -56,11 +60,24 @@ _Loader.add_implicit_resolver(
 )
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]{1,18}$"), list("-+0123456789")
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
 )
 
-# In version 1.1 a number that begins with 0 is octal.
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+def _whole(_: _Loader, node: yaml.ScalarNode) -> int:
+    """Return a whole number; in version 1.1 one that begins with 0 is octal."""
+    if len(node.value.lstrip("+-0")) > DIGITS:
+        raise yaml.constructor.ConstructorError(
+            None,
+            None,
+            f"a whole number must have {DIGITS} digits at most, but one is {node.value:.40}; "
+            "shorten it, or put quotes around a text",
+            node.start_mark,
+        )
+    return int(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
@@ -121,6 +138,8 @@ def set_key(document: dict[str, Any], override: str, file: Path) -> None:
     try:
         at[last] = yaml.load(text, Loader=_Loader)
         json.dumps(at[last], default=str)  # What refers to itself has no end.
+    except yaml.constructor.ConstructorError as error:
+        raise StudyError(f"--set {override:.200}: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise StudyError(
             f"--set {override:.200}: the value must be YAML, but is {text!r:.200}; "

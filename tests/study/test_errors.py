@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
+
+from study.errors import print_anything
 
 PRINT = r"""
 import os, sys
@@ -31,3 +34,9 @@ def test_every_line_can_be_printed(locale):
     assert ended.returncode == 0, ended.stderr
     assert b"caf" in ended.stdout
     assert b"error: \\udcff" in ended.stderr
+
+
+def test_a_terminal_of_no_columns_shows_lines(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "0")
+    print_anything()
+    assert Console().width > 0

@@ -636,3 +636,10 @@ def test_predictions_in_an_object_store_are_to_be_copied(
 ) -> None:
     assert main(["--predictions", "s3://bucket/predictions"]) == 2
     assert "s3://bucket/predictions: must be a folder of this machine" in capsys.readouterr().err
+
+
+def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--predictions", "~nobody-of-that-name/predictions"]) == 2
+    assert "~nobody-of-that-name/predictions: must be a folder" in capsys.readouterr().err

@@ -146,6 +146,12 @@ READ = {
     "DataParallel's names": (wrapped("module."), 0),
     "torch.compile's names": (wrapped("_orig_mod."), 0),
     "both": (wrapped("_orig_mod.module."), 0),
+    "both the other way round": (wrapped("module._orig_mod."), 0),
+    "Lightning's names": (wrapped("model."), 0),
+    "an average's, as of SWA": (
+        lambda state: wrapped("module.")(state) | {"n_averaged": torch.tensor(3)},
+        0,
+    ),
     "parameters": (lambda state: {k: nn.Parameter(t) for k, t in state.items()}, 0),
     "double": (cast(torch.float64), 0),
     "half": (cast(torch.float16), 1e-3),
@@ -161,6 +167,18 @@ def test_the_same_weights_in_another_form(case, tmp_path):
     ours = network(MLP | {"weights": str(tmp_path / "w.pt")})
     x = torch.randn(2, *SHAPE)
     torch.testing.assert_close(ours(x), base(x), rtol=tolerance, atol=tolerance)
+
+
+def test_without_a_head_the_network_keeps_its_own(tmp_path):
+    base = network(MLP)
+    body = {k: t for k, t in base.state_dict().items() if not k.startswith("head.")}
+    torch.save(body, tmp_path / "w.pt")
+    torch.manual_seed(1)
+    plain = network(MLP)
+    torch.manual_seed(1)
+    ours = network(MLP | {"weights": str(tmp_path / "w.pt")}).state_dict()
+    expected = body | {k: t for k, t in plain.state_dict().items() if k.startswith("head.")}
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
 UNFIT = {

@@ -132,3 +132,26 @@ def test_seeds_from_which_no_verdict_is_drawn_are_noted(smoke, data):
     for seeds in (5, "auto"):
         protocol = smoke.protocol.model_copy(update={"seeds": seeds})
         assert notes(smoke.model_copy(update={"protocol": protocol}), data) == []
+
+
+@pytest.mark.parametrize("mode", [[], ["--dry-run"]], ids=["run", "--dry-run"])
+@pytest.mark.parametrize("address", ["bad", "ray://head:10001", ":6379"])
+def test_what_is_no_address_is_refused_before_anything_is_written(address, mode, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["--space", str(SMOKE), "--out", str(out), "--address", address, *mode]) == 2
+    said = f"error: --address {address}: must be auto, HOST:PORT or http://HEAD:8265; give one"
+    assert capsys.readouterr().err.startswith(said)
+    assert not out.exists()
+
+
+def test_every_path_may_begin_with_a_tilde(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_bytes(SMOKE.read_bytes())
+    assert main(["--space=~/mine.yaml", "--out=~/run", "--status"]) == 2
+    assert f"error: --out {tmp_path}/run: there is no study yet" in capsys.readouterr().err
+
+
+def test_a_folder_below_a_file_has_no_study(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["--space", str(SMOKE), "--out", str(tmp_path / "file/run"), "--status"]) == 2
+    assert "/file/run: there is no study yet; run without --status" in capsys.readouterr().err

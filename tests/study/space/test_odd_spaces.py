@@ -91,7 +91,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "enqueue.0: must be a mapping, but got 'known'"),
     "storage | a file": (f"{BASE}storage: optuna.db\n", "storage: must be a database as postgresql"),
     "name | a number": (put("name: mine", "name: 2024"), "name: .*valid string, but got 2024"),
-    "name | a blank": (put("name: mine", "name: my study"), "name: string should match pattern"),
+    "name | a blank": (put("name: mine", "name: my study"), "name: must be letters, digits, .*, but is 'my study'; give"),
+    "seed | 19 digits": (f"{BASE}seed: 1234567890123456789\n",
+        "a whole number must have 18 digits at most, but one is 1234567890123456789; shorten it"),
 }  # fmt: skip
 
 
@@ -142,6 +144,8 @@ SET_REFUSED = {
     "budget.trials=1e2": "budget.trials: .*valid integer, but got 100.0",
     "budget.trials=${TRIALS}": "budget.trials: .*valid integer, but got",
     "budget.trials=[1": "the value must be YAML, but is '.1'; put quotes around a text",
+    "seed=1234567890123456789": "a whole number must have 18 digits at most, but one is 123.*89; short",
+    "budget={trials: 5, trials: 6}": "--set .*: key 'trials' stands twice",
     "note=@home": "the value must be YAML, but is '@home'; put quotes around a text",
     "note=&a [*a]": "the value must be YAML, but is",
     "note=a: b": "note: .*valid string, but got {'a': 'b'}",
@@ -160,6 +164,13 @@ def test_an_override_that_cannot_be_meant_is_one_line(given, load):
     with pytest.raises(StudyError, match=SET_REFUSED[given]) as caught:
         load(BASE, given)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_whose_name_cannot_be_the_studys(tmp_path):
+    file = tmp_path / "my study.yaml"
+    file.write_text(put("name: mine", "name:"))
+    with pytest.raises(StudyError, match=r"but is 'my study'; .*where it is not given, it is the f"):
+        load_study([file])
 
 
 def test_an_override_as_deep_as_it_likes_is_one_line(load):
