@@ -14,6 +14,7 @@ from typing import Final
 
 import ray
 
+from study.cluster.runtime import QUIET
 from study.errors import StudyError
 
 JOIN: Final = 90.0
@@ -22,6 +23,8 @@ SOCKET: Final = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_
 """The longest path that Ray adds to its folder, with the largest number of a process."""
 SOCKET_BYTES: Final = 107
 """Of the path of a socket, on Linux."""
+OURS: Final = (*QUIET, "RAY_AUTH_TOKEN")
+"""Variables of Ray's that are set here."""
 LOOK_EVERY, GRACE = 2.0, 10.0
 """Seconds between looks at Ray's processes, and for Ray to notice by itself that one has died."""
 
@@ -53,7 +56,12 @@ def start_ray(address: str | None, verbose: bool) -> None:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if address is not None:
             raise StudyError(_not_joined(address, why)) from (error if verbose else None)
+        own = sorted(name for name in os.environ if name.startswith("RAY_") and name not in OURS)
         remedy = "give the same command again (-v shows more)"
+        if isinstance(error, OSError):
+            remedy = "fix that, or name another folder in RAY_TMPDIR"
+        elif own:
+            remedy = f"try without {', '.join(own)} in the environment (-v shows more)"
         if isinstance(error, UnicodeError):
             remedy = "a path has letters that the locale lacks: set PYTHONUTF8=1"
         raise StudyError(f"Ray could not be started ({why}); {remedy}") from (

@@ -6,6 +6,7 @@ By itself glibc gives large blocks back to the system, and each step then pays f
 
 import ctypes
 import os
+import re
 import time
 from typing import Any, Final
 
@@ -57,10 +58,10 @@ def trainable(config: dict[str, Any], data: Dataset) -> None:
 def threads() -> int:
     """Return the threads that a trial may have: of a list for nested regions, the first.
 
-    What OpenMP itself would leave aside, as a word, stands for one.
+    What OpenMP itself would leave aside, as a word, and more than any machine has, stand for one.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return max(1, int(asked)) if asked.isdecimal() else 1
+    return max(1, int(asked)) if re.fullmatch("[0-9]{1,3}", asked) else 1
 
 
 def keep_freed_memory() -> None:

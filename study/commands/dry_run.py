@@ -15,6 +15,7 @@ from study.diagnostics.cost import flops
 from study.diagnostics.curve import LOOKS
 from study.errors import StudyError
 from study.progress.tally import duration
+from study.run_folder.free_space import refuse_full
 from study.run_folder.store import RunFolder
 from study.search.points import SAMPLES, enqueued_points, sampled_points
 from study.search.storage import silence
@@ -50,10 +51,11 @@ def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
 
     Raises:
         StudyError: For data that cannot be loaded, values that do not go together, a parameter
-            that no configuration uses, or an output folder that cannot be written.
+            that no configuration uses, or an output folder that cannot be written or is full.
     """
-    console = Console()
+    console = Console(markup=False)
     store.check_writable()
+    refuse_full(store)
     data = datasets.load(study.dataset, root)
     console.print(
         f"{study.name}: {data.classes} classes, images {data.shape}; train {len(data.train[1])}, "
@@ -74,7 +76,8 @@ def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
         for number, point in enumerate(points[:SAMPLES]):
             console.print(f"  sample {number}: {canonical(point)}", highlight=False, soft_wrap=True)
         costs[space.method] = _check_consumption(study, space, points, data)
-    for line in _estimate(study, costs, data):
+    short = estimate.shortage(study, data, store)
+    for line in [*_estimate(study, costs, data), *([short] if short else [])]:
         console.print(line, highlight=False, soft_wrap=True)
     return 0
 

@@ -159,9 +159,11 @@ def judge(store: RunFolder) -> int:
     folder of that name is the user's own.
     """
     command = [sys.executable, "-m", "analysis.report", "--runs", str(store.root)]
+    # Altair reads docstrings, which PYTHONOPTIMIZE=2 takes away.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
     with tempfile.TemporaryDirectory() as folder:
         page = store.report if isinstance(store.report, Path) else Path(folder) / "report.html"
-        result = subprocess.run([*command, "--out", str(page)], check=False)
+        result = subprocess.run([*command, "--out", str(page)], env=env, check=False)
         if result.returncode == 0:
             if page != store.report:
                 store.report.write_bytes(page.read_bytes())

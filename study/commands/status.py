@@ -18,7 +18,7 @@ def status(study: Study, store: RunFolder) -> int:
     rows = list(found.values())
     if not rows and store.read_json(store.study) is None:
         raise StudyError(f"--out {store.root}: there is no study yet; run without --status first")
-    console = Console()
+    console = Console(markup=False)
     counts: Counter[tuple[str, str, str, str]] = Counter(
         (r.stage, r.role, r.method, r.status) for r in rows
     )
@@ -43,7 +43,9 @@ def _summary(study: Study, store: RunFolder, counts: Counter[tuple[str, str, str
         done[stage] += count
     searched = sum(study.budget.trials if space.search else 1 for space in study.spaces)
     declared = plan.read(store)
-    confirm = "not declared yet" if declared is None else len(declared.arms) * declared.seeds
+    confirm: str | int = "not declared yet"
+    if declared is not None:
+        confirm = sum(map(declared.seeds_of, declared.arms))
     return (
         f"search {done['search']}/{searched}, rescore {done['rescore']}, pilot {done['pilot']}, "
         f"confirm {done['confirm']}/{confirm}; "

@@ -34,7 +34,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.slots = 1
-        self.console = Console()
+        self.console = Console(markup=False)
         self.stage: Stage | None = None
         self.first: Job | None = None
         self.tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)

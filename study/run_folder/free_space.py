@@ -14,7 +14,10 @@ RESERVE: Final = 5e7
 
 def free_space(store: RunFolder) -> float:
     """Return the bytes that are free where the store lies; an object store is never full."""
-    return shutil.disk_usage(store.root).free if isinstance(store.root, Path) else math.inf
+    if not isinstance(store.root, Path):
+        return math.inf
+    there = next(path for path in (store.root, *store.root.parents) if path.exists())
+    return shutil.disk_usage(there).free
 
 
 def refuse_full(store: RunFolder) -> None:

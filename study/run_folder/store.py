@@ -271,7 +271,8 @@ class RunFolder:
 
     def write_json(self, path: AnyPath, value: object) -> None:
         """Replace the JSON file at ``path`` in one step."""
-        write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+        content = (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+        write_atomically(path, content, lasting=True)
 
     def read_json(self, path: AnyPath) -> dict[str, Any] | None:
         """Return the content of a JSON file, None when there is no such file."""

@@ -153,7 +153,10 @@ def _method_space(file: Path, document: dict[str, Any]) -> MethodSpace:
     searched = _flat(document.get("search") or {}, file, "search", leaf=_is_domain)
     for key in searched:
         if key in fixed:
-            raise StudyError(f"{file}: {key}: is both fixed and searched; keep one")
+            raise StudyError(
+                f"{file}: {key}: is both fixed and searched; keep one (--set search.{key}= takes "
+                "the range away)"
+            )
     every = document.get("enqueue") == "all"
     space = checked(
         MethodSpace,

@@ -117,6 +117,8 @@ def _meant(key: str) -> str:
 def set_key(document: dict[str, Any], override: str, file: Path) -> None:
     """Set a key of the document from ``key=value``, whose value is YAML.
 
+    Without a value a key under ``search`` is taken away, so that it can be fixed.
+
     Raises:
         StudyError: When the key is not known, or the text is none of that form.
     """
@@ -138,6 +140,8 @@ def set_key(document: dict[str, Any], override: str, file: Path) -> None:
     try:
         at[last] = yaml.load(text, Loader=_Loader)
         json.dumps(at[last], default=str)  # What refers to itself has no end.
+        if path[:1] == ["search"] and at[last] is None:
+            del at[last]
     except yaml.constructor.ConstructorError as error:
         raise StudyError(f"--set {override:.200}: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError):

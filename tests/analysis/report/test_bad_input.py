@@ -6,6 +6,8 @@ Every test writes real files and gives the command.
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -643,3 +645,12 @@ def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(
 ) -> None:
     assert main(["--predictions", "~nobody-of-that-name/predictions"]) == 2
     assert "~nobody-of-that-name/predictions: must be a folder" in capsys.readouterr().err
+
+
+def test_without_docstrings_there_is_no_report() -> None:
+    command = [sys.executable, "-OO", "-c", "import analysis.report"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(
+        "error: Python must keep docstrings, which Altair reads, but was"
+    )

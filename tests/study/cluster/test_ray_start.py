@@ -8,6 +8,7 @@ import tempfile
 import pytest
 
 from study.cluster import ray_start
+from study.errors import StudyError
 
 STRANGER = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level=50)"
 HOST = """
@@ -68,3 +69,26 @@ def test_ray_starts_though_the_folder_of_temporary_files_is_deep(deep):
     command = "from study.cluster.ray_start import start_ray; start_ray(None, False)"
     ended = subprocess.run([sys.executable, "-c", command], env=os.environ | {"TMPDIR": str(deep)})
     assert ended.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (
+            NotADirectoryError(20, "Not a directory", "/a/ray"),
+            "or name another folder in RAY_TMPDIR",
+        ),
+        (RuntimeError("no token"), "try without RAY_AUTH_TOKEN_PATH in the environment"),
+    ],
+    ids=["RAY_TMPDIR | a file", "RAY_AUTH_TOKEN_PATH | no file"],
+)
+def test_the_environment_is_named_when_ray_does_not_start(error, remedy, monkeypatch):
+    def init(**_):
+        raise error
+
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/none")
+    monkeypatch.setattr(ray_start.ray, "init", init)
+    with pytest.raises(StudyError, match=f"Ray could not be started .*; .*{remedy}"):
+        ray_start.start_ray(None, verbose=False)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from study.commands.notes import notes
-from study.commands.run_study import check_same_study
+from study.commands.run_study import check_same_study, judge
 from study.errors import StudyError
 from study.run import main
 from study.run_folder.store import RunFolder
 from study.spec import canonical
+from study.stages.plan import Arm, declare
 from study.trials.row import versions
 from tests.study.conftest import row_of
 
@@ -155,3 +156,33 @@ def test_a_folder_below_a_file_has_no_study(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["--space", str(SMOKE), "--out", str(tmp_path / "file/run"), "--status"]) == 2
     assert "/file/run: there is no study yet; run without --status" in capsys.readouterr().err
+
+
+def test_status_shows_a_reason_as_it_is(commit, store, capsys):
+    reason = "RuntimeError: [enforce fail at alloc_cpu.cpp:127] no memory [/tmp]"
+    trial = commit(status="failed", reason=reason)
+    assert main(["--space", str(SMOKE), "--out", str(store.root), "--status"]) == 0
+    assert f"{trial}: failed: {reason}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_status_counts_what_each_arm_has_seeds_for(smoke, store, make_spec, capsys):
+    single = Arm(spec=make_spec().alone(), role="single", reason="anchor", seeds=6)
+    other = Arm(spec=make_spec("batch_ensemble").alone(), role="candidate", reason="validation")
+    declare(smoke, [single, other], {}, 3, "as asked for", store)
+    store.write_json(store.study, {})
+    assert main(["--space", str(SMOKE), "--out", str(store.root), "--status"]) == 0
+    assert "confirm 0/9" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_that_the_disk_is_full(tmp_path, monkeypatch, capsys):
+    command = ["--space", str(SMOKE), "--out", str(tmp_path / "above/run"), "--dry-run"]
+    monkeypatch.setattr("study.run_folder.free_space.RESERVE", 1e18)
+    assert main(command) == 2
+    assert "must be free, but there are" in capsys.readouterr().err
+    assert not (tmp_path / "above").exists()
+
+
+def test_the_report_has_docstrings_whatever_the_study_has(store, monkeypatch, capfd):
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    assert judge(store) == 2
+    assert "a run folder must hold trials" in capfd.readouterr().err

@@ -78,6 +78,13 @@ def test_a_row_is_on_the_disk_once_it_is_committed(store, make_spec, monkeypatch
     assert (store.folder(row.trial) / ROW).stat().st_ino in synced
 
 
+def test_what_was_declared_is_on_the_disk(store, monkeypatch):
+    fsync, synced = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda of: (fsync(of), synced.append(os.fstat(of).st_ino)))
+    store.write_json(store.plan, {})
+    assert store.plan.stat().st_ino in synced
+
+
 def test_discard_takes_the_trial_back(store, make_spec):
     row = row_of(make_spec())
     store.commit(row)

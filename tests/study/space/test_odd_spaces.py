@@ -150,7 +150,7 @@ SET_REFUSED = {
     "note=&a [*a]": "the value must be YAML, but is",
     "note=a: b": "note: .*valid string, but got {'a': 'b'}",
     "fixed.training=3": "fixed.training: must be a mapping, but is 3",
-    "fixed.training.lr=0.1": "training.lr: is both fixed and searched; keep one",
+    "fixed.training.lr=0.1": r"training.lr: is both fixed and searched; keep one \(--set search.training.lr= takes the range",
     "search.training.lr=[0.01, 0.3]": "must be a mapping with float, int or choice, but is 0.01",
     "enqueue.0.name=x": "is no mapping; name a key inside one",
     "name.x=3": "name in .* is no mapping",
@@ -169,7 +169,9 @@ def test_an_override_that_cannot_be_meant_is_one_line(given, load):
 def test_a_file_whose_name_cannot_be_the_studys(tmp_path):
     file = tmp_path / "my study.yaml"
     file.write_text(put("name: mine", "name:"))
-    with pytest.raises(StudyError, match=r"but is 'my study'; .*where it is not given, it is the f"):
+    with pytest.raises(
+        StudyError, match=r"but is 'my study'; .*where it is not given, it is the f"
+    ):
         load_study([file])
 
 
@@ -197,3 +199,11 @@ def test_an_override_as_deep_as_it_likes_is_one_line(load):
 )
 def test_an_override_as_it_is_meant(given, found, value, load):
     assert found(load(BASE, given)) == value
+
+
+@pytest.mark.parametrize("nothing", ["", "null", " ~"])
+def test_an_override_takes_a_range_away_for_a_value(nothing, load):
+    given = f"search.training.lr={nothing}", "fixed.training.lr=0.1", "enqueue="
+    space = load(BASE, *given).candidates[0]
+    assert space.fixed["training.lr"] == 0.1
+    assert "training.lr" not in space.search
