@@ -20,8 +20,8 @@ from study.training.determinism import fix_workspace
 from study.trials.timeout import time_limit
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # Of malloc.h.
-LARGEST: Final = 2**25
-"""Bytes up to which a block can be kept, the most that glibc takes."""
+LARGEST: Final = (2**30, 2**25)
+"""Bytes up to which a block is kept, and the most that older releases of glibc take."""
 
 
 def trainable(config: dict[str, Any], data: Dataset) -> None:
@@ -68,5 +68,5 @@ def keep_freed_memory() -> None:
     """Keep freed memory in this process; does nothing where the C library is another."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(MMAP_THRESHOLD, LARGEST)
+        any(mallopt(MMAP_THRESHOLD, largest) for largest in LARGEST)
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
