@@ -110,7 +110,7 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
             f"single network{' with its values' if 'own' in arm.against else ''}: its members are "
             f"{abs(better):.3f} {'better' if better > 0 else 'worse'}, averaging gains {gain:.3f}",
         )
-    if arm.alone == "escapes":
+    if arm.alone == "escapes" and arm.label != "not after Holm":  # Else it was not asked.
         yield EXAMPLES[arm.on_examples]
 
 

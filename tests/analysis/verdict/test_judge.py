@@ -268,6 +268,8 @@ def test_holm_is_over_candidates_alone() -> None:
     assert arms[0].verdict == "escapes"
     assert arms[1].verdict == "inconclusive"
     assert arms[1].label == "not after Holm"
+    of_examples = {n: any("test examples" in text for _, text in doubts(first[n])) for n in (0, 1)}
+    assert of_examples == {0: True, 1: False}
     assert arms[1].p_holm == pytest.approx(8 * arms[0].p_escape)
     assert first[1].verdict == INCONCLUSIVE
     assert arms[2].verdict == "escapes"
