@@ -17,7 +17,7 @@ from study.run_folder.store import LAST_WORDS, RunFolder
 from study.schema import Outcome, TrialRow
 from study.space.study import Study
 from study.spec import TrialSpec
-from study.stages.pilot import Analysis
+from study.stages.analysis_interface import Analysis
 from study.stages.sequence import stages
 from study.stages.stage import ReplicatesPerJob, Stage, one_replicate
 from study.trials.row import new_row

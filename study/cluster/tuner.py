@@ -27,7 +27,7 @@ from study.run_folder.store import RunFolder
 from study.search.storage import silence
 from study.space.study import Study
 from study.spec import TrialSpec
-from study.stages.pilot import Analysis
+from study.stages.analysis_interface import Analysis
 from study.stages.stage import ReplicatesPerJob
 from study.training.stack import alike
 from study.trials.trial import replicates_as_one

@@ -1,4 +1,4 @@
-"""What the pilot asks the analysis: see ``study.stages.pilot.Analysis``.
+"""What the pilot asks the analysis: see ``study.stages.analysis_interface.Analysis``.
 
 The one place where the study asks the analysis: the formulas are those of the tests that judge.
 """
@@ -6,7 +6,7 @@ The one place where the study asks the analysis: the formulas are those of the t
 from collections.abc import Iterable, Sequence
 
 from study.run_folder.store import RunFolder
-from study.stages.pilot import Aim, PlannedPair
+from study.stages.analysis_interface import Aim, PlannedPair
 
 
 def calibrated_nll(store: RunFolder, trials: Iterable[str]) -> dict[str, float]:

@@ -5,19 +5,23 @@ network's own search found; an escape from an anchor that is trained worse would
 the values of every arm are tried as a single network before that is chosen, and each arm is held
 against the networks that are trained with its own values, too. The other way round, a method with
 many parameters may miss values that the single network's search found: so every arm is tried with
-these as well, and keeps whichever are better.
+these as well, and keeps whichever are better. Values that an arm has only since then are tried as a
+single network in turn. Where validation cannot tell which single network is the best, an arm must
+escape from each of these contenders.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import sqrt
+from math import hypot, inf, sqrt
 from statistics import fmean, stdev
 from typing import Any, Final
 
 from study.errors import StudyError
 from study.jobs import Job, Rows
+from study.run_folder.store import RunFolder
 from study.schema import Role, TrialRow
 from study.space.study import Study
 from study.spec import Configuration, Regularisation, Strict, Training, derive_seed
+from study.stages.analysis_interface import CALIBRATED, Analysis
 from study.stages.plan import Arm, Matched, Tried
 
 OWN: Final = 5
@@ -29,6 +33,11 @@ MORE: Final = 2
 """Seeds of a matched single network for each of the arm: it costs little and weighs 1 - delta."""
 FEWEST: Final = 5
 """Seeds of a matched Deep Ensemble at least: it weighs delta in the tests, its variance delta²."""
+APART: Final = 2.0
+"""Standard errors of a difference on validation data above which one network is the better one."""
+
+Losses = Mapping[str, float]
+"""Validation loss by trial, of complete trials alone."""
 
 
 class Candidate(Strict):
@@ -80,7 +89,27 @@ def _seed(study: Study, spec: Configuration, replicate: int) -> int:
     return derive_seed(study.seed, "anchor", spec.configuration, replicate)
 
 
-def tried(candidates: Iterable[Candidate], rows: Rows) -> list[Tried]:
+def validation_losses(
+    study: Study, rows: Rows, store: RunFolder, analysis: Analysis | None
+) -> Losses:
+    """Return the loss on validation data by which anchors and values are chosen, in nats.
+
+    It is what the verdict rests on: calibrated NLL where that is an endpoint, else NLL. By NLL an
+    over-confident network would lose to a worse one, and be the better anchor all the same.
+
+    Args:
+        study: Its endpoints.
+        rows: All rows; those of the stage ``anchor`` count.
+        store: Where the predictions lie.
+        analysis: What knows calibrated NLL.
+    """
+    complete = [r for r in rows.values() if r.stage == "anchor" and r.status == "complete"]
+    if CALIBRATED in study.protocol.endpoints and analysis is not None:
+        return analysis.calibrated_nll(store, [row.trial for row in complete])
+    return {row.trial: row.val_nll for row in complete if row.val_nll is not None}
+
+
+def tried(candidates: Iterable[Candidate], rows: Rows, losses: Losses) -> list[Tried]:
     """Return how each with two complete runs did on validation data, the best first.
 
     One of which a run failed comes after all of which none did: as an anchor it would fail again.
@@ -88,24 +117,47 @@ def tried(candidates: Iterable[Candidate], rows: Rows) -> list[Tried]:
     Args:
         candidates: What was tried.
         rows: All rows.
+        losses: See :func:`validation_losses`.
 
     Raises:
         StudyError: When none has two complete runs.
     """
-    found = [_tried(one, _anchor_rows(rows, one.spec)) for one in candidates]
+    found = [_tried(one, _anchor_rows(rows, one.spec), losses) for one in candidates]
     usable = [one for one in found if one.mean is not None]
     if not usable:
         raise StudyError(
             f"none of the {len(found)} configurations of the single network that were tried again "
             "has two complete runs; fix the space and choose another --out"
         )
-    most = max(one.seeds for one in usable)
-    return sorted(usable, key=lambda one: (one.seeds < most, one.mean, one.configuration))
+    return sorted(usable, key=_merit)
 
 
-def _tried(candidate: Candidate, rows: Iterable[TrialRow]) -> Tried:
+def _merit(one: Tried) -> tuple[int, float, str]:
+    """Return what sorts the best first: the most complete runs, then the lowest loss."""
+    return -one.seeds, inf if one.mean is None else one.mean, one.configuration
+
+
+def contenders(choice: Sequence[Tried]) -> list[str]:
+    """Return the configurations that may be better than the chosen one, for all validation says.
+
+    They are behind by at most ``APART`` standard errors of the difference, with as many runs.
+
+    Args:
+        choice: What :func:`tried` returned.
+    """
+    best, *others = choice
+    return [
+        one.configuration
+        for one in others
+        if one.seeds == best.seeds
+        and None not in (one.mean, one.se, best.mean, best.se)
+        and (one.mean or 0.0) - (best.mean or 0.0) <= APART * hypot(one.se or 0.0, best.se or 0.0)
+    ]
+
+
+def _tried(candidate: Candidate, rows: Iterable[TrialRow], known: Losses) -> Tried:
     ordered = sorted(rows, key=lambda row: row.replicate)
-    losses = [r.val_nll for r in ordered if r.status == "complete" and r.val_nll is not None]
+    losses = [known[row.trial] for row in ordered if row.trial in known]
     several = len(losses) > 1
     return Tried(
         configuration=candidate.spec.configuration,
@@ -122,20 +174,22 @@ def _tried(candidate: Candidate, rows: Iterable[TrialRow]) -> Tried:
 def with_values_of(study: Study, arm: Arm, single: Configuration) -> Arm:
     """Return the arm with the backbone and training values of the tuned single network.
 
-    What the arm's method has a range of its own for, as the dropout of MC Dropout, stays.
+    What the arm's method has a range of its own for, as the dropout of MC Dropout, stays; so does
+    what its space fixes.
     """
     own = study.space(arm.spec.method)
     theirs = study.space("single")
     values = {}
     for section in ("backbone", "training"):
         mine: dict[str, Any] = dict(getattr(arm.spec, section))
+        given: dict[str, Any] = dict(getattr(single, section))
         kept = {
             name
-            for name in mine
-            if own.search.get(f"{section}.{name}") != theirs.search.get(f"{section}.{name}")
-            or own.fixed.get(f"{section}.{name}") != theirs.fixed.get(f"{section}.{name}")
+            for name, key in ((name, f"{section}.{name}") for name in mine)
+            if own.search.get(key) != theirs.search.get(key)
+            or own.fixed.get(key) != theirs.fixed.get(key)
+            or own.fixed.get(key, given.get(name)) != given.get(name)
         }
-        given: dict[str, Any] = dict(getattr(single, section))
         values[section] = given | {name: mine[name] for name in kept}
     spec = arm.spec.model_copy(
         update={"backbone": values["backbone"], "training": Training(**values["training"])}
@@ -161,11 +215,12 @@ def exchange_jobs(study: Study, arms: Iterable[Arm], single: Configuration) -> l
 
 
 def exchanged(
-    study: Study, arms: Iterable[Arm], single: Configuration, rows: Rows
+    study: Study, arms: Iterable[Arm], single: Configuration, rows: Rows, losses: Losses
 ) -> tuple[list[Arm], list[Tried]]:
     """Return the arms with the better values, and how all did on validation data.
 
-    Arms that differed in their values alone become one.
+    Values with which a run failed are not the better ones. Arms that differed in their values alone
+    become one.
     """
     chosen: dict[str, Arm] = {}
     seen: list[Tried] = []
@@ -173,15 +228,14 @@ def exchanged(
         other = with_values_of(study, arm, single)
         called = arm.name or f"{arm.spec.method} {arm.spec.configuration[:6]}"
         own, moved = (
-            _tried(Candidate(spec=one.spec, source=source), _anchor_rows(rows, one.spec))
+            _tried(Candidate(spec=one.spec, source=source), _anchor_rows(rows, one.spec), losses)
             for one, source in (
                 (arm, called),
                 (other, f"{called} {WITH_SINGLES}"),
             )
         )
         seen += [own, moved] if other != arm else []
-        better = moved.mean is not None and (own.mean is None or moved.mean < own.mean)
-        one = other if better else arm
+        one = other if _merit(moved)[:2] < _merit(own)[:2] else arm
         chosen.setdefault(one.spec.configuration, one)
     return list(chosen.values()), seen
 
@@ -233,6 +287,25 @@ def with_matched(
         if key != tuned
     ]
     return matched, trained
+
+
+def with_contenders(
+    trained: Iterable[Arm], contenders: Iterable[Configuration], seeds: int
+) -> list[Arm]:
+    """Return the matched anchors with the contenders marked, or added where no arm is so trained.
+
+    A contender stands in for the tuned single network; the Deep Ensemble stays the tuned one's.
+
+    Args:
+        trained: What :func:`with_matched` returned.
+        contenders: Single networks that may be better than the tuned one.
+        seeds: Of a candidate.
+    """
+    arms = {(arm.role, arm.spec.configuration): arm for arm in trained}
+    for spec in contenders:
+        arm = Arm(spec=spec, role="matched_single", reason="contender", seeds=MORE * seeds)
+        arms[arm.role, spec.configuration] = arm
+    return list(arms.values())
 
 
 def pool_seeds(seeds: int) -> int:

@@ -9,7 +9,7 @@ from study.schema import TrialRow
 from study.search.method_search import MethodSearch
 from study.space.study import Study
 from study.spec import Configuration, TrialSpec
-from study.stages.anchors import as_deep_ensemble, with_matched
+from study.stages.anchors import as_deep_ensemble, with_contenders, with_matched
 from study.stages.plan import Arm, Reason
 from study.stages.selection import rank, shortlist
 
@@ -54,6 +54,7 @@ def choose_arms(
     study: Study,
     searches: list[MethodSearch],
     single: Configuration,
+    contenders: list[Configuration],
     judged: list[Arm],
     seeds: int,
 ) -> list[Arm]:
@@ -63,6 +64,7 @@ def choose_arms(
         study: Its protocol says what is held against what.
         searches: Of every tuned method; one may declare the negative control.
         single: The single network that was chosen.
+        contenders: Single networks that may be better.
         judged: Candidates and comparisons.
         seeds: Replicates of each.
     """
@@ -80,8 +82,11 @@ def choose_arms(
     matched: list[Arm] = []
     more = None
     if study.protocol.anchors == "matched":
-        judged, matched = with_matched(judged, single, deep, seeds)
         more = single_seeds(study, len(judged), seeds)
+        (held, *judged), matched = with_matched([negative, *judged], single, deep, seeds)
+        if held.matched and held.matched.single != single.configuration:
+            negative = held
+        matched = with_contenders(matched, contenders, seeds)
     return [
         Arm(spec=single, role="single", reason="anchor", name="single", seeds=more),
         Arm(spec=deep, role="deep_ensemble", reason="anchor", name="deep ensemble"),
@@ -158,13 +163,18 @@ def _negative_control(single: Configuration, searches: list[MethodSearch]) -> Ar
     """Return the control that must track a single model: the first that is declared as such.
 
     It is trained as the tuned single network is, so that nothing but its members' identity tells
-    it from that; where none is declared, it is that network on fresh seeds.
+    it from that; where none is declared, it is that network on fresh seeds. Only dropout is left
+    out: each member draws masks of its own, by which even identical members train better. It is
+    held against the single network of just these values.
     """
     declared = [job for search in searches for job in search.enqueued("negative")]
     if not declared:
         return Arm(spec=single, role="negative_control", reason="control", name="fresh single")
     spec, name = declared[0].spec, declared[0].name
-    own = single.model_copy(update={"method": spec.method, "params": spec.params})
+    backbone = single.backbone | ({"dropout": 0.0} if single.backbone.get("dropout") else {})
+    own = single.model_copy(
+        update={"method": spec.method, "params": spec.params, "backbone": backbone}
+    )
     return Arm(spec=own, role="negative_control", reason="control", name=name)
 
 

@@ -8,7 +8,7 @@ candidate varies is known from the stages before.
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev, variance
-from typing import Final, Protocol
+from typing import Final
 
 from study.errors import StudyError
 from study.jobs import Job, Rows
@@ -16,6 +16,7 @@ from study.run_folder.store import RunFolder
 from study.schema import Role, TrialRow
 from study.space.study import Study
 from study.spec import derive_seed
+from study.stages.analysis_interface import CALIBRATED, Aim, Analysis, PlannedPair, PlannedSpread
 from study.stages.anchors import MORE, as_single, pool_seeds
 from study.stages.arms import single_seeds
 from study.stages.plan import Arm, read
@@ -26,67 +27,12 @@ RECOVERY, POWER = 0.5, 0.8
 """The recovery, on every endpoint, that is to be found, and the chance with which it is."""
 FEW: Final = 5
 """Runs, or degrees of freedom, below which a deviation is not known."""
-CALIBRATED: Final = "cll"
-"""The endpoint that no column of a row stands for: it is taken from the stored predictions."""
 SEEN_AS: Final = {
     "nll": "val_nll",
     "shift_nll": "val_shift_nll",
     "gain": "val_gain",
 }
 """Column of a trial's row that stands for an endpoint before the test set is opened."""
-
-
-@dataclass(frozen=True)
-class PlannedSpread:
-    """What was seen on one endpoint; the fields are those of ``analysis.stats.power.Spread``.
-
-    Attributes:
-        single: Standard deviation over seeds of the single network.
-        arm: Of a candidate.
-        deep_ensemble: Of the Deep Ensemble.
-        gap: Mean loss of the single network minus that of the Deep Ensemble, above 0.
-        two_sided: Whether tracking has two sides (performance) or one (diversity).
-    """
-
-    single: float
-    arm: float
-    deep_ensemble: float
-    gap: float
-    two_sided: bool
-
-
-@dataclass(frozen=True)
-class PlannedPair:
-    """A pair of anchors that a candidate is held against.
-
-    Attributes:
-        spreads: One per endpoint.
-        seeds: From the seeds of a candidate to those of single network, candidate, Deep Ensemble.
-    """
-
-    spreads: tuple[PlannedSpread, ...]
-    seeds: Callable[[int], tuple[int, int, int]]
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What the seeds are to show, and how surely: one of so many candidates with this recovery."""
-
-    recovery: float
-    power: float
-    delta: float
-    alpha: float
-    configurations: int
-
-
-class Analysis(Protocol):
-    """What the pilot asks of whoever knows the tests."""
-
-    def calibrated_nll(self, store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
-        """Return each trial's calibrated NLL on validation data."""
-
-    def seeds_needed(self, pairs: Sequence[PlannedPair], aim: Aim) -> int | None:
-        """Return the fewest seeds of a candidate that escapes so often; None for too many."""
 
 
 def pilot_jobs(study: Study, arms: list[Arm]) -> list[Job]:

@@ -12,7 +12,9 @@ from study.space.configuration import checked
 from study.space.study import Protocol, Study
 from study.spec import Configuration, Strict, digest
 
-Reason = Literal["anchor", "matched", "control", "enqueued", "validation", "comparison"]
+Reason = Literal[
+    "anchor", "matched", "contender", "control", "enqueued", "validation", "comparison"
+]
 
 
 class Tried(Strict, extra="ignore"):
@@ -22,7 +24,8 @@ class Tried(Strict, extra="ignore"):
         configuration: Its identity.
         source: Where its values are from.
         seeds: Complete runs.
-        mean: Validation NLL, nats; None with fewer than two runs.
+        mean: Validation loss, nats (calibrated NLL where that is an endpoint, else NLL); None with
+            fewer than two runs.
         se: Its standard error over seeds.
     """
 

@@ -13,16 +13,20 @@ from study.run_folder.store import RunFolder
 from study.search.method_search import MethodSearch
 from study.search.storage import open_storage, optuna_name
 from study.space.study import Study
-from study.spec import derive_seed
+from study.spec import Configuration, derive_seed
+from study.stages.analysis_interface import Analysis
 from study.stages.anchors import (
+    Candidate,
     anchor_jobs,
     candidates_for_single,
+    contenders,
     exchange_jobs,
     exchanged,
     tried,
+    validation_losses,
 )
 from study.stages.arms import choose_arms, is_candidate, ranked, search_rows, shortlisted, spec_of
-from study.stages.pilot import Analysis, Seen, pilot_jobs, seeds_declared, seeds_for
+from study.stages.pilot import Seen, pilot_jobs, seeds_declared, seeds_for
 from study.stages.plan import Plan, Tried, declare
 from study.stages.selection import rank
 from study.stages.stage import FixedStage, ReplicatesPerJob, SearchStage, Stage, one_replicate
@@ -61,19 +65,28 @@ def stages(
     best = {method: ranked(study, method, finalists[method], rows) for method in searches}
     own = [spec_of(configuration, rows).alone() for configuration in best["single"]]
     judged = shortlisted(study, list(searches.values()), best, rows)
-    single = own[0]
+    single, close = own[0], list[Configuration]()
     choice: list[Tried] = []
     exchanges: list[Tried] = []
     if study.protocol.anchors == "matched":
-        candidates = candidates_for_single(own, judged)
-        yield FixedStage("anchor", anchor_jobs(study, candidates), rows, replicates_per_job)
-        choice = tried(candidates, rows)
-        specs = {one.spec.configuration: one.spec for one in candidates}
-        single = specs[choice[0].configuration]
-    if study.protocol.anchors == "matched" and study.protocol.exchange:
-        yield FixedStage("anchor", exchange_jobs(study, judged, single), rows, replicates_per_job)
-        judged, exchanges = exchanged(study, judged, single, rows)
-    arms_of = partial(choose_arms, study, list(searches.values()), single, judged)
+        shortlist, candidates, more = judged, list[Candidate](), candidates_for_single(own, judged)
+        while more:  # Ends: whatever is new differs from all before, and must be better than these.
+            candidates += more
+            yield FixedStage("anchor", anchor_jobs(study, more), rows, replicates_per_job)
+            losses = validation_losses(study, rows, store, analysis)
+            choice = tried(candidates, rows, losses)
+            specs = {one.spec.configuration: one.spec for one in candidates}
+            single = specs[choice[0].configuration]
+            close = [specs[configuration] for configuration in contenders(choice)]
+            if not study.protocol.exchange:
+                break
+            jobs = exchange_jobs(study, shortlist, single)
+            yield FixedStage("anchor", jobs, rows, replicates_per_job)
+            losses = validation_losses(study, rows, store, analysis)
+            judged, exchanges = exchanged(study, shortlist, single, rows, losses)
+            found = candidates_for_single(own, judged)
+            more = [one for one in found if one.spec.configuration not in specs]
+    arms_of = partial(choose_arms, study, list(searches.values()), single, close, judged)
     seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
         arms = arms_of(study.budget.pilot_seeds)

@@ -1,21 +1,29 @@
 """No arm is held against a single network that is trained worse than it could be."""
 
 import json
+from dataclasses import replace
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 
 from study.errors import StudyError
 from study.spec import TrialSpec
 from study.stages.anchors import (
+    MORE,
     anchor_jobs,
     candidates_for_single,
+    contenders,
+    exchange_jobs,
+    exchanged,
     pool_seeds,
     tried,
+    validation_losses,
+    with_contenders,
     with_matched,
     with_values_of,
 )
-from study.stages.plan import Arm
+from study.stages.plan import Arm, Tried
 from tests.study.conftest import row_of
 from tests.study.stages.test_sequence import finished, plan_of
 
@@ -43,6 +51,11 @@ def test_the_values_of_every_arm_are_tried_once(single, make_spec):
     assert found[0].source == "its own search"
 
 
+def nll(rows):
+    """Return the loss by trial, of complete ones."""
+    return {trial: row.val_nll for trial, row in rows.items() if row.status == "complete"}
+
+
 def rows_of(jobs, losses):
     """Return complete rows whose losses are those of their learning rate, then of the replicate."""
     found = {}
@@ -61,7 +74,7 @@ def test_the_anchor_is_the_best_on_average_over_seeds_that_chose_nothing(smoke, 
     rows = rows_of(jobs, {single.training.lr: (0.1, 1.5), 0.3: (0.4, 0.5)})
     searched = single.trial_of("single", "search", 0, 0)
     rows[searched.trial] = row_of(searched, val_nll=0.0)
-    best, second = tried(candidates, rows)
+    best, second = tried(candidates, rows, nll(rows))
     assert best.configuration == candidates[1].spec.configuration
     own = [(0.4, 0.5)[i % 2] for i in range(smoke.budget.anchor_seeds)]
     assert best.mean == pytest.approx(fmean(own))
@@ -74,9 +87,11 @@ def test_what_does_not_train_is_no_anchor(smoke, single):
     jobs = anchor_jobs(smoke, candidates)
     rows = {job.spec.trial: row_of(job.spec, status="diverged", reason="NaN") for job in jobs}
     with pytest.raises(StudyError, match="none of the 2 configurations of the single network"):
-        tried(candidates, rows)
+        tried(candidates, rows, nll(rows))
     rows |= rows_of(jobs[: len(jobs) // 2], {single.training.lr: (1.0, 2.0)})
-    assert [one.configuration for one in tried(candidates, rows)] == [single.configuration]
+    assert [one.configuration for one in tried(candidates, rows, nll(rows))] == [
+        single.configuration
+    ]
 
 
 def test_arms_of_the_same_values_share_anchors_as_large_as_the_largest(single, make_spec):
@@ -103,6 +118,64 @@ def test_what_a_single_network_cannot_have_is_dropped_and_said(single, make_spec
     assert judged.matched.dropped == ("regulariser adp", "batches split among members")
     assert own.spec.regulariser.name == pool.spec.regulariser.name == "none"
     assert own.spec.training == pool.spec.training == one.spec.training
+
+
+def test_values_with_which_a_run_failed_are_not_taken_over(smoke, single, make_spec):
+    """Nor is an arm kept on values with which it failed, where the others train."""
+    one = arm(make_spec, lr=0.3)
+
+    def kept(failed):
+        jobs = exchange_jobs(smoke, [one], single)
+        rows = rows_of(jobs, {0.3: (0.5, 0.6), single.training.lr: (0.1, 0.2)})
+        lost = next(
+            t for t, row in rows.items() if json.loads(row.spec)["training"]["lr"] == failed
+        )
+        rows[lost] = replace(rows[lost], status="diverged", val_nll=None)
+        ((found,), _) = exchanged(smoke, [one], single, rows, nll(rows))
+        return found.spec.training.lr
+
+    assert kept(single.training.lr) == 0.3
+    assert kept(0.3) == single.training.lr
+
+
+def judged(configuration, mean, se=0.01, seeds=5):
+    return Tried(configuration=configuration, source="", seeds=seeds, mean=mean, se=se)
+
+
+def test_contenders_are_those_that_validation_cannot_tell_from_the_best():
+    best = judged("best", 0.5)
+    near, far = judged("near", 0.5 + 0.0282), judged("far", 0.5 + 0.0284)  # 2 sqrt(2) 0.01
+    vague, broken = judged("vague", 0.6, 0.05), judged("broken", 0.5, seeds=4)
+    assert contenders([best, near, far, vague, broken]) == ["near", "vague"]
+    assert contenders([best]) == []
+
+
+def test_a_contender_has_the_seeds_of_a_matched_single_network_and_no_ensemble(single, make_spec):
+    _, matched = with_matched([arm(make_spec, lr=0.3)], single, single, 20)
+    shared, new = matched[0].spec, other_values(single, lr=0.7)
+    found = with_contenders(matched, [shared, new], 20)
+    assert [(a.role, a.reason, a.spec.training.lr) for a in found] == [
+        ("matched_single", "contender", 0.3),
+        ("matched_deep_ensemble", "matched", 0.3),
+        ("matched_single", "contender", 0.7),
+    ]
+    assert found[2].seeds == MORE * 20 == found[0].seeds
+
+
+def test_the_anchor_is_chosen_by_calibrated_nll_where_that_decides(smoke, single):
+    """An over-confident network may be the better one, once its temperature is right."""
+    candidates = candidates_for_single([single, other_values(single, lr=0.2)], [])
+    jobs = anchor_jobs(smoke, candidates)
+    rows = rows_of(jobs, {single.training.lr: (0.5, 0.6), 0.2: (0.8, 0.9)})
+    calibrated = {t: 0.1 * row.val_nll if row.val_nll > 0.7 else row.val_nll
+                  for t, row in rows.items()}  # fmt: skip
+    analysis = SimpleNamespace(calibrated_nll=lambda _, trials: {t: calibrated[t] for t in trials})
+    assert "cll" in smoke.protocol.endpoints
+    losses = validation_losses(smoke, rows, None, analysis)
+    assert tried(candidates, rows, losses)[0].configuration == candidates[1].spec.configuration
+    raw = smoke.protocol.model_copy(update={"endpoints": ("nll", "gain")})
+    losses = validation_losses(smoke.model_copy(update={"protocol": raw}), rows, None, analysis)
+    assert tried(candidates, rows, losses)[0].configuration == single.configuration
 
 
 @pytest.mark.parametrize(("seeds", "fewer"), [(2, 2), (5, 5), (8, 5), (20, 10)])
@@ -158,7 +231,8 @@ def test_every_arm_is_tried_with_the_values_of_the_single_network(smoke, tmp_pat
     def suits(job):
         chosen_here = job.spec.stage == "search" and job.spec.method != "single"
         good = job.spec.training.lr if not chosen_here else 0.5
-        return {"val_nll": abs(good - 0.2), "val_gain": 0.1}
+        worse = job.spec.backbone["dropout"]
+        return {"val_nll": abs(good - 0.2) + worse, "val_gain": 0.1}
 
     finished(smoke, tmp_path, (), suits)
     plan = plan_of(tmp_path)
@@ -176,6 +250,33 @@ def test_every_arm_is_tried_with_the_values_of_the_single_network(smoke, tmp_pat
     )
     assert own["mean"] > moved["mean"]
     assert own["seeds"] == moved["seeds"] == 5
+
+
+def test_values_that_an_arm_has_only_by_the_exchange_are_tried_as_a_single_network(smoke, tmp_path):
+    """MC Dropout's own rate beside the single network's values may be the best single network."""
+
+    def suits(job):
+        dropout = job.spec.backbone["dropout"]
+        better = job.spec.stage == "anchor" and dropout > 0 and job.spec.training.lr == 0.1
+        return {"val_nll": -1.0 if better else abs(job.spec.training.lr - 0.1), "val_gain": 0.1}
+
+    finished(smoke, tmp_path, (), suits)
+    plan = plan_of(tmp_path)
+    single = next(a for a in plan["arms"] if a["role"] == "single")
+    assert single["spec"]["training"]["lr"] == 0.1
+    assert single["spec"]["backbone"]["dropout"] > 0
+    assert plan["tried"][0]["source"].startswith("values of mc_dropout")
+    tried_ = [one["configuration"] for one in plan["tried"]]
+    assert len(set(tried_)) == len(tried_)
+    for one in plan["arms"]:
+        if one["role"] in ("candidate", "comparison"):
+            assert one["matched"]["single"] in tried_
+    # Members that draw masks of their own are no null, even if they are identical.
+    negative = next(a for a in plan["arms"] if a["role"] == "negative_control")
+    assert negative["spec"]["backbone"] == single["spec"]["backbone"] | {"dropout": 0.0}
+    own = next(a for a in plan["arms"] if a["configuration"] == negative["matched"]["single"])
+    assert own["role"] == "matched_single"
+    assert own["spec"]["backbone"] == negative["spec"]["backbone"]
 
 
 def test_a_design_that_fixes_the_values_is_left_as_it_is(smoke, tmp_path):

@@ -20,10 +20,10 @@ from study.schema import TRIAL
 from study.space.load import load_study
 from study.space.study import Endpoint
 from study.stages import pilot
+from study.stages.analysis_interface import CALIBRATED
 from study.stages.anchors import as_deep_ensemble, as_single, pool_seeds
 from study.stages.arms import single_seeds
 from study.stages.pilot import (
-    CALIBRATED,
     LEAST,
     MOST,
     Seen,

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 from study.commands import power
 from study.jobs import Job
@@ -32,7 +33,12 @@ def finished(study, folder, prune, better=lambda job: {}, analysis=power):
     """
     store, rows = RunFolder(folder), {}
     store.create()
-    for stage in stages(study, store, rows, analysis=analysis):
+
+    def loss(_, trials):  # Rows that are made up have no predictions to calibrate.
+        return {trial: rows[trial].val_nll for trial in trials}
+
+    asked = SimpleNamespace(calibrated_nll=loss, seeds_needed=analysis.seeds_needed)
+    for stage in stages(study, store, rows, analysis=asked):
         while stage.remaining:
             job = stage.next()
             row = replace(made_up(job, job.name in prune), **better(job))
