@@ -4,16 +4,18 @@
     python -m analysis.publication                                # judge all of them again
 
 A folder of ``analysis/results`` holds what a study found, small enough for git: plan, verdict,
-table, figures, and the measures of every replicate. From these the verdict is drawn again, up to
-rounding; the intervals over test examples, which rest on the predictions, are kept as they were.
+table, figures, the measures of every replicate, and how they vary with the test examples. From
+these the verdict is drawn again, up to rounding. What was published before examples were kept is
+judged on its test examples alone.
 """
 
 import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from math import isclose
 from pathlib import Path
 from typing import Any, Final
@@ -22,16 +24,16 @@ import polars as pl
 
 from analysis.data.files import write
 from analysis.data.geometry import geometry
-from analysis.data.protocol import Endpoint, read_plan
+from analysis.data.protocol import read_plan
 from analysis.data.roles import arm_key
 from analysis.data.run import load
 from analysis.figures.studies import studies_figure
 from analysis.measures.costs import costs
 from analysis.measures.measure import Measures
+from analysis.measures.over_examples import Trio
 from analysis.result import Result, themed
-from analysis.stats.contrasts import Interval
-from analysis.verdict.arms import Anchors, runs_there, study_of
-from analysis.verdict.crossed_bootstrap import Crossed
+from analysis.stats.contrasts import OverExamples
+from analysis.verdict.arms import Study, runs_there, study_of
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import Verdict
 from study.errors import StudyError
@@ -39,27 +41,52 @@ from study.errors import StudyError
 RESULTS: Final = Path(__file__).parent / "results"
 FRAMES: Final = ("replicates", "curve", "excluded")
 """What of the measures a verdict rests on."""
+EXAMPLES: Final = "examples"
+"""The frame of ``covariances``."""
 FIGURES: Final = ("ruler", "members", "trajectory", "landscape", "cost")
 BESIDE: Final = {"fairness", "measures"}
 """What the report adds to a verdict; it needs the trials."""
 
 
-class KeptIntervals:
-    """The intervals of a crossed bootstrap, asked for before."""
+class Kept:
+    """The covariances over test examples that were published."""
 
-    def __init__(self, known: Mapping[str, Interval | None]) -> None:
-        self.known = dict(known)
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.known = {(endpoint, one, other): c for endpoint, one, other, c in frame.rows()}
 
-    def interval(
-        self, arm: str, anchors: Anchors, endpoint: Endpoint, level: float
-    ) -> Interval | None:
-        """Return the interval as it was found."""
-        found = self.known.get(_key(arm, anchors, endpoint, level))
-        return None if found is None else (found[0], found[1])
+    def of(self, arms: Trio, endpoint: str) -> OverExamples | None:
+        """Return the covariance as it was found; None where it was not."""
+        pairs = product(arms, arms)
+        found = [self.known.get((endpoint, min(pair), max(pair))) for pair in pairs]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            return None
+        return OverExamples(tuple(tuple(known[at : at + 3]) for at in (0, 3, 6)))
 
 
-def _key(arm: str, anchors: Anchors, endpoint: Endpoint, level: float) -> str:
-    return f"{arm} {anchors.single} {anchors.deep_ensemble} {endpoint.key} {level:g}"
+def covariances(study: Study) -> pl.DataFrame:
+    """Return how all arms of a study vary together with the test examples.
+
+    Returns:
+        endpoint, one, other (arms in alphabetical order), covariance (of their means).
+    """
+    trios = {
+        (pair.single, name, pair.deep_ensemble)
+        for arm in study.arms
+        for pair in arm.anchors
+        for name in (arm.arm, pair.single)
+    }
+    found: dict[tuple[str, ...], float] = {}
+    for trio, endpoint in product(sorted(trios), study.protocol.endpoints):
+        over = study.examples and study.examples.of(trio, endpoint.key)
+        if not over:
+            continue
+        for (i, one), (j, other) in product(enumerate(trio), enumerate(trio)):
+            if one <= other and (i == j or one != other):
+                found[endpoint.key, one, other] = over.covariance[i][j]
+    rows = [(*key, value) for key, value in sorted(found.items())]
+    names = dict.fromkeys(("endpoint", "one", "other"), pl.String)
+    return pl.DataFrame(rows, schema=names | {"covariance": pl.Float64}, orient="row")
 
 
 def publish(run: str, folder: Path) -> Verdict:
@@ -77,15 +104,7 @@ def publish(run: str, folder: Path) -> Verdict:
     done, total = runs_there(study)
     if done < total:
         raise StudyError(f"{run}: {done} of {total} runs are there; let the study end first")
-    verdict, crossed = found.verdict, Crossed(measures.examples)
-    intervals = {
-        _key(arm.arm, pair, endpoint, study.protocol.level): crossed.interval(
-            arm.arm, pair, endpoint, study.protocol.level
-        )
-        for arm in study.arms
-        for pair in arm.anchors
-        for endpoint in study.protocol.endpoints
-    }
+    verdict = found.verdict
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "plan.json", (found.run.folder / "plan.json").read_text(encoding="utf-8"))
     asked_for = json.loads((found.run.folder / "study.json").read_text(encoding="utf-8"))
@@ -93,7 +112,7 @@ def publish(run: str, folder: Path) -> Verdict:
     origin = {"command": portable(asked_for["command"]), "commits": commits}
     write(folder / "origin.json", json.dumps(origin, indent=1) + "\n")
     write(folder / "verdict.json", as_text(verdict))
-    write(folder / "intervals.json", json.dumps(intervals, indent=0) + "\n")
+    covariances(study).write_parquet(folder / f"{EXAMPLES}.parquet")
     for name in FRAMES:
         _slim(getattr(measures, name)).write_parquet(folder / f"{name}.parquet")
     costs(found.run.trials, measures).write_parquet(folder / "costs.parquet")
@@ -143,8 +162,9 @@ def judge_again(folder: Path) -> Verdict:
     """
     frames: dict[str, Any] = {name: read_frame(folder, name) for name in FRAMES}
     spent = read_frame(folder, "costs")
+    known = (folder / f"{EXAMPLES}.parquet").exists()
+    examples = read_frame(folder, EXAMPLES) if known else pl.DataFrame()
     try:
-        answers = json.loads((folder / "intervals.json").read_text(encoding="utf-8"))
         published = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _not_as_published(folder, error) from None
@@ -158,7 +178,7 @@ def judge_again(folder: Path) -> Verdict:
             for arm in plan.arms
         )
         plan = replace(plan, arms=tuple(named))
-    return judge(Measures(**frames), plan, spent, KeptIntervals(answers))
+    return judge(Measures(**frames), plan, spent, Kept(examples))
 
 
 def read_frame(folder: Path, name: str) -> pl.DataFrame:

@@ -1,11 +1,12 @@
 """Contrasts of arms, intervals of the recovery, multiplicity: only what scipy does not have.
 
 One number per arm and replicate comes in; a replicate (one whole run) is the unit of replication.
-All endpoints here are losses: lower is better. Turn the sign of a gain before.
+Beside it stands what other test examples would change. All endpoints here are losses: lower is
+better. Turn the sign of a gain before.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -61,18 +62,49 @@ class Contrast:
         return float(stdtr(self.df, -estimate / self.se))
 
 
+Weights = tuple[float, float, float]
+"""Of single model, arm and Deep Ensemble in a contrast."""
+
+
+@dataclass(frozen=True)
+class OverExamples:
+    """How the means of single model, arm and Deep Ensemble vary with the test examples.
+
+    All arms are tested on the same examples, so much of it cancels in a contrast.
+
+    Attributes:
+        covariance: (3, 3), of the means, so already divided by the number of examples; without what
+            an arm's own seeds add, which is in its variance over seeds.
+    """
+
+    covariance: tuple[tuple[float, ...], ...]
+
+    def between(self, one: Weights, other: Weights) -> float:
+        """Return the covariance of two contrasts."""
+        return float(np.array(one) @ np.array(self.covariance) @ np.array(other))
+
+    def variance(self, weights: Weights) -> float:
+        """Return the variance of a contrast; at least 0, though it is estimated by a difference."""
+        return max(0.0, self.between(weights, weights))
+
+
 @dataclass(frozen=True)
 class Recovery:
-    """One arm between its anchors, on one endpoint."""
+    """One arm between its anchors, on one endpoint.
+
+    With ``examples`` every claim is about other seeds and other test examples, drawn like these;
+    without, about other seeds on these examples.
+    """
 
     single: Summary
     arm: Summary
     deep_ensemble: Summary
+    examples: OverExamples | None = None
 
     @property
     def gap(self) -> Contrast:
         """mean S - mean DE: positive where a Deep Ensemble is better."""
-        return contrast([(1.0, self.single), (-1.0, self.deep_ensemble)])
+        return self._contrast((1.0, 0.0, -1.0))
 
     @property
     def recovery(self) -> float | None:
@@ -85,8 +117,17 @@ class Recovery:
 
         No ratio is taken, and the anchors that all arms share are accounted for.
         """
-        weights = (1 - theta, self.single), (-1.0, self.arm), (theta, self.deep_ensemble)
-        return contrast(weights)
+        return self._contrast((1 - theta, -1.0, theta))
+
+    @property
+    def over_seeds(self) -> "Recovery":
+        """The same about other seeds alone."""
+        return replace(self, examples=None)
+
+    def _contrast(self, weights: Weights) -> Contrast:
+        arms = self.single, self.arm, self.deep_ensemble
+        terms = [(weight, arm) for weight, arm in zip(weights, arms, strict=True) if weight]
+        return contrast(terms, self.examples.variance(weights) if self.examples else 0.0)
 
 
 def summary(values: Sequence[float] | FloatArray) -> Summary:
@@ -110,15 +151,21 @@ def summary(values: Sequence[float] | FloatArray) -> Summary:
     return Summary(mean, float(np.add.reduce(deviations * deviations)) / (n - 1), n)
 
 
-def contrast(terms: Sequence[tuple[float, Summary]]) -> Contrast:
-    """Return sum_i w_i mean_i; Var = sum_i w_i² v_i/n_i. For df see :func:`degrees_of_freedom`."""
+def contrast(terms: Sequence[tuple[float, Summary]], over_examples: float = 0.0) -> Contrast:
+    """Return sum_i w_i mean_i; Var = sum_i w_i² v_i/n_i. For df see :func:`degrees_of_freedom`.
+
+    Args:
+        terms: Weights and arms.
+        over_examples: What the test examples add to the variance. The df stay those of the seeds,
+            of which there are fewer: so nothing is shown of other examples that is not of these.
+    """
     estimate = sum(weight * arm.mean for weight, arm in terms)
     parts = [weight**2 * arm.variance / arm.n for weight, arm in terms]
     variance = sum(parts)
     if variance == 0:
-        return Contrast(estimate, 0.0, float("inf"))
+        return Contrast(estimate, float(np.sqrt(over_examples)), float("inf"))
     df = degrees_of_freedom([p / variance for p in parts], [arm.n - 1 for _, arm in terms])
-    return Contrast(estimate, float(np.sqrt(variance)), float(df))
+    return Contrast(estimate, float(np.sqrt(variance + over_examples)), float(df))
 
 
 def degrees_of_freedom(shares: Sequence[Any], numbers: Sequence[int]) -> Any:

@@ -23,8 +23,10 @@ from analysis.data.protocol import GATE_LEVEL
 from analysis.stats.contrasts import (
     Contrast,
     FloatArray,
+    OverExamples,
     Recovery,
     Summary,
+    Weights,
     degrees_of_freedom,
     detectable_effect,
 )
@@ -93,6 +95,8 @@ class Spread:
         deep_ensemble: Of the Deep Ensemble.
         gap: Loss of the single model minus that of the Deep Ensemble, above 0.
         two_sided: Whether tracking has two sides (performance) or one (diversity).
+        examples: What other test examples would change, which no seeds make less; None where the
+            claims are about these examples.
     """
 
     single: float
@@ -100,6 +104,7 @@ class Spread:
     deep_ensemble: float
     gap: float = 1.0
     two_sided: bool = True
+    examples: OverExamples | None = None
 
     @property
     def variances(self) -> FloatArray:
@@ -111,7 +116,8 @@ class Spread:
         means = 0.0, -recovery * self.gap, -self.gap
         numbers = Replicates.of(seeds).of_contrast
         parts = zip(means, self.variances.tolist(), numbers, strict=True)
-        return Recovery(*(Summary(*part) for part in parts))
+        single, arm, deep = (Summary(*part) for part in parts)
+        return Recovery(single, arm, deep, self.examples)
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,9 @@ def power_track(
     bottom = (above_reach - above.estimate) / above.se
     of_means = spread.variances / Replicates.of(seeds).of_contrast
     covariance = np.dot([1 - delta**2, 1, -(delta**2)], of_means)
+    if spread.examples:
+        ends: tuple[Weights, Weights] = (1 - delta, -1.0, delta), (1 + delta, -1.0, -delta)
+        covariance += spread.examples.between(*ends)
     return float(_between(top, bottom, covariance / (below.se * above.se)).mean())
 
 
@@ -327,20 +336,21 @@ def _contrast(
     return spread.anchored(recovery, seeds).at(theta), stdtrit(df, 1 - alpha) * se
 
 
-def _estimated(
-    spread: Spread, seeds: Seeds, weights: tuple[float, float, float]
-) -> tuple[FloatArray, FloatArray]:
+def _estimated(spread: Spread, seeds: Seeds, weights: Weights) -> tuple[FloatArray, FloatArray]:
     """Return the standard error of a contrast and its df as studies would estimate them, (DRAWS,).
 
-    Sample variances are chi², of which an unscrambled Sobol sequence takes quantiles.
+    Sample variances over seeds are chi², of which an unscrambled Sobol sequence takes quantiles;
+    that over test examples, of which there are many, is taken as known.
     """
     numbers = np.array(Replicates.of(seeds).of_contrast)
     parts = np.square(weights) * spread.variances / numbers * _chi2(numbers)
     variance = parts.sum(1)
+    over_examples = spread.examples.variance(weights) if spread.examples else 0.0
     if not variance.any():
-        return variance, np.full(DRAWS, np.inf)
+        return np.sqrt(variance + over_examples), np.full(DRAWS, np.inf)
     shares = list((parts / variance[:, None]).T)
-    return np.sqrt(variance), np.asarray(degrees_of_freedom(shares, (numbers - 1).tolist()))
+    df = degrees_of_freedom(shares, (numbers - 1).tolist())
+    return np.sqrt(variance + over_examples), np.asarray(df)
 
 
 def _chi2(numbers: IntArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Permutation, BCa and bootstrap of recovery; seeded, so that a verdict is reproducible."""
+"""Permutation and BCa bootstrap of recovery; seeded, so that a verdict is reproducible."""
 
 import hashlib
 import warnings
@@ -14,7 +14,6 @@ Floats = npt.NDArray[np.floating[Any]]
 
 PERMUTATIONS: Final = 1_999
 RESAMPLES: Final = 2_000
-CHUNK: Final = 250
 SEED: Final = 20_260_123
 
 
@@ -101,31 +100,3 @@ def bca_interval(
     if not np.isfinite([found.low, found.high]).all():
         return UNBOUNDED
     return float(found.low), float(found.high)
-
-
-def recounts(units: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Return how often each of ``units`` is drawn in each resample, (RESAMPLES, units)."""
-    counts = np.empty((RESAMPLES, units), np.uint8)
-    for row in counts:
-        row[:] = np.bincount(rng.integers(0, units, units), minlength=units)
-    return counts
-
-
-def resampled(
-    values_RN: Floats, weights_N: Floats, counts_BN: npt.NDArray[np.uint8], seeds_BR: Floats
-) -> Floats:
-    """Return an arm's mean in each crossed resample of seeds and examples, (B,).
-
-    Args:
-        values_RN: Each example's contribution to each replicate's measure, which is
-            sum(values) / sum(weights).
-        weights_N: See above.
-        counts_BN: Draws of examples, the same for every arm: all are tested on the same images.
-        seeds_BR: Weights of the replicates, each row sums to 1.
-    """
-    means = np.empty(seeds_BR.shape)
-    for start in range(0, len(counts_BN), CHUNK):
-        part = slice(start, start + CHUNK)
-        drawn = counts_BN[part].astype(np.float32)
-        means[part] = (drawn @ values_RN.T) / (drawn @ weights_N)[:, None]
-    return np.asarray((means * seeds_BR).sum(1))

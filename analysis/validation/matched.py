@@ -1,4 +1,4 @@
-"""The whole rule: two pairs of anchors, unequal seeds, price, and test examples that are drawn.
+"""The whole rule: pairs of anchors, unequal seeds, price, and test examples that are drawn.
 
 All losses are in gaps between the tuned anchors; a pair of a candidate's own lies where the
 candidate's recovery between them is as wanted.
@@ -86,8 +86,9 @@ def matched() -> Iterator[Cell]:
         yield from _one(seeds)
         yield from _several(seeds)
         yield from _effects(seeds)
+        yield from _contended(seeds)
     yield from _priced(10)
-    for seeds in (10, 20):
+    for seeds in SEEDS:
         yield from _on_examples(seeds)
 
 
@@ -174,14 +175,40 @@ def _priced(seeds: int) -> Iterator[Cell]:
     yield _cell("all R = 1, dearer than a Deep Ensemble", dear, some, found, share=0.1, quick=True)
 
 
+def _contended(seeds: int) -> Iterator[Cell]:
+    """Yield candidates that escape from all but a single network that is as likely the best."""
+    some = Question("some_escape", "size")
+    better = 0.3  # By so many gaps.
+    edge = DELTA + better * (1 - DELTA)
+    spreads = tuple(SPREADS[key].single for key in ALL)
+    close = Gaussian((better, 0.0, 0.0), spreads, CORRELATION)
+    for many in (1, 8):
+        truths = [Truth((edge, 2.5, 1.0), (1.0, 1.0, 1.0))] * many
+        design = replace(matched_study(truths, seeds), contenders=(close,))
+        setting = "R = 0.25 on test against a contender, far above elsewhere"
+        yield _cell(setting, design, some, share=0.5, quick=many == 8)
+    near = Gaussian((0.0, 0.0, 0.0), spreads, CORRELATION)
+    design = replace(matched_study([both(1.0)], seeds), contenders=(near, near, near))
+    shown = Question("first_escapes", "shown")
+    yield _cell("R = 1 against all, three contenders", design, shown, share=0.5)
+
+
 def _on_examples(seeds: int) -> Iterator[Cell]:
-    """Yield truths about all examples, of which a study has some; the tests know of seeds alone."""
+    """Yield truths about all examples, of which a study has some."""
     scenario = f"whole study: {EXAMPLES.count} test examples drawn, too"
-    escapes = Question("first_escapes", "size")
-    for name, tuned, own in (("own", 2.5, DELTA), ("tuned", DELTA, 2.5)):
-        design = replace(matched_study([at(tuned, own, 0)], seeds), examples=EXAMPLES)
-        setting = f"R = 0.25 {name} on test, far above elsewhere"
-        yield _cell(setting, design, escapes, share=0.25, scenario=scenario)
+    some, tracks = Question("some_escape", "size"), Question("first_tracks", "size")
+    for many in (1, 8, 30):
+        share = 0.25 if many < 30 else 0.1
+        for name, tuned, own in (("own", 2.5, DELTA), ("tuned", DELTA, 2.5)):
+            design = replace(matched_study([at(tuned, own, 0)] * many, seeds), examples=EXAMPLES)
+            setting = f"all R = 0.25 {name} on test, far above elsewhere"
+            yield _cell(setting, design, some, share=share, scenario=scenario)
+    edge = Truth((DELTA, 0.0, 0.0), (0.0, 0.0, 0.0))
+    few = replace(EXAMPLES, sd=1.0)
+    design = replace(matched_study([edge], seeds), examples=few)
+    yield _cell(
+        "R = 0.25 tuned on test, 0 elsewhere", design, tracks, share=0.25, scenario=scenario
+    )
     design = replace(matched_study([both(1.0)], seeds), examples=EXAMPLES)
     shown = Question("first_escapes", "shown")
     yield _cell("R = 1 between either pair", design, shown, share=0.25, scenario=scenario)

@@ -16,10 +16,10 @@ import numpy as np
 
 from analysis.data.protocol import ENDPOINTS, Protocol
 from analysis.data.roles import arm_key
+from analysis.measures.over_examples import Measured
 from analysis.measures.per_example import ExampleValues
 from analysis.stats.contrasts import FloatArray
 from analysis.verdict.arms import Anchors, PlacedArm, Price, Study
-from analysis.verdict.crossed_bootstrap import Crossed
 from analysis.verdict.decisions import decide
 from analysis.verdict.schema import ALL_TRACK, SOME_ESCAPES, Role
 
@@ -143,6 +143,7 @@ class Design:
         diverged: Chance that a candidate's run fails.
         worst: Loss to write down for a failed run; None leaves it out as failed, as a study does.
         own: Matched anchors of each candidate; without any, there are the tuned ones alone.
+        contenders: Single networks that validation could not tell from the tuned one.
         price: What a candidate costs, in Deep Ensembles of its size.
         examples: Where the truth is that of all examples, those that a study has; None where it is
             that of the examples at hand.
@@ -157,6 +158,7 @@ class Design:
     diverged: float = 0.0
     worst: float | None = None
     own: tuple[Pair, ...] = ()
+    contenders: tuple[Population, ...] = ()
     price: float = 0.3
     examples: Examples | None = None
 
@@ -181,9 +183,7 @@ class Design:
             ]
             failed = [None] * len(drawn)
         study = draw_study(self, rng, drawn, failed)
-        if self.examples is None:
-            return judged(study)
-        return judged(*with_examples(study, self.examples, rng))
+        return judged(with_examples(study, self.examples, rng) if self.examples else study)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,13 +259,25 @@ def draw_study(
             lost[name] = int(gone.sum())
     tuned = Anchors("single", "deep_ensemble", MEMBERS)
     matched: dict[str, Anchors] = {}
-    for i, pair in enumerate(design.own):
+    for i, own_pair in enumerate(design.own):
         single, pool = (arm_key(f"matched_{role}", str(i)) for role in ("single", "deep_ensemble"))
         matched[f"candidate{i}"] = anchors = Anchors(single, pool, MEMBERS)
-        losses[anchors.single] = pair.single.draw(rng, 2 * design.seeds)
-        losses[anchors.deep_ensemble] = pair.deep.draw(rng, design.pool_seeds)
+        losses[anchors.single] = own_pair.single.draw(rng, 2 * design.seeds)
+        losses[anchors.deep_ensemble] = own_pair.deep.draw(rng, design.pool_seeds)
+    close = tuple(
+        replace(tuned, single=arm_key("matched_single", f"close{i}"))
+        for i in range(len(design.contenders))
+    )
+    for pair, population in zip(close, design.contenders, strict=True):
+        losses[pair.single] = population.draw(rng, 2 * design.seeds)
     arms = tuple(
-        PlacedArm(role, name, name, name, MEMBERS, arm=name, tuned=tuned, own=matched.get(name))
+        PlacedArm(
+            *(role, name, name, name, MEMBERS),
+            arm=name,
+            tuned=tuned,
+            own=matched.get(name),
+            contenders=close if role == "candidate" else (),
+        )
         for name, role in roles.items()
     )
     columns = {
@@ -280,10 +292,8 @@ def draw_study(
     return Study(protocol, arms, columns, counts, seen, lost, prices=prices)
 
 
-def with_examples(
-    study: Study, examples: Examples, rng: np.random.Generator
-) -> tuple[Study, Crossed]:
-    """Return the study on a drawn test set, and its losses example by example.
+def with_examples(study: Study, examples: Examples, rng: np.random.Generator) -> Study:
+    """Return the study on a drawn test set, with its losses example by example.
 
     What has no noise over seeds, as the gain of a single network has none, has none over examples.
     """
@@ -304,17 +314,17 @@ def with_examples(
         single = {key: own.astype(np.float32) for key, own in found.items()}
         return ExampleValues(replicates, single, dict.fromkeys(keys, ones))
 
-    return replace(study, losses=losses), Crossed(values)
+    return replace(study, losses=losses, examples=Measured(values))
 
 
-def judged(study: Study, crossed: Crossed | None = None) -> Outcome:
+def judged(study: Study) -> Outcome:
     """Decide on a study; return what happened as numbers, mostly 0 or 1.
 
     ``first_*`` are about the first candidate, ``any_*`` and ``all_*`` about all of them, and
     ``some_escape`` and ``all_track`` are the global verdicts, which controls may withhold.
     ``assessed``: the gate of every endpoint opened; ``escapes_if_assessed`` is NaN where not.
     """
-    decided = decide(study, crossed)
+    decided = decide(study)
     own = [decision.verdict for decision in decided.candidates.values()]
     assessed = all(gate.reason is None for gate in decided.gates.values())
     escapes = "escapes" in own

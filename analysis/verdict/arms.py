@@ -1,13 +1,14 @@
 """What there is to judge: arms, their replicates, and whether the anchors leave room to judge.
 
 Every arm is placed between two anchors: the single model (recovery 0) and the Deep Ensemble of the
-arm's own size (recovery 1). There are two pairs of them: the tuned ones, and those that are trained
-with the arm's own backbone and training values. Where two anchors do not differ, there is nothing
-to measure with.
+arm's own size (recovery 1). There are several pairs of them: the tuned ones, those that are trained
+with the arm's own backbone and training values, and the tuned Deep Ensemble with each single
+network that may be better than the tuned one. Where two anchors do not differ, there is nothing to
+measure with.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal
@@ -25,8 +26,9 @@ from analysis.data.protocol import (
 )
 from analysis.data.roles import FAMILIES, arm_key, ensemble_key
 from analysis.measures.measure import Measures
+from analysis.measures.over_examples import ExampleCovariances, Measured
 from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary, summary
-from analysis.verdict.schema import Role
+from analysis.verdict.schema import Against, Role
 from study.schema import LEAST_SEEDS
 
 CONTROLS: Final = ("positive_control", "negative_control")
@@ -43,7 +45,7 @@ class Reason:
     """Why an arm, or an endpoint of all arms, cannot be judged.
 
     ``found`` of so many runs are concerned (of ``copies``: distinct values); ``anchor`` is None
-    where it is about the arm itself, or the gap; ``own`` tells of an arm's own anchors.
+    where it is about the arm itself, or the gap; ``against`` says between which anchors.
     """
 
     kind: OfRuns | OfLosses
@@ -51,7 +53,7 @@ class Reason:
     of: int = 0
     endpoint: Endpoint | None = None
     anchor: str | None = None
-    own: bool = False
+    against: Against = "tuned"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,14 @@ class Anchors:
     @property
     def tuned(self) -> bool:
         """Whether they are those that the search found, which all arms share."""
-        return self.single == "single"
+        return self.against == "tuned"
+
+    @property
+    def against(self) -> Against:
+        """Which pair of an arm's it is."""
+        if self.single == "single":
+            return "tuned"
+        return "contender" if self.pool == "deep_ensemble" else "own"
 
 
 @dataclass(frozen=True)
@@ -84,13 +93,15 @@ class PlacedArm(PlannedArm):
     """An arm that is to be judged, with its key and its anchors.
 
     ``own`` are the matched anchors; those of an arm that is trained with the tuned single network's
-    values are the tuned ones. None where nothing was declared to be matched.
+    values are the tuned ones. None where nothing was declared to be matched. ``contenders`` have
+    the single networks that validation could not tell from the tuned one.
     """
 
     role: Role
     arm: str = ""
     tuned: Anchors = Anchors("single", "deep_ensemble", 1)
     own: Anchors | None = None
+    contenders: tuple[Anchors, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -100,7 +111,8 @@ class PlacedArm(PlannedArm):
     @property
     def anchors(self) -> tuple[Anchors, ...]:
         """Every pair, each once."""
-        return (self.tuned,) if self.own in (None, self.tuned) else (self.tuned, self.own)
+        own = () if self.own in (None, self.tuned) else (self.own,)
+        return self.tuned, *own, *self.contenders
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,8 @@ class Study:
     ``losses`` has, by arm and endpoint, one number per replicate in which it was measured, in the
     order of replicates and turned so that lower is better; ``counts`` the replicates of each arm;
     ``seeds`` how many were declared, of trials that have a number of their own; ``prices`` what
-    arms cost, in units of the Deep Ensemble beside them, as far as that is known.
+    arms cost, in units of the Deep Ensemble beside them, as far as that is known; ``examples`` what
+    other test examples would change.
     """
 
     protocol: Protocol
@@ -156,10 +169,20 @@ class Study:
     blind: frozenset[str] = frozenset()
     seeds: Mapping[str, int] = field(default_factory=dict)
     prices: Mapping[str, Price] = field(default_factory=dict)
+    examples: ExampleCovariances | None = None
 
     def planned(self, arm: str) -> int | None:
         """Return how many replicates of an arm were declared, if that is known."""
         return self.seeds.get(pool_of(arm), self.protocol.seeds)
+
+    def recovery(self, pair: "Anchors", arm: str, endpoint: Endpoint) -> Recovery | None:
+        """Return the effect of an arm between two anchors; None where one has too few runs."""
+        names = pair.single, arm, pair.deep_ensemble
+        single, own, deep = (self.summaries.get((name, endpoint.key)) for name in names)
+        if single is None or own is None or deep is None:
+            return None
+        over = self.examples.of(names, endpoint.key) if self.examples else None
+        return Recovery(single, own, deep, over)
 
     @cached_property
     def summaries(self) -> dict[tuple[str, str], Summary]:
@@ -179,19 +202,42 @@ class Placement:
     reasons: tuple[Reason, ...] = ()
     values: Mapping[str, tuple[FloatArray, FloatArray, FloatArray]] = field(default_factory=dict)
 
+    @property
+    def over_seeds(self) -> "Placement":
+        """The same about these test examples."""
+        return replace(self, effects={key: e.over_seeds for key, e in self.effects.items()})
+
 
 @dataclass(frozen=True)
 class Case:
-    """One arm between the tuned anchors, and between its own where there are any."""
+    """One arm between the tuned anchors, between its own where there are any, and the contenders'.
+
+    ``contenders`` are in the order of ``arm.contenders``.
+    """
 
     arm: PlacedArm
     tuned: Placement
     own: Placement | None = None
+    contenders: tuple[Placement, ...] = ()
 
     @property
     def placements(self) -> tuple[Placement, ...]:
         """Every one, each once."""
-        return (self.tuned,) if self.own in (None, self.tuned) else (self.tuned, self.own)
+        own = () if self.own in (None, self.tuned) else (self.own,)
+        return self.tuned, *own, *self.contenders
+
+    @property
+    def examples_known(self) -> bool:
+        """Whether every effect is about other test examples, too."""
+        effects = [effect for placement in self.placements for effect in placement.effects.values()]
+        return bool(effects) and all(effect.examples for effect in effects)
+
+    @property
+    def over_seeds(self) -> "Case":
+        """The same about these test examples."""
+        own = self.own and self.own.over_seeds
+        rest = tuple(placement.over_seeds for placement in self.contenders)
+        return Case(self.arm, self.tuned.over_seeds, own, rest)
 
 
 def pool_of(arm: str) -> str:
@@ -199,11 +245,22 @@ def pool_of(arm: str) -> str:
     return arm.rpartition("-")[0] if "deep_ensemble-" in arm else arm
 
 
-def study_of(measures: Measures, plan: Plan | None, spent: pl.DataFrame | None = None) -> Study:
+def study_of(
+    measures: Measures,
+    plan: Plan | None,
+    spent: pl.DataFrame | None = None,
+    examples: ExampleCovariances | None = None,
+) -> Study:
     """Gather the arms that are to be judged: those of the plan, or without one those measured.
 
     One member alone has no Deep Ensemble of its size, so it is placed beside the one of the
     candidates' most common size.
+
+    Args:
+        measures: The confirm stage, measured.
+        plan: The declaration, if any.
+        spent: What every arm cost, as ``analysis.measures.costs`` counts it.
+        examples: How arms vary with the test examples; by default taken from the measures.
     """
     frame, protocol = measures.replicates, protocol_of(plan)
     counts: dict[str, int] = {}
@@ -226,7 +283,8 @@ def study_of(measures: Measures, plan: Plan | None, spent: pl.DataFrame | None =
     several = [size for size in sizes if size > 1]
     common = max(several, key=lambda s: (sizes[s], -s), default=max(pools, default=1))
     single = next((arm.configuration for arm in declared if arm.role == "single"), None)
-    placed = tuple(_placed(arm, common, single) for arm in arms)
+    close = [arm_key(a.role, a.configuration) for a in declared if a.reason == "contender"]
+    placed = tuple(_placed(arm, common, single, close) for arm in arms)
     own_seeds = {arm_key(a.role, a.configuration): a.seeds for a in declared if a.seeds is not None}
     incomplete = measures.excluded.filter(
         pl.col("stage") == "confirm", pl.col("status") != "complete"
@@ -234,7 +292,8 @@ def study_of(measures: Measures, plan: Plan | None, spent: pl.DataFrame | None =
     lost = Counter(incomplete["arm"].to_list())
     roles = frozenset([*frame["role"].to_list(), *(arm.role for arm in declared)])
     blind, prices = _blind(frame), {} if spent is None else _prices(placed, spent)
-    return Study(protocol, placed, losses, counts, roles, lost, blind, own_seeds, prices)
+    examples = examples or Measured(measures.examples)
+    return Study(protocol, placed, losses, counts, roles, lost, blind, own_seeds, prices, examples)
 
 
 def _prices(arms: Iterable[PlacedArm], spent: pl.DataFrame) -> dict[str, Price]:
@@ -251,8 +310,20 @@ def _prices(arms: Iterable[PlacedArm], spent: pl.DataFrame) -> dict[str, Price]:
     }
 
 
-def _placed(arm: PlannedArm, common: int, single: str | None) -> PlacedArm:
-    """Return an arm with its anchors; ``single`` is the tuned network's configuration."""
+def _placed(
+    arm: PlannedArm, common: int, single: str | None, contenders: Sequence[str]
+) -> PlacedArm:
+    """Return an arm with its anchors.
+
+    A negative control that cannot be trained as the tuned single network is, as it has no dropout,
+    is held against the network that is trained as it is.
+
+    Args:
+        arm: As it was declared.
+        common: The size of a Deep Ensemble beside one member.
+        single: The tuned network's configuration.
+        contenders: Keys of the single networks that may be better.
+    """
     tuned = Anchors("single", "deep_ensemble", arm.members if arm.members > 1 else common)
     own = tuned if arm.matched else None
     if arm.matched and arm.matched.single != single:
@@ -261,8 +332,11 @@ def _placed(arm: PlannedArm, common: int, single: str | None) -> PlacedArm:
             arm_key("matched_deep_ensemble", arm.matched.deep_ensemble),
             tuned.members,
         )
+    if arm.role == "negative_control" and own:
+        tuned, own = own, None
+    close = tuple(replace(tuned, single=name) for name in contenders if arm.role in FAMILIES)
     key = arm_key(arm.role, arm.configuration)
-    return PlacedArm(**vars(arm), arm=key, tuned=tuned, own=own)
+    return PlacedArm(**vars(arm), arm=key, tuned=tuned, own=own, contenders=close)
 
 
 def _blind(frame: pl.DataFrame) -> frozenset[str]:
@@ -344,10 +418,10 @@ def _gap(study: Study, gate: Gate) -> Gate:
     The Deep Ensemble must be better than the single model by enough to measure with.
     """
     names, endpoint = (gate.anchors.single, gate.anchors.deep_ensemble), gate.endpoint
-    single, deep = (study.summaries.get((name, endpoint.key)) for name in names)
-    if single is None or deep is None:
+    found = study.recovery(gate.anchors, gate.anchors.single, endpoint)
+    if found is None:
         return gate
-    gap = Recovery(single, single, deep).gap
+    single, deep, gap = found.single, found.deep_ensemble, found.over_seeds.gap
     pooled = ((single.n - 1) * single.variance + (deep.n - 1) * deep.variance) ** 0.5
     pooled /= (single.n + deep.n - 2) ** 0.5
     ratio = gap.estimate / pooled if pooled else None
@@ -381,8 +455,9 @@ def _copies(endpoint: Endpoint, losses: FloatArray) -> Reason | None:
 
 def case_of(study: Study, arm: PlacedArm, gates: Gates) -> Case:
     """Return an arm between its anchors."""
-    tuned, *others = (_placement(study, arm, pair, gates) for pair in arm.anchors)
-    return Case(arm, tuned, (others or [tuned])[0] if arm.own else None)
+    found = {pair: _placement(study, arm, pair, gates) for pair in arm.anchors}
+    contenders = tuple(found[pair] for pair in arm.contenders)
+    return Case(arm, found[arm.tuned], found[arm.own] if arm.own else None, contenders)
 
 
 def _placement(study: Study, arm: PlacedArm, pair: Anchors, gates: Gates) -> Placement:
@@ -402,10 +477,10 @@ def _placement(study: Study, arm: PlacedArm, pair: Anchors, gates: Gates) -> Pla
         found = study.summaries.get((arm.arm, endpoint.key))
         if gate.shown and found:
             reasons += _no_noise(endpoint, found), _copies(endpoint, numbers)
+            if effect := study.recovery(pair, arm.arm, endpoint):
+                effects[endpoint.key] = effect
             anchors = (pair.single, pair.deep_ensemble)
-            single, deep = (study.summaries[name, endpoint.key] for name in anchors)
-            effects[endpoint.key] = Recovery(single, found, deep)
             losses_S, losses_D = (_numbers(study, name, endpoint) for name in anchors)
             values[endpoint.key] = losses_S, numbers, losses_D
-    known = (replace(found, own=not pair.tuned) for found in reasons if found)
+    known = (replace(found, against=pair.against) for found in reasons if found)
     return Placement(pair, effects, tuple(known), values)

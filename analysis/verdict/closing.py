@@ -29,8 +29,8 @@ def closing(verdict: Verdict, confirmed: bool, given: bool = False) -> list[str]
     least = verdict.detectable_effect
     if verdict.verdict == INCONCLUSIVE and least.worst is not None:
         sure += (
-            f" A recovery of {least.worst:.2f} or more in every measure would have been found with "
-            f"power {least.power:g}."
+            f" The study had a power of {least.power:g} to find a recovery of {least.worst:.2f} in "
+            "every measure."
         )
     told = {"found": verdict.sentence, "how sure": sure}
     against = [text for state, text in doubts(verdict) if state == "no"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from analysis.data.protocol import Endpoint, Protocol
+from analysis.data.protocol import GATE_LEVEL, Endpoint, Protocol
 from analysis.data.roles import FAMILIES
 from analysis.stats.contrasts import Recovery, holm
 from analysis.verdict.arms import (
@@ -22,13 +22,13 @@ from analysis.verdict.arms import (
     gates_of,
     runs_there,
 )
-from analysis.verdict.crossed_bootstrap import CrossedIntervals
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Global, Kind, Tests
 
 Label = (
     Literal["better but not diverse", "diverse but not better"]
     | Literal["better in part", "worse in part", "too few seeds"]
     | Literal["better trained", "escapes its own training values only"]
+    | Literal["escapes the chosen single network only"]
     | Literal["tracks the tuned network only", "tracks its own training values only"]
 )
 ControlName = Literal["positive", "negative"]
@@ -59,11 +59,12 @@ class Open:
 class Decision:
     """One arm's verdict at one margin, and why it is inconclusive: the last three fields.
 
-    ``tests`` are those of all endpoints together; ``tuned`` and ``own`` are the verdicts between
-    the tuned anchors, and between the arm's own, alone; ``p_holm`` is the p of escape, adjusted
-    within the arm's family; ``lost_among`` so many arms it would escape without that correction.
-    ``on_examples`` tells of an escape whether it holds for other test examples, too; None where
-    that is not known or not asked.
+    ``tests`` are those of all endpoints and anchors together; ``tuned`` and ``own`` are the
+    verdicts between the tuned anchors, and between the arm's own, alone; ``p_holm`` is the p of
+    escape, adjusted within the arm's family, and ``p_seeds`` the same on these test examples;
+    ``lost_among`` so many arms it would escape without that correction.
+    ``on_examples`` tells of an escape on these test examples whether it holds for others, too; None
+    where that is not known, or there is none.
     """
 
     verdict: Kind
@@ -72,6 +73,7 @@ class Decision:
     own: Kind = "inconclusive"
     on_examples: bool | None = None
     p_holm: float | None = None
+    p_seeds: float | None = None
     reasons: tuple[Reason, ...] = ()
     open: Open | None = None
     lost_among: int | None = None
@@ -79,7 +81,16 @@ class Decision:
     @property
     def alone(self) -> Kind:
         """The verdict of the tests before the correction for the other arms."""
-        return "escapes" if self.lost_among or self.on_examples is False else self.verdict
+        return "escapes" if self.lost_among else self.verdict
+
+    @property
+    def better(self) -> tuple[Endpoint, ...]:
+        """The endpoints of performance on which it is above the margin, where it does not escape.
+
+        Each is tested by itself.
+        """
+        above = self.open.above if self.open else ()
+        return tuple(endpoint for endpoint in above if endpoint.kind == "performance")
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,6 @@ class Decided:
     gates: Gates
     cases: Sequence[Case]
     decisions: Mapping[str, Decision]
-    crossed: CrossedIntervals | None = None
 
     @property
     def candidates(self) -> dict[str, Decision]:
@@ -137,29 +147,36 @@ class Decided:
     def at_margin(self, delta: float) -> "Decided":
         """Return what would be decided at another margin."""
         study = replace(self.study, protocol=replace(self.study.protocol, delta=delta))
-        decisions = decide_all(self.cases, study.protocol, self.crossed)
-        return Decided(study, self.gates, self.cases, decisions, self.crossed)
+        decisions = decide_all(self.cases, study.protocol)
+        return Decided(study, self.gates, self.cases, decisions)
 
 
-def decide(study: Study, crossed: CrossedIntervals | None = None) -> Decided:
-    """Return the verdict on every arm and on the study, with nothing that goes beside them.
-
-    Args:
-        study: What there is to judge.
-        crossed: The bootstrap over seeds and examples; without it a verdict is about seeds alone.
-    """
+def decide(study: Study) -> Decided:
+    """Return the verdict on every arm and on the study, with nothing that goes beside them."""
     gates = {(gate.anchors, gate.endpoint.key): gate for gate in gates_of(study)}
     cases = [case_of(study, arm, gates) for arm in study.arms]
-    return Decided(study, gates, cases, decide_all(cases, study.protocol, crossed), crossed)
+    return Decided(study, gates, cases, decide_all(cases, study.protocol))
 
 
 def behaves(control: ControlName, found: Decision) -> bool:
-    """Tell whether a control did what it must; a negative one may stay open."""
-    return (found.verdict == "escapes") == (control == "positive")
+    """Tell whether a control did what it must; a negative one may stay open.
+
+    Identical members gain nothing, so such a control cannot escape on every endpoint. It misbehaves
+    where it is better or worse than a single network in performance: then a candidate is, too, for
+    reasons that have nothing to do with its members.
+    """
+    if control == "positive":
+        return found.verdict == "escapes"
+    return found.verdict not in ("escapes", "worse") and not found.better
 
 
 def tests_of(endpoint: Endpoint, effect: Recovery, delta: float) -> Tests:
-    """Return the tests of R > delta, of |R| < delta (diversity: R < delta) and of R < -delta."""
+    """Return the tests of R > delta, of |R| < delta (diversity: R < delta) and of R < -delta.
+
+    Where other test examples might give anchors in the other order, nothing is shown of these.
+    """
+    if effect.examples and effect.gap.p_positive >= GATE_LEVEL:
+        return NOTHING_SHOWN
     above, below = effect.at(delta), effect.at(-delta)
     track = above.p_negative
     if endpoint.kind == "performance":
@@ -189,69 +206,61 @@ def verdict_of(joint: Tests, alpha: float) -> Kind:
     return "worse" if joint.p_worse <= alpha else "inconclusive"
 
 
-def decide_all(
-    cases: Sequence[Case], protocol: Protocol, crossed: CrossedIntervals | None = None
-) -> dict[str, Decision]:
+def decide_all(cases: Sequence[Case], protocol: Protocol) -> dict[str, Decision]:
     """Return every arm's decision: Holm within candidates and within comparisons, not controls.
 
-    What would not escape with other test examples does not escape.
+    What would not escape with other test examples does not escape; whether it would on these is
+    decided by the same rules, with the seeds as the only source of error.
     """
-    by_arm = {case.arm.arm: case for case in cases}
     decided = {case.arm.arm: _decide(case, protocol) for case in cases}
+    known = {case.arm.arm for case in cases if case.examples_known}
     for family in FAMILIES:
-        own = [case.arm.arm for case in cases if case.arm.role == family]
-        for arm, p_holm in holm({arm: decided[arm].tests.p_escape for arm in own}).items():
-            found = replace(decided[arm], p_holm=p_holm)
+        own = [case for case in cases if case.arm.role == family]
+        adjusted, on_these = (
+            holm({case.arm.arm: p for case, p in zip(own, of, strict=True)})
+            for of in (
+                [decided[case.arm.arm].tests.p_escape for case in own],
+                [_decide(case.over_seeds, protocol).tests.p_escape for case in own],
+            )
+        )
+        for arm, p_holm in adjusted.items():
+            found = replace(decided[arm], p_holm=p_holm, p_seeds=on_these[arm])
             if found.verdict == "escapes" and p_holm > protocol.alpha:
                 found = replace(found, verdict="inconclusive", lost_among=len(own))
-            if found.verdict == "escapes" and crossed:
-                holds = _holds_on_examples(by_arm[arm], protocol, crossed)
-                verdict: Kind = "inconclusive" if holds is False else "escapes"
-                found = replace(found, verdict=verdict, on_examples=holds)
+            if arm in known and on_these[arm] <= protocol.alpha:
+                found = replace(found, on_examples=found.verdict == "escapes")
             decided[arm] = found
     return decided
-
-
-def _holds_on_examples(case: Case, protocol: Protocol, crossed: CrossedIntervals) -> bool | None:
-    """Tell whether every interval over seeds and examples lies above the margin; None: unknown."""
-    found = [
-        crossed.interval(case.arm.arm, placement.anchors, endpoint, protocol.level)
-        for placement in case.placements
-        for endpoint in protocol.endpoints
-    ]
-    if None in found:
-        return None
-    return all(bounds and bounds[0] is not None and bounds[0] > protocol.delta for bounds in found)
 
 
 def _decide(case: Case, protocol: Protocol) -> Decision:
     """Return the decision on one arm for itself, before any correction for the others.
 
-    To escape, or to track, it must do so between both pairs of anchors (intersection-union); to be
-    worse is to be worse than the tuned single network.
+    To escape, it must do so between all pairs of anchors, and to track between the tuned ones and
+    its own (intersection-union); to be worse is to be worse than the tuned single network.
     """
     if case.tuned.reasons:
         return Decision("inconclusive", reasons=case.tuned.reasons)
-    tests = _tests(case.tuned, protocol)
-    tuned = joint = joint_of(tests, protocol)
-    own = None
-    if case.own:
-        own = NOTHING_SHOWN
-        if not case.own.reasons:
-            own = joint_of(_tests(case.own, protocol), protocol)
-        joint = Tests(
-            p_escape=max(tuned.p_escape, own.p_escape),
-            p_track=max(tuned.p_track, own.p_track),
-            p_worse=tuned.p_worse,
-        )
+    tests = tests_between(case.tuned, protocol)
+    tuned = joint_of(tests, protocol)
+    own = joint_between(case.own, protocol) if case.own else None
+    contenders = [joint_between(placement, protocol) for placement in case.contenders]
+    both = [tuned, own] if own else [tuned]
+    joint = Tests(
+        p_escape=max(found.p_escape for found in (*both, *contenders)),
+        p_track=max(found.p_track for found in both),
+        p_worse=tuned.p_worse,
+    )
     verdict, by_tuned, by_own = (
         verdict_of(found or NOTHING_SHOWN, protocol.alpha) for found in (joint, tuned, own)
     )
     decision = Decision(verdict, joint, by_tuned, by_own)
     if verdict != "inconclusive":
         return decision
-    if case.own and case.own.reasons and by_tuned != "inconclusive":
-        return replace(decision, reasons=case.own.reasons)
+    others = [case.own, *case.contenders] if case.own else case.contenders
+    unknown = tuple(reason for placement in others for reason in placement.reasons)
+    if unknown and by_tuned != "inconclusive":
+        return replace(decision, reasons=unknown)
     found = _open(tests, protocol)
     if own and (label := _by_anchors(by_tuned, by_own)):
         found = replace(found, label=label)
@@ -261,13 +270,23 @@ def _decide(case: Case, protocol: Protocol) -> Decision:
     return replace(decision, open=found)
 
 
-def _tests(placement: Placement, protocol: Protocol) -> dict[str, Tests]:
+def joint_between(placement: Placement, protocol: Protocol) -> Tests:
+    """Return the joint tests between other anchors; nothing is shown where they cannot be used."""
+    if placement.reasons:
+        return NOTHING_SHOWN
+    return joint_of(tests_between(placement, protocol), protocol)
+
+
+def tests_between(placement: Placement, protocol: Protocol) -> dict[str, Tests]:
+    """Return the tests of every endpoint between two anchors."""
     effects = placement.effects
     return {e.key: tests_of(e, effects[e.key], protocol.delta) for e in protocol.endpoints}
 
 
 def _by_anchors(tuned: Kind, own: Kind) -> Label | None:
-    """Return the label of an arm that escapes, or tracks, between one pair of anchors only."""
+    """Return the label of an arm that escapes, or tracks, between some pairs of anchors only."""
+    if tuned == own == "escapes":
+        return "escapes the chosen single network only"
     if tuned == "escapes":
         return "better trained"
     if own == "escapes":

@@ -1,15 +1,15 @@
 """What speaks for a verdict, and what could overturn it, a line each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 from analysis.verdict.schema import SOME_ESCAPES, Arm, Effect, Tried, Verdict
-from analysis.verdict.wording import join, names, winner
+from analysis.verdict.wording import BASELINES, join, names, winner
 
 State = Literal["yes", "no", "na"]
 EXAMPLES: Final[dict[bool | None, tuple[State, str]]] = {
-    True: ("yes", "it escapes where test examples are drawn anew, too"),
-    False: ("no", "it does not escape where test examples are drawn anew"),
+    True: ("yes", "its escape holds for other test examples like these, too"),
+    False: ("no", "its escape is not shown for other test examples like these"),
     None: ("na", "it escapes on these test examples; whether on others is not known"),
 }
 MOST: Final = 3
@@ -48,8 +48,8 @@ def doubts(verdict: Verdict) -> list[tuple[State, str]]:
         lines.append(_tried(plan.tried, verdict.arms))
     least = verdict.detectable_effect
     if least.worst is not None and verdict.verdict != SOME_ESCAPES:
-        power = f"a recovery of {least.worst:.2f} or more in every measure is found with power"
-        lines.append(("na", f"{power} {least.power:g}; a smaller one may be missed"))
+        power = f"the study had a power of {least.power:g} to find a recovery of {least.worst:.2f}"
+        lines.append(("na", f"{power} in every measure; a smaller one may be missed"))
     if plan and plan.note:
         lines.append(("na", f"the study's file says: {plan.note.strip().rstrip('.')}"))
     lines += [("no", why) for why in verdict.exploratory_reasons]
@@ -63,12 +63,13 @@ def _closed(verdict: Verdict) -> Iterator[str]:
     for gate in verdict.gates:
         if gate.reason is None or "runs are missing" in gate.reason:
             continue
-        if gate.matched is None:
+        if gate.against == "tuned":
             found.setdefault((gate.reason, ""), {})[f"{gate.members} members"] = None
-        own = f"matched_single-{gate.matched}"
         for arm in verdict.arms:
-            if gate.matched and arm.own and arm.own.single == own and arm.members == gate.members:
-                whose = " against baselines with its own training values"
+            ends = [one.single for one in arm.contenders] if gate.against == "contender" else []
+            ends += [arm.own.single] if gate.against == "own" and arm.own else []
+            if gate.single in ends and arm.members == gate.members:
+                whose = f" against {BASELINES[gate.against]}"
                 found.setdefault((gate.reason, whose), {})[f"\u201c{called[arm.arm]}\u201d"] = None
     for (why, whose), which in found.items():
         yield f"no recovery can be measured for {join(which)}{whose}: {why}"
@@ -92,13 +93,23 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
     elif arm.own.single == "single":
         yield "yes", f"{called} is trained with the values of the tuned single network"
     else:
-        tuned, own = (_least(of) for of in (arm.endpoints, arm.own.endpoints))
+        tuned, own = (_least(of.values()) for of in (arm.endpoints, arm.own.endpoints))
         differ = arm.own.verdict != arm.by_tuned
         without = f" (without {join(arm.own.dropped)})" if arm.own.dropped else ""
         yield (
             ("no" if differ else "yes" if arm.by_tuned == "escapes" else "na"),
             f"weakest recovery of {called}: {tuned} against the tuned baselines, {own} against "
             f"baselines with its own training values{without}",
+        )
+    if arm.contenders:
+        effects = [effect for one in arm.contenders for effect in one.endpoints.values()]
+        passes = all(one.verdict == "escapes" for one in arm.contenders)
+        many = len(arm.contenders)
+        which = f"{many} single networks" if many > 1 else "a single network"
+        yield (
+            "yes" if passes else "no" if arm.by_tuned == "escapes" else "na",
+            f"weakest recovery of {called} against {which} that validation cannot tell from the "
+            f"tuned one: {_least(effects)}",
         )
     if parts := arm.against.get("own") or arm.against.get("tuned"):
         total, better, gain = (
@@ -110,12 +121,12 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
             f"single network{' with its values' if 'own' in arm.against else ''}: its members are "
             f"{abs(better):.3f} {'better' if better > 0 else 'worse'}, averaging gains {gain:.3f}",
         )
-    if arm.alone == "escapes" and arm.label != "not after Holm":  # Else it was not asked.
+    if arm.verdict == "escapes" or arm.on_examples is not None:
         yield EXAMPLES[arm.on_examples]
 
 
-def _least(effects: Mapping[str, Effect]) -> str:
-    known = [effect.recovery for effect in effects.values() if effect.recovery is not None]
+def _least(effects: Iterable[Effect]) -> str:
+    known = [effect.recovery for effect in effects if effect.recovery is not None]
     return f"{min(known):.2f}" if known else "none measurable"
 
 

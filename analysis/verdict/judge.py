@@ -4,7 +4,7 @@ Nothing here or below rounds or prints, and every draw has its own seed: same st
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from statistics import median
 from typing import Final, Literal, get_args
@@ -14,13 +14,13 @@ import polars as pl
 from analysis.data.protocol import GATE_LEVEL, Endpoint, Plan, Protocol
 from analysis.data.roles import FAMILIES
 from analysis.measures.measure import Measures
+from analysis.measures.over_examples import ExampleCovariances
 from analysis.measures.selection import UNDECLARED
 from analysis.stats.contrasts import Recovery, detectable_effect, fieller
 from analysis.stats.power import POWER, Spread, seeds_needed
 from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
 from analysis.verdict import schema, wording
-from analysis.verdict.arms import CONTROLS, Case, Gate, count, failed, study_of
-from analysis.verdict.crossed_bootstrap import Crossed, CrossedIntervals
+from analysis.verdict.arms import CONTROLS, Case, Gate, Placement, count, failed, study_of
 from analysis.verdict.decisions import (
     EXPECTED,
     ControlName,
@@ -28,7 +28,9 @@ from analysis.verdict.decisions import (
     Decision,
     behaves,
     decide,
+    joint_between,
     tests_of,
+    verdict_of,
 )
 from analysis.verdict.deep_ensemble_equivalent import Equivalents
 from analysis.verdict.robustness import check
@@ -43,7 +45,7 @@ def judge(
     measures: Measures,
     plan: Plan | None,
     spent: pl.DataFrame | None = None,
-    crossed: CrossedIntervals | None = None,
+    examples: ExampleCovariances | None = None,
 ) -> Verdict:
     """Return the verdicts on a study: decided first, then put into words.
 
@@ -55,20 +57,20 @@ def judge(
         plan: The declaration, or None: then all is judged by the default protocol, and the result
             is marked as exploratory.
         spent: What every arm cost, as ``analysis.measures.costs`` counts it.
-        crossed: Intervals over seeds and examples; by default drawn from the measures.
+        examples: How arms vary with the test examples; by default taken from the measures.
     """
-    study = study_of(measures, plan, spent)
-    crossed, equivalents = crossed or Crossed(measures.examples), Equivalents(measures)
-    decided, protocol = decide(study, crossed), study.protocol
+    study = study_of(measures, plan, spent, examples)
+    decided, protocol, equivalents = decide(study), study.protocol, Equivalents(measures)
     losses = _mean_losses(measures)
-    placed = (_arm(decided, case, crossed, equivalents, losses) for case in decided.cases)
+    sources = {f"matched_single-{t.configuration}": t.source for t in plan.tried} if plan else {}
+    placed = (_arm(decided, case, equivalents, losses, sources) for case in decided.cases)
     arms = tuple(sorted(placed, key=_order))
     anchors = _anchors(decided)
     seeds = [anchor.seeds for anchor in anchors] + [arm.seeds for arm in arms]
     undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
     exploratory = tuple(wording.exploratory(plan))
     found = Verdict(
-        format=2,
+        format=3,
         sentence="",
         verdict=decided.verdict,
         withheld=decided.withheld,
@@ -102,7 +104,8 @@ def judge(
 def _gate(gate: Gate) -> schema.Gate:
     return schema.Gate(
         members=gate.anchors.members,
-        matched=None if gate.anchors.tuned else gate.anchors.single.rpartition("-")[2],
+        against=gate.anchors.against,
+        single=gate.anchors.single,
         endpoint=gate.endpoint.key,
         open=gate.reason is None,
         gap_shown=gate.shown,
@@ -124,6 +127,7 @@ def _needed(case: Case, protocol: Protocol, candidates: int) -> schema.Needed | 
             effect.deep_ensemble.variance**0.5,
             gap=effect.gap.estimate,
             two_sided=endpoint.kind == "performance",
+            examples=effect.examples,
         )
         for endpoint in protocol.endpoints
         for effect in [case.tuned.effects[endpoint.key]]
@@ -189,9 +193,9 @@ def _effects(effects: Mapping[str, Recovery], protocol: Protocol) -> dict[str, s
 def _arm(
     decided: Decided,
     case: Case,
-    crossed: CrossedIntervals,
     equivalents: Equivalents,
     losses: Mapping[str, tuple[float, float]],
+    sources: Mapping[str, str],
 ) -> schema.Arm:
     protocol, arm = decided.study.protocol, case.arm
     decision = decided.decisions[arm.arm]
@@ -218,16 +222,30 @@ def _arm(
         label=wording.label(decision),
         detail=wording.detail(decision),
         p_holm=decision.p_holm,
+        p_seeds=decision.p_seeds,
         **dict(decision.tests),
         de_like=decision.verdict == "escapes" and whole,
         weakest=min(recoveries, key=lambda key: recoveries[key], default=None),
         endpoints=effects,
         own=_own(case, decision.own, protocol),
+        contenders=tuple(_contender(one, sources, protocol) for one in case.contenders),
         price=schema.Price(**vars(price), dearer=price.dearer),
         against=_against(case, losses),
         needed=_needed(case, protocol, len(decided.candidates)),
         equivalent=equivalents.of(arm.arm, protocol.level),
-        robustness=check(case, protocol, decision.tuned, crossed),
+        robustness=check(case, protocol),
+    )
+
+
+def _contender(
+    placement: Placement, sources: Mapping[str, str], protocol: Protocol
+) -> schema.Contender:
+    single = placement.anchors.single
+    return schema.Contender(
+        single=single,
+        source=sources.get(single),
+        verdict=verdict_of(joint_between(placement, protocol), protocol.alpha),
+        endpoints=_effects(placement.effects, protocol),
     )
 
 
@@ -245,7 +263,15 @@ def _effect(endpoint: Endpoint, effect: Recovery, protocol: Protocol) -> schema.
         **{name: endpoint.sign * of.mean + 0.0 for name, of in own_unit.items()},
         sd=effect.arm.variance**0.5,
         detectable=detectable_effect(effect, protocol.delta, protocol.alpha, POWER),
+        by_examples=_by_examples(effect, protocol.delta),
     )
+
+
+def _by_examples(effect: Recovery, delta: float) -> float | None:
+    if effect.examples is None:
+        return None
+    whole, seeds = effect.at(delta).se, effect.over_seeds.at(delta).se
+    return 1 - (seeds / whole) ** 2 if whole else 0.0
 
 
 def _order(arm: schema.Arm) -> tuple[int, float, str]:
@@ -330,13 +356,33 @@ def _detectable(decided: Decided) -> schema.Detectable:
     """Return the least recovery that the median candidate would have shown, by endpoint."""
     protocol, own = decided.study.protocol, decided.candidates
     alpha = protocol.alpha / max(1, len(own))
-    effects = [case.tuned.effects for case in decided.cases if case.arm.arm in own]
-    found: dict[str, float | None] = {}
-    for endpoint in protocol.endpoints:
-        known = [own[endpoint.key] for own in effects if endpoint.key in own]
-        each = (detectable_effect(effect, protocol.delta, alpha, POWER) for effect in known)
-        values = [value for value in each if value is not None]
-        found[endpoint.key] = median(values) if values else None
-    all_known = [value for value in found.values() if value is not None]
-    worst = max(all_known) if len(all_known) == len(found) else None
-    return schema.Detectable(power=POWER, alpha=alpha, endpoints=found, worst=worst)
+    found: dict[str, list[float | None]] = {e.key: [] for e in protocol.endpoints}
+    worst: list[float | None] = []
+    for case in decided.cases:
+        if case.arm.arm not in own:
+            continue
+        power = POWER ** (1 / (len(protocol.endpoints) * len(case.placements)))
+        least = {key: _least_found(case, key, protocol.delta, alpha, power) for key in found}
+        for key, value in least.items():
+            found[key].append(value)
+        known = [value for value in least.values() if value is not None]
+        worst.append(max(known) if len(known) == len(least) else None)
+    return schema.Detectable(
+        power=POWER,
+        alpha=alpha,
+        endpoints={key: _median(values) for key, values in found.items()},
+        worst=None if None in worst else _median(worst),
+    )
+
+
+def _least_found(case: Case, key: str, delta: float, alpha: float, power: float) -> float | None:
+    """Return the least recovery that would have been found between each pair of anchors."""
+    effects = [placement.effects.get(key) for placement in case.placements]
+    found = [None if e is None else detectable_effect(e, delta, alpha, power) for e in effects]
+    known = [value for value in found if value is not None]
+    return max(known) if len(known) == len(found) else None
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

@@ -1,13 +1,13 @@
-"""Is a verdict an artefact of its test? The same question, asked in three other ways.
+"""Is a verdict an artefact of its test? The same question, asked in two other ways.
 
 * ``permutation``: labels of the arm and of the anchors' mixture at the margin are exchanged; no
   normality is assumed.
 * ``bca``: the bias-corrected, accelerated bootstrap over seeds; no symmetry is assumed.
-* ``crossed``: seeds and test examples are drawn anew; the claim is about other test sets too.
 
-Each gives a verdict on an arm by itself, between the tuned anchors, before any correction for the
-others, and is compared with the primary test's at the same stage. Every draw comes from a generator
-that depends on what is drawn for alone, so a study gives the same numbers whatever else it holds.
+Each gives a verdict on an arm by itself, between the tuned anchors, on these test examples, before
+any correction for the others, and is compared with the primary test's at the same stage. Every draw
+comes from a generator that depends on what is drawn for alone, so a study gives the same numbers
+whatever else it holds.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,7 @@ from analysis.data.protocol import Endpoint, Protocol
 from analysis.stats.contrasts import Interval
 from analysis.stats.resampling import bca_interval, generator, permutation_test
 from analysis.verdict.arms import Case
-from analysis.verdict.crossed_bootstrap import CrossedIntervals
-from analysis.verdict.decisions import NOTHING_SHOWN, joint_of, verdict_of
+from analysis.verdict.decisions import NOTHING_SHOWN, joint_of, tests_between, verdict_of
 from analysis.verdict.schema import ByInterval, ByPermutation, Kind, Robustness, Tests
 from analysis.verdict.schema import Interval as Bounds
 
@@ -37,30 +36,17 @@ def tests_from(interval: Interval, endpoint: Endpoint, delta: float) -> Tests:
     )
 
 
-def check(
-    case: Case, protocol: Protocol, primary: Kind, crossed: CrossedIntervals
-) -> Robustness | None:
-    """Return what the three methods say of one arm, None where it cannot be assessed.
-
-    Args:
-        case: The arm.
-        protocol: Margin, level, endpoints.
-        primary: The primary test's verdict on it between the tuned anchors, before the correction
-            for other arms.
-        crossed: The crossed bootstrap of this study.
-    """
+def check(case: Case, protocol: Protocol) -> Robustness | None:
+    """Return what both methods say of one arm, None where it cannot be assessed."""
     if case.tuned.reasons:
         return None
-    level = protocol.level
-    over_seeds = {e: _bca(case, e, level) for e in protocol.endpoints}
-    drawn = {
-        e: crossed.interval(case.arm.arm, case.tuned.anchors, e, level) for e in protocol.endpoints
-    }
-    both = {e: interval for e, interval in drawn.items() if interval is not None}
+    tests = joint_of(tests_between(case.tuned.over_seeds, protocol), protocol)
+    primary = verdict_of(tests, protocol.alpha)
+    intervals = {e: _bca(case, e, protocol.level) for e in protocol.endpoints}
     return Robustness(
+        primary=primary,
         permutation=_by_permutation(case, protocol, primary),
-        bca=_by_interval(over_seeds, protocol, primary),
-        crossed=_by_interval(both, protocol, primary) if len(both) == len(drawn) else None,
+        bca=_by_interval(intervals, protocol, primary),
     )
 
 

@@ -18,6 +18,8 @@ Number = Annotated[
 """Null where it is undefined or not finite."""
 Kind = Literal["escapes", "tracks", "worse", "inconclusive"]
 Role = Literal["candidate", "comparison", "positive_control", "negative_control"]
+Against = Literal["tuned", "own", "contender"]
+"""Which anchors an arm is held against: see ``analysis.verdict.arms``."""
 Budget = Literal["train", "infer"]
 AnchorRole = Literal["single", "deep_ensemble"]
 Global = Literal["some configuration escapes", "all tested track a single model", "inconclusive"]
@@ -132,8 +134,9 @@ class Gate(Record):
     """Whether an endpoint can be assessed between two anchors."""
 
     members: Count
-    matched: str | None
-    """Configuration of the single network with an arm's own training values; null: the tuned."""
+    against: Against
+    single: str
+    """Arm of the single network."""
     endpoint: str
     open: bool
     """Whether arms are judged on it."""
@@ -178,7 +181,10 @@ class Effect(Record):
     sd: float
     """Over seeds."""
     detectable: Number
-    """Least recovery found with power ``detectable_effect.power``, for this arm alone."""
+    """Least recovery found with power ``detectable_effect.power`` on this endpoint alone."""
+    by_examples: Number
+    """Share of the variance at the margin that more seeds would not lessen, as it is the test
+    examples'; null: not known, and the effect is about these examples."""
 
 
 class Needed(Record):
@@ -230,19 +236,18 @@ class ByInterval(Record):
 
 
 class Robustness(Record):
-    """The same question about one arm, asked in other ways; null: could not be asked."""
+    """The same question about one arm on these test examples, asked in other ways."""
 
+    primary: Kind
+    """By the tests that decide, on these examples and before Holm."""
     permutation: ByPermutation | None
     """Null with so few seeds that no permutation can reach the level."""
     bca: ByInterval
-    """Over seeds."""
-    crossed: ByInterval | None
-    """Over seeds and examples."""
 
     @property
     def answers(self) -> dict[str, ByPermutation | ByInterval]:
         """What each method that could be used says, by its key."""
-        methods = {"permutation": self.permutation, "bca": self.bca, "crossed": self.crossed}
+        methods = {"permutation": self.permutation, "bca": self.bca}
         return {name: answer for name, answer in methods.items() if answer is not None}
 
 
@@ -255,6 +260,18 @@ class Own(Record):
     """Arm of the Deep Ensemble."""
     dropped: tuple[str, ...]
     """What of the arm's training a single network cannot have."""
+    verdict: Kind
+    """Between these anchors alone, before Holm."""
+    endpoints: dict[str, Effect]
+
+
+class Contender(Record):
+    """An arm beside a single network that validation could not tell from the tuned one."""
+
+    single: str
+    """Its arm; the Deep Ensemble is the tuned one."""
+    source: str | None
+    """Whose values it has; null: the plan does not say."""
     verdict: Kind
     """Between these anchors alone, before Holm."""
     endpoints: dict[str, Effect]
@@ -304,14 +321,18 @@ class Arm(Record):
     by_tuned: Kind
     """Between the tuned anchors alone, before Holm's correction."""
     on_examples: bool | None
-    """Of an escape: whether it holds for other test examples; null: not known, or not asked."""
+    """Of an escape on these test examples, after Holm: whether it holds for others, too; null: not
+    known, or there is none."""
     label: str | None
     """Sub-label of an inconclusive verdict."""
     detail: str | None
     p_escape: P
-    """The largest over endpoints; so are ``p_track`` and ``p_worse``, this over performance."""
+    """The largest over endpoints and anchors; ``p_track`` over the tuned anchors and its own, and
+    ``p_worse`` over performance between the tuned ones."""
     p_holm: P | None
     """``p_escape``, adjusted within candidates or comparisons; null for controls."""
+    p_seeds: P | None
+    """The same on these test examples."""
     p_track: P
     p_worse: P
     de_like: bool
@@ -322,6 +343,7 @@ class Arm(Record):
     """Those whose gap is shown, between the tuned anchors."""
     own: Own | None
     """Null where the plan declares no matched anchors."""
+    contenders: tuple[Contender, ...]
     price: Price
     against: dict[Literal["tuned", "own"], Decomposition]
     """By the single network that it is compared with."""
@@ -331,10 +353,11 @@ class Arm(Record):
     robustness: Robustness | None
 
     @property
-    def least(self) -> tuple[Literal["tuned", "own"], str, Effect] | None:
+    def least(self) -> tuple[Against, str, Effect] | None:
         """Its least recovery: against which anchors, on which endpoint, and the effect."""
-        sides: tuple[tuple[Literal["tuned", "own"], dict[str, Effect]], ...]
-        sides = ("tuned", self.endpoints), ("own", self.own.endpoints if self.own else {})
+        sides: list[tuple[Against, dict[str, Effect]]] = [("tuned", self.endpoints)]
+        sides += [("own", self.own.endpoints)] if self.own else []
+        sides += [("contender", one.endpoints) for one in self.contenders]
         found = [
             (effect.recovery, against, key, effect)
             for against, effects in sides
@@ -463,13 +486,14 @@ class Fairness(Record):
 
 
 class Detectable(Record):
-    """The least recovery that the seeds at hand would have found."""
+    """The least recovery that the seeds at hand would have found in the median candidate."""
 
     power: P
+    """That of finding it on every endpoint and between all anchors, if these were independent."""
     alpha: P
     """Bonferroni's bound on Holm's level."""
     endpoints: dict[str, Number]
-    """Median over the candidates."""
+    """Between the anchors that ask for most."""
     worst: Number
 
 
@@ -484,7 +508,7 @@ class Mean(Record):
 class Verdict(Record):
     """What a study decided."""
 
-    format: Literal[2]
+    format: Literal[3]
     sentence: str
     """The verdict with its figures."""
     verdict: Global

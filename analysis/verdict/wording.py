@@ -31,6 +31,8 @@ ANCHORS: Final = {
     "a single network with its own training values: these are better, not the ensemble",
     "escapes its own training values only": "better than a single network with its own training "
     "values by more than the margin, but not than the tuned one",
+    "escapes the chosen single network only": "better than the tuned single network by more than "
+    "the margin, but not than each of those that validation cannot tell from it",
     "tracks the tuned network only": "like the tuned single network, but not shown to be like a "
     "single network with its own training values",
     "tracks its own training values only": "like a single network with its own training values, "
@@ -60,12 +62,12 @@ BADGES: Final[dict[str, str]] = {
 BASELINES: Final = {
     "tuned": "the tuned baselines",
     "own": "baselines with its own training values",
+    "contender": "a single network that validation cannot tell from the tuned one",
 }
 """What the pairs of anchors are called."""
 METHODS: Final = {
     "permutation": "permutation of labels",
     "bca": "BCa bootstrap over seeds",
-    "crossed": "bootstrap over seeds and examples",
 }
 """What the methods of ``robustness`` are called."""
 
@@ -259,6 +261,11 @@ def control(name: ControlName, found: Decision, because: bool = True) -> str:
     called, verdict = f"the {name} control", found.verdict
     if verdict == EXPECTED[name]:
         return f"{called} {SAID[verdict]}, as it must"
+    if name == "negative" and found.open and found.better:
+        return (
+            f"{called} is above {found.open.delta:g} on {_on(found.better)}, though nothing but "
+            "identical members sets it apart"
+        )
     if verdict == "inconclusive":
         known = "escape" if name == "positive" else "track a single model"
         why = detail(found) if because else None
@@ -270,10 +277,10 @@ def control(name: ControlName, found: Decision, because: bool = True) -> str:
 
 def label(decision: Decision) -> str | None:
     """Return the sub-label of an inconclusive verdict."""
-    if decision.lost_among:
-        return "not after Holm"
     if decision.on_examples is False:
         return "not for other test examples"
+    if decision.lost_among:
+        return "not after Holm"
     if decision.open:
         return decision.open.label
     if not decision.reasons:
@@ -287,15 +294,15 @@ def label(decision: Decision) -> str | None:
 
 def detail(decision: Decision) -> str | None:
     """Say why a verdict is inconclusive."""
+    if decision.on_examples is False:
+        return (
+            f"passes on these test examples ({_p(decision.p_seeds or 0.0)} after Holm), but is not "
+            f"shown to on others ({_p(decision.p_holm or 0.0)})"
+        )
     if decision.lost_among:
         return (
             f"passes alone ({_p(decision.tests.p_escape)}), but not among {decision.lost_among} "
             f"tested ({_p(decision.p_holm or 0.0)} after Holm)"
-        )
-    if decision.on_examples is False:
-        return (
-            f"passes over seeds ({_p(decision.tests.p_escape)}), but not where test examples are "
-            "drawn anew, too"
         )
     if decision.open:
         return ANCHORS.get(decision.open.label) or _open(decision.open)
@@ -339,16 +346,17 @@ def reason(found: Reason) -> str:
         "gap not shown": f"{endpoint}: the Deep Ensemble is not shown to be better than single",
     }[found.kind]
     said = f"baseline {anchor}: {said}" if anchor and found.kind != "no noise" else said
-    return f"with its own training values: {said}" if found.own else said
+    beside = {"tuned": "", "own": "with its own training values: ", "contender": "as a contender: "}
+    return beside[found.against] + said
 
 
 def disagreements(arms: Sequence[Arm]) -> list[str]:
     """Return a line on every verdict that a method of ``robustness`` does not share."""
     called = names(arms)
     return [
-        f"{called[arm.arm]}: {SAID.get(arm.by_tuned, 'is inconclusive')} by the primary "
+        f"{called[arm.arm]}: {SAID.get(arm.robustness.primary, 'is inconclusive')} by the primary "
         f"test, but {SAID.get(answer.verdict, 'is inconclusive')} by {METHODS[method]} "
-        "(each before Holm)"
+        "(each on these test examples and before Holm)"
         for arm in arms
         if arm.robustness
         for method, answer in arm.robustness.answers.items()

@@ -1,5 +1,7 @@
 """Contrasts against scipy, and their size, power and coverage against simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from analysis.stats.contrasts import (
     TAIL,
     UNBOUNDED,
     Contrast,
+    OverExamples,
     Recovery,
     Summary,
     contrast,
@@ -187,3 +190,51 @@ def test_the_detectable_effect_is_detected_with_its_power() -> None:
     scaled = 0.25 + (planned - 0.25) * (2000 / 20) ** 0.5
     found = [draw(rng, scaled, 20).at(0.25).p_positive <= 0.05 for _ in range(1000)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+
+
+def over(*sds: float, shared: float = 0.0) -> OverExamples:
+    """Return a covariance over examples: each arm's own, and what is common to all."""
+    return OverExamples(
+        tuple(
+            tuple(shared**2 + (one**2 if i == j else 0.0) for j in range(3))
+            for i, one in enumerate(sds)
+        )
+    )
+
+
+@given(st.integers(0, 10_000), st.floats(0, 0.3), st.floats(-0.5, 1.5))
+@settings(max_examples=40, deadline=None)
+def test_nothing_is_shown_of_other_examples_that_is_not_of_these(
+    seed: int, sd: float, theta: float
+) -> None:
+    seeds = draw(np.random.default_rng(seed), 0.6, 8)
+    both = replace(seeds, examples=over(sd, sd, sd, shared=5.0))
+    at, alone = both.at(theta), seeds.at(theta)
+    assert (at.estimate, at.df) == (alone.estimate, alone.df)
+    assert at.se**2 == pytest.approx(
+        alone.se**2 + ((1 - theta) ** 2 + 1 + theta**2) * sd**2, abs=1e-12
+    )
+    assert min(at.p_positive, at.p_negative) >= min(alone.p_positive, alone.p_negative) - 1e-12
+    assert both.over_seeds == seeds
+    assert both.gap.se >= seeds.gap.se
+    low, high = fieller(both, 0.9)
+    if low is not None and high is not None:
+        assert both.at(low).p_positive == pytest.approx(0.05, abs=1e-6)
+        assert both.at(high).p_negative == pytest.approx(0.05, abs=1e-6)
+
+
+def test_examples_alone_are_judged_by_the_normal_law() -> None:
+    """Where all seeds are alike, as in the gain of identical members."""
+    found = contrast([(1.0, Summary(0.2, 0.0, 5)), (-1.0, Summary(0.0, 0.0, 5))], 0.01)
+    assert found.p_positive == pytest.approx(scipy_stats.norm.sf(2))
+    assert contrast([(1.0, Summary(0.2, 0.0, 5))]).p_positive == 0
+
+
+def test_the_recovery_that_can_be_found_is_larger_with_other_examples() -> None:
+    seeds = draw(np.random.default_rng(3), 0.6, 20)
+    least = [
+        detectable_effect(replace(seeds, examples=over(sd, sd, sd)), 0.25, 0.05) or 0.0
+        for sd in (0.0, 0.05, 0.2)
+    ]
+    assert least[0] == detectable_effect(seeds, 0.25, 0.05)
+    assert least == sorted(set(least))

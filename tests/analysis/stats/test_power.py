@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import stats as scipy_stats
 
 from analysis.data.protocol import ENDPOINTS
 from analysis.stats import contrasts
-from analysis.stats.contrasts import Recovery, summary
+from analysis.stats.contrasts import OverExamples, Recovery, summary
 from analysis.stats.power import (
     Costs,
     Pair,
@@ -34,14 +35,20 @@ from analysis.verdict.decisions import tests_of as p_values_of
 TEST = Spread(0.30, 0.25, 0.18)
 SHIFT = Spread(0.235, 0.12, 0.08)
 GAIN = Spread(0.0, 0.15, 0.15, two_sided=False)
+OTHERS = OverExamples(((0.02, 0.019, 0.018), (0.019, 0.021, 0.018), (0.018, 0.018, 0.02)))
+"""What other test examples would change: most of it alike in all arms."""
 
 
 def draw(rng: np.random.Generator, spread: Spread, recovery: float, seeds: Seeds) -> Recovery:
     means = 0.0, -recovery * spread.gap, -spread.gap
     deviations = spread.single, spread.arm, spread.deep_ensemble
     numbers = Replicates.of(seeds).of_contrast
-    parts = zip(means, deviations, numbers, strict=True)
-    return Recovery(*(summary(rng.normal(*part)) for part in parts))
+    of_examples = np.zeros(3)
+    if spread.examples:
+        of_examples = rng.multivariate_normal(np.zeros(3), np.array(spread.examples.covariance))
+    parts = zip(means + of_examples, deviations, numbers, strict=True)
+    single, arm, deep = (summary(rng.normal(*part)) for part in parts)
+    return Recovery(single, arm, deep, spread.examples)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +68,8 @@ def draw(rng: np.random.Generator, spread: Spread, recovery: float, seeds: Seeds
         (TEST, 0.0, Replicates(arm=30, single=40, deep_ensemble=10)),
         (SHIFT, 0.4, Replicates(arm=3, single=20, deep_ensemble=5)),
         (Spread(0.9, 0.5, 1.2, gap=3.0), 0.0, Replicates(arm=20, single=4, deep_ensemble=9)),
+        (replace(SHIFT, examples=OTHERS), 0.4, 30),
+        (replace(SHIFT, examples=OTHERS), 0.0, 30),
     ],
 )
 def test_powers_are_the_rates_of_the_rules_own_tests(
@@ -278,6 +287,12 @@ def test_the_recovery_found_is_found() -> None:
 def test_floors_by_hand() -> None:
     assert least_permutation_p(5) == 1 / 252 == 1 / comb(10, 5)
     assert least_sign_flip_p(5) == 1 / 32
+
+
+def test_no_number_of_seeds_makes_up_for_test_examples() -> None:
+    few = replace(SHIFT, examples=OverExamples(((0.1, 0, 0), (0, 0.1, 0), (0, 0, 0.1))))
+    assert seeds_needed([SHIFT]) is not None
+    assert seeds_needed([few]) is None
 
 
 def test_planning_needs_no_frames() -> None:

@@ -15,11 +15,21 @@ from analysis import metrics
 from analysis.data.run import Run
 from analysis.measures.columns import METRICS
 from analysis.measures.measure import Measures
+from analysis.measures.over_examples import Measured
 from analysis.stats import contrasts
 from analysis.validation import __main__ as validation_main
 from analysis.validation import table
 from analysis.validation.gaussian import SPREADS, gaussian_study, one_endpoint, three_endpoints
-from analysis.validation.matched import BETTER_TRAINED, NULL, Truth, both, matched, matched_study
+from analysis.validation.matched import (
+    BETTER_TRAINED,
+    DELTA,
+    NULL,
+    Truth,
+    at,
+    both,
+    matched,
+    matched_study,
+)
 from analysis.validation.planted import from_predictions, search
 from analysis.validation.populations import ENDPOINTS, Members, Planted, generated, of_run, planted
 from analysis.validation.questions import Question, Row, run
@@ -134,8 +144,9 @@ def test_the_whole_rule_is_simulated(truth: Truth, price: float, escapes: int, s
 def test_other_examples_may_take_an_escape_back(sd: float, holds: float) -> None:
     asked, rng = matched_study([both(1.0)], 20), np.random.default_rng(11)
     drawn = draw_study(asked, rng, [arm.draw(rng, asked.seeds) for arm in asked.arms])
-    moved, crossed = with_examples(drawn, Examples(100, sd), rng)
-    known = crossed.examples("candidate0")
+    moved = with_examples(drawn, Examples(100, sd), rng)
+    assert isinstance(moved.examples, Measured)
+    known = moved.examples.read("candidate0")
     assert known is not None
     for key in ENDPOINTS:
         sign = -1 if key == "gain" else 1
@@ -143,6 +154,20 @@ def test_other_examples_may_take_an_escape_back(sd: float, holds: float) -> None
         assert means == pytest.approx(moved.losses["candidate0", key], abs=1e-5)
     found = tally(replace(asked, examples=Examples(100, sd)), 10, rng)
     assert found.known("first_escapes").mean() == pytest.approx(holds, abs=0.1)
+
+
+def test_luck_with_the_examples_is_no_escape_however_many_are_tried() -> None:
+    """Of thirty candidates at the margin some are lucky with 200 examples, in most studies."""
+    asked = replace(matched_study([at(DELTA, 2.5, 0)] * 30, 20), examples=Examples(200, 3.0))
+    found = tally(asked, 25, np.random.default_rng(12))
+    assert found.known("some_escape").mean() <= 0.12
+    blind = replace(asked, examples=None)
+    rng, lucky = np.random.default_rng(12), 0
+    for _ in range(25):
+        drawn = draw_study(blind, rng, [arm.draw(rng, asked.seeds) for arm in asked.arms])
+        moved = with_examples(drawn, Examples(200, 3.0), rng)
+        lucky += judged(replace(moved, examples=None))["some_escape"] > 0
+    assert lucky > 12
 
 
 @pytest.mark.parametrize("errors", ["normal", "t3", "lognormal"])

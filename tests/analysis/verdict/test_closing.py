@@ -36,7 +36,7 @@ def test_an_escape_is_to_be_repeated(tmp_path: Path) -> None:
 
 
 def test_what_is_undecided_has_the_seeds_that_would_decide(tmp_path: Path) -> None:
-    some = Arm("candidate", "batchensemble", name="some", diversity=0.3)
+    some = Arm("candidate", "batchensemble", name="some", diversity=0.2)
     verdict = judged(tmp_path / "run", some)
     arm = verdict.by_arm()[some.key]
     assert arm.verdict == "inconclusive"
@@ -45,7 +45,7 @@ def test_what_is_undecided_has_the_seeds_that_would_decide(tmp_path: Path) -> No
     found = told(verdict)
     assert f"--set protocol.seeds={max(known)}" in found["next"]
     assert "seeds if its recovery is" in found["next"]
-    assert "would have been found with power" in found["how sure"]
+    assert "The study had a power of 0.8 to find a recovery of" in found["how sure"]
 
 
 def test_before_anything_is_confirmed_only_that_is_said(tmp_path: Path) -> None:

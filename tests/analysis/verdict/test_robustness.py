@@ -1,6 +1,6 @@
-"""The three other ways to ask: golden cases, agreement with theory, degenerate input."""
+"""The two other ways to ask: golden cases, agreement with theory, degenerate input."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from math import comb
 from typing import Any
 
@@ -10,11 +10,10 @@ from scipy import stats
 
 from analysis.data.protocol import ENDPOINTS, Protocol
 from analysis.stats import resampling
-from analysis.stats.contrasts import UNBOUNDED, Recovery, fieller, summary
-from analysis.stats.resampling import bca_interval, generator, permutation_test, recounts, resampled
+from analysis.stats.contrasts import UNBOUNDED, OverExamples, Recovery, fieller, summary
+from analysis.stats.resampling import bca_interval, generator, permutation_test
 from analysis.verdict import robustness, schema
 from analysis.verdict.arms import Anchors, Case, PlacedArm, Placement, Reason
-from analysis.verdict.crossed_bootstrap import Crossed
 from analysis.verdict.robustness import check
 from analysis.verdict.wording import METHODS
 
@@ -23,12 +22,6 @@ ONE = Protocol(endpoints=(CLL,))
 DEEP = "deep_ensemble-4"
 TUNED = Anchors("single", "deep_ensemble", 4)
 X = PlacedArm("candidate", "x", "x", "x", 4, arm="x", tuned=TUNED)
-
-
-@dataclass(frozen=True)
-class Examples:
-    values: dict[str, Any]
-    weights: dict[str, Any]
 
 
 def arms(recovery: float, n: int, sd: float = 0.2, seed: int = 0) -> tuple[Any, Any, Any]:
@@ -119,79 +112,6 @@ def test_bca_of_equal_seeds_is_no_interval() -> None:
     assert bca_interval(np.ones(4), np.ones(4), np.zeros(4), 0.9, generator("x")) == UNBOUNDED
 
 
-def test_a_resample_of_everything_once_is_the_measure_itself() -> None:
-    values = np.array([[1.0, 2.0, 6.0], [2.0, 4.0, 12.0]], np.float32)
-    weights = np.array([0.5, 0.5, 1.0], np.float32)
-
-    found = resampled(values, weights, np.ones((1, 3), np.uint8), np.array([[0.25, 0.75]]))
-
-    assert found == pytest.approx([0.25 * 9 / 2 + 0.75 * 18 / 2])
-
-
-def test_an_example_that_is_drawn_twice_counts_twice() -> None:
-    values, weights = np.array([[1.0, 4.0]], np.float32), np.ones(2, np.float32)
-
-    found = resampled(values, weights, np.array([[2, 1]], np.uint8), np.ones((1, 1)))
-
-    assert found == pytest.approx([2.0])
-
-
-def test_counts_add_up_to_the_examples() -> None:
-    counts = recounts(50, generator("x"))
-
-    assert counts.shape == (resampling.RESAMPLES, 50)
-    assert (counts.sum(1, dtype=int) == 50).all()
-
-
-def losses(n: int, examples: int, seed_sd: float, example_sd: float) -> dict[str, Examples]:
-    """Make arms whose losses vary over seeds and, alike in every arm, over examples."""
-    rng = np.random.default_rng(1)
-    shared = example_sd * rng.normal(size=examples)
-    ones = {"cll": np.ones(examples, np.float32)}
-    found = {}
-    for name, mean in {"single": 1.0, "x": 0.4, DEEP: 0.0}.items():
-        seeds = seed_sd * rng.normal(size=(n, 1))
-        own = 0.2 * example_sd * rng.normal(size=(n, examples))
-        found[name] = Examples({"cll": (mean + seeds + shared + own).astype(np.float32)}, ones)
-    return found
-
-
-def test_the_crossed_interval_without_variance_over_examples_is_that_over_seeds() -> None:
-    known = losses(30, 50, 0.2, 0.0)
-    values = tuple(k.values["cll"].mean(1).astype(float) for k in known.values())
-
-    found = Crossed(known.get).interval("x", TUNED, CLL, 0.9)  # type: ignore[arg-type]
-
-    expected = fieller(case(values).tuned.effects["cll"], 0.9)
-    assert found == pytest.approx(expected, abs=0.03)
-
-
-def test_few_seeds_do_not_make_the_crossed_interval_too_narrow() -> None:
-    """Means of n - 1 of n seeds vary as the mean of n does, by the sample's own variance."""
-    known = losses(4, 20, 0.2, 0.0)
-    seeds = known["x"].values["cll"].mean(1).astype(float)
-
-    means = Crossed(known.get).means("x", CLL)  # type: ignore[arg-type]
-
-    assert np.var(means) == pytest.approx(seeds.var(ddof=1) / 4, rel=0.1)
-
-
-def test_the_crossed_interval_is_wider_where_examples_matter() -> None:
-    widths = []
-    for example_sd in (0.0, 2.0):
-        known = losses(20, 60, 0.1, example_sd)
-        low, high = Crossed(known.get).interval("x", TUNED, CLL, 0.9)  # type: ignore[arg-type,misc]
-        widths.append(high - low)
-    assert widths[1] > 1.3 * widths[0]
-
-
-def test_anchors_in_the_wrong_order_leave_no_interval() -> None:
-    known = losses(10, 20, 0.1, 0.1)
-    known["single"], known[DEEP] = known[DEEP], known["single"]
-
-    assert Crossed(known.get).interval("x", TUNED, CLL, 0.9) == UNBOUNDED  # type: ignore[arg-type]
-
-
 def p(escape: float = 1.0, track: float = 1.0, worse: float = 1.0) -> schema.Tests:
     return schema.Tests(p_escape=escape, p_track=track, p_worse=worse)
 
@@ -214,34 +134,34 @@ def test_little_diversity_tracks_however_low_its_interval() -> None:
     assert robustness.tests_from((-0.9, -0.3), GAIN, 0.25).p_track == 0
 
 
-def test_all_three_agree_on_a_clear_escape_and_draws_do_not_depend_on_other_arms() -> None:
-    known = losses(12, 40, 0.05, 0.1)
-    values = tuple(k.values["cll"].mean(1).astype(float) for k in known.values())
+def test_both_agree_on_a_clear_escape() -> None:
+    found = check(case(arms(0.6, 12, 0.05)), ONE)
 
-    found = check(case(values), ONE, "escapes", Crossed(known.get))  # type: ignore[arg-type]
-    other = Crossed(known.get)  # type: ignore[arg-type]
-    other.interval("single", TUNED, CLL, 0.9)
-    again = check(case(values), ONE, "escapes", other)
-
-    assert found == again
     assert found is not None
+    assert found.primary == "escapes"
     assert set(found.answers) == set(METHODS)
     assert {answer.verdict for answer in found.answers.values()} == {"escapes"}
     assert all(answer.agrees for answer in found.answers.values())
 
 
+def test_they_are_asked_about_these_test_examples_as_they_draw_seeds_alone() -> None:
+    values = arms(0.6, 12, 0.05)
+    clear = case(values)
+    over = OverExamples(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+    vague = replace(clear.tuned.effects["cll"], examples=over)
+    found = check(replace(clear, tuned=replace(clear.tuned, effects={"cll": vague})), ONE)
+
+    assert found == check(clear, ONE)
+
+
 def test_two_seeds_cannot_be_permuted_to_the_level() -> None:
-    found = check(case(arms(0.5, 2)), ONE, "inconclusive", Crossed(lambda arm: None))
+    found = check(case(arms(0.5, 2)), ONE)
 
     assert found is not None
     assert found.permutation is None
 
 
-def test_what_is_not_known_is_not_asked() -> None:
+def test_what_cannot_be_assessed_is_not_asked() -> None:
     closed = Case(X, Placement(TUNED, {}, (Reason("gap not shown", endpoint=CLL),)))
-    nothing = Crossed(lambda arm: None)
 
-    assert check(closed, ONE, "inconclusive", nothing) is None
-    found = check(case(arms(0.5, 8)), ONE, "escapes", nothing)
-    assert found is not None
-    assert found.crossed is None
+    assert check(closed, ONE) is None

@@ -42,7 +42,7 @@ def test_a_whole_study_keeps_to_the_format(measures: Measures, run: Any) -> None
 
     judged = [arm for arm in verdict.arms if arm.robustness]
     assert judged
-    assert any(arm.robustness.crossed for arm in judged if arm.robustness)
+    assert any(arm.robustness.bca for arm in judged if arm.robustness)
     assert all(arm.needed for arm in judged)
 
 
