@@ -1,1 +1,1 @@
-"""The figures, one file per section of the page: data and chart together."""
+"""The figures, a file for each or for a few of one subject: data and chart together."""

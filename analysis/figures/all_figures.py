@@ -9,11 +9,13 @@ from dataclasses import replace
 
 from altair.utils.schemapi import debug_mode
 
+from analysis.figures.averaged_members import collapsed_figure
 from analysis.figures.calibration import reliability_figure
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.cost import cost_figure
 from analysis.figures.curves import curves_figure
-from analysis.figures.forest import forest_figure
+from analysis.figures.deep_ensemble_equivalent import growth_figure
+from analysis.figures.diversity import diversity_figure
 from analysis.figures.members import (
     evidence_figure,
     landscape_figure,
@@ -22,11 +24,7 @@ from analysis.figures.members import (
 )
 from analysis.figures.ood_detection import areas_figure, roc_figure, scores_figure
 from analysis.figures.pareto import pareto_figure
-from analysis.figures.recovery import (
-    collapsed_figure,
-    diversity_figure,
-    growth_figure,
-)
+from analysis.figures.recovery import recovery_figure
 from analysis.figures.ruler import ruler_figure
 from analysis.figures.search import coverage_figure, history_figure
 from analysis.figures.shift import severity_figure
@@ -43,7 +41,7 @@ def draw(context: FigureContext) -> list[Figure]:
 
 def _draw(context: FigureContext) -> list[Figure]:
     confirmed: list[Callable[[FigureContext], Figure | None]] = [
-        ruler_figure, forest_figure, diversity_figure, growth_figure, collapsed_figure,
+        ruler_figure, recovery_figure, diversity_figure, growth_figure, collapsed_figure,
         severity_figure, reliability_figure, areas_figure, scores_figure, roc_figure,
         members_figure, trajectory_figure, landscape_figure, evidence_figure, cost_figure,
     ]  # fmt: skip

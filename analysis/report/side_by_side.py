@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from analysis.figures import forest
+from analysis.figures import recovery
 from analysis.figures.context import Figure
 from analysis.figures.studies import studies_figure
 from analysis.report import html, page, tables
@@ -155,7 +155,7 @@ def drawn(found: Mapping[str, JudgedRun]) -> list[Figure]:
                 sample=f"Seeds each: {seeds}. Intervals ({levels[0]} thick, {levels[1]} "
                 "thin) cover training seeds. The best of several is shown, so it looks better than "
                 f"it is; its study's verdict corrects for that.{missing}",
-                chart=forest.forest_chart(rows, margin, _methods(found), levels),
+                chart=recovery.recovery_chart(rows, margin, _methods(found), levels),
             )
         )
     return figures

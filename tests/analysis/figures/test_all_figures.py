@@ -10,7 +10,7 @@ import pytest
 from analysis.data.run import Run, load
 from analysis.figures import all_figures
 from analysis.figures.context import Figure, FigureContext, figure_context
-from analysis.figures.recovery import BEYOND
+from analysis.figures.deep_ensemble_equivalent import BEYOND
 from analysis.measures.measure import Measures, measure
 from analysis.measures.summary import summarise_measures
 from analysis.report.arm_details import details, names

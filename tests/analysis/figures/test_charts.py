@@ -9,10 +9,11 @@ import polars as pl
 import pytest
 
 from analysis.figures import (
+    averaged_members,
     calibration,
     cost,
+    diversity,
     encodings,
-    forest,
     members,
     recovery,
     search,
@@ -35,8 +36,8 @@ RECOVERY = {
 }
 BAND = {"low": [0.1, math.nan], "high": [0.3, None]}
 DRAWN = {
-    "forest": lambda: forest.forest_chart(rows(kind="tuned", **RECOVERY), 0.25, METHODS, LEVELS),
-    "diversity": lambda: recovery.diversity_chart(
+    "recovery": lambda: recovery.recovery_chart(rows(kind="tuned", **RECOVERY), 0.25, METHODS, LEVELS),
+    "diversity": lambda: diversity.diversity_chart(
         rows(disagreement=[0.1, 0.2], **RECOVERY), 0.25, METHODS, "R", "90 %"
     ),
     "evidence": lambda: members.evidence_chart(
@@ -44,7 +45,7 @@ DRAWN = {
         METHODS,
     ),
     "cost": lambda: cost.cost_chart(rows(cost=[1.0, 4.0], front=[True, False], **RECOVERY), 0.25, METHODS, "R"),
-    "collapsed": lambda: recovery.collapsed_chart(
+    "collapsed": lambda: averaged_members.collapsed_chart(
         rows(kind=["full", "collapsed"], nll=[0.1, 0.2], other=[None, 0.1], **BAND), METHODS
     ),
     "severity": lambda: shift.severity_chart(
@@ -112,7 +113,7 @@ def test_nothing_lies_outside_the_frame_and_far_values_keep_their_order() -> Non
     far |= {"low_wide": far["low"], "high_wide": [1e6, -5.0]}
 
     data, (low, high) = placed(
-        forest.forest_chart(rows(kind="tuned", **far), 0.25, METHODS, LEVELS).to_dict()
+        recovery.recovery_chart(rows(kind="tuned", **far), 0.25, METHODS, LEVELS).to_dict()
     )
 
     places = [row[f"_{name}"] for row in data for name in ("low", "estimate", "high", "high_wide")]
@@ -131,7 +132,7 @@ def test_an_unbounded_interval_is_drawn_across_the_frame_and_stays_unbounded_in_
     lost = RECOVERY | {"estimate": [0.4, 0.7], "high": [0.6, None], "high_wide": [0.6, None]}
 
     data, (low, high) = placed(
-        forest.forest_chart(rows(kind="tuned", **lost), 0.25, METHODS, LEVELS).to_dict()
+        recovery.recovery_chart(rows(kind="tuned", **lost), 0.25, METHODS, LEVELS).to_dict()
     )
 
     assert data[1]["low"] is None
@@ -148,7 +149,7 @@ def test_tags_of_points_in_one_place_take_different_sides() -> None:
 
 
 def test_all_charts_share_one_domain_of_methods() -> None:
-    for draw in (DRAWN["forest"], DRAWN["cost"], DRAWN["history"], DRAWN["reliability"]):
+    for draw in (DRAWN["recovery"], DRAWN["cost"], DRAWN["history"], DRAWN["reliability"]):
         assert json.dumps(METHODS) in json.dumps(draw().to_dict(validate=False))
 
 

@@ -12,7 +12,7 @@ from analysis.figures import encodings
 from analysis.figures.context import Figure
 from analysis.figures.ruler import FULL, ruler_figure
 from analysis.report.html import VEGA_LITE
-from tests.analysis.figures.test_forest import HARD, context_of, hard, marks
+from tests.analysis.figures.test_recovery import HARD, context_of, hard, marks
 
 WIDTH = 600
 

@@ -12,7 +12,7 @@ import vl_convert
 
 from analysis.data.run import Run
 from analysis.figures.context import Figure, FigureContext, figure_context
-from analysis.figures.forest import forest_figure
+from analysis.figures.recovery import recovery_figure
 from analysis.measures.measure import Measures
 from analysis.report.html import VEGA_LITE
 from analysis.verdict.judge import judge
@@ -113,7 +113,7 @@ def drawn(figure: Figure) -> list[tuple[str, dict[str, Any]]]:
 def test_every_arm_has_a_mark_in_every_measure(name: str) -> None:
     found, verdict = hard(name)
     context = context_of(found, verdict)
-    figure = forest_figure(context)
+    figure = recovery_figure(context)
     items = drawn(figure)
     seen = {
         (item["description"].partition("Configuration: ")[2].partition(";")[0], measure)
@@ -132,7 +132,7 @@ def test_every_arm_has_a_mark_in_every_measure(name: str) -> None:
 
 def test_the_seeds_of_an_arm_have_its_recovery_as_their_mean() -> None:
     found, verdict = matched()
-    figure = forest_figure(context_of(found, verdict))
+    figure = recovery_figure(context_of(found, verdict))
     (data,) = [d for d in figure.chart.to_dict()["datasets"].values() if "kind" in d[0]]
     rows = pl.DataFrame(data, infer_schema_length=None)
     for kind, effects in (
@@ -150,7 +150,7 @@ def test_the_seeds_of_an_arm_have_its_recovery_as_their_mean() -> None:
 
 
 def test_rows_of_hundreds_are_low_and_without_seeds() -> None:
-    figure = forest_figure(context_of(*many(300)))
+    figure = recovery_figure(context_of(*many(300)))
     spec = figure.chart.to_dict()
     assert spec["spec"]["height"] < 2000
     (data,) = [d for d in spec["datasets"].values() if "kind" in d[0]]
