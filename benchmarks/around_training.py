@@ -23,7 +23,7 @@ from benchmarks.time_to_verdict import Took, of_rows, watched
 from study import datasets
 from study.cluster.worker import keep_freed_memory
 from study.diagnostics.curve import Curve
-from study.diagnostics.weights import Trajectory
+from study.diagnostics.weight_trajectory import Trajectory
 from study.run_folder.store import RunFolder
 from study.schema import TrialRow
 from study.spec import TrialSpec

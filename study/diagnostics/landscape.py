@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.datasets import evenly
-from study.diagnostics.weights import mean_cosine
+from study.diagnostics.weight_trajectory import mean_cosine
 from study.layers.fixed_heads import EquiangularHead, MemberHead
 from study.layers.members import CHUNK, split_members, update_batch_norm
 from study.methods import Method

@@ -12,7 +12,7 @@ from study.diagnostics.curve import Curve
 from study.diagnostics.evidence import IMAGES, evidence_rows
 from study.diagnostics.landscape import Probe, mean_network, member_networks, network_rows
 from study.diagnostics.objectives import nll, objectives
-from study.diagnostics.weights import Trajectory
+from study.diagnostics.weight_trajectory import Trajectory
 from study.methods import Method, single
 from study.run_folder.store import RunFolder
 from study.schema import Outcome

@@ -14,7 +14,7 @@ from study import backbones, methods
 from study.datasets import Dataset
 from study.diagnostics.cost import flops, size
 from study.diagnostics.curve import Curve
-from study.diagnostics.weights import Trajectory, weight_cosine, when
+from study.diagnostics.weight_trajectory import Trajectory, weight_cosine, when
 from study.methods import Method
 from study.run_folder.paths import StoreError
 from study.run_folder.store import RunFolder

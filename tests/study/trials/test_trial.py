@@ -14,7 +14,7 @@ import torch
 from study import backbones, schema
 from study.diagnostics.cost import Flops
 from study.diagnostics.objectives import log_ensemble, nll, objectives
-from study.diagnostics.weights import weight_cosine
+from study.diagnostics.weight_trajectory import weight_cosine
 from study.methods import batch_ensemble, single
 from study.run_folder.paths import StoreError
 from study.run_folder.store import CURVE, GEOMETRY, ROW, RunFolder
@@ -239,13 +239,13 @@ def test_mean_weights_of_copies_are_each_copy(make_spec, data, store):
 
 
 def test_training_time_leaves_the_geometry_out(make_spec, data, store, monkeypatch):
-    from study.diagnostics import weights
+    from study.diagnostics import weight_trajectory
 
     def slowly(method, epoch):
         time.sleep(0.3)
         return []
 
-    monkeypatch.setattr(weights, "weight_rows", slowly)
+    monkeypatch.setattr(weight_trajectory, "weight_rows", slowly)
     row = run(make_spec("batch_ensemble", BE), data, store)
     assert row.seconds - row.train_seconds > 0.9
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from study.diagnostics.weights import (
+from study.diagnostics.weight_trajectory import (
     POINTS,
     WEIGHTS,
     Trajectory,
