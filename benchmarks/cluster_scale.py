@@ -41,7 +41,7 @@ from study.search import method_search, points
 from study.search.method_search import OBJECTIVES, MethodSearch
 from study.search.storage import open_storage
 from study.space.load import load_study
-from study.space.study import Study
+from study.space.settings import Study
 from study.spec import TrialSpec
 from study.trials.row import new_row
 

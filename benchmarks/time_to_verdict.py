@@ -47,7 +47,7 @@ from study.cluster.worker import keep_freed_memory
 from study.datasets import Dataset
 from study.run_folder.store import RunFolder
 from study.schema import Stage, TrialRow
-from study.space.study import Study
+from study.space.settings import Study
 from study.training.batches import channel_statistics
 from study.trials.trial import run_trials
 

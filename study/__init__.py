@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from study import datasets, methods, trials
-    from study.space.study import Study
+    from study.space.settings import Study
 
 __all__ = ["Study", "datasets", "methods", "trials"]
 
@@ -27,7 +27,7 @@ MODULES: Final = ("datasets", "methods", "trials")
 def __getattr__(name: str) -> Any:
     """Import what is asked for, so that ``import study`` alone takes no time."""
     if name == "Study":
-        return import_module("study.space.study").Study
+        return import_module("study.space.settings").Study
     if name in MODULES:
         return import_module(f"study.{name}")
     raise AttributeError(f"module 'study' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from study.datasets import Dataset
 from study.errors import StudyError
 from study.search.points import SAMPLES, enqueued_points, sampled_points
 from study.space.configuration import configuration
-from study.space.study import Study
+from study.space.settings import Study
 from study.training.batches import Splits, default_device
 from study.training.fit import DivergenceError
 from study.trials.rehearsal import one_step

@@ -15,7 +15,7 @@ from study.progress.table import Progress
 from study.run_folder.free_space import refuse_full
 from study.run_folder.store import LAST_WORDS, RunFolder
 from study.schema import Outcome, TrialRow
-from study.space.study import Study
+from study.space.settings import Study
 from study.spec import TrialSpec
 from study.stages.analysis_interface import Analysis
 from study.stages.sequence import stages

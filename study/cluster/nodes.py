@@ -32,7 +32,7 @@ from study.cluster.preflight import (
 from study.datasets import Dataset
 from study.errors import StudyError
 from study.run_folder.store import RunFolder
-from study.space.study import Study
+from study.space.settings import Study
 from study.trials.row import versions
 
 LAUNCHER: Final = Path("~/ray_bootstrap_config.yaml").expanduser()

@@ -16,7 +16,7 @@ from typing import Any, Final
 import ray
 
 from study.run_folder.store import RunFolder
-from study.space.study import Study
+from study.space.settings import Study
 from study.trials.row import versions
 
 NodeReport = dict[str, Any]

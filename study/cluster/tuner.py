@@ -25,7 +25,7 @@ from study.progress.table import Progress
 from study.run_folder.free_space import free_space
 from study.run_folder.store import RunFolder
 from study.search.storage import silence
-from study.space.study import Study
+from study.space.settings import Study
 from study.spec import TrialSpec
 from study.stages.analysis_interface import Analysis
 from study.stages.stage import ReplicatesPerJob

@@ -21,7 +21,7 @@ from study.search.points import SAMPLES, enqueued_points, sampled_points
 from study.search.storage import silence
 from study.space.configuration import configuration
 from study.space.domain import Point
-from study.space.study import MethodSpace, Study
+from study.space.settings import MethodSpace, Study
 from study.spec import canonical
 from study.stages import estimate
 from study.training.batches import WATCHED, default_device

@@ -2,7 +2,7 @@
 
 from study.datasets import Dataset, inspect
 from study.schema import LEAST_SEEDS
-from study.space.study import Study
+from study.space.settings import Study
 
 
 def notes(study: Study, data: Dataset) -> list[str]:

@@ -13,7 +13,7 @@ from study.cluster.runtime import Runtime
 from study.errors import StudyError
 from study.run_folder.store import RunFolder
 from study.schema import TrialRow
-from study.space.study import Study
+from study.space.settings import Study
 
 CHECKOUT: Final = Path(__file__).parents[2]
 

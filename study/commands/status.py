@@ -8,7 +8,7 @@ from rich.table import Table
 from study.errors import StudyError
 from study.run_folder.integrity import examine
 from study.run_folder.store import RunFolder
-from study.space.study import Study
+from study.space.settings import Study
 from study.stages import plan
 
 

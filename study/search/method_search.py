@@ -24,7 +24,7 @@ from study.jobs import Job, PlannedJob, Together, joined
 from study.schema import Role, TrialRow
 from study.search.points import enqueued_parameters, point_of, suggest
 from study.space.configuration import ENTRY_KEYS, configuration
-from study.space.study import MethodSpace, Study
+from study.space.settings import MethodSpace, Study
 from study.spec import TrialSpec, derive_seed
 
 OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from study.space.configuration import ENTRY_KEYS
 from study.space.domain import Domain, Point
-from study.space.study import MethodSpace
+from study.space.settings import MethodSpace
 
 SAMPLES = 3
 

@@ -10,7 +10,7 @@ from study.errors import StudyError
 from study.run_folder.paths import ObjectPath
 from study.run_folder.store import RunFolder
 from study.search.object_journal import ObjectJournal
-from study.space.study import Study
+from study.space.settings import Study
 from study.spec import digest
 
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from study.errors import StudyError
 from study.plugins import load_plugin, names, suggest
 from study.space.configuration import ENTRY_KEYS, SECTIONS, configuration, models
-from study.space.study import MethodSpace
+from study.space.settings import MethodSpace
 from study.spec import Strict
 
 

@@ -9,7 +9,7 @@ from study import regularisers
 from study.errors import StudyError
 from study.plugins import load_plugin, suggest
 from study.space.domain import Point
-from study.space.study import MethodSpace, Model
+from study.space.settings import MethodSpace, Model
 from study.spec import Configuration, Regularisation, Strict, Training, canonical
 
 ENTRY_KEYS: Final = ("name", "control")

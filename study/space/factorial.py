@@ -3,7 +3,7 @@
 from typing import Any
 
 from study.errors import StudyError
-from study.space.study import MethodSpace
+from study.space.settings import MethodSpace
 
 
 def every_entry(space: MethodSpace) -> tuple[dict[str, Any], ...]:

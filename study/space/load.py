@@ -13,7 +13,7 @@ from study.space.checks import check_anchor, check_enqueued, check_keys, check_v
 from study.space.configuration import SECTIONS, checked
 from study.space.domain import Domain
 from study.space.factorial import every_entry
-from study.space.study import MethodSpace, Study
+from study.space.settings import MethodSpace, Study
 from study.space.yaml_file import METHOD_KEYS, STUDY_KEYS, listed, read_yaml, set_key
 
 ANCHORS: Final = ("single", "deep_ensemble")

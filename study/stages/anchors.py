@@ -19,7 +19,7 @@ from study.errors import StudyError
 from study.jobs import Job, Rows
 from study.run_folder.store import RunFolder
 from study.schema import Role, TrialRow
-from study.space.study import Study
+from study.space.settings import Study
 from study.spec import Configuration, Regularisation, Strict, Training, derive_seed
 from study.stages.analysis_interface import CALIBRATED, Analysis
 from study.stages.plan import Arm, Matched, Tried

@@ -7,7 +7,7 @@ from study.errors import StudyError
 from study.jobs import Rows
 from study.schema import TrialRow
 from study.search.method_search import MethodSearch
-from study.space.study import Study
+from study.space.settings import Study
 from study.spec import Configuration, TrialSpec
 from study.stages.anchors import as_deep_ensemble, with_contenders, with_matched
 from study.stages.plan import Arm, Reason

@@ -15,7 +15,7 @@ from study.datasets import Dataset
 from study.run_folder.free_space import RESERVE, free_space
 from study.run_folder.store import RunFolder
 from study.space.domain import Domain
-from study.space.study import MethodSpace, Study
+from study.space.settings import MethodSpace, Study
 from study.stages import anchors, pilot
 
 MEMBERS: Final = 6

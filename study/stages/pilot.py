@@ -14,7 +14,7 @@ from study.errors import StudyError
 from study.jobs import Job, Rows
 from study.run_folder.store import RunFolder
 from study.schema import Role, TrialRow
-from study.space.study import Study
+from study.space.settings import Study
 from study.spec import derive_seed
 from study.stages.analysis_interface import CALIBRATED, Aim, Analysis, PlannedPair, PlannedSpread
 from study.stages.anchors import MORE, as_single, pool_seeds

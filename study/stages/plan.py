@@ -9,7 +9,7 @@ from pydantic import Field
 from study.run_folder.store import RunFolder
 from study.schema import Role
 from study.space.configuration import checked
-from study.space.study import Protocol, Study
+from study.space.settings import Protocol, Study
 from study.spec import Configuration, Strict, digest
 
 Reason = Literal[

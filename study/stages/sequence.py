@@ -12,7 +12,7 @@ from study.jobs import Job, Rows, Together
 from study.run_folder.store import RunFolder
 from study.search.method_search import MethodSearch
 from study.search.storage import open_storage, optuna_name
-from study.space.study import Study
+from study.space.settings import Study
 from study.spec import Configuration, derive_seed
 from study.stages.analysis_interface import Analysis
 from study.stages.anchors import (

@@ -11,7 +11,7 @@ from study.datasets import Dataset
 from study.diagnostics import cost
 from study.space.configuration import configuration, models
 from study.space.domain import Point
-from study.space.study import MethodSpace
+from study.space.settings import MethodSpace
 from study.spec import Strict
 from study.training.batches import DeviceImages, channel_statistics, default_device
 from study.training.fit import epochs_of, fit

@@ -113,7 +113,7 @@ def run_trial(
     """Run one trial in this process and commit it; one that is committed is only read.
 
     Args:
-        spec: What to run; :meth:`study.space.study.Study.configuration` makes one.
+        spec: What to run; :meth:`study.space.settings.Study.configuration` makes one.
         dataset: The data that the spec names, from :func:`study.datasets.load`.
         folder: Run folder or address (``s3://…``); made if it is not there.
         name: The configuration's name for readers.

@@ -10,7 +10,7 @@ from study import backbones, datasets
 from study.datasets import digits
 from study.schema import Outcome, TrialRow
 from study.space.load import load_study
-from study.space.study import Study
+from study.space.settings import Study
 from study.spec import Regularisation, Training, TrialSpec
 from study.trials.row import new_row
 

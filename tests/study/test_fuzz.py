@@ -12,7 +12,7 @@ from study.errors import StudyError
 from study.run_folder.integrity import examine
 from study.run_folder.store import ROW, RunFolder
 from study.space.load import load_study
-from study.space.study import Study
+from study.space.settings import Study
 from study.trials.trial import run_trials
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))

@@ -16,7 +16,7 @@ from study.search.method_search import OBJECTIVES, MethodSearch
 from study.search.storage import open_storage
 from study.space.domain import Domain
 from study.space.load import load_study
-from study.space.study import MethodSpace
+from study.space.settings import MethodSpace
 from tests.study.conftest import some_row
 
 

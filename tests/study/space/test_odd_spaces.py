@@ -7,7 +7,7 @@ import pytest
 
 from study.errors import StudyError
 from study.space.load import load_study
-from study.space.study import Study
+from study.space.settings import Study
 from tests.study.space.test_load import BASE
 
 LR = "{float: [0.01, 0.3], log: true, when: {training.optimizer: sgd}}"

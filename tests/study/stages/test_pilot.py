@@ -18,7 +18,7 @@ from study.errors import StudyError
 from study.run_folder.store import RunFolder
 from study.schema import TRIAL
 from study.space.load import load_study
-from study.space.study import Endpoint
+from study.space.settings import Endpoint
 from study.stages import pilot
 from study.stages.analysis_interface import CALIBRATED
 from study.stages.anchors import as_deep_ensemble, as_single, pool_seeds
