@@ -19,11 +19,10 @@ from typing import Final
 
 import polars as pl
 
+from analysis.data.protocol import ALPHA, DELTA
 from analysis.data.run import load
 from analysis.measures.measure import measure
 from analysis.stats.power import (
-    ALPHA,
-    DELTA,
     MOST_SEEDS,
     POWER,
     Costs,
@@ -118,8 +117,8 @@ def parser() -> argparse.ArgumentParser:
     add("--configurations", type=int, help="how many share Holm's correction")
     add("--recovery", type=float, default=0.5, help="true recovery that should be found")
     add("--power", type=float, default=POWER, help="wanted chance of a right verdict")
-    add("--delta", type=float, help="margin (default: the run's, or 0.25)")
-    add("--alpha", type=float, help="one-sided level (default: the run's, or 0.05)")
+    add("--delta", type=float, help=f"margin (default: the run's, or {DELTA:g})")
+    add("--alpha", type=float, help=f"one-sided level (default: the run's, or {ALPHA:g})")
     return found
 
 

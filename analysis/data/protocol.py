@@ -16,6 +16,9 @@ from study.errors import StudyError
 from study.run_folder.paths import AnyPath, StoreError
 from study.schema import MATCHED, Role
 
+DELTA: Final = 0.25
+"""The margin where none is declared, as in the ``Protocol`` of a study's settings."""
+ALPHA: Final = 0.05
 GATE_LEVEL: Final = 0.025
 """One-sided level at which the anchors must differ for an endpoint to be judged.
 
@@ -85,8 +88,8 @@ class Protocol:
         seeds: Replicates per arm that were declared, or None.
     """
 
-    delta: Share = 0.25
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    delta: Share = DELTA
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = ALPHA
     endpoints: Annotated[tuple[Endpoint, ...], PlainValidator(_endpoints)] = tuple(
         ENDPOINTS[key] for key in ("cll", "shift_nll", "gain")
     )

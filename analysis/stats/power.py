@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, roots_legendre, stdtrit
 from scipy.stats import chi2, qmc
 
-from analysis.data.protocol import GATE_LEVEL
+from analysis.data.protocol import ALPHA, DELTA, GATE_LEVEL
 from analysis.stats.contrasts import (
     Contrast,
     FloatArray,
@@ -34,8 +34,6 @@ from analysis.stats.contrasts import (
 Verdict = Literal["escape", "track"]
 IntArray = npt.NDArray[np.integer[Any]]
 
-DELTA: Final = 0.25
-ALPHA: Final = 0.05
 POWER: Final = 0.8
 MOST_SEEDS: Final = 2000
 """Where ``seeds_needed`` gives up."""

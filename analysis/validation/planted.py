@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from analysis.data.protocol import DELTA
 from analysis.stats.power import Spread
-from analysis.validation.gaussian import DELTA, gaussian_study
+from analysis.validation.gaussian import gaussian_study
 from analysis.validation.populations import ENDPOINTS, Planted
 from analysis.validation.questions import Cell, Kind, Question
 from analysis.validation.simulate import MEMBERS, Design, Pipeline, Population, Units

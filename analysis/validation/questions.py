@@ -8,13 +8,13 @@ from typing import Any, Final, Literal
 import numpy as np
 from scipy.stats import binomtest
 
+from analysis.data.protocol import ALPHA
 from analysis.validation.simulate import Design, Pipeline, tally
 
 Kind = Literal["size", "power", "shown"]
 
 LIMIT: Final = 0.06
-"""A share of wrong verdicts above this fails; the declared level is 0.05."""
-LEVEL: Final = 0.05
+"""A share of wrong verdicts above this fails; the declared level is ``ALPHA``."""
 TOLERANCE: Final = 0.05
 """How far a power may lie from what was planned."""
 LABELS: Final = {
@@ -106,7 +106,7 @@ class Row:
     @property
     def fails(self) -> bool:
         """Whether wrong verdicts are more frequent than declared, beyond the simulation's error."""
-        return self.kind == "size" and self.value > LIMIT and self.low > LEVEL
+        return self.kind == "size" and self.value > LIMIT and self.low > ALPHA
 
     @property
     def off_plan(self) -> bool:

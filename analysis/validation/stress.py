@@ -5,8 +5,9 @@ from typing import Final
 
 import numpy as np
 
+from analysis.data.protocol import DELTA
 from analysis.stats.power import Spread
-from analysis.validation.gaussian import ALL, CORRELATION, DELTA, SPREADS, gaussian_study
+from analysis.validation.gaussian import ALL, CORRELATION, SPREADS, gaussian_study
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Kind, Question
 from analysis.validation.simulate import Design, Errors, Gaussian

@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from analysis.data.protocol import ALPHA
 from analysis.data.run import load
 from analysis.validation.gaussian import one_endpoint, three_endpoints
 from analysis.validation.matched import matched
 from analysis.validation.planted import from_predictions, search
 from analysis.validation.populations import generated, of_run, planted
-from analysis.validation.questions import LEVEL, LIMIT, TOLERANCE, Cell, Row, run
+from analysis.validation.questions import LIMIT, TOLERANCE, Cell, Row, run
 from analysis.validation.stress import gate, stress
 from study.run_folder.paths import AnyPath
 
@@ -52,7 +53,7 @@ class Table:
         largest = max(row.value for row in sizes)
         return (
             f"{len(self.fails)} of {len(sizes)} shares of wrong verdicts are above {LIMIT:g} "
-            f"(declared {LEVEL:g}; largest {largest:.3f}); {off} of "
+            f"(declared {ALPHA:g}; largest {largest:.3f}); {off} of "
             f"{sum(row.kind == 'power' for row in self.rows)} shares of right ones are more than "
             f"{TOLERANCE:g} from the plan"
         )

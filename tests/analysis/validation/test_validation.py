@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from analysis import metrics
+from analysis.data.protocol import DELTA
 from analysis.data.run import Run
 from analysis.measures.columns import METRICS
 from analysis.measures.measure import Measures
@@ -22,7 +23,6 @@ from analysis.validation import table
 from analysis.validation.gaussian import SPREADS, gaussian_study, one_endpoint, three_endpoints
 from analysis.validation.matched import (
     BETTER_TRAINED,
-    DELTA,
     NULL,
     Truth,
     at,
