@@ -11,7 +11,7 @@ escape from each of these contenders.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import hypot, inf, sqrt
+from math import ceil, hypot, inf, sqrt
 from statistics import fmean, stdev
 from typing import Any, Final
 
@@ -308,11 +308,6 @@ def with_contenders(
     return list(arms.values())
 
 
-def pool_seeds(seeds: int) -> int:
-    """Return the seeds of a matched Deep Ensemble, given those of a candidate."""
-    return min(seeds, max(FEWEST, seeds // 2))
-
-
 def _matched(arm: Arm, own: Configuration, pools: Mapping[str, Configuration]) -> Matched:
     dropped = []
     if arm.spec.regulariser.name != "none":
@@ -321,3 +316,20 @@ def _matched(arm: Arm, own: Configuration, pools: Mapping[str, Configuration]) -
         dropped.append("batches split among members")
     pool = pools[own.configuration].configuration
     return Matched(single=own.configuration, deep_ensemble=pool, dropped=tuple(dropped))
+
+
+# --- how many seeds each has
+
+
+def single_seeds(study: Study, judged: int, seeds: int) -> int:
+    """Return the seeds of the single network: all that is judged shares it (Dunnett 1955).
+
+    Its Deep Ensemble is shared as well, but weighs delta in the tests, so more of it is no help.
+    """
+    asked = study.protocol.single_seeds
+    return ceil(seeds * sqrt(max(1, judged))) if asked == "auto" else asked
+
+
+def pool_seeds(seeds: int) -> int:
+    """Return the seeds of a matched Deep Ensemble, given those of a candidate."""
+    return min(seeds, max(FEWEST, seeds // 2))

@@ -1,7 +1,6 @@
 """Which arms are confirmed: anchors, controls, shortlisted candidates, comparisons."""
 
 from collections import Counter
-from math import ceil, sqrt
 
 from study.errors import StudyError
 from study.jobs import Rows
@@ -9,7 +8,7 @@ from study.schema import TrialRow
 from study.search.method_search import MethodSearch
 from study.space.settings import Study
 from study.spec import Configuration, TrialSpec
-from study.stages.anchors import as_deep_ensemble, with_contenders, with_matched
+from study.stages.anchors import as_deep_ensemble, single_seeds, with_contenders, with_matched
 from study.stages.plan import Arm, Reason
 from study.stages.selection import rank, shortlist
 
@@ -95,15 +94,6 @@ def choose_arms(
         *judged,
         *matched,
     ]
-
-
-def single_seeds(study: Study, judged: int, seeds: int) -> int:
-    """Return the seeds of the single network: all that is judged shares it (Dunnett 1955).
-
-    Its Deep Ensemble is shared as well, but weighs delta in the tests, so more of it is no help.
-    """
-    asked = study.protocol.single_seeds
-    return ceil(seeds * sqrt(max(1, judged))) if asked == "auto" else asked
 
 
 def ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list[str]:

@@ -17,8 +17,7 @@ from study.schema import Role, TrialRow
 from study.space.settings import Study
 from study.spec import derive_seed
 from study.stages.analysis_interface import CALIBRATED, Aim, Analysis, PlannedPair, PlannedSpread
-from study.stages.anchors import MORE, as_single, pool_seeds
-from study.stages.arms import single_seeds
+from study.stages.anchors import MORE, as_single, pool_seeds, single_seeds
 from study.stages.plan import Arm, read
 
 LEAST, MOST = 10, 60

@@ -21,8 +21,7 @@ from study.space.load import load_study
 from study.space.settings import Endpoint
 from study.stages import pilot
 from study.stages.analysis_interface import CALIBRATED
-from study.stages.anchors import as_deep_ensemble, as_single, pool_seeds
-from study.stages.arms import single_seeds
+from study.stages.anchors import as_deep_ensemble, as_single, pool_seeds, single_seeds
 from study.stages.pilot import (
     LEAST,
     MOST,
