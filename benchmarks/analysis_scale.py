@@ -81,7 +81,7 @@ def primary(folder: Path) -> dict[str, list[float]]:
     from analysis import metrics
     from analysis.data.predictions import predictions
     from analysis.data.run import load
-    from analysis.measures import split
+    from analysis.measures import metrics_per_split as per_split
     from analysis.measures.trial import calibrated
 
     def rows_of(logp_MBC: Any, y_B: Any) -> dict[str, Any]:
@@ -90,13 +90,13 @@ def primary(folder: Path) -> dict[str, list[float]]:
             "logq": logq.T,
             "gain": metrics.example_gain(logp_MBC, y_B),
             "mutual_information": metrics.mutual_information(logp_MBC, logq),
-            "choice": split.choice(logp_MBC),
+            "choice": per_split.choice(logp_MBC),
         }
 
     run, found = load(folder), []
     for trial, members in run.trials.select("trial", "members").iter_rows():
         data = predictions(run, trial, "test")
-        rows, y = split.reduce(data, [members], rows_of)[members], data.labels
+        rows, y = per_split.reduce(data, [members], rows_of)[members], data.labels
         logq, gain = rows["logq"].T, rows["gain"].mean()
         losses = calibrated(logq, y)
         assert losses is not None

@@ -44,7 +44,7 @@ SOURCES: Final = (
     "analysis/data/run.py",
     "analysis/measures/cache.py",
     "analysis/measures/copies.py",
-    "analysis/measures/split.py",
+    "analysis/measures/metrics_per_split.py",
     "analysis/measures/trial.py",
 )
 """Files beside the metrics whose change may change what is measured."""

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from analysis import metrics
 from analysis.data.predictions import Predictions, predictions, predictions_file, refuse_other_rows
 from analysis.data.run import Run
-from analysis.measures import copies, split
+from analysis.measures import copies
+from analysis.measures import metrics_per_split as per_split
 from study.schema import COLLAPSED, MEAN_WEIGHTS
 
 Json = dict[str, Any]
@@ -95,7 +96,7 @@ def measure_trial(run: Run, task: Task) -> TrialMeasures:
     test = predictions(run, task.trial, "test")
     marks = {"test": test.fingerprints()}
     of_members = copies.marks(test.logits) if run.given else []
-    rows = split.reduce(test, task.sizes, split.test_rows)
+    rows = per_split.reduce(test, task.sizes, per_split.test_rows)
     losses = {size: calibrated(rows[size]["logq"].T, test.labels) for size in task.sizes}
     found = {size: _on_test(rows[size], losses[size], test) for size in task.sizes}
     examples = {size: _examples(rows[size], losses[size], test) for size in task.sizes}
@@ -125,17 +126,17 @@ def _mean(losses: Array | None) -> float | None:
     return None if losses is None else float(losses.mean())
 
 
-def _on_test(rows: split.Rows, losses: Array | None, test: Predictions) -> Json:
+def _on_test(rows: per_split.Rows, losses: Array | None, test: Predictions) -> Json:
     return {
-        "values": split.on_test(rows, test.labels) | {"cll": _mean(losses)},
+        "values": per_split.on_test(rows, test.labels) | {"cll": _mean(losses)},
         "severities": [],
         "scores": [],
-        "reliability": split.bins(rows["logq"].T, test.labels),
-        "pairs": split.pairs(rows["choice"]),
+        "reliability": per_split.bins(rows["logq"].T, test.labels),
+        "pairs": per_split.pairs(rows["choice"]),
     }
 
 
-def _examples(rows: split.Rows, losses: Array | None, test: Predictions) -> Examples:
+def _examples(rows: per_split.Rows, losses: Array | None, test: Predictions) -> Examples:
     """Return the per-example values on test, in the order of the examples' numbers.
 
     Where an example stands under several conditions, every row is an example of its own.
@@ -177,8 +178,10 @@ def _curve(test: Predictions, known: Mapping[int, Json]) -> list[Json]:
     return found
 
 
-def _add_ood(found: dict[int, Json], rows: Mapping[int, split.Rows], data: Any, task: Task) -> None:
-    outside = split.reduce(data, task.sizes, split.ood_rows)
+def _add_ood(
+    found: dict[int, Json], rows: Mapping[int, per_split.Rows], data: Any, task: Task
+) -> None:
+    outside = per_split.reduce(data, task.sizes, per_split.ood_rows)
     for size in task.sizes:
         logq = rows[size]["logq"].T
         inside = {
@@ -186,22 +189,22 @@ def _add_ood(found: dict[int, Json], rows: Mapping[int, split.Rows], data: Any, 
             "msp": -logq.max(-1),
             "mi": rows[size]["mutual_information"],
         }
-        found[size]["values"] |= split.on_ood(inside, outside[size], data)
+        found[size]["values"] |= per_split.on_ood(inside, outside[size], data)
         entropy = inside["entropy"], outside[size]["entropy"]
-        found[size]["scores"] = split.scores(*entropy, data, logq.shape[1])
+        found[size]["scores"] = per_split.scores(*entropy, data, logq.shape[1])
 
 
 def _add_shift(
     found: dict[int, Json], examples: dict[int, Examples], data: Predictions, task: Task
 ) -> None:
     """Add what shifted rows say; their log-probabilities stay in float32, as they are many."""
-    rows = split.reduce(data, task.sizes, split.shift_rows, np.float32)
+    rows = per_split.reduce(data, task.sizes, per_split.shift_rows, np.float32)
     for size in task.sizes:
-        cells = split.cells(rows[size], data)
-        found[size]["values"] |= split.on_shift(cells)
+        cells = per_split.cells(rows[size], data)
+        found[size]["values"] |= per_split.on_shift(cells)
         kept = ("condition", "severity", "nll", "accuracy", "ece")
         found[size]["severities"] = [{name: cell[name] for name in kept} for cell in cells]
-        numbers, shares = split.shares(rows[size], data)
+        numbers, shares = per_split.shares(rows[size], data)
         own = examples[size]
         values = own.values | {k: v.astype(np.float32) for k, v in shares.items()}
         examples[size] = Examples(own.test, numbers, values)
@@ -217,12 +220,13 @@ def _controls(run: Run, task: Task, marks: Mapping[str, dict[str, str]]) -> Json
         other = str(predictions_file(run, task.trial, base))
         refuse_other_rows({"a": (other, marks[base]), "b": (own, found.fingerprints())})
         if base == "test":
-            logq = split.reduce(found, [1], split.mean_logp)[1]["logq"].T
+            logq = per_split.reduce(found, [1], per_split.mean_logp)[1]["logq"].T
             values[f"{prefix}_nll"] = metrics.nll(logq, found.labels)
             values[f"{prefix}_cll"] = _mean(calibrated(logq, found.labels))
         else:
-            rows = split.reduce(found, [1], split.shift_rows)[1]
-            values[f"{prefix}_shift_nll"] = split.on_shift(split.cells(rows, found))["shift_nll"]
+            rows = per_split.reduce(found, [1], per_split.shift_rows)[1]
+            cells = per_split.cells(rows, found)
+            values[f"{prefix}_shift_nll"] = per_split.on_shift(cells)["shift_nll"]
     return values
 
 

@@ -13,7 +13,7 @@ import pytest
 from analysis import metrics
 from analysis.data.predictions import predictions
 from analysis.data.run import Run, load
-from analysis.measures import split
+from analysis.measures import metrics_per_split
 from analysis.measures.columns import METRICS
 from analysis.measures.measure import Measures, measure
 from analysis.measures.trial import Task, measure_trial
@@ -57,7 +57,7 @@ def test_blocks_change_nothing(small: Run, monkeypatch: pytest.MonkeyPatch) -> N
     trial = small.trials.filter(pl.col("method") == "batchensemble")["trial"][0]
     task = Task(trial, 3, (2, 3), SPLITS, curve=True)
     whole = measure_trial(small, task)
-    monkeypatch.setattr(split, "BLOCK", 60)
+    monkeypatch.setattr(metrics_per_split, "BLOCK", 60)
     parts = measure_trial(small, task)
     for size in ("2", "3"):
         a, b = (m.scalars["sizes"][size]["values"] for m in (whole, parts))

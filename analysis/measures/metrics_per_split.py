@@ -1,4 +1,4 @@
-"""One split's predictions as numbers: test, shifted and out-of-distribution rows.
+"""The metrics of one trial on each split: test, shifted and out-of-distribution rows.
 
 The rows pass in blocks that fit a processor's cache, so memory grows with the rows but not with the
 members, and each block is reduced for every ensemble size while it is at hand.
