@@ -1,6 +1,6 @@
 """The look of every chart, on the page and, light, where figures are drawn without a browser.
 
-Colours are read from ``report.css``.
+Colours are read from ``report/templates/colours.css``.
 """
 
 import json
@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-STYLE: Final = Path(__file__).parents[1] / "report" / "templates" / "report.css"
+COLOURS: Final = Path(__file__).parents[1] / "report" / "templates" / "colours.css"
 FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
 ENTRY: Final = 150
 """Room for an entry of a legend, px."""
@@ -32,7 +32,7 @@ One more than the page has hues, so that no two of forty methods have both in co
 @cache
 def colours() -> dict[str, str]:
     """Return the variables of the style's first block, which is the light one, by name."""
-    block = STYLE.read_text(encoding="utf-8").partition(":root {")[2].partition("}")[0]
+    block = COLOURS.read_text(encoding="utf-8").partition(":root {")[2].partition("}")[0]
     return dict(re.findall(r"--([\w-]+):\s*([^;]+);", block))
 
 

@@ -13,10 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.figures.context import Figure
-from analysis.figures.theme import LOOK, STYLE
+from analysis.figures.theme import COLOURS, LOOK
 
 HERE: Final = Path(__file__).parent
 TEMPLATES: Final = HERE / "templates"
+STYLES: Final = (COLOURS, TEMPLATES / "report.css")
 VEGA_LITE: Final = "6.4"
 
 
@@ -27,7 +28,7 @@ def render(template: str, page: Any, payload: Any) -> str:
     )
     return environment.get_template(template).render(
         page=page,
-        css=Markup(_font() + STYLE.read_text(encoding="utf-8")),
+        css=Markup(_font() + "".join(file.read_text(encoding="utf-8") for file in STYLES)),
         app=Markup((HERE / "report.js").read_text(encoding="utf-8")),
         bundle=Markup(vega().result()),
         payload=Markup(embed(payload)),

@@ -131,7 +131,7 @@ def test_all_figures_of_a_report_are_exported(own: JudgedRun, tmp_path: Path) ->
 
 
 def test_colours_are_those_of_the_light_page() -> None:
-    style = theme.STYLE.read_text()
+    style = theme.COLOURS.read_text()
     light = style[style.index(":root {") : style.index(":root.dark")]
     known = theme.colours()
     assert {"ink", "soft", "grid", "hues", "single", "ramp", "band"} <= set(known)
@@ -139,7 +139,7 @@ def test_colours_are_those_of_the_light_page() -> None:
 
 
 def test_every_colour_of_the_look_has_a_value_in_light_and_dark() -> None:
-    style = theme.STYLE.read_text()
+    style = theme.COLOURS.read_text()
     dark = style[style.index(":root.dark") :].partition("}")[0]
     for name in set(re.findall(r'"--([\w-]+)"', json.dumps(theme.LOOK))):
         assert name in theme.colours()
