@@ -48,6 +48,7 @@ def regulariser(function: Regulariser) -> Regulariser:
 
 def alone(function: Regulariser) -> Regulariser:
     """Mark a term that is defined for each member by itself, so for one network too."""
+    # The type of a function knows no attributes.
     function.applies_alone = True  # type: ignore[attr-defined]
     return function
 

@@ -79,7 +79,7 @@ def build(options: dict[str, Any] | Strict, shape: tuple[int, int, int], classes
     replace_modules(network, nn.Dropout, lambda dropout: Dropout(dropout.p))
     make_safe(network)
     if getattr(network, "channels_last", False):
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     if not isinstance(options, BackboneParams):
         return network
     if options.weights is not None:

@@ -130,4 +130,5 @@ def load(network: nn.Module, path: str, sha256: str, rename: Rename | None) -> N
                 f"{list(tensor.shape)}; fix backbone or the size of the images"
             )
     network.load_state_dict(state)
+    # torch's type of a module knows tensors and modules as attributes alone.
     network.pretrained = True  # type: ignore[assignment]

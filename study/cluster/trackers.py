@@ -108,6 +108,7 @@ def callbacks(names: Collection[str], study: str, store: RunFolder, verbose: boo
     """Return a callback for Tune for each logger; their files go to ``logs`` in the run folder."""
     from ray.tune import Callback
 
+    # Ray has no types: to mypy its class is any.
     class OfJobs(Callback):  # type: ignore[misc]
         """Tells a logger of Ray about jobs."""
 

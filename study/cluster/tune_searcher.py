@@ -28,6 +28,7 @@ class Stateless:
         return {}
 
 
+# Ray has no types: to mypy its classes are any.
 class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
     """Hands on between Tune and the job queue; has no state of its own to save.
 

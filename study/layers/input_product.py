@@ -21,7 +21,7 @@ class _FirstProduct(torch.autograd.Function):
         return torch.bmm(scaled, weight_NOI.mT).view(*x_NMBI.shape[:3], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient_NMBO: Tensor) -> tuple[None, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient_NMBO: Tensor) -> tuple[None, Tensor, Tensor]:
         x, r, weight = ctx.saved_tensors
         of_r, of_weight = torch.empty_like(r), torch.zeros_like(weight)
         both = torch.empty_like(weight)  # Used again for each member, so that it stays in cache.
@@ -48,5 +48,5 @@ def first_product(x_MBI: Tensor, r_MI: Tensor, weight_NOI: Tensor) -> Tensor:
         weight_NOI: N weights, each for M / N members.
     """
     x, r = split_members(x_MBI, len(weight_NOI)), split_members(r_MI, len(weight_NOI))
-    product: Tensor = _FirstProduct.apply(x, r, weight_NOI)  # type: ignore[no-untyped-call]
+    product: Tensor = _FirstProduct.apply(x, r, weight_NOI)
     return product.flatten(0, 1)

@@ -45,7 +45,7 @@ class StraightThrough(torch.autograd.Function):
         return scales * codes_of(weight, bits, scales)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient as it is."""
         return gradient, None, None
 
@@ -53,7 +53,7 @@ class StraightThrough(torch.autograd.Function):
 def fake_quantise(weight: Tensor, bits: int, granularity: Granularity) -> Tensor:
     """Return Q(w) with the gradient of w."""
     scales = scales_of(weight, bits, granularity)
-    quantised: Tensor = StraightThrough.apply(weight, bits, scales)  # type: ignore[no-untyped-call]
+    quantised: Tensor = StraightThrough.apply(weight, bits, scales)
     return quantised
 
 

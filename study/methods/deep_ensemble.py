@@ -45,12 +45,14 @@ class Ensemble(Method):
 
     def independent_members(self) -> list[tuple[Method, int | None]]:
         """Return the networks, each with its seed."""
-        return [(self.singles[m], seed) for m, seed in enumerate(self.seeds)]  # type: ignore[misc]
+        return list(zip(self._singles(), self.seeds, strict=True))
 
     def member_network(self, member: int) -> nn.Module:
         """Return a copy of one single network."""
-        network: nn.Module = self.singles[member].member_network(0)  # type: ignore[operator]
-        return network
+        return self._singles()[member].member_network(0)
+
+    def _singles(self) -> list[single.Ensemble]:
+        return [one for one in self.singles if isinstance(one, single.Ensemble)]
 
 
 EXAMPLES = [{"members": 2}]

@@ -207,7 +207,7 @@ class Ensemble(deep_ensemble.Ensemble):
 
     def __init__(self, params: Params, make_network: MakeNetwork, seed: int) -> None:
         super().__init__(deep_ensemble.Params(members=params.members), make_network, seed)
-        networks: list[nn.Module] = [own.network for own in self.singles]  # type: ignore[misc]
+        networks = [own.network for own in self._singles()]
         state = networks[0].state_dict().values()
         one, layers = sum(t.nbytes for t in state), len(weighted_layers(networks[0]))
         self.limit = params.budget * one
@@ -230,7 +230,7 @@ class Ensemble(deep_ensemble.Ensemble):
             )
 
     def _own(self) -> list[Member]:
-        return list(self.singles)  # type: ignore[arg-type]
+        return [own for own in self.singles if isinstance(own, Member)]
 
     def excess(self) -> float | None:
         """Return bytes / budget - 1; None while the bits are searched: they are made to fit."""

@@ -34,6 +34,7 @@ class PerNetwork(torch.optim.Optimizer):
         super().__init__(groups, {})
         self.formula = formula
 
+    # torch's type wants a loss where there is a closure, which nobody gives.
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update all parameters."""
