@@ -131,9 +131,9 @@ def _question(given: argparse.Namespace) -> tuple[Question, list[int]]:
     delta = found.delta if given.delta is None else given.delta
     alpha = found.alpha if given.alpha is None else given.alpha
     many = found.configurations if given.configurations is None else given.configurations
-    _within("--delta", delta, 0, 1)
-    _within("--alpha", alpha, 0, 0.5)
-    _within("--power", given.power, 0, 1)
+    _within("--delta", delta, 1)
+    _within("--alpha", alpha, 0.5)
+    _within("--power", given.power, 1)
     if not given.recovery > delta:
         raise StudyError(
             f"--recovery must be above the margin {delta:g}, but is {given.recovery:g}; "
@@ -171,10 +171,10 @@ def _of_options(given: argparse.Namespace) -> Question:
     return Question({name: spread}, {name: arm}, None, CONFIGURATIONS, 0.5, POWER, DELTA, ALPHA)
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low < value < high:
+def _within(name: str, value: float, high: float) -> None:
+    if not 0 < value < high:
         raise StudyError(
-            f"{name} must be above {low:g} and below {high:g}, but is {value:g}; give another"
+            f"{name} must be above 0 and below {high:g}, but is {value:g}; give another"
         )
 
 

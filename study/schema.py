@@ -42,7 +42,6 @@ LEAST_SEEDS: Final = 5
 """Of every arm: with fewer the shape of the errors cannot be seen, and a t-test rests on that."""
 Stage = Literal["search", "rescore", "anchor", "pilot", "confirm"]
 Status = Literal["complete", "pruned", "diverged", "failed"]
-Split = Literal["val", "test", "shift", "ood"]
 
 COLLAPSED: Final = "collapsed_"
 """Prefix of a split's file that holds the one-member control with averaged fast weights."""

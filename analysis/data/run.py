@@ -3,10 +3,8 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import get_args
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -17,7 +15,6 @@ from study import schema
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, ObjectPath, any_path, map_paths
 
-IntArray = npt.NDArray[np.integer[Any]]
 OBJECTS = {"spec": ("dataset", "backbone", "training", "params", "regulariser"), "versions": ()}
 REDO = "delete the trial's folder and give the command of the study again"
 

@@ -152,14 +152,14 @@ def across(rows: Frame, domain: Sequence[float], level: str) -> Frame:
     ).with_columns(lost.alias(f"_unbounded{level}"))
 
 
-def arrows(base: alt.Chart, domain: Sequence[float], level: str, dy: float = 0) -> list[alt.Chart]:
+def arrows(base: alt.Chart, domain: Sequence[float], dy: float = 0) -> list[alt.Chart]:
     """Return arrow heads at both edges, where an interval has no end."""
     marks: Sequence[tuple[str, str, Literal["left", "right"]]]
     marks = (("_low", "\u25c4", "left"), ("_high", "\u25ba", "right"))
     return [
-        base.transform_filter(f"datum._unbounded{level}")
+        base.transform_filter("datum._unbounded")
         .mark_text(text=text, align=align, baseline="middle", dy=dy, fontSize=10)
-        .encode(x=recovery(alt.X, f"{end}{level}", domain))
+        .encode(x=recovery(alt.X, end, domain))
         for end, text, align in marks
     ]
 

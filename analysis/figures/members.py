@@ -145,7 +145,7 @@ def trajectory_figure(context: FigureContext) -> Figure | None:
     return Figure(
         "trajectory",
         "Members",
-        _travelled(context, rows),
+        _travelled(rows),
         f"{replicates(context, rows)} seeds each, means over seeds and pairs of members; "
         f"effective weights of all layers together. Closer: by more than {CLOSER:g}.{context.tail}",
         trajectory_chart(rows.select(kept), context.methods),
@@ -153,7 +153,7 @@ def trajectory_figure(context: FigureContext) -> Figure | None:
     )
 
 
-def _travelled(context: FigureContext, rows: pl.DataFrame) -> str:
+def _travelled(rows: pl.DataFrame) -> str:
     """Say from where to where the leading arm's members went, and how many others did alike."""
     cosine = rows.filter(pl.col("quantity") == "cosine")
     ends = cosine.group_by("arm", "role", "tag", maintain_order=True).agg(

@@ -169,7 +169,7 @@ def recovery_chart(
             )
             for thick, level in ((1.2, "_wide"), (min(4.0, step / 4), ""))
         ]
-        layers += encodings.arrows(mine, domain, "", dy)
+        layers += encodings.arrows(mine, domain, dy)
         layers.append(
             mine.mark_point(
                 size=size,

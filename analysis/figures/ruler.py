@@ -162,7 +162,7 @@ def ruler_chart(rows: Frame, margin: float, best: str) -> Chart:
             size=alt.condition(wide, alt.value(90), alt.value(20)),
             tooltip=encodings.tips(tips),
         ),
-        *encodings.arrows(coloured, domain, ""),
+        *encodings.arrows(coloured, domain),
         behind,
         plain.transform_filter(f"!({of_best})"),
         bold.transform_filter(of_best),

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from analysis.data.files import write
 from analysis.report import arm_details, html, page, paper_figures, side_by_side, tables, trial_list
-from analysis.result import JudgedRun, judge_folder
+from analysis.result import JudgedRun
 from analysis.verdict.closing import closing
-from analysis.verdict.schema import Verdict
-from study.run_folder.paths import AnyPath, ObjectPath
+from study.run_folder.paths import ObjectPath
 
 
 def write_all(found: dict[str, JudgedRun], out: Path, export_to: Path | None) -> list[str]:
@@ -43,22 +42,6 @@ def write_all(found: dict[str, JudgedRun], out: Path, export_to: Path | None) ->
         titles = {method: t for own in found.values() for method, t in own.context.titles.items()}
         paper_figures.write_figures(side_by_side.drawn(found), titles, export_to)
     return [f"{name}: {own.verdict.sentence}" for name, own in found.items()]
-
-
-def report(folder: AnyPath, out: Path, now: datetime | None = None) -> Verdict:
-    """Judge the run in ``folder``, write the page and ``verdict.json``, return the verdict.
-
-    Args:
-        folder: Run folder.
-        out: The page.
-        now: Time to print on it; all else depends on the run alone.
-
-    Raises:
-        StudyError: When the folder is no run, breaks the format, or a file cannot be written.
-    """
-    own = judge_folder(folder)
-    write_report(own, out, now or datetime.now(UTC))
-    return own.verdict
 
 
 def write_report(own: JudgedRun, out: Path, now: datetime) -> None:

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil, comb, prod
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtr, roots_legendre, stdtrit
 from scipy.stats import chi2, qmc
 
 from analysis.data.protocol import ALPHA, DELTA, GATE_LEVEL
+from analysis.metrics import IntArray
 from analysis.stats.contrasts import (
     Contrast,
     FloatArray,
@@ -32,7 +32,6 @@ from analysis.stats.contrasts import (
 )
 
 Verdict = Literal["escape", "track"]
-IntArray = npt.NDArray[np.integer[Any]]
 
 POWER: Final = 0.8
 MOST_SEEDS: Final = 2000

@@ -2,15 +2,12 @@
 
 import hashlib
 import warnings
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-from analysis.stats.contrasts import UNBOUNDED, Interval
-
-Floats = npt.NDArray[np.floating[Any]]
+from analysis.stats.contrasts import UNBOUNDED, FloatArray, Interval
 
 PERMUTATIONS: Final = 1_999
 RESAMPLES: Final = 2_000
@@ -24,7 +21,7 @@ def generator(*words: str) -> np.random.Generator:
 
 
 def permutation_test(
-    single: Floats, arm: Floats, deep: Floats, theta: float, rng: np.random.Generator
+    single: FloatArray, arm: FloatArray, deep: FloatArray, theta: float, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Return the one-sided p-values against "R <= theta" and against "R >= theta".
 
@@ -60,7 +57,7 @@ def permutation_test(
     return float(found.pvalue), below / len(null) if exact else (below + 1) / (len(null) + 1)
 
 
-def _welch(a: Floats, b: Floats, axis: int = -1) -> Floats:
+def _welch(a: FloatArray, b: FloatArray, axis: int = -1) -> FloatArray:
     """Return Welch's t of mean a - mean b; 0 / 0 counts as 0."""
     spread = a.var(axis, ddof=1) / a.shape[axis] + b.var(axis, ddof=1) / b.shape[axis]
     difference = a.mean(axis) - b.mean(axis)
@@ -68,14 +65,14 @@ def _welch(a: Floats, b: Floats, axis: int = -1) -> Floats:
     return np.asarray(difference / np.sqrt(np.maximum(spread, tiny)))
 
 
-def recovery(single: Floats, arm: Floats, deep: Floats, axis: int = -1) -> Floats:
+def recovery(single: FloatArray, arm: FloatArray, deep: FloatArray, axis: int = -1) -> FloatArray:
     """Return (S - x) / (S - DE) of the means over ``axis``."""
     base = single.mean(axis)
     return np.asarray((base - arm.mean(axis)) / (base - deep.mean(axis)))
 
 
 def bca_interval(
-    single: Floats, arm: Floats, deep: Floats, level: float, rng: np.random.Generator
+    single: FloatArray, arm: FloatArray, deep: FloatArray, level: float, rng: np.random.Generator
 ) -> Interval:
     """Return the BCa interval of R over seeds (Efron 1987), or none where it is degenerate.
 

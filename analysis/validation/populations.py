@@ -5,21 +5,19 @@ whole arms can be made whose true recovery is known: the mean over all units tha
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy.optimize import brentq
 
 from analysis import metrics
 from analysis.data.predictions import predictions, predictions_file
 from analysis.data.run import Run
+from analysis.metrics import IntArray
 from analysis.stats.contrasts import FloatArray
 from analysis.validation.simulate import MEMBERS, Blend, Units
 from study.errors import StudyError
-
-IntArray = npt.NDArray[np.integer[Any]]
 
 ENDPOINTS: Final = ("cll", "shift_nll", "gain")
 FEWEST: Final = 3 * MEMBERS

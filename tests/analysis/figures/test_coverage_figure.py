@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from analysis.figures import search
-from analysis.report.write import report
+from analysis.report.write import write_report
+from analysis.result import judge_folder
 from tests.analysis.make_run import Data, make_run
 from tests.analysis.report.test_report import fields, payload
 
@@ -40,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
     place = tmp_path_factory.mktemp("searched")
     run = make_run(place / "run", seeds=2, data=SMALL, search=52)
     (run / "study.json").write_text(json.dumps(STUDY))
-    report(run, place / "report.html", NOW)
+    write_report(judge_folder(run), place / "report.html", NOW)
     return payload((place / "report.html").read_text())
 
 

@@ -15,7 +15,7 @@ from analysis.data.external import load_predictions
 from analysis.data.run import load, vanished
 from analysis.report.__main__ import main
 from analysis.report.missing_trials import lacking
-from analysis.report.write import report
+from analysis.report.write import write_report
 from analysis.result import judge_folder, judge_run
 from study.errors import StudyError
 from tests.analysis.make_predictions import ARMS as PREDICTED
@@ -139,7 +139,9 @@ def test_an_unfinished_study_has_a_page_and_no_verdict(tmp_path: Path) -> None:
     for trial in sorted(folder.glob("trials/*"))[::2]:
         (trial / "trial.parquet").unlink()
 
-    verdict = report(folder, tmp_path / "report.html", NOW)
+    own = judge_folder(folder)
+    write_report(own, tmp_path / "report.html", NOW)
+    verdict = own.verdict
 
     assert verdict.verdict == "inconclusive"
     assert "the study is not finished: 7 of 15 runs are there" in verdict.sentence

@@ -13,7 +13,8 @@ import pytest
 
 from analysis.report.__main__ import main
 from analysis.report.html import embed, pack
-from analysis.report.write import report
+from analysis.report.write import write_report
+from analysis.result import judge_folder
 from tests.analysis.browser import unpacked
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
 from tests.analysis.printed import told
@@ -38,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def html(folder: Path) -> str:
     out = folder.parent / "report.html"
-    report(folder, out, NOW)
+    write_report(judge_folder(folder), out, NOW)
     return out.read_text()
 
 
@@ -151,7 +152,7 @@ def test_failed_runs_are_listed_with_their_reason(html: str) -> None:
 
 
 def test_same_run_gives_the_same_bytes(folder: Path, html: str, tmp_path: Path) -> None:
-    report(folder, tmp_path / "again.html", NOW)
+    write_report(judge_folder(folder), tmp_path / "again.html", NOW)
 
     assert (tmp_path / "again.html").read_text() == html
 
@@ -171,7 +172,7 @@ def test_missing_runs_are_said_to_be_missing(tmp_path: Path) -> None:
     for trial in sorted(run.glob("trials/*"))[::9]:
         (trial / "trial.parquet").unlink()
 
-    report(run, tmp_path / "report.html", NOW)
+    write_report(judge_folder(run), tmp_path / "report.html", NOW)
 
     assert "PARTIAL" in Page((tmp_path / "report.html").read_text()).text
 
@@ -179,11 +180,12 @@ def test_missing_runs_are_said_to_be_missing(tmp_path: Path) -> None:
 def test_before_anything_is_confirmed_there_is_a_page_and_no_verdict(
     searched: Path, tmp_path: Path
 ) -> None:
-    verdict = report(searched, tmp_path / "report.html", NOW)
+    own = judge_folder(searched)
+    write_report(own, tmp_path / "report.html", NOW)
 
     html = (tmp_path / "report.html").read_text()
-    assert verdict.verdict == "inconclusive"
-    assert verdict.sentence == "No verdict yet: nothing has been confirmed."
+    assert own.verdict.verdict == "inconclusive"
+    assert own.verdict.sentence == "No verdict yet: nothing has been confirmed."
     assert "PARTIAL" in Page(html).text
     assert set(payload(html)["figures"]) == {"curves", "history", "pareto"}
 
@@ -191,7 +193,7 @@ def test_before_anything_is_confirmed_there_is_a_page_and_no_verdict(
 def test_without_a_plan_the_page_is_marked_as_exploratory(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", seeds=2, data=SMALL, declare=False)
 
-    report(run, tmp_path / "report.html", NOW)
+    write_report(judge_folder(run), tmp_path / "report.html", NOW)
 
     assert "exploratory" in Page((tmp_path / "report.html").read_text()).text
 

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from analysis.data.run import load
 from analysis.measures.measure import Measures, measure
-from analysis.report.write import report
+from analysis.report.write import write_report
+from analysis.result import judge_folder
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import Amount, Verdict
-from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, make_run
+from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, NOW, POSITIVE, SINGLE, Arm, make_run
 
 BE = "batchensemble"
 STUDIES: dict[str, dict[str, Any]] = {
@@ -29,12 +30,13 @@ STUDIES: dict[str, dict[str, Any]] = {
 
 
 def test_what_the_report_writes_keeps_to_the_format(study: Path, tmp_path: Path) -> None:
-    verdict = report(study, tmp_path / "report.html")
+    own = judge_folder(study)
+    write_report(own, tmp_path / "report.html", NOW)
 
     written = (study / "verdict.json").read_text()
-    assert Verdict.model_validate_json(written) == verdict
-    assert verdict.fairness is not None
-    assert verdict.measures
+    assert Verdict.model_validate_json(written) == own.verdict
+    assert own.verdict.fairness is not None
+    assert own.verdict.measures
 
 
 def test_a_whole_study_keeps_to_the_format(measures: Measures, run: Any) -> None:
