@@ -10,12 +10,11 @@ from typing import Final
 
 from analysis.data.protocol import ALPHA, DELTA
 from analysis.stats.power import Replicates, power_all
-from analysis.validation.gaussian import ALL, CORRELATION, SPREADS, gaussian_study
+from analysis.validation.gaussian import ALL, CORRELATION, SEEDS, SPREADS, gaussian_study
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Question
 from analysis.validation.simulate import Design, Examples, Gaussian, Pair
 
-SEEDS: Final = (5, 10, 20, 30)
 SCENARIO: Final = "whole study: matched anchors"
 EXAMPLES: Final = Examples(200, 3.0)
 """An arm's mean over them varies by 0.2 gaps, as much as over seeds."""
