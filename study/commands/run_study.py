@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from study.cluster.runtime import Runtime
 from study.errors import StudyError
+from study.run_folder.paths import write_atomically
 from study.run_folder.store import RunFolder
 from study.schema import TrialRow
 from study.space.study import Study
@@ -169,5 +170,5 @@ def judge(store: RunFolder) -> int:
                 store.report.write_bytes(page.read_bytes())
             print(f"report: {store.report}")
             if CHECKOUT.resolve() == Path.cwd() and os.access(CHECKOUT / "analysis", os.W_OK):
-                (CHECKOUT / "analysis" / "report.html").write_bytes(page.read_bytes())
+                write_atomically(CHECKOUT / "analysis" / "report.html", page.read_bytes())
     return result.returncode
