@@ -45,7 +45,10 @@ def schedule(
     runtime: Runtime,
     analysis: Analysis,
 ) -> bool:
-    """Run every missing trial under Ray Tune; return whether the study is complete."""
+    """Run every missing trial under Ray Tune; return whether the study is complete.
+
+    This process must have joined the cluster, if ``runtime`` names one.
+    """
     verbose = runtime.verbose
     if not verbose:
         silence()
@@ -71,7 +74,8 @@ def schedule(
     nodes: Nodes | None = None
     storage_path = ""
     try:
-        start_ray(runtime.address, verbose)
+        if runtime.address is None:  # A cluster has been joined, before anything was written.
+            start_ray(None, verbose)
         nodes = Nodes(study, store, joined=runtime.address is not None)
         nodes.require(runtime.unchecked)
         nodes.pack(data)

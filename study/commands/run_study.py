@@ -28,8 +28,12 @@ def run(
     runtime: Runtime,
     mixed: bool = False,
 ) -> int:
-    """Do what is missing of the study, then judge it."""
+    """Do what is missing of the study, then judge it.
+
+    A cluster is joined first, so that nothing is written where that fails.
+    """
     from study import datasets
+    from study.cluster.ray_start import start_ray
     from study.cluster.trackers import refuse_missing
     from study.cluster.tuner import schedule
     from study.commands import power
@@ -39,6 +43,8 @@ def run(
     from study.stages.estimate import shortage
 
     refuse_missing(runtime.log)
+    if runtime.address is not None:
+        start_ray(runtime.address, runtime.verbose)
     store.create()
     with store.locked():
         refuse_full(store)
