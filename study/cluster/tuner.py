@@ -30,7 +30,7 @@ from study.spec import TrialSpec
 from study.stages.analysis_interface import Analysis
 from study.stages.stage import ReplicatesPerJob
 from study.training.stack import alike
-from study.trials.trial import replicates_as_one
+from study.trials.trial import refusal, replicates_as_one
 
 FULL = 1e6
 """Bytes of free space below which a disk counts as full."""
@@ -63,6 +63,7 @@ def schedule(
             replicates_per_job,
             analysis,
             _together(study, runtime, replicates_per_job),
+            lambda spec: refusal(spec, data.shape, data.classes),
         )
     except (StudyError, OSError):
         raise
