@@ -24,6 +24,7 @@ from study import datasets
 from study.cluster.worker import keep_freed_memory
 from study.diagnostics.curve import Curve
 from study.diagnostics.weight_trajectory import Trajectory
+from study.run_folder.paths import local_path
 from study.run_folder.store import RunFolder
 from study.schema import TrialRow
 from study.spec import TrialSpec
@@ -175,7 +176,7 @@ def default_study(folder: Path) -> tuple[Took, dict[str, TrialRow]]:
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.around_training")
-    parser.add_argument("--run", type=Path, help="a finished default study (default: run it)")
+    parser.add_argument("--run", type=local_path, help="a finished default study (default: run it)")
     parser.add_argument("--jobs", type=int, default=3, help="of each kind (default 3)")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -28,6 +28,7 @@ from analysis.publication import RESULTS, read_frame
 from analysis.stats.contrasts import Recovery, fieller, summary
 from study import datasets
 from study.errors import StudyError
+from study.run_folder.paths import local_path
 from study.run_folder.store import RunFolder
 from study.spec import Configuration, TrialSpec, derive_seed
 from study.stages.plan import read
@@ -109,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("study", help="its folder in analysis/results")
-    found.add_argument("--data-root", type=Path, metavar="FOLDER", help="raw files of image sets")
+    found.add_argument(
+        "--data-root", type=local_path, metavar="FOLDER", help="raw files of image sets"
+    )
     found.add_argument(
         "--seeds", type=int, default=20, help="networks for each length (%(default)s)"
     )

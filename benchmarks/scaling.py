@@ -21,6 +21,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from study.run_folder.paths import local_path
 from study.run_folder.store import RunFolder
 
 BASE: Final[dict[str, Any]] = {
@@ -117,7 +118,9 @@ def chart(points: list[Point]) -> alt.FacetChart:
 def main(argv: list[str] | None = None) -> int:
     """Print the lines, and write the points and their chart."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder (default runs)")
+    parser.add_argument(
+        "--out", type=local_path, default=Path("runs"), help="folder (default runs)"
+    )
     out: Path = parser.parse_args(argv).out
     points = []
     print("| varied | sizes | seconds | per unit | at 0, of the most | R² |")

@@ -45,6 +45,7 @@ from benchmarks.training import Setting
 from study import datasets
 from study.cluster.worker import keep_freed_memory
 from study.datasets import Dataset
+from study.run_folder.paths import local_path
 from study.run_folder.store import RunFolder
 from study.schema import Stage, TrialRow
 from study.space.settings import Study
@@ -285,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the tables and write the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_verdict")
     parser.add_argument("--rounds", type=int, default=3, help="of whole studies (default 3)")
-    parser.add_argument("--out", type=Path, default=Path("runs/time_to_verdict.json"))
+    parser.add_argument("--out", type=local_path, default=Path("runs/time_to_verdict.json"))
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore")  # Those of the peers are their own.
     torch.set_num_threads(1)

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from study import backbones, methods
 from study.cluster.worker import keep_freed_memory
 from study.methods import Method
+from study.run_folder.paths import local_path
 from study.spec import Regularisation, Training
 from study.training.batches import DeviceImages, channel_statistics
 from study.training.fit import fit
@@ -432,7 +433,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the table and write the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="of most rows (default 15)")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench.json"))
+    parser.add_argument("--out", type=local_path, default=Path("runs/bench.json"))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args(argv)

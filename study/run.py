@@ -1,6 +1,7 @@
 """``python -m study.run``: from the YAML of a study to its verdict."""
 
 import argparse
+import importlib.util
 import os
 import shlex
 import sys
@@ -14,6 +15,8 @@ from study.run_folder.store import RunFolder
 
 DATA_ROOT = "STUDY_DATA_ROOT"
 COMMAND = "escape-study"
+LIBRARIES = ("optuna", "polars", "ray", "torch", "torchvision")
+"""Those that are imported after the command line is read."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     installed = Path(sys.argv[0]).name == COMMAND
     command = shlex.join([*([COMMAND] if installed else ["python", "-m", "study.run"]), *argv])
     try:
+        _refuse_shadows()
         return _dispatch(arguments, command, argv)
     except KeyboardInterrupt:
         print(f"\nstopped; nothing that was finished is lost; to go on: {command}")
@@ -101,6 +105,18 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
+def _refuse_shadows() -> None:
+    """Refuse a file of the working folder that Python would import in place of a library."""
+    for name in LIBRARIES:
+        file = Path(f"{name}.py")
+        found = importlib.util.find_spec(name) if file.is_file() else None
+        if found is not None and found.origin and file.samefile(found.origin):
+            raise StudyError(
+                f"{file.absolute()}: must not have the name of a library, but hides {name}; "
+                "rename it"
+            )
+
+
 def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> int:
     from study.space.load import load_study
 
@@ -130,7 +146,7 @@ def _dispatch(arguments: argparse.Namespace, command: str, argv: list[str]) -> i
     if arguments.dry_run:
         from study.commands.dry_run import dry_run
 
-        return dry_run(study, store, root)
+        return dry_run(study, store, root, runtime)
     return run(study, store, root, command=command, runtime=runtime, mixed=arguments.mixed)
 
 

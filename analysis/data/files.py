@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from study import schema
 from study.errors import StudyError
-from study.run_folder.paths import AnyPath, is_lfs_pointer, open_for_arrow
+from study.run_folder.paths import AnyPath, is_lfs_pointer, open_for_arrow, write_atomically
 
 
 def open_parquet(file: AnyPath, remedy: str, **options: Any) -> Any:
@@ -97,14 +97,20 @@ def check_columns(file: AnyPath, found: list[str], wanted: list[str]) -> None:
 
 
 def write(file: Path, content: str | bytes) -> None:
-    """Write a file and the folders above it.
+    """Write a file and the folders above it; one that was there stays whole until it is replaced.
+
+    What a link points to is written, and what is no file, as ``/dev/stdout``, is written to.
 
     Raises:
         StudyError: When that is not possible.
     """
+    content = content.encode() if isinstance(content, str) else content
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        if file.exists() and not file.is_file():
+            file.write_bytes(content)
+        else:
+            write_atomically(file.resolve(), content)
     except OSError as error:
         raise StudyError(
             f"{file}: must be writable, but {error.strerror or error}; choose another place"

@@ -40,8 +40,7 @@ def recovery_figure(context: FigureContext) -> Figure:
         "Recovery",
         tally(context.verdict),
         f"{context.seeds(rows['arm'].unique().to_list())} seeds per configuration. Intervals cover "
-        "training seeds (initialisation, order, augmentation) with the data fixed, not the choice "
-        "of test images.",
+        f"{context.verdict.covers}; training data are fixed.",
         recovery_chart(rows, context.margin, context.methods, context.levels),
         legend=tuple(legend),
     )

@@ -50,14 +50,14 @@ def ruler_figure(context: FigureContext) -> Figure | None:
         "in which it does worst",
         f"{context.seeds(rows['arm'].to_list())} seeds per configuration.{more}",
         ruler_chart(rows, context.margin, best.arm if best else ""),
-        legend=legend(context.margin, context.levels[0]),
+        legend=legend(context.margin, context.levels[0], context.verdict.covers),
     )
 
 
-def legend(margin: float, level: str) -> tuple[str, ...]:
+def legend(margin: float, level: str, covers: str) -> tuple[str, ...]:
     """Return what the marks of a ruler are."""
     return (
-        f"\u25cf recovery, with its {level} interval over training seeds",
+        f"\u25cf recovery, with its {level} interval over {covers}",
         "\u2506 a single network (0), the Deep Ensemble (1)",
         f"\u2592 like a single network (\u00b1{margin:g})",
     )
@@ -105,10 +105,10 @@ def ruler_frame(rows: Sequence[dict[str, Any]]) -> Frame:
 
 
 def least_of(arm: Arm, labels: dict[str, str]) -> dict[str, Any]:
-    """Return the least recovery of an arm: measure, said, estimate, low, high."""
-    if arm.least is None:
+    """Return the recovery that a verdict hangs on: measure, said, estimate, low, high."""
+    if arm.telling is None:
         return {"said": "not measurable"}
-    against, key, effect = arm.least
+    against, key, effect = arm.telling
     return {
         "measure": f"{labels[key]}, against {BASELINES[against]}",
         "said": number(effect.recovery),

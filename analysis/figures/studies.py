@@ -23,6 +23,7 @@ def studies_figure(verdicts: Mapping[str, Verdict]) -> Figure | None:
     escaped = [name for name, verdict in verdicts.items() if winner(verdict)]
     margin = max(verdict.protocol.delta for verdict in verdicts.values())
     levels = {f"{100 * verdict.protocol.level:g} %" for verdict in verdicts.values()}
+    covers = {verdict.covers for verdict in verdicts.values()}
     return Figure(
         "studies",
         "Verdict",
@@ -32,7 +33,7 @@ def studies_figure(verdicts: Mapping[str, Verdict]) -> Figure | None:
         "configurations. The best of several looks better than it is; the verdict of its study "
         "corrects for that.",
         ruler_chart(rows, margin, ""),
-        legend=legend(margin, "/".join(levels)),
+        legend=legend(margin, "/".join(levels), " or ".join(sorted(covers))),
     )
 
 

@@ -21,6 +21,9 @@ MARKS: Final = 8
 ALIKE: Final = 1e-4
 """Nats by which marks may differ: float32 rounds logits that were shifted by 1000 to less."""
 
+MAY_COPY: Final = (*ANCHORS, "negative_control")
+"""Arms that may have members of an anchor's."""
+
 
 class Marked(NamedTuple):
     """Predictions and their marks: those of one member, or the means of a file's members."""
@@ -50,10 +53,10 @@ def marks(logits_MNC: Array) -> list[list[float]]:
 def refuse_copies(
     run: Run, rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Refuse a file that two arms have, and an arm of which a member is an anchor's.
+    """Refuse a file that two arms have, an arm with an anchor's member, and seeds that share one.
 
-    The negative control may be made of the single network. What an arm has twice, or is constant,
-    is no proof of a copy.
+    The negative control may be made of the single network. What is constant, or what two members of
+    an anchor's file predict alike, is no proof of a copy.
 
     Args:
         run: Predictions that were given.
@@ -71,38 +74,42 @@ def refuse_copies(
         file = str(predictions_file(run, row["trial"], "test"))
         files.append(Marked(arm, file, 0, (*own.mean(0), len(own))))
         members += [Marked(arm, file, number, tuple(m)) for number, m in enumerate(own)]
-    telling = _telling(files)
-    for copy, of in _alike(telling, telling):
-        raise StudyError(
-            f"{copy.file}: must hold the predictions of its own arm, but is a copy of {of.file}; "
-            "put these there, or take the arm away"
-        )
-    telling = _telling(members)
-    judged = [own for own in telling if own.arm not in (*ANCHORS, "negative_control")]
-    for copy, of in _alike(judged, [own for own in telling if own.arm in ANCHORS]):
-        raise StudyError(
-            f"{copy.file}: must hold the predictions of its own arm, but its member {copy.member} "
-            f"is member {of.member} of {of.file}, an anchor's ({of.arm}); put its own there, or "
-            "take the arm away"
-        )
+    files, members = _telling(files), _telling(members)
+    whole = list(_alike(files))
+    for copy, of in whole:
+        if copy.arm != of.arm:
+            raise StudyError(
+                f"{copy.file}: must hold the predictions of its own arm, but is a copy of "
+                f"{of.file}; put these there, or take the arm away"
+            )
+    # A seed that is another's copy as a whole is told of with the verdict on its arm.
+    told = {frozenset((copy.file, of.file)) for copy, of in whole}
+    pairs = list(_alike(members))
+    degenerate = {own for pair in pairs if pair[0].file == pair[1].file for own in pair}
+    for copy, of in pairs:
+        if of.arm in ANCHORS and of not in degenerate and copy.arm not in MAY_COPY:
+            raise StudyError(
+                f"{copy.file}: must hold the predictions of its own arm, but its member "
+                f"{copy.member} is member {of.member} of {of.file}, an anchor's ({of.arm}); put "
+                "its own there, or take the arm away"
+            )
+        files_of = frozenset((copy.file, of.file))
+        if copy.arm == of.arm and len(files_of) == 2 and files_of not in told:
+            raise StudyError(
+                f"{copy.file}: must share no network with another seed, but its member "
+                f"{copy.member} is member {of.member} of {of.file}; seeds that share networks "
+                "vary too little: train each seed's own, or leave one seed out"
+            )
 
 
 def _telling(marked: Sequence[Marked]) -> list[Marked]:
-    """Return those that are not constant and like no other of their arm."""
-    arms: dict[str, list[Marked]] = {}
-    for own in marked:
-        if max(map(abs, own.marks[:MARKS])) > ALIKE:
-            arms.setdefault(own.arm, []).append(own)
-    twins = {own for arm in arms.values() for own, _ in _alike(arm, arm)}
-    return [own for arm in arms.values() for own in arm if own not in twins]
+    """Return those that are not constant."""
+    return [own for own in marked if max(map(abs, own.marks[:MARKS])) > ALIKE]
 
 
-def _alike(marked: Sequence[Marked], among: Sequence[Marked]) -> Iterator[tuple[Marked, Marked]]:
-    """Yield each that is like another one, and one that it is like."""
-    if not marked or not among:
-        return
-    tree, points = cKDTree([own.marks for own in among]), [own.marks for own in marked]
-    _, nearest = tree.query(points, k=2, p=np.inf, distance_upper_bound=ALIKE)
-    for own, numbers in zip(marked, nearest, strict=True):
-        others = [among[n] for n in numbers if n < len(among) and among[n] is not own]
-        yield from ((own, other) for other in others[:1])
+def _alike(marked: Sequence[Marked]) -> Iterator[tuple[Marked, Marked]]:
+    """Yield every two that are alike, in their order."""
+    if marked:
+        tree = cKDTree([own.marks for own in marked])
+        pairs = tree.query_pairs(ALIKE, p=np.inf, output_type="ndarray")
+        yield from ((marked[one], marked[other]) for one, other in sorted(pairs.tolist()))

@@ -106,6 +106,8 @@ def _recovery(arm: Arm | None, labels: Mapping[str, str]) -> list[list[str]]:
     if arm is None:
         return []
     sides = {"": arm.endpoints, ", own training values": arm.own.endpoints if arm.own else {}}
+    for number, one in enumerate(arm.contenders, 1):
+        sides[f", contender {number} ({one.source or one.single})"] = one.endpoints
     return [
         [labels[key] + side, f"{numbers.number(effect.recovery)} {numbers.interval(effect)}"]
         for side, effects in sides.items()

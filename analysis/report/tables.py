@@ -57,6 +57,10 @@ def configurations(context: FigureContext, verdict: Verdict) -> dict[str, object
     return {"columns": columns, "rows": rows}
 
 
+BESIDE: Final = {"tuned": "", "own": " (own)", "contender": " (contender)"}
+"""What stands behind a measure against other baselines than the tuned ones."""
+
+
 def effect_cell(effect: Effect | None) -> dict[str, str]:
     """Return the recovery with its interval."""
     if effect is None or effect.recovery is None:
@@ -77,7 +81,7 @@ def _weakest(arm: Arm | None, labels: Mapping[str, str]) -> dict[str, str]:
     if arm is None or arm.least is None:
         return _cell(None, 2)
     against, key, effect = arm.least
-    return effect_cell(effect) | {"own": labels[key] + (" (own)" if against == "own" else "")}
+    return effect_cell(effect) | {"own": labels[key] + BESIDE[against]}
 
 
 def _price_cell(price: Price | None) -> dict[str, str]:

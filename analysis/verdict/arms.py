@@ -389,6 +389,16 @@ def runs_there(study: Study) -> tuple[int, int]:
     return done, sum(planned.values())
 
 
+def more_than_declared(study: Study) -> dict[str, int]:
+    """Return by arm how many replicates there are beyond those that were declared."""
+    beyond = {
+        arm: count(study, arm) - planned
+        for arm in study.counts
+        if (planned := study.planned(arm)) is not None
+    }
+    return {arm: runs for arm, runs in sorted(beyond.items()) if runs > 0}
+
+
 # --- the gate: is there a gap between the anchors at all?
 
 

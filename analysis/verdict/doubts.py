@@ -121,6 +121,8 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
             f"single network{' with its values' if 'own' in arm.against else ''}: its members are "
             f"{abs(better):.3f} {'better' if better > 0 else 'worse'}, averaging gains {gain:.3f}",
         )
+    if arm.verdict == "escapes" and None in (arm.price.parameters, arm.price.infer_flops):
+        yield "na", f"what {called} costs is not known, so neither whether it is efficient"
     if arm.verdict == "escapes" or arm.on_examples is not None:
         yield EXAMPLES[arm.on_examples]
 

@@ -20,7 +20,16 @@ from analysis.stats.contrasts import Recovery, detectable_effect, fieller
 from analysis.stats.power import POWER, Spread, seeds_needed
 from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
 from analysis.verdict import schema, wording
-from analysis.verdict.arms import CONTROLS, Case, Gate, Placement, count, failed, study_of
+from analysis.verdict.arms import (
+    CONTROLS,
+    Case,
+    Gate,
+    Placement,
+    count,
+    failed,
+    more_than_declared,
+    study_of,
+)
 from analysis.verdict.decisions import (
     EXPECTED,
     ControlName,
@@ -68,7 +77,7 @@ def judge(
     anchors = _anchors(decided)
     seeds = [anchor.seeds for anchor in anchors] + [arm.seeds for arm in arms]
     undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
-    exploratory = tuple(wording.exploratory(plan))
+    exploratory = tuple(wording.exploratory(plan, more_than_declared(study)))
     found = Verdict(
         format=3,
         sentence="",

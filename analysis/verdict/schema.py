@@ -366,6 +366,19 @@ class Arm(Record):
         ]
         return min(found, key=lambda one: one[0])[1:] if found else None
 
+    @property
+    def telling(self) -> tuple[Against, str, Effect] | None:
+        """The recovery that its verdict hangs on, as in ``least``.
+
+        That is the least, but of what must lie near 0 (what tracks, and the negative control) the
+        one farthest from there, between the tuned anchors.
+        """
+        if self.verdict != "tracks" and self.role != "negative_control":
+            return self.least
+        known = [(key, e) for key, e in self.endpoints.items() if e.recovery is not None]
+        far = max(known, key=lambda one: abs(one[1].recovery or 0.0), default=None)
+        return ("tuned", *far) if far else None
+
 
 class Control(Record):
     """What a control had to do and did."""
@@ -535,6 +548,13 @@ class Verdict(Record):
     measures: dict[str, dict[str, Mean]] = {}
     """Arm -> metric (``analysis.measures.columns``) -> what it was; descriptive, nothing here is
     tested."""
+
+    @property
+    def covers(self) -> str:
+        """What would have to be drawn anew: the intervals cover it, and the tests allow for it."""
+        effects = [effect for arm in self.arms for effect in arm.endpoints.values()]
+        known = bool(effects) and all(effect.by_examples is not None for effect in effects)
+        return f"training seeds{' and test examples' * known}"
 
     def by_arm(self) -> dict[str, Arm]:
         """Return the judged arms by key."""

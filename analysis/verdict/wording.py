@@ -5,7 +5,7 @@ Numbers are rounded here, where they are shown, and nowhere else.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from analysis.data.protocol import Endpoint, Plan
@@ -95,7 +95,8 @@ def headline(verdict: Verdict) -> tuple[str, ...]:
             "single-model behaviour.",
             f"The best, “{names(verdict.arms)[best.arm]}”, covers "
             f"{_percent(weakest.recovery or 0.0)} of the way from a single network to a Deep "
-            f"Ensemble where it does worst, in {verdict.protocol.labels[key]}{_price(best)}.",
+            f"Ensemble of {_size(best)} where it does worst, in {verdict.protocol.labels[key]}"
+            f"{_price(best)}.",
         )
     if not verdict.withheld and counts.dear:
         subject = f"{counts.dear} configuration{'s' * (counts.dear > 1)}"
@@ -168,9 +169,21 @@ def _highest(verdict: Verdict) -> float:
     return max(effect.high or 0.0 for arm in own for effect in arm.endpoints.values())
 
 
+def _size(arm: Arm) -> str:
+    """Return the size of the Deep Ensemble that an arm is measured against."""
+    return arm.reference.rpartition("-")[2]
+
+
 def _price(arm: Arm) -> str:
-    """Say what an arm costs, in units of the Deep Ensemble that it is measured against."""
-    costs = {"parameters": arm.price.parameters, "inference FLOPs": arm.price.infer_flops}
+    """Say what an arm costs, in units of the Deep Ensemble that it is measured against.
+
+    Stored bytes are told where they are not as the parameters, as where weights have few bits.
+    """
+    price = arm.price
+    costs = {"parameters": price.parameters, "inference FLOPs": price.infer_flops}
+    stored, expected = price.stored_bytes, price.parameters
+    if stored and expected and abs(stored - expected) > 0.01 * expected:
+        costs = {"stored bytes": stored, **costs}
     known = [f"{_percent(times)} of its {name}" for name, times in costs.items() if times]
     return f", at {join(known)}" if known else ""
 
@@ -228,14 +241,27 @@ def undeclared(runs: int) -> list[str]:
     return [f"{which} of no arm of the plan and not judged"]
 
 
-def exploratory(plan: Plan | None) -> list[str]:
-    """Say why results under this plan explore rather than confirm; nothing if they confirm."""
+def exploratory(plan: Plan | None, more: Mapping[str, int]) -> list[str]:
+    """Say why results under this plan explore rather than confirm; nothing if they confirm.
+
+    Args:
+        plan: What was declared.
+        more: By arm, how many runs there are beyond those that were declared.
+    """
+    beyond = []
+    if more:
+        runs, arm = sum(more.values()), min(more)
+        which = f"{arm} and others" if len(more) > 1 else arm
+        beyond = [
+            f"{runs} run{'s' if runs > 1 else ''} of {which} are more than were declared: seeds "
+            "that are added after a look favour what was hoped for"
+        ]
     if plan is None:
         return ["nothing was declared before the test set was opened (no plan.json)"]
     if plan.given:
         nothing = "nothing was declared before the predictions were seen (no protocol.json)"
-        return [] if plan.source else [nothing]
-    reasons = []
+        return beyond if plan.source else [nothing]
+    reasons = beyond
     if plan.content_hash != plan.hash:
         reasons.append(
             f"plan.json was changed after it was declared: its hash is {plan.hash}, "

@@ -18,6 +18,7 @@ from study.schema import Outcome, TrialRow
 from study.space.settings import Study
 from study.spec import TrialSpec
 from study.stages.analysis_interface import Analysis
+from study.stages.anchors import Refusal
 from study.stages.sequence import stages
 from study.stages.stage import ReplicatesPerJob, Stage, one_replicate
 from study.trials.row import new_row
@@ -43,11 +44,12 @@ class JobQueue:
         replicates_per_job: ReplicatesPerJob = one_replicate,
         analysis: Analysis | None = None,
         together: Together | None = None,
+        refusal: Refusal = lambda spec: None,
     ) -> None:
         self.store, self.rows, self.fingerprint = store, rows, fingerprint
         self.progress = progress
         self.stages: Iterator[Stage] = stages(
-            study, store, rows, replicates_per_job, analysis, together
+            study, store, rows, replicates_per_job, analysis, together, refusal
         )
         self.stage: Stage | None = None
         self.waiting: Job | None = None

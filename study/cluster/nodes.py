@@ -29,6 +29,8 @@ from study.cluster.preflight import (
     problems,
     weights_of,
 )
+from study.cluster.ray_start import start_ray
+from study.cluster.runtime import Runtime, is_dashboard
 from study.datasets import Dataset
 from study.errors import StudyError
 from study.run_folder.store import RunFolder
@@ -99,8 +101,7 @@ class Nodes:
     def __init__(self, study: Study, store: RunFolder, joined: bool) -> None:
         self.study, self.store, self.joined = study, store, joined
         self.cpus = study.resources.cpus_per_trial
-        asked = study.resources.gpus_per_trial
-        self.gpus = 1.0 if asked == "auto" else float(asked)
+        self.gpus = _gpus(study)
         self.checked = joined
         self.here: NodeReport = {"versions": json.loads(versions()), "code": code()}
         self.known: set[str] = set()
@@ -128,24 +129,10 @@ class Nodes:
         Raises:
             StudyError: With the last line; the others are printed.
         """
-        comes = self.joined and self.study.resources.concurrency is not None
-        end = time.monotonic() + (SETTLE if self.joined and not comes else 0)
-        self._count()
-        while self.slots < 1 and time.monotonic() < end:
-            time.sleep(1)
-            self._count()
-        if self.slots < 1 and not comes:
-            have = ray.cluster_resources()
-            raise StudyError(
-                f"resources: a trial needs {self.cpus:g} CPUs and {self.gpus:g} GPUs of one node, "
-                f"but no node has them (all together {have.get('CPU', 0):g} and "
-                f"{have.get('GPU', 0):g}); lower resources.*_per_trial, add nodes, or "
-                "set resources.concurrency where nodes come by themselves"
-            )
+        self.require_fit()
         if not self.joined:
-            # Torch would train on the CPU without a word.
-            if self.gpus and not unchecked and (problem := gpu_problem(look_for_gpu())):
-                raise StudyError(f"this machine: {problem}")
+            if self.gpus and not unchecked:
+                _require_gpu_here()
             return
         self._await_fit()
         self.checked = not unchecked
@@ -163,6 +150,22 @@ class Nodes:
         self._count()
         nodes = len(self.known)
         print(f"{nodes} node{'s' if nodes > 1 else ''} checked, {self.slots} slots")
+
+    def require_fit(self) -> None:
+        """Require a node on which a trial fits, unless one may come by itself.
+
+        Raises:
+            StudyError: When there is none.
+        """
+        comes = self.joined and self.study.resources.concurrency is not None
+        end = time.monotonic() + (SETTLE if self.joined and not comes else 0)
+        self._count()
+        while self.slots < 1 and time.monotonic() < end:
+            time.sleep(1)
+            self._count()
+        if self.slots < 1 and not comes:
+            have = ray.cluster_resources()
+            raise StudyError(_too_large(self.cpus, self.gpus, have))
 
     def _await_fit(self) -> None:
         """Have a node started if a trial fits on none that is there."""
@@ -284,6 +287,54 @@ class Nodes:
             f"a trial takes {need / 1e9:.2f} of {total / 1e9:.1f} GB, so that {1 / self.gpus:g} go "
             f"on a GPU: {self.slots} slots with {self.cpus:g} CPUs each"
         )
+
+
+def refuse_too_large(study: Study, store: RunFolder, runtime: Runtime) -> None:
+    """Refuse trials that fit on no machine of the run, as the run would; nothing is written.
+
+    Of a cluster elsewhere, to which jobs are sent, nothing is known here.
+
+    Raises:
+        StudyError: When that is so, or the cluster cannot be joined.
+    """
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+    if is_dashboard(runtime.address):
+        return
+    if runtime.address is not None:
+        start_ray(runtime.address, runtime.verbose)
+        try:
+            Nodes(study, store, joined=True).require_fit()
+        finally:
+            ray.shutdown()
+        return
+    cpus, gpus = study.resources.cpus_per_trial, _gpus(study)
+    here = ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()
+    if not fitting(here, cpus, gpus):
+        raise StudyError(_too_large(cpus, gpus, here))
+    if gpus and not runtime.unchecked:
+        _require_gpu_here()
+
+
+def _require_gpu_here() -> None:
+    """Refuse a GPU that torch does not see: it would train on the CPU without a word."""
+    if problem := gpu_problem(look_for_gpu()):
+        raise StudyError(f"this machine: {problem}")
+
+
+def _gpus(study: Study) -> float:
+    """Return the share of a GPU that a trial takes, a whole one until it is measured."""
+    asked = study.resources.gpus_per_trial
+    return 1.0 if asked == "auto" else float(asked)
+
+
+def _too_large(cpus: float, gpus: float, have: Mapping[str, float]) -> str:
+    return (
+        f"resources: a trial needs {cpus:g} CPUs and {gpus:g} GPUs of one node, but no node has "
+        f"them (all together {have.get('CPU', 0):g} and {have.get('GPU', 0):g}); lower "
+        "resources.*_per_trial, add nodes, name the cluster that has them by --address, or set "
+        "resources.concurrency where nodes come by themselves"
+    )
 
 
 def _alive() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 import ray
@@ -17,7 +17,7 @@ import ray
 from study.cluster.runtime import QUIET
 from study.errors import StudyError
 
-JOIN: Final = 90.0
+JOIN: Final = 45.0
 """Seconds in which a cluster must let this process join."""
 SOCKET: Final = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest path that Ray adds to its folder, with the largest number of a process."""
@@ -44,7 +44,7 @@ def start_ray(address: str | None, verbose: bool) -> None:
         _reach(address)
     folder = None if address else _short_folder()
     try:
-        with _answering(address):
+        with _joining(address, verbose) if address else nullcontext():
             ray.init(
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -97,20 +97,34 @@ def _reach(address: str) -> None:
 
 
 @contextmanager
-def _answering(address: str | None) -> Iterator[None]:
-    """End the process when a cluster takes connections, but does not let it join."""
+def _joining(address: str, verbose: bool) -> Iterator[None]:
+    """End the process when a cluster takes connections, but does not let it join.
+
+    Unless ``verbose``, nothing is written to stderr meanwhile: no logger holds back the line that
+    Ray has on each of its attempts.
+    """
     refused = (
         f"--address {address}: the cluster did not let this machine join in {JOIN:.0f} s; give the "
         "command on its head (ray exec clusters/gpu.yaml '...'), or with --address http://HEAD:8265"
     )
-    timer = threading.Timer(JOIN, _end, (refused,))
+    stderr = os.dup(2)
+
+    def end() -> None:
+        os.dup2(stderr, 2)
+        _end(refused)
+
+    timer = threading.Timer(JOIN, end)
     timer.daemon = True
-    if address is not None:
-        timer.start()
+    timer.start()
     try:
+        if not verbose:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         timer.cancel()
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _not_joined(address: str, why: str) -> str:

@@ -30,7 +30,7 @@ from study.spec import TrialSpec
 from study.stages.analysis_interface import Analysis
 from study.stages.stage import ReplicatesPerJob
 from study.training.stack import alike
-from study.trials.trial import replicates_as_one
+from study.trials.trial import refusal, replicates_as_one
 
 FULL = 1e6
 """Bytes of free space below which a disk counts as full."""
@@ -45,7 +45,10 @@ def schedule(
     runtime: Runtime,
     analysis: Analysis,
 ) -> bool:
-    """Run every missing trial under Ray Tune; return whether the study is complete."""
+    """Run every missing trial under Ray Tune; return whether the study is complete.
+
+    This process must have joined the cluster, if ``runtime`` names one.
+    """
     verbose = runtime.verbose
     if not verbose:
         silence()
@@ -60,6 +63,7 @@ def schedule(
             replicates_per_job,
             analysis,
             _together(study, runtime, replicates_per_job),
+            lambda spec: refusal(spec, data.shape, data.classes),
         )
     except (StudyError, OSError):
         raise
@@ -71,7 +75,8 @@ def schedule(
     nodes: Nodes | None = None
     storage_path = ""
     try:
-        start_ray(runtime.address, verbose)
+        if runtime.address is None:  # A cluster has been joined, before anything was written.
+            start_ray(None, verbose)
         nodes = Nodes(study, store, joined=runtime.address is not None)
         nodes.require(runtime.unchecked)
         nodes.pack(data)

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from study import datasets
+from study.cluster.nodes import refuse_too_large
+from study.cluster.runtime import Runtime
 from study.commands.notes import notes
 from study.datasets import Dataset
 from study.diagnostics.cost import flops
@@ -33,6 +35,7 @@ CONSUMED_BY = 256
 """Sampled configurations among which each searched parameter must be used at least once."""
 HOPELESS = 64
 """Sampled configurations after which none is expected to be within the method's own limit."""
+HERE = Runtime()
 FEW = 16
 """Examples that suffice to see which parameters a method reads."""
 SLOW = 0.5
@@ -46,12 +49,15 @@ class TrialCost(NamedTuple):
     flops: float
 
 
-def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
+def dry_run(study: Study, store: RunFolder, root: Path | None, runtime: Runtime = HERE) -> int:
     """Show the space, build sampled configurations, check that each parameter is used.
+
+    Whether a trial fits on a machine of the run comes last: the hours are of use without one.
 
     Raises:
         StudyError: For data that cannot be loaded, values that do not go together, a parameter
-            that no configuration uses, or an output folder that cannot be written or is full.
+            that no configuration uses, an output folder that cannot be written or is full, a
+            cluster that cannot be joined, or trials that fit on no machine.
     """
     console = Console(markup=False)
     store.check_writable()
@@ -79,6 +85,7 @@ def dry_run(study: Study, store: RunFolder, root: Path | None) -> int:
     short = estimate.shortage(study, data, store)
     for line in [*_estimate(study, costs, data), *([short] if short else [])]:
         console.print(line, highlight=False, soft_wrap=True)
+    refuse_too_large(study, store, runtime)
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from study.cluster.runtime import Runtime
 from study.errors import StudyError
+from study.run_folder.paths import write_atomically
 from study.run_folder.store import RunFolder
 from study.schema import TrialRow
 from study.space.settings import Study
@@ -27,8 +28,12 @@ def run(
     runtime: Runtime,
     mixed: bool = False,
 ) -> int:
-    """Do what is missing of the study, then judge it."""
+    """Do what is missing of the study, then judge it.
+
+    A cluster is joined first, so that nothing is written where that fails.
+    """
     from study import datasets
+    from study.cluster.ray_start import start_ray
     from study.cluster.trackers import refuse_missing
     from study.cluster.tuner import schedule
     from study.commands import power
@@ -38,6 +43,8 @@ def run(
     from study.stages.estimate import shortage
 
     refuse_missing(runtime.log)
+    if runtime.address is not None:
+        start_ray(runtime.address, runtime.verbose)
     store.create()
     with store.locked():
         refuse_full(store)
@@ -169,5 +176,5 @@ def judge(store: RunFolder) -> int:
                 store.report.write_bytes(page.read_bytes())
             print(f"report: {store.report}")
             if CHECKOUT.resolve() == Path.cwd() and os.access(CHECKOUT / "analysis", os.W_OK):
-                (CHECKOUT / "analysis" / "report.html").write_bytes(page.read_bytes())
+                write_atomically(CHECKOUT / "analysis" / "report.html", page.read_bytes())
     return result.returncode

@@ -320,7 +320,7 @@ def write_atomically(at: AnyPath, content: bytes | pa.Buffer, lasting: bool = Fa
     if isinstance(at, ObjectPath):
         at.write_bytes(content)
         return
-    temporary = at.with_name(f".{at.name}-{uuid.uuid4().hex}")
+    temporary = at.with_name(f".{at.name[:30]}-{uuid.uuid4().hex}")  # No name is too long so.
     try:
         with temporary.open("wb") as file:
             file.write(content)

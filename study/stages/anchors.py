@@ -10,9 +10,10 @@ single network in turn. Where validation cannot tell which single network is the
 escape from each of these contenders.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import ceil, hypot, inf, sqrt
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any, Final
 
 from study.errors import StudyError
@@ -20,7 +21,7 @@ from study.jobs import Job, Rows
 from study.run_folder.store import RunFolder
 from study.schema import Role, TrialRow
 from study.space.settings import Study
-from study.spec import Configuration, Regularisation, Strict, Training, derive_seed
+from study.spec import Configuration, Regularisation, Strict, Training, TrialSpec, derive_seed
 from study.stages.analysis_interface import CALIBRATED, Analysis
 from study.stages.plan import Arm, Matched, Tried
 
@@ -38,6 +39,8 @@ APART: Final = 2.0
 
 Losses = Mapping[str, float]
 """Validation loss by trial, of complete trials alone."""
+Refusal = Callable[[TrialSpec], str | None]
+"""Why a method refuses a spec, as far as that is known before the training; None: it does not."""
 
 
 class Candidate(Strict):
@@ -198,13 +201,40 @@ def with_values_of(study: Study, arm: Arm, single: Configuration) -> Arm:
     return arm if spec == arm.spec else arm.model_copy(update={"spec": spec, "name": name})
 
 
-def exchange_jobs(study: Study, arms: Iterable[Arm], single: Configuration) -> list[Job]:
-    """Return the runs of every arm with its own values and with the single network's."""
+def refusals(
+    study: Study, arms: Iterable[Arm], single: Configuration, refusal: Refusal
+) -> dict[str, str]:
+    """Return why an arm's method refuses the single network's values, by configuration with these.
+
+    A wider network, for instance, may exceed a budget of bytes. Such arms keep their own values.
+    """
+    moved = (with_values_of(study, arm, single) for arm in arms)
+    found = {
+        arm.spec.configuration: refusal(arm.spec.trial_of(arm.role, "anchor", 0, 0))
+        for arm in moved
+    }
+    return {configuration: why for configuration, why in found.items() if why is not None}
+
+
+def exchange_jobs(
+    study: Study,
+    arms: Iterable[Arm],
+    single: Configuration,
+    refused: Collection[str] = (),
+) -> list[Job]:
+    """Return the runs of every arm with its own values and with the single network's.
+
+    Args:
+        study: Its spaces and seed.
+        arms: What is on the shortlist.
+        single: The tuned single network.
+        refused: Configurations that are not to be run, nor what they would be compared with.
+    """
     pairs = ((arm, with_values_of(study, arm, single)) for arm in arms)
     specs = {
         one.spec.configuration: (one.spec, one.role)
         for arm, other in pairs
-        if arm != other
+        if arm != other and other.spec.configuration not in refused
         for one in (arm, other)
     }
     return [
@@ -215,18 +245,28 @@ def exchange_jobs(study: Study, arms: Iterable[Arm], single: Configuration) -> l
 
 
 def exchanged(
-    study: Study, arms: Iterable[Arm], single: Configuration, rows: Rows, losses: Losses
+    study: Study,
+    arms: Iterable[Arm],
+    single: Configuration,
+    rows: Rows,
+    losses: Losses,
+    refused: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Arm], list[Tried]]:
     """Return the arms with the better values, and how all did on validation data.
 
-    Values with which a run failed are not the better ones. Arms that differed in their values alone
-    become one.
+    Values with which a run failed are not the better ones; those that ``refused`` gives a reason
+    for are named with it, without a run. Arms that differed in their values alone become one.
     """
     chosen: dict[str, Arm] = {}
     seen: list[Tried] = []
     for arm in arms:
         other = with_values_of(study, arm, single)
         called = arm.name or f"{arm.spec.method} {arm.spec.configuration[:6]}"
+        if (why := refused.get(other.spec.configuration)) is not None:
+            source = f"{called} {WITH_SINGLES}: not run, as the method refuses them ({why})"
+            seen.append(_tried(Candidate(spec=other.spec, source=source), (), losses))
+            chosen.setdefault(arm.spec.configuration, arm)
+            continue
         own, moved = (
             _tried(Candidate(spec=one.spec, source=source), _anchor_rows(rows, one.spec), losses)
             for one, source in (

@@ -113,7 +113,7 @@ class Plan(Strict, extra="ignore"):
         tried: What the single network was chosen from, the best first; empty where its own search
             alone decided.
         exchanged: Every arm with its own values, and with those of the single network; the better
-            of each two is judged.
+            of each two is judged. What the method refuses was not run, and its ``source`` says why.
         note: What the study's file says to readers of the verdict.
         revisions: What was declared before in the same folder; if anything was, then this plan was
             chosen after the test set had been opened.

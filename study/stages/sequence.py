@@ -17,11 +17,13 @@ from study.spec import Configuration, derive_seed
 from study.stages.analysis_interface import Analysis
 from study.stages.anchors import (
     Candidate,
+    Refusal,
     anchor_jobs,
     candidates_for_single,
     contenders,
     exchange_jobs,
     exchanged,
+    refusals,
     tried,
     validation_losses,
 )
@@ -39,6 +41,7 @@ def stages(
     replicates_per_job: ReplicatesPerJob = one_replicate,
     analysis: Analysis | None = None,
     together: Together | None = None,
+    refusal: Refusal = lambda spec: None,
 ) -> Iterator[Stage]:
     """Yield the study's stages; each sees in ``rows`` what the earlier ones have left there.
 
@@ -49,6 +52,7 @@ def stages(
         replicates_per_job: How many replicates of a trial's configuration make up a job.
         analysis: What knows the tests and their power, for ``protocol.seeds=auto``.
         together: Which search trials make up a job; None for each its own.
+        refusal: Why a method refuses a spec, where that is known before the training.
     """
     storage = open_storage(study, store)
     searches = {
@@ -80,10 +84,11 @@ def stages(
             close = [specs[configuration] for configuration in contenders(choice)]
             if not study.protocol.exchange:
                 break
-            jobs = exchange_jobs(study, shortlist, single)
+            refused = refusals(study, shortlist, single, refusal)
+            jobs = exchange_jobs(study, shortlist, single, refused)
             yield FixedStage("anchor", jobs, rows, replicates_per_job)
             losses = validation_losses(study, rows, store, analysis)
-            judged, exchanges = exchanged(study, shortlist, single, rows, losses)
+            judged, exchanges = exchanged(study, shortlist, single, rows, losses, refused)
             found = candidates_for_single(own, judged)
             more = [one for one in found if one.spec.configuration not in specs]
     arms_of = partial(choose_arms, study, list(searches.values()), single, close, judged)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from pydantic import ValidationError
 
 from study import backbones, methods
 from study.datasets import Dataset
 from study.diagnostics.cost import flops, size
 from study.diagnostics.curve import Curve
 from study.diagnostics.weight_trajectory import Trajectory, weight_cosine, when
+from study.errors import StudyError
 from study.methods import Method
 from study.run_folder.paths import StoreError
 from study.run_folder.store import RunFolder
@@ -22,7 +24,15 @@ from study.schema import Outcome, TrialRow
 from study.spec import Execution, TrialSpec
 from study.training.batches import Splits, default_device
 from study.training.determinism import deterministic
-from study.training.fit import WHOLE_STEP, AtATime, DivergenceError, OnEpoch, fit, forwards_of
+from study.training.fit import (
+    WHOLE_STEP,
+    AtATime,
+    DivergenceError,
+    OnEpoch,
+    epochs_of,
+    fit,
+    forwards_of,
+)
 from study.training.prediction import is_out_of_memory
 from study.training.stack import Stack, best_size, joined
 from study.trials.evaluation import Run, Setup, evaluate
@@ -238,6 +248,28 @@ def build(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> Method:
     return methods.build(spec.method, spec.params, network, spec.seed)
 
 
+def refusal(spec: TrialSpec, shape: tuple[int, int, int], classes: int) -> str | None:
+    """Return why a method refuses what the spec asks of it, None where nothing is known against it.
+
+    Known before the training: what cannot be built, exceeds a limit of the method's own, or has
+    fewer epochs than its phases need.
+    """
+    try:
+        method = build(spec, shape, classes)
+        for part, _ in method.independent_members():
+            epochs_of(part.phases(), spec.training.epochs)
+    except (StudyError, ValidationError) as error:
+        return " ".join(str(error).split())
+    return _beyond(method.excess())
+
+
+def _beyond(excess: float | None) -> str | None:
+    """Return the reason for which a method is not trained that exceeds a limit of its own."""
+    if excess is None or excess <= 0:
+        return None
+    return f"exceeds the method's own limit by {100 * excess:.3g} %"
+
+
 def replicates_as_one(
     spec: TrialSpec,
     shape: tuple[int, int, int],
@@ -270,8 +302,7 @@ def _prepared(spec: TrialSpec, splits: Splits) -> Run:
         excess=excess,
         cosine_init=weight_cosine(method),
     )
-    if excess is not None and excess > 0:
-        reason = f"exceeds the method's own limit by {100 * excess:.3g} %"
+    if (reason := _beyond(excess)) is not None:
         outcome = replace(outcome, status="pruned", reason=reason)
     trajectory = Trajectory(method, when(spec.training.epochs) if spec.stage == "confirm" else ())
     curve = Curve(spec.training.epochs, splits.watched)

@@ -75,6 +75,7 @@ def test_every_defect_of_a_node_is_a_line_with_its_remedy(pair, tmp_path):
     assert any("it is another folder; give s3://BUCKET/NAME" in line for line in own)
     (none,) = errors(head, "--address", "auto", "--out", "/tmp/run", *GREEDY)
     assert "a trial needs 1 CPUs and 2 GPUs of one node, but no node has them" in none
+    assert errors(head, "--address", "auto", "--out", "/tmp/run", "--dry-run", *GREEDY) == [none]
 
 
 GREEDY = ("--set", "resources.gpus_per_trial=2")

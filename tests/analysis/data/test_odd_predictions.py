@@ -106,6 +106,23 @@ def members_turned(folder: Path) -> None:
         rows.with_columns(member=3 - pl.col("member")).write_parquet(file)
 
 
+def a_network_again(folder: Path) -> None:
+    """Give two seeds of an arm a network in common."""
+    first, second = (folder / "tracking" / seed / "test.parquet" for seed in ("0", "1"))
+    shared = pl.read_parquet(first).filter(pl.col("member") == 0)
+    rest = pl.read_parquet(second).filter(pl.col("member") > 0)
+    pl.concat([shared.select(rest.columns), rest]).write_parquet(second)
+
+
+def copied_twice(folder: Path) -> None:
+    """Make an arm of one member of the Deep Ensemble, twice in every file."""
+    for place in (folder / "deep_ensemble").iterdir():
+        rows = pl.read_parquet(place / "test.parquet").filter(pl.col("member") == 0)
+        twice = pl.concat([rows, rows.with_columns(pl.col("member") + 1)])
+        (folder / "mine" / place.name).mkdir(parents=True)
+        twice.write_parquet(folder / "mine" / place.name / "test.parquet")
+
+
 def in_parts(folder: Path) -> None:
     """Leave a folder of parts, as Spark and Dask write."""
     table = pq.read_table(folder / FILE, partitioning=None)
@@ -254,6 +271,14 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "folder | the members of a Deep Ensemble in another order": (
         members_turned,
         "mine/0/test.parquet: must hold the predictions of its own arm, but is a copy of .*deep_e",
+    ),
+    "folder | a member of the Deep Ensemble twice": (
+        copied_twice,
+        "mine/0/test.parquet: must hold .* but its member 0 is member 0 of .*deep_ensemble/0/test",
+    ),
+    "folder | two seeds with a network in common": (
+        a_network_again,
+        "tracking/0/test.parquet: must share no network with another seed, but its member 0 is",
     ),
     "folder | a link to another arm": (
         lambda folder: os.symlink(folder / "tracking", folder / "latest"),

@@ -44,9 +44,9 @@ def test_every_study_has_one_named_row_with_its_best(verdicts: dict[str, Verdict
     assert named["name"].to_list() == ["first · good", "second · bad"]
     for name, arm in (("first", "good"), ("second", "bad")):
         best = next(a for a in verdicts[name].arms if a.name == arm)
-        assert best.least is not None
+        assert best.telling is not None
         row = named.filter(pl.col("arm") == name).row(0, named=True)
-        _, _, effect = best.least
+        _, _, effect = best.telling
         found = [row[key] for key in ("estimate", "low", "high")]
         assert found == pytest.approx([effect.recovery, effect.low, effect.high], rel=1e-4)
     others = shown.filter(pl.col("name").is_null())

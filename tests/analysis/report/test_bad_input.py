@@ -4,17 +4,19 @@ Every test writes real files and gives the command.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from analysis.data.files import write as write_file
 from analysis.report.__main__ import main
 from tests.analysis.make_predictions import ARMS, make_predictions
 from tests.analysis.make_run import Data
@@ -654,3 +656,43 @@ def test_without_docstrings_there_is_no_report() -> None:
     assert ended.stderr.startswith(
         "error: Python must keep docstrings, which Altair reads, but was"
     )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own that holds no page."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_leaves_the_earlier_report_and_no_fragment(
+    small_disk: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = small_disk / "report.html"
+    for earlier in ({}, {out: "earlier"}):
+        for file, content in earlier.items():
+            file.write_text(content)
+        assert main(["--predictions", str(folder), "--out", str(out)]) == 2
+        said = f"error: {out}: must be writable, but No space left on device; choose another place"
+        assert capsys.readouterr().err == f"{said}\n"
+        assert {file: file.read_text() for file in small_disk.iterdir()} == earlier
+
+
+def test_a_link_is_followed_and_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link.html", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "page.html")
+    write_file(link, "page")
+    assert link.is_symlink()
+    assert (tmp_path / "page.html").read_text() == "page"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_file(pipe, "page")
+    assert os.read(reader, 9) == b"page"
+    os.close(reader)

@@ -223,6 +223,14 @@ def test_one_open_arm_leaves_it_open() -> None:
         ("positive_control", (0, 0, 0), "the positive control tracks a single model"),
         ("positive_control", (1, 1, 0.25), "the positive control is not shown to escape"),
         ("negative_control", (0.8, 0.8, 0.8), "the negative control escapes, which it must not"),
+        # What identical members can do, as their gain is 0 whatever goes wrong.
+        (
+            "negative_control",
+            (0.8, 0, 0),
+            "the negative control is above 0.25 on calibrated NLL, though nothing but identical",
+        ),
+        ("negative_control", (0, 0.8, 0), "the negative control is above 0.25 on shifted NLL"),
+        ("negative_control", (-0.8, -0.8, 0), "the negative control is worse than a single model"),
     ],
 )
 @pytest.mark.parametrize("candidate", [(0.8, 0.8, 0.8), (0, 0, 0)])
@@ -238,7 +246,7 @@ def test_a_control_that_misbehaves_withholds_the_verdict(
 
 
 def test_the_negative_control_must_track_for_all_to_track() -> None:
-    arms: Truth = {"negative_control": (0.25, 0, 0)}
+    arms: Truth = {"negative_control": (0.2, 0, 0)}
     tracking = judge(measured(arms | {"candidate1": (0, 0, 0)}), None)
     assert tracking.verdict == INCONCLUSIVE
     assert any("negative control is not shown to track" in line for line in tracking.reasons)
@@ -428,6 +436,11 @@ def test_only_a_plan_that_was_kept_confirms() -> None:
     assert "was changed after it was declared" in judge(found, moved).exploratory_reasons[0]
     revised = plan_of(kept | {"revisions": [{"hash": "x"}]})
     assert "declared anew 1 time after" in judge(found, revised).exploratory_reasons[0]
+    fewer = plan_of(content(found) | {"seeds": 8, "protocol": kept["protocol"] | {"seeds": 8}})
+    assert any(
+        "more than were declared: seeds that are added after a look" in why
+        for why in judge(found, fewer).exploratory_reasons
+    )
 
 
 def test_only_declared_arms_are_judged() -> None:

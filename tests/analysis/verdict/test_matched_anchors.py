@@ -176,6 +176,21 @@ def test_an_escape_says_its_price():
     assert "at 30 % of its parameters and 100 % of its inference FLOPs" in verdict.sentence
 
 
+def test_bytes_are_told_where_weights_have_few_bits():
+    found = with_own(all_three(1.0), (0, 0, 0), all_three(1.0))
+    few = judge(found, plan_of(found), spent(parameters=4.0, stored_bytes=1.3, infer_flops=4.0))
+    assert "Ensemble of 4 where it does worst" in few.sentence
+    assert "at 32 % of its stored bytes, 100 % of its parameters and 100 % of" in few.sentence
+
+
+def test_an_escape_at_an_unknown_price_says_so():
+    found = with_own(all_three(1.0), (0, 0, 0), all_three(1.0))
+    said = [text for _, text in doubts(judge(found, plan_of(found)))]
+    assert any("costs is not known" in text for text in said)
+    said = [text for _, text in doubts(judge(found, plan_of(found), spent()))]
+    assert not any("costs is not known" in text for text in said)
+
+
 @pytest.mark.parametrize("cost", ["parameters", "stored_bytes", "infer_flops"])
 def test_what_costs_more_than_a_deep_ensemble_is_no_efficient_ensemble_that_escapes(cost):
     found = with_own(all_three(1.0), (0, 0, 0), all_three(1.0))

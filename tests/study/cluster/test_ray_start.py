@@ -1,6 +1,7 @@
 """Whom a local Ray runtime, which listens to the network, lets in."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ import pytest
 
 from study.cluster import ray_start
 from study.errors import StudyError
+from study.run import main
 
 STRANGER = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level=50)"
 HOST = """
@@ -92,3 +94,51 @@ def test_the_environment_is_named_when_ray_does_not_start(error, remedy, monkeyp
     monkeypatch.setattr(ray_start.ray, "init", init)
     with pytest.raises(StudyError, match=f"Ray could not be started .*; .*{remedy}"):
         ray_start.start_ray(None, verbose=False)
+
+
+def test_an_address_where_nobody_answers_is_refused_before_anything_is_written(tmp_path, capfd):
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unheard.getsockname()[1]}"
+        out = tmp_path / "run"
+        assert main(["--space", "smoke", "--out", str(out), "--address", address]) == 2
+    said = f"error: --address {address}: a cluster must answer there, but Connection refused; start"
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(said)
+    assert not out.exists()
+
+
+IMPATIENT = """
+import sys
+from study.cluster import ray_start
+from study.run import main
+
+ray_start.JOIN = 1.0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_who_takes_connections_and_says_nothing_does_not_hold_the_run(tmp_path):
+    out = tmp_path / "run"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = ["--space", "smoke", "--out", str(out), "--address", address]
+        ended = subprocess.run(
+            [sys.executable, "-c", IMPATIENT, *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: --address {address}: the cluster did not let this machine join")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_ray_says_of_each_attempt_to_join_is_kept_back(verbose, capfd):
+    with ray_start._joining("head:6379", verbose):
+        os.write(2, b"an attempt\n")
+    os.write(2, b"the end\n")
+    assert capfd.readouterr().err.splitlines() == ["an attempt"] * verbose + ["the end"]

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from study.cluster.nodes import refuse_too_large
+from study.cluster.runtime import Runtime
 from study.commands.dry_run import dry_run, flops_per_trial
 from study.datasets import Dataset, Shifted
 from study.errors import StudyError
@@ -27,9 +29,11 @@ def test_it_shows_the_space_and_estimates(smoke, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_hours_of_a_gpu_are_estimated_where_the_study_asks_for_one(tmp_path, capsys):
+def test_hours_of_a_gpu_are_estimated_where_the_study_asks_for_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     smoke = load_study([SMOKE], ["resources.gpus_per_trial=0.5"])
-    dry_run(smoke, RunFolder(tmp_path / "run"), None)
+    with pytest.raises(StudyError, match=r"0\.5 GPUs of one node"):  # Here there is none.
+        dry_run(smoke, RunFolder(tmp_path / "run"), None)
     out = capsys.readouterr().out
     hours, flops = re.search(
         r"estimate: (\S+) hours of one H100 at most, for (\S+) FLOPs", out
@@ -38,6 +42,18 @@ def test_hours_of_a_gpu_are_estimated_where_the_study_asks_for_one(tmp_path, cap
     # A network has 64*16 + 16*10 weights, and is trained on 4 batches of 25 in each of 2 epochs.
     trained = 2 * 100 * 2 * (2 * 64 * 16 + 3 * 16 * 10)
     assert trained * 50 < float(flops) < trained * 5000
+
+
+@pytest.mark.parametrize("asked", ["cpus_per_trial=500", "gpus_per_trial=auto"])
+def test_a_trial_that_fits_on_no_machine_is_refused_as_the_run_does(asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    smoke, store = load_study([SMOKE], [f"resources.{asked}"]), RunFolder(tmp_path / "run")
+    with pytest.raises(StudyError, match=r"^resources: a trial needs .* but no node has them \("):
+        refuse_too_large(smoke, store, Runtime())
+    refuse_too_large(smoke, store, Runtime("http://head:8265"))  # Its machines are not known here.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 500, "GPU": 1}')
+    refuse_too_large(smoke, store, Runtime(unchecked=True))
 
 
 @pytest.mark.slow  # Counting the FLOPs of a ResNet-18 takes a CPU seconds.

@@ -1,6 +1,9 @@
 """What of a run folder the command goes on with; Ray, which would do the rest, is left out."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +153,19 @@ def test_every_path_may_begin_with_a_tilde(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.yaml").write_bytes(SMOKE.read_bytes())
     assert main(["--space=~/mine.yaml", "--out=~/run", "--status"]) == 2
     assert f"error: --out {tmp_path}/run: there is no study yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("library", ["optuna", "polars", "ray", "torch"])
+def test_a_file_that_hides_a_library_is_named(library, tmp_path):
+    file = tmp_path / f"{library}.py"
+    file.touch()
+    command = [sys.executable, "-m", "study.run", "--space", "smoke", "--status"]
+    path = os.environ | {"PYTHONPATH": str(SMOKE.parents[1])}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=path, capture_output=True, text=True, check=False
+    )
+    said = f"error: {file}: must not have the name of a library, but hides {library}; rename it\n"
+    assert (ended.returncode, ended.stderr) == (2, said)
 
 
 def test_a_folder_below_a_file_has_no_study(tmp_path, capsys):

@@ -199,3 +199,8 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert any_path("~/runs") == tmp_path / "runs"
     assert any_path("~nobody-of-that-name/runs") == type(tmp_path)("~nobody-of-that-name/runs")
+
+
+def test_a_file_of_the_longest_name_is_written_whole(tmp_path):
+    write_atomically(tmp_path / ("x" * 255), b"whole")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"whole"]

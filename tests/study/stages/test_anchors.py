@@ -318,3 +318,26 @@ def test_what_a_method_has_a_range_of_its_own_for_stays(smoke, single, make_spec
     assert found.backbone["dropout"] == 0.2
     assert found.backbone | {"dropout": 0.0} == tuned.backbone | {"dropout": 0.0}
     assert with_values_of(smoke, one.model_copy(update={"spec": found}), tuned).spec == found
+
+
+def test_values_that_a_method_refuses_are_not_run_but_named(smoke, tmp_path):
+    """An arm whose method cannot be built with them keeps its own, and fails no trial."""
+    asked = []
+
+    def refusal(spec):
+        asked.append(spec)
+        return "params.budget must be at least 1" if spec.method == "batch_ensemble" else None
+
+    rows = finished(smoke, tmp_path, (), refusal=refusal)
+    plan = plan_of(tmp_path)
+    assert {spec.stage for spec in asked} == {"anchor"}
+    assert not [r for r in rows if r.stage == "anchor" and r.method == "batch_ensemble"]
+    shortlisted = {r.configuration for r in rows if r.stage in ("search", "rescore")}
+    candidates = [a for a in plan["arms"] if a["role"] == "candidate"]
+    assert candidates
+    assert {a["configuration"] for a in candidates} <= shortlisted
+    refused = [t for t in plan["exchanged"] if "not run" in t["source"]]
+    assert len(refused) == len({t["configuration"] for t in refused}) == len(candidates)
+    assert {(t["seeds"], t["mean"]) for t in refused} == {(0, None)}
+    assert refused[0]["source"].endswith("refuses them (params.budget must be at least 1)")
+    assert any(r.stage == "anchor" and r.method == "mc_dropout" for r in rows)

@@ -26,7 +26,9 @@ def made_up(job, pruned):
     return row_of(job.spec, job.name, **{name: value.random() for name in names})
 
 
-def finished(study, folder, prune, better=lambda job: {}, analysis=power):
+def finished(
+    study, folder, prune, better=lambda job: {}, analysis=power, refusal=lambda spec: None
+):
     """Return every row of a study whose trials of the names ``prune`` exceed a limit.
 
     What ``better`` returns of a job replaces the made-up results.
@@ -38,7 +40,7 @@ def finished(study, folder, prune, better=lambda job: {}, analysis=power):
         return {trial: rows[trial].val_nll for trial in trials}
 
     asked = SimpleNamespace(calibrated_nll=loss, seeds_needed=analysis.seeds_needed)
-    for stage in stages(study, store, rows, analysis=asked):
+    for stage in stages(study, store, rows, analysis=asked, refusal=refusal):
         while stage.remaining:
             job = stage.next()
             row = replace(made_up(job, job.name in prune), **better(job))

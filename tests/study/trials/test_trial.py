@@ -20,7 +20,7 @@ from study.run_folder.paths import StoreError
 from study.run_folder.store import CURVE, GEOMETRY, ROW, RunFolder
 from study.spec import Execution
 from study.trials import trial
-from study.trials.trial import build, run_trials
+from study.trials.trial import build, refusal, run_trials
 
 BE = {"members": 3, "init": "normal", "init_std": 0.5}
 
@@ -430,3 +430,27 @@ def test_with_low_memory_members_are_trained_in_turn(make_spec, data, store, tmp
 
 def made(spec, shape, classes):
     return single.Params(), lambda: backbones.build(spec.backbone, shape, classes), spec.seed
+
+
+BITS = {"search": "given", "bits_first": 8, "bits_middle": 8, "bits_last": 8, "bits_step": 0}
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "why"),
+    [
+        ("film_ensemble", {"members": 2}, "StudyError: film_ensemble needs batch or layer norm"),
+        ("quantised_ensemble", {"members": 8, **BITS}, "exceeds the method's own limit by"),
+        ("quantised_ensemble", {"members": 64, **BITS}, "StudyError: params.budget must be at"),
+        ("snapshot_ensemble", {"members": 3}, "StudyError: training.epochs must be at least the 3"),
+        ("batch_ensemble", BE, None),
+    ],
+)
+def test_what_a_method_refuses_is_known_before_it_is_trained(
+    method, params, why, make_spec, data, store
+):
+    spec = make_spec(method, params)
+    found, row = refusal(spec, data.shape, data.classes), run(spec, data, store)
+    assert (found is None) == (why is None) == (row.status == "complete")
+    if found is not None:
+        assert row.reason.startswith(why)
+        assert row.reason.endswith(found)
