@@ -4,7 +4,7 @@
     python -m analysis.factorial      # compute all published effects again, and compare
 
 A factorial crosses a few settings; every cell is a configuration. Recovery is that against each
-cell's own anchors, which are trained with the same backbone and training values. A main effect is
+cell's own anchors, which are trained with the same backbone and hyperparameters. A main effect is
 the mean recovery over all cells of one level less that over all cells of another; the interaction
 of the first two factors is shown as the mean of each pair of their levels. Intervals are 95 %
 percentiles of a bootstrap over seeds, of n seeds n - 1 at a time (Rao & Wu 1988): cells are drawn

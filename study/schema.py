@@ -37,7 +37,7 @@ Role = Literal[
     "positive_control",
 ]
 MATCHED: Final = ("matched_single", "matched_deep_ensemble")
-"""Roles of the anchors that have an arm's own backbone and training values."""
+"""Roles of the anchors that have an arm's own backbone and hyperparameters."""
 LEAST_SEEDS: Final = 5
 """Of every arm: with fewer the shape of the errors cannot be seen, and a t-test rests on that."""
 Stage = Literal["search", "rescore", "anchor", "pilot", "confirm"]

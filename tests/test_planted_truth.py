@@ -121,7 +121,7 @@ def test_only_what_is_no_dearer_than_a_deep_ensemble_counts(mixtures):
 
 @pytest.mark.slow
 def test_of_thirty_single_networks_none_escapes(tmp_path):
-    """Though their search finds better training values than the single network's own."""
+    """Though their search finds better hyperparameters than the single network's own."""
     poor = str(FOLDER / "poor_single.yaml")
     out, verdict = verdict_of(tmp_path, "null.yaml", "--space", poor)
     assert all(gate["open"] for gate in verdict["gates"])

@@ -122,7 +122,7 @@ class PlannedArm:
 
     ``reason`` says why it was shortlisted and ``stratum`` from which part of the space; plans of
     earlier versions have neither. ``seeds`` are its replicates, where not as many as the
-    protocol's; ``matched`` are the anchors with its own training values, None where it is held
+    protocol's; ``matched`` are the anchors with its own hyperparameters, None where it is held
     against the tuned ones alone.
     """
 

@@ -44,7 +44,7 @@ class FigureContext:
         verdict: What was decided.
         recovery: arm, endpoint, panel, estimate, low, high, low_wide, high_wide, single, deep (the
             scale's ends in the endpoint's unit), against the tuned anchors.
-        own: The same against anchors with an arm's own training values.
+        own: The same against anchors with an arm's own hyperparameters.
         equivalents: arm, members, low, high: the size of the Deep Ensemble that is as good in
             calibrated NLL; null where none in the pool is.
         methods: Domain of colour: deep_ensemble, single, then the others by name.

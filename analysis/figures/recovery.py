@@ -32,7 +32,7 @@ def recovery_figure(context: FigureContext) -> Figure:
     )
     own = (rows["kind"] == "own").any()
     legend = ["\u25cf against the tuned baselines"]
-    legend += ["\u25cb against baselines with its own training values"] * own
+    legend += ["\u25cb against baselines with its own hyperparameters"] * own
     legend += [f"\u25ac {context.levels[0]} interval, which decides", f"\u2500 {context.levels[1]}"]
     legend += ["\u00b7 one seed"] * few
     return Figure(

@@ -105,7 +105,7 @@ def _needed(arm: Arm) -> str | None:
 def _recovery(arm: Arm | None, labels: Mapping[str, str]) -> list[list[str]]:
     if arm is None:
         return []
-    sides = {"": arm.endpoints, ", own training values": arm.own.endpoints if arm.own else {}}
+    sides = {"": arm.endpoints, ", own hyperparameters": arm.own.endpoints if arm.own else {}}
     for number, one in enumerate(arm.contenders, 1):
         sides[f", contender {number} ({one.source or one.single})"] = one.endpoints
     return [

@@ -2,7 +2,7 @@
 
 Every arm is placed between two anchors: the single model (recovery 0) and the Deep Ensemble of the
 arm's own size (recovery 1). There are several pairs of them: the tuned ones, those that are trained
-with the arm's own backbone and training values, and the tuned Deep Ensemble with each single
+with the arm's own backbone and hyperparameters, and the tuned Deep Ensemble with each single
 network that may be better than the tuned one. Where two anchors do not differ, there is nothing to
 measure with.
 """

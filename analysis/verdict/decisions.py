@@ -27,9 +27,9 @@ from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Globa
 Label = (
     Literal["better but not diverse", "diverse but not better"]
     | Literal["better in part", "worse in part", "too few seeds"]
-    | Literal["better trained", "escapes its own training values only"]
+    | Literal["better trained", "escapes its own hyperparameters only"]
     | Literal["escapes the chosen single network only"]
-    | Literal["tracks the tuned network only", "tracks its own training values only"]
+    | Literal["tracks the tuned network only", "tracks its own hyperparameters only"]
 )
 ControlName = Literal["positive", "negative"]
 EXPECTED: Final[dict[ControlName, Literal["escapes", "tracks"]]] = {
@@ -290,10 +290,10 @@ def _by_anchors(tuned: Kind, own: Kind) -> Label | None:
     if tuned == "escapes":
         return "better trained"
     if own == "escapes":
-        return "escapes its own training values only"
+        return "escapes its own hyperparameters only"
     if tuned == "tracks":
         return "tracks the tuned network only"
-    return "tracks its own training values only" if own == "tracks" else None
+    return "tracks its own hyperparameters only" if own == "tracks" else None
 
 
 def _open(tests: Mapping[str, Tests], protocol: Protocol) -> Open:

@@ -88,8 +88,8 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
     elif arm.reason == "validation":
         yield "yes", f"the search found {called}, by validation data alone"
     if arm.own is None:
-        text = "no baselines with a configuration's own training values were declared: a lead may "
-        yield "no", text + "come from better training values"
+        text = "no baselines with a configuration's own hyperparameters were declared: a lead may "
+        yield "no", text + "come from better hyperparameters"
     elif arm.own.single == "single":
         yield "yes", f"{called} is trained with the values of the tuned single network"
     else:
@@ -99,7 +99,7 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
         yield (
             ("no" if differ else "yes" if arm.by_tuned == "escapes" else "na"),
             f"weakest recovery of {called}: {tuned} against the tuned baselines, {own} against "
-            f"baselines with its own training values{without}",
+            f"baselines with its own hyperparameters{without}",
         )
     if arm.contenders:
         effects = [effect for one in arm.contenders for effect in one.endpoints.values()]

@@ -252,7 +252,7 @@ class Robustness(Record):
 
 
 class Own(Record):
-    """An arm between anchors that are trained with its own backbone and training values."""
+    """An arm between anchors that are trained with its own backbone and hyperparameters."""
 
     single: str
     """Arm of the single network; ``single`` where its values are the tuned ones."""

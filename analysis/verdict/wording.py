@@ -28,14 +28,14 @@ SAID: Final = {
 }
 ANCHORS: Final = {
     "better trained": "better than the tuned single network by more than the margin, but not than "
-    "a single network with its own training values: these are better, not the ensemble",
-    "escapes its own training values only": "better than a single network with its own training "
-    "values by more than the margin, but not than the tuned one",
+    "a single network with its own hyperparameters: these are better, not the ensemble",
+    "escapes its own hyperparameters only": "better than a single network with its own "
+    "hyperparameters by more than the margin, but not than the tuned one",
     "escapes the chosen single network only": "better than the tuned single network by more than "
     "the margin, but not than each of those that validation cannot tell from it",
     "tracks the tuned network only": "like the tuned single network, but not shown to be like a "
-    "single network with its own training values",
-    "tracks its own training values only": "like a single network with its own training values, "
+    "single network with its own hyperparameters",
+    "tracks its own hyperparameters only": "like a single network with its own hyperparameters, "
     "but not shown to be like the tuned one",
 }
 """What it means to pass between one pair of anchors alone, by label."""
@@ -61,7 +61,7 @@ BADGES: Final[dict[str, str]] = {
 """The verdicts in as few words as possible."""
 BASELINES: Final = {
     "tuned": "the tuned baselines",
-    "own": "baselines with its own training values",
+    "own": "baselines with its own hyperparameters",
     "contender": "a single network that validation cannot tell from the tuned one",
 }
 """What the pairs of anchors are called."""
@@ -372,7 +372,7 @@ def reason(found: Reason) -> str:
         "gap not shown": f"{endpoint}: the Deep Ensemble is not shown to be better than single",
     }[found.kind]
     said = f"baseline {anchor}: {said}" if anchor and found.kind != "no noise" else said
-    beside = {"tuned": "", "own": "with its own training values: ", "contender": "as a contender: "}
+    beside = {"tuned": "", "own": "with its own hyperparameters: ", "contender": "as a contender: "}
     return beside[found.against] + said
 
 

@@ -40,12 +40,12 @@ class Protocol(Strict):
     anchors: Literal["matched", "tuned"] = Field(
         "matched",
         description="what a configuration is held against: the tuned single network and its Deep "
-        "Ensemble, and with matched also those with its own backbone and training values",
+        "Ensemble, and with matched also those with its own backbone and hyperparameters",
     )
     exchange: bool = Field(
         True,
         description="whether every configuration is also tried with the tuned single network's "
-        "backbone and training values, and keeps the better; false where a design fixes them",
+        "backbone and hyperparameters, and keeps the better; false where a design fixes them",
     )
     single_seeds: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
         "auto",

@@ -1,6 +1,6 @@
 """The networks that everything is held against: the tuned single network, and matched ones.
 
-A method's search may find training values that suit a single network better than what the single
+A method's search may find hyperparameters that suit a single network better than what the single
 network's own search found; an escape from an anchor that is trained worse would be no escape. So
 the values of every arm are tried as a single network before that is chosen, and each arm is held
 against the networks that are trained with its own values, too. The other way round, a method with
@@ -51,7 +51,7 @@ class Candidate(Strict):
 
 
 def as_single(configuration: Configuration, single: Configuration) -> Configuration:
-    """Return the single network with another configuration's backbone and training values."""
+    """Return the single network with another configuration's backbone and hyperparameters."""
     own = {"backbone": configuration.backbone, "training": configuration.training}
     return single.model_copy(update={**own, "regulariser": Regularisation()})
 
@@ -175,7 +175,7 @@ def _tried(candidate: Candidate, rows: Iterable[TrialRow], known: Losses) -> Tri
 
 
 def with_values_of(study: Study, arm: Arm, single: Configuration) -> Arm:
-    """Return the arm with the backbone and training values of the tuned single network.
+    """Return the arm with the backbone and hyperparameters of the tuned single network.
 
     What the arm's method has a range of its own for, as the dropout of MC Dropout, stays; so does
     what its space fixes.

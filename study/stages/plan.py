@@ -37,7 +37,7 @@ class Tried(Strict, extra="ignore"):
 
 
 class Matched(Strict, extra="ignore"):
-    """The anchors with an arm's own backbone and training values, by their configurations.
+    """The anchors with an arm's own backbone and hyperparameters, by their configurations.
 
     Attributes:
         single: The single network.

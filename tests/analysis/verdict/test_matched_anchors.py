@@ -14,7 +14,7 @@ from tests.analysis.verdict.test_judge import ENDPOINTS, GAP, content, declared,
 
 SAID_OF_OWN = (
     "weakest recovery of \u201ccandidate1\u201d: 0.90 against the tuned baselines, 0.90 against "
-    "baselines with its own training values (without regulariser adp)"
+    "baselines with its own hyperparameters (without regulariser adp)"
 )
 SINGLE, POOL = "matched_single-own", "matched_deep_ensemble-pool"
 MATCHED = {"single": "own", "deep_ensemble": "pool", "dropped": ["regulariser adp"]}
@@ -83,7 +83,7 @@ def test_each_claim_holds_against_both_pairs_of_anchors(candidate, single, deep,
             (0.0, 0.0, 1.0),
             (-0.9, -0.9, 0.0),
             (0.1, 0.1, 1.0),
-            "escapes its own training values only",
+            "escapes its own hyperparameters only",
         ),
         ((0.0, 0.0, 0.0), (0.9, 0.9, 0.0), (1.9, 1.9, 1.0), "tracks the tuned network only"),
         ((-0.3, -0.3, 0.0), (-0.3, -0.3, 0.0), (0.7, 0.7, 1.0), None),
@@ -95,7 +95,7 @@ def test_one_pair_alone_is_a_label_of_inconclusive(candidate, single, deep, labe
         assert (arm.verdict, arm.own.verdict) == ("worse", "tracks")
     else:
         assert (arm.verdict, arm.label) == ("inconclusive", label)
-        assert "a single network with its own training values" in arm.detail
+        assert "a single network with its own hyperparameters" in arm.detail
 
 
 def test_a_better_trained_configuration_is_no_escape_of_the_study():
@@ -115,7 +115,7 @@ def test_without_a_gap_between_its_own_anchors_an_arm_does_not_escape():
     found = verdict_of(all_three(1.0), (1.0, 0.0, 0.0), all_three(1.0))
     arm = found.by_arm()["candidate1"]
     assert (arm.verdict, arm.label) == ("inconclusive", "not assessable")
-    assert arm.detail.startswith("with its own training values: calibrated NLL")
+    assert arm.detail.startswith("with its own hyperparameters: calibrated NLL")
     closed = [gate for gate in found.gates if not gate.open]
     assert [(gate.against, gate.single, gate.endpoint) for gate in closed] == [
         ("own", SINGLE, "cll")
@@ -149,7 +149,7 @@ def test_a_plan_without_matched_anchors_is_judged_by_the_tuned_ones():
     verdict = judge(found, declared(found))
     arm = verdict.by_arm()["candidate1"]
     assert (arm.verdict, arm.own) == ("escapes", None)
-    assert [state for state, text in doubts(verdict) if "own training values were" in text] == [
+    assert [state for state, text in doubts(verdict) if "own hyperparameters were" in text] == [
         "no"
     ]
 
