@@ -2,6 +2,7 @@
 
     python -m analysis.publication --runs runs/be --name mnist1d   # to analysis/results/mnist1d/
     python -m analysis.publication                                # judge all of them again
+    python -m analysis.publication --update                       # and write what is found now
 
 A folder of ``analysis/results`` holds what a study found, small enough for git: plan, verdict,
 table, figures, the measures of every replicate, and how they vary with the test examples. From
@@ -31,7 +32,7 @@ from analysis.figures.studies import studies_figure
 from analysis.measures.costs import costs
 from analysis.measures.measure import Measures
 from analysis.measures.over_examples import Trio
-from analysis.result import Result, themed
+from analysis.result import Result, recoveries_of, themed
 from analysis.stats.contrasts import OverExamples
 from analysis.verdict.arms import Study, runs_there, study_of
 from analysis.verdict.judge import judge
@@ -43,6 +44,7 @@ FRAMES: Final = ("replicates", "curve", "excluded")
 """What of the measures a verdict rests on."""
 EXAMPLES: Final = "examples"
 """The frame of ``covariances``."""
+SUPERSEDED: Final = "superseded.md"
 FIGURES: Final = ("ruler", "members", "trajectory", "landscape", "cost")
 BESIDE: Final = {"fairness", "measures"}
 """What the report adds to a verdict; it needs the trials."""
@@ -221,9 +223,21 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
     )
 
 
+def update(folder: Path) -> Verdict:
+    """Write the verdict that today's code draws from what a folder holds, and return it."""
+    verdict = judge_again(folder)
+    write(folder / "verdict.json", as_text(verdict))
+    recoveries_of(verdict).write_csv(folder / "recoveries.csv", float_precision=4)
+    return verdict
+
+
 def picture(results: Path) -> None:
-    """Draw the best configuration of every published study in one picture."""
-    files = sorted(results.glob("*/verdict.json"))
+    """Draw the best configuration of every published study in one picture.
+
+    Without studies that another has superseded: their folder says by which, and why.
+    """
+    every = sorted(results.glob("*/verdict.json"))
+    files = [file for file in every if not (file.parent / SUPERSEDED).exists()]
     verdicts = {
         file.parent.name: Verdict.model_validate_json(file.read_text(encoding="utf-8"))
         for file in files
@@ -243,6 +257,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             picture(RESULTS)
             return 0
         folders = sorted(file.parent for file in RESULTS.glob("*/verdict.json"))
+        if given.update:
+            for folder in folders:
+                print(f"{folder.name}: {update(folder).sentence}")
+            picture(RESULTS)
+            return 0
         wrong = 0
         for folder in folders:
             found = changed(folder)
@@ -264,6 +283,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--runs", metavar="FOLDER", help="run to publish; without it, judge again")
     found.add_argument("--name", help="its folder in analysis/results")
+    found.add_argument(
+        "--update", action="store_true", help="write what today's code finds, after it has changed"
+    )
     return found
 
 

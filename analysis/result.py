@@ -89,20 +89,7 @@ class Result:
             interval that decides), low_wide, high_wide. Recovery is null where it could not be
             assessed, a bound where the interval has none.
         """
-        verdict = self.verdict
-        called = _called(verdict)
-        rows: list[tuple[Any, ...]] = []
-        for arm in verdict.arms:
-            about = (arm.arm, called[arm.arm], arm.method, arm.role, arm.members, arm.seeds)
-            for key in verdict.protocol.endpoints:
-                effect = arm.endpoints.get(key)
-                values = [getattr(effect, name, None) for name in ("recovery", *BOUNDS)]
-                rows.append((*about, arm.verdict, arm.label, key, *values))
-        columns: dict[str, Any] = dict.fromkeys(("arm", "name", "method", "role"), pl.String)
-        columns |= dict.fromkeys(("members", "seeds"), pl.Int64)
-        columns |= dict.fromkeys(("verdict", "label", "endpoint"), pl.String)
-        columns |= dict.fromkeys(("recovery", *BOUNDS), pl.Float64)
-        return pl.DataFrame(rows, schema=columns, orient="row")
+        return recoveries_of(self.verdict)
 
     def trials(self) -> pl.DataFrame:
         """Return every committed trial of every stage: the columns of ``study.schema.TRIAL``."""
@@ -210,6 +197,23 @@ def _named(run: Run, measures: Measures) -> tuple[Measures, Plan | None]:
         return replace(measures, replicates=frame), None
     arms = (replace(arm, name=arm.name or called.get(arm.configuration)) for arm in run.plan.arms)
     return measures, replace(run.plan, arms=tuple(arms))
+
+
+def recoveries_of(verdict: Verdict) -> pl.DataFrame:
+    """Return the table of :meth:`Result.recoveries` of a verdict."""
+    called = _called(verdict)
+    rows: list[tuple[Any, ...]] = []
+    for arm in verdict.arms:
+        about = (arm.arm, called[arm.arm], arm.method, arm.role, arm.members, arm.seeds)
+        for key in verdict.protocol.endpoints:
+            effect = arm.endpoints.get(key)
+            values = [getattr(effect, name, None) for name in ("recovery", *BOUNDS)]
+            rows.append((*about, arm.verdict, arm.label, key, *values))
+    columns: dict[str, Any] = dict.fromkeys(("arm", "name", "method", "role"), pl.String)
+    columns |= dict.fromkeys(("members", "seeds"), pl.Int64)
+    columns |= dict.fromkeys(("verdict", "label", "endpoint"), pl.String)
+    columns |= dict.fromkeys(("recovery", *BOUNDS), pl.Float64)
+    return pl.DataFrame(rows, schema=columns, orient="row")
 
 
 def _called(verdict: Verdict) -> dict[str, str]:

@@ -380,7 +380,7 @@ def _detectable(decided: Decided) -> schema.Detectable:
         power=POWER,
         alpha=alpha,
         endpoints={key: _median(values) for key, values in found.items()},
-        worst=None if None in worst else _median(worst),
+        worst=_median(worst),
     )
 
 
