@@ -1,11 +1,16 @@
 """``python -m study.run``: from the YAML of a study to its verdict."""
 
+import _thread
 import argparse
 import importlib.util
 import os
 import shlex
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from study.cluster.runtime import Runtime, is_dashboard
 from study.commands.run_study import run
@@ -28,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     command = shlex.join([*([COMMAND] if installed else ["python", "-m", "study.run"]), *argv])
     try:
         _refuse_shadows()
-        return _dispatch(arguments, command, argv)
+        with no_interrupt_is_lost():
+            return _dispatch(arguments, command, argv)
     except KeyboardInterrupt:
         print(f"\nstopped; nothing that was finished is lost; to go on: {command}")
         return 130
@@ -43,6 +49,30 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+
+
+@contextmanager
+def no_interrupt_is_lost() -> Iterator[None]:
+    """Have a Ctrl-C come again that falls into a destructor, where Python drops any exception.
+
+    Ray's handles of actors have one, and a study that is not stopped trains for hours.
+    """
+    before = sys.unraisablehook
+
+    def again(lost: Any) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            before(lost)
+            return
+        # Later and from another thread: raised here, it would be dropped as well.
+        timer = threading.Timer(0.1, _thread.interrupt_main)
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def parser() -> argparse.ArgumentParser:

@@ -41,7 +41,7 @@ def watch() -> subprocess.Popen[bytes]:
 
 def end(watcher: subprocess.Popen[bytes]) -> None:
     """Let the watcher clear up now, and wait for it."""
-    watcher.communicate(b".", timeout=60)
+    watcher.communicate(b".", timeout=300)  # Much is removed, on a busy disk.
 
 
 def marked(mark: str) -> list[int]:

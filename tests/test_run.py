@@ -19,7 +19,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from study.cluster.trackers import PACKAGES
-from study.run import main
+from study.run import main, no_interrupt_is_lost
 from study.run_folder.store import RunFolder
 from study.space.load import load_study
 from study.stages import estimate
@@ -162,7 +162,8 @@ def test_it_took_no_more_than_the_dry_run_would_say(finished_study):
     done = sum(row.members if row.method == "deep_ensemble" else 1 for row in rows)
     methods = {row.method for row in rows} - {"deep_ensemble"}
     most = estimate.total(load_study([SMOKE]), dict.fromkeys(methods, 1.0))
-    assert done <= most < 2 * done
+    # At most: all single networks that are tried might be contenders.
+    assert done <= most < 2.5 * done
 
 
 def test_run_again_does_nothing(finished_study):
@@ -239,6 +240,23 @@ def test_a_scheduler_that_ends_the_study_is_told_how_to_go_on(tmp_path):
     assert code == 130
     assert "to go on: python -m study.run --space" in printed
     assert "Traceback" not in printed
+
+
+class Held:
+    """What is interrupted while it is cleared away, as Ray's handles of actors may be."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_falls_into_a_destructor_is_not_lost(capsys):
+    def held():
+        Held()
+        signal.pause()
+
+    with pytest.raises(KeyboardInterrupt), no_interrupt_is_lost():
+        held()
+    assert "KeyboardInterrupt" not in capsys.readouterr().err
 
 
 def test_another_studys_folder_is_refused(finished_study, capsys):

@@ -52,7 +52,8 @@ def total(study: Study, each: Mapping[str, float]) -> float:
     if protocol.anchors == "matched":
         values = sum(min(count, _values(space)) for space, count in counts)
         own = min(anchors.OWN, _values(study.space("single")))
-        networks = budget.anchor_seeds * (own + values) + anchors.MORE * seeds * own
+        tried = own + values * (2 if protocol.exchange else 1)  # Some have new values after it.
+        networks = budget.anchor_seeds * tried + anchors.MORE * seeds * own
         networks += values * (anchors.MORE * seeds + most * anchors.pool_seeds(seeds))
         networks += seeds * sum(count for _, count in counts) ** 0.5
         exchanged = 2 * anchors.EXCHANGED * arms if protocol.exchange else 0.0
