@@ -1,10 +1,10 @@
 """``python -m study.run``: from the YAML of a study to its verdict."""
 
-import _thread
 import argparse
 import importlib.util
 import os
 import shlex
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -63,8 +63,10 @@ def no_interrupt_is_lost() -> Iterator[None]:
         if not issubclass(lost.exc_type, KeyboardInterrupt):
             before(lost)
             return
-        # Later and from another thread: raised here, it would be dropped as well.
-        timer = threading.Timer(0.1, _thread.interrupt_main)
+        # Later and from another thread: raised here, it would be dropped as well. A real signal,
+        # which wakes the main thread wherever it waits.
+        main_thread = threading.main_thread().ident
+        timer = threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT))
         timer.daemon = True
         timer.start()
 
