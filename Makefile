@@ -7,7 +7,8 @@ RUN ?= runs/be
 PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes on two cores, as many tests wait for others.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: study dashboard test test-all test-peers test-cluster bench chaos results audit lint clean
 

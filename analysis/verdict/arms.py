@@ -405,7 +405,7 @@ def more_than_declared(study: Study) -> dict[str, int]:
 def gates_of(study: Study) -> Iterator[Gate]:
     """Yield the gate of every pair of anchors and endpoint, the tuned pairs first."""
     pairs = {pair for arm in study.arms for pair in arm.anchors}
-    for pair in sorted(pairs, key=lambda p: (not p.tuned, p.members, p.single)):
+    for pair in sorted(pairs, key=lambda p: (not p.tuned, p.members, p.single, p.pool)):
         for endpoint in study.protocol.endpoints:
             gate = _gap(study, Gate(pair, endpoint))
             # Whatever stands against an anchor's runs goes before what these runs show.
