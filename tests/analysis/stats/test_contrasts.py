@@ -177,6 +177,7 @@ def test_holm_by_hand() -> None:
     assert holm({"a": 0.7}) == {"a": 0.7}
 
 
+@pytest.mark.peer
 @settings(max_examples=20, deadline=None)  # A call of theirs takes a fifth of a second.
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_statsmodels(p_values: list[float]) -> None:
