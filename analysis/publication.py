@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
+from pydantic import ValidationError
 
 from analysis.data.files import write
 from analysis.data.geometry import geometry
@@ -50,7 +51,7 @@ BESIDE: Final = {"fairness", "measures"}
 """What the report adds to a verdict; it needs the trials."""
 
 
-class Kept:
+class PublishedCovariances:
     """The covariances over test examples that were published."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
@@ -73,10 +74,7 @@ def covariances(study: Study) -> pl.DataFrame:
         endpoint, one, other (arms in alphabetical order), covariance (of their means).
     """
     trios = {
-        (pair.single, name, pair.deep_ensemble)
-        for arm in study.arms
-        for pair in arm.anchors
-        for name in (arm.arm, pair.single)
+        (pair.single, arm.arm, pair.deep_ensemble) for arm in study.arms for pair in arm.anchors
     }
     found: dict[tuple[str, ...], float] = {}
     for trio, endpoint in product(sorted(trios), study.protocol.endpoints):
@@ -84,7 +82,7 @@ def covariances(study: Study) -> pl.DataFrame:
         if not over:
             continue
         for (i, one), (j, other) in product(enumerate(trio), enumerate(trio)):
-            if one <= other and (i == j or one != other):
+            if one <= other:
                 found[endpoint.key, one, other] = over.covariance[i][j]
     rows = [(*key, value) for key, value in sorted(found.items())]
     names = dict.fromkeys(("endpoint", "one", "other"), pl.String)
@@ -180,7 +178,7 @@ def judge_again(folder: Path) -> Verdict:
             for arm in plan.arms
         )
         plan = replace(plan, arms=tuple(named))
-    return judge(Measures(**frames), plan, spent, Kept(examples))
+    return judge(Measures(**frames), plan, spent, PublishedCovariances(examples))
 
 
 def read_frame(folder: Path, name: str) -> pl.DataFrame:
@@ -238,12 +236,19 @@ def picture(results: Path) -> None:
     """
     every = sorted(results.glob("*/verdict.json"))
     files = [file for file in every if not (file.parent / SUPERSEDED).exists()]
-    verdicts = {
-        file.parent.name: Verdict.model_validate_json(file.read_text(encoding="utf-8"))
-        for file in files
-    }
+    verdicts = {file.parent.name: _published(file) for file in files}
     if (figure := studies_figure(verdicts)) is not None:
         themed(figure, None, {}).save(results / "studies.svg")
+
+
+def _published(file: Path) -> Verdict:
+    try:
+        return Verdict.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        why = error.errors()[0]["msg"]
+        raise StudyError(
+            f"{file}: must be as this version writes it, but: {why}; write it with --update"
+        ) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

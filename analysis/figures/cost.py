@@ -55,7 +55,8 @@ def cost_figure(context: FigureContext) -> Figure | None:
         "cost",
         "Cost",
         claim,
-        f"Cost is counted, not timed; whiskers are {context.levels[0]} intervals over seeds.",
+        f"Cost is counted, not timed; whiskers are {context.levels[0]} intervals over "
+        f"{context.verdict.covers}.",
         cost_chart(rows.select(kept), context.margin, context.methods, context.axis()),
     )
 

@@ -74,17 +74,15 @@ def refuse_copies(
         file = str(predictions_file(run, row["trial"], "test"))
         files.append(Marked(arm, file, 0, (*own.mean(0), len(own))))
         members += [Marked(arm, file, number, tuple(m)) for number, m in enumerate(own)]
-    files, members = _telling(files), _telling(members)
-    whole = list(_alike(files))
-    for copy, of in whole:
-        if copy.arm != of.arm:
+    copies = set()
+    for one, other in _alike(_telling(files)):
+        if one.arm != other.arm:
             raise StudyError(
-                f"{copy.file}: must hold the predictions of its own arm, but is a copy of "
-                f"{of.file}; put these there, or take the arm away"
+                f"{one.file}: must hold the predictions of its own arm, but is a copy of "
+                f"{other.file}; put these there, or take the arm away"
             )
-    # A seed that is another's copy as a whole is told of with the verdict on its arm.
-    told = {frozenset((copy.file, of.file)) for copy, of in whole}
-    pairs = list(_alike(members))
+        copies.add(other.file)  # Of the same arm: that is told of with the verdict on it.
+    pairs = list(_alike([own for own in _telling(members) if own.file not in copies]))
     degenerate = {own for pair in pairs if pair[0].file == pair[1].file for own in pair}
     for copy, of in pairs:
         if of.arm in ANCHORS and of not in degenerate and copy.arm not in MAY_COPY:
@@ -93,8 +91,7 @@ def refuse_copies(
                 f"{copy.member} is member {of.member} of {of.file}, an anchor's ({of.arm}); put "
                 "its own there, or take the arm away"
             )
-        files_of = frozenset((copy.file, of.file))
-        if copy.arm == of.arm and len(files_of) == 2 and files_of not in told:
+        if copy.arm == of.arm and copy.file != of.file:
             raise StudyError(
                 f"{copy.file}: must share no network with another seed, but its member "
                 f"{copy.member} is member {of.member} of {of.file}; seeds that share networks "

@@ -9,15 +9,13 @@ random effects (Searle, Casella & McCulloch 1992, ch. 4).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from analysis.measures.per_example import ExampleValues
-from analysis.stats.contrasts import OverExamples
+from analysis.stats.contrasts import FloatArray, OverExamples
 
-Floats = npt.NDArray[np.floating[Any]]
 Trio = tuple[str, str, str]
 """Keys of a single model's arm, of an arm, and of a Deep Ensemble's."""
 
@@ -39,11 +37,11 @@ class Influence:
         by_seed: The part of the variance of the arm's mean over examples that is its seeds'.
     """
 
-    examples: Floats
+    examples: FloatArray
     by_seed: float
 
 
-def influence(values_RN: Floats, weights_N: Floats) -> Influence:
+def influence(values_RN: FloatArray, weights_N: FloatArray) -> Influence:
     """Return what each example does to the mean over R replicates of sum(values) / sum(weights).
 
     Args:
@@ -64,26 +62,27 @@ def influence(values_RN: Floats, weights_N: Floats) -> Influence:
     return Influence(mean_N, squares / replicates / n)
 
 
-class Measured:
-    """Covariances from per-example values; each arm is read once.
+class MeasuredCovariances:
+    """Covariances from per-example values; each arm's are read once and then let go.
 
     Args:
-        examples: Arm -> its values by replicate and example, or None where they are not known.
+        values: Arm -> its values by replicate and example, or None where they are not known.
     """
 
-    def __init__(self, examples: Callable[[str], ExampleValues | None]) -> None:
-        self.read = cache(examples)
-        self.influence = cache(self._influence)
+    def __init__(self, values: Callable[[str], ExampleValues | None]) -> None:
+        self.values = values
+        self.influences = cache(self._influences)
 
-    def _influence(self, arm: str, endpoint: str) -> Influence | None:
-        known = self.read(arm)
-        if known is None or endpoint not in known.values:
-            return None
-        return influence(known.values[endpoint], known.weights[endpoint])
+    def _influences(self, arm: str) -> dict[str, Influence]:
+        """Return what each example does to an arm's mean, by endpoint; nothing if not known."""
+        known = self.values(arm)
+        if known is None:
+            return {}
+        return {key: influence(own, known.weights[key]) for key, own in known.values.items()}
 
     def of(self, arms: Trio, endpoint: str) -> OverExamples | None:
         """Return the covariance of three arms on an endpoint; None where it is not known."""
-        found = [self.influence(arm, endpoint) for arm in arms]
+        found = [self.influences(arm).get(endpoint) for arm in arms]
         known = [one for one in found if one is not None]
         sizes = {len(one.examples) for one in known}
         if len(known) < len(found) or len(sizes) > 1 or min(sizes) < 2:

@@ -147,7 +147,8 @@ def _configurations(arms: Iterable[Named], verdict: Verdict, partial: str) -> Ta
         )
     caption = (
         f"{partial}{verdict.sentence} R: recovery, 0 is the single network and 1 the deep "
-        f"ensemble of the same size; brackets: {100 * protocol.level:g} % intervals over seeds."
+        f"ensemble of the same size; brackets: {100 * protocol.level:g} % intervals over "
+        f"{verdict.covers}."
     )
     withheld = " The verdict is withheld because of a control." if verdict.withheld else ""
     header = ["Configuration", "Verdict", *(f"R, {label}" for label in protocol.labels.values())]

@@ -144,6 +144,7 @@ def drawn(found: Mapping[str, JudgedRun]) -> list[Figure]:
         rows = rows.sort(pl.col("panel").replace_strict(order), maintain_order=True)
         passed = sum(_escapes(found[name]) for name in names)
         seeds = ", ".join(f"{found[name].verdict.seeds.span} in {name}" for name in names)
+        covers = sorted({found[name].verdict.covers for name in names})
         without = [name for name, own in found.items() if lead(own) is None]
         missing = f" Nothing to show yet: {', '.join(without)}." if without else ""
         figures.append(
@@ -153,8 +154,8 @@ def drawn(found: Mapping[str, JudgedRun]) -> list[Figure]:
                 claim=f"The best configuration escapes in {passed} of {len(names)} "
                 f"{'studies' if len(names) > 1 else 'study'}, at a margin of {margin:g}",
                 sample=f"Seeds each: {seeds}. Intervals ({levels[0]} thick, {levels[1]} "
-                "thin) cover training seeds. The best of several is shown, so it looks better than "
-                f"it is; its study's verdict corrects for that.{missing}",
+                f"thin) cover {' or '.join(covers)}. The best of several is shown, so it looks "
+                f"better than it is; its study's verdict corrects for that.{missing}",
                 chart=recovery.recovery_chart(rows, margin, _methods(found), levels),
             )
         )

@@ -16,7 +16,7 @@ import numpy as np
 
 from analysis.data.protocol import ENDPOINTS, Protocol
 from analysis.data.roles import arm_key
-from analysis.measures.over_examples import Measured
+from analysis.measures.over_examples import MeasuredCovariances
 from analysis.measures.per_example import ExampleValues
 from analysis.stats.contrasts import FloatArray
 from analysis.verdict.arms import Anchors, PlacedArm, Price, Study
@@ -314,7 +314,7 @@ def with_examples(study: Study, examples: Examples, rng: np.random.Generator) ->
         single = {key: own.astype(np.float32) for key, own in found.items()}
         return ExampleValues(replicates, single, dict.fromkeys(keys, ones))
 
-    return replace(study, losses=losses, examples=Measured(values))
+    return replace(study, losses=losses, examples=MeasuredCovariances(values))
 
 
 def judged(study: Study) -> Outcome:

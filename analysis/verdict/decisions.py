@@ -11,17 +11,8 @@ from typing import Final, Literal
 from analysis.data.protocol import GATE_LEVEL, Endpoint, Protocol
 from analysis.data.roles import FAMILIES
 from analysis.stats.contrasts import Recovery, holm
-from analysis.verdict.arms import (
-    Case,
-    Gates,
-    Placement,
-    Price,
-    Reason,
-    Study,
-    case_of,
-    gates_of,
-    runs_there,
-)
+from analysis.verdict.arms import Price, Study, runs_there
+from analysis.verdict.placements import Case, Gates, Placement, Reason, case_of, gates_of
 from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Global, Kind, Tests
 
 Label = (
@@ -77,11 +68,6 @@ class Decision:
     reasons: tuple[Reason, ...] = ()
     open: Open | None = None
     lost_among: int | None = None
-
-    @property
-    def alone(self) -> Kind:
-        """The verdict of the tests before the correction for the other arms."""
-        return "escapes" if self.lost_among else self.verdict
 
     @property
     def better(self) -> tuple[Endpoint, ...]:

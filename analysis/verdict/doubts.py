@@ -39,7 +39,7 @@ def doubts(verdict: Verdict) -> list[tuple[State, str]]:
             for arm, found in asked
             if not all(answer.agrees for answer in found.answers.values())
         ]
-        agree = "permutation and bootstraps agree with the tests"
+        agree = "permutation and bootstrap agree with the tests"
         more = f" and {len(differ) - MOST} more" if differ[MOST:] else ""
         some = f"{', '.join(differ[:MOST])}{more}: another test says something else (see details)"
         lines.append(("na", some) if differ else ("yes", agree))

@@ -20,16 +20,7 @@ from analysis.stats.contrasts import Recovery, detectable_effect, fieller
 from analysis.stats.power import POWER, Spread, seeds_needed
 from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
 from analysis.verdict import schema, wording
-from analysis.verdict.arms import (
-    CONTROLS,
-    Case,
-    Gate,
-    Placement,
-    count,
-    failed,
-    more_than_declared,
-    study_of,
-)
+from analysis.verdict.arms import CONTROLS, count, failed, more_than_declared, study_of
 from analysis.verdict.decisions import (
     EXPECTED,
     ControlName,
@@ -42,6 +33,7 @@ from analysis.verdict.decisions import (
     verdict_of,
 )
 from analysis.verdict.deep_ensemble_equivalent import Equivalents
+from analysis.verdict.placements import Case, Gate, Placement
 from analysis.verdict.robustness import check
 from analysis.verdict.schema import Kind, Verdict
 
@@ -225,7 +217,6 @@ def _arm(
         seeds=count(decided.study, arm.arm),
         failed=failed(decided.study, arm.arm),
         verdict=decision.verdict,
-        alone=decision.alone,
         by_tuned=decision.tuned,
         on_examples=decision.on_examples,
         label=wording.label(decision),

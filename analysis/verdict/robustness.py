@@ -18,8 +18,8 @@ import numpy as np
 from analysis.data.protocol import Endpoint, Protocol
 from analysis.stats.contrasts import Interval
 from analysis.stats.resampling import bca_interval, generator, permutation_test
-from analysis.verdict.arms import Case
 from analysis.verdict.decisions import NOTHING_SHOWN, joint_of, tests_between, verdict_of
+from analysis.verdict.placements import Case
 from analysis.verdict.schema import ByInterval, ByPermutation, Kind, Robustness, Tests
 from analysis.verdict.schema import Interval as Bounds
 

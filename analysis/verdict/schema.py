@@ -316,8 +316,6 @@ class Arm(Record):
     seeds: Count
     failed: Count
     verdict: Kind
-    alone: Kind
-    """Before Holm's correction."""
     by_tuned: Kind
     """Between the tuned anchors alone, before Holm's correction."""
     on_examples: bool | None

@@ -10,8 +10,9 @@ from typing import Final
 
 from analysis.data.protocol import Endpoint, Plan
 from analysis.text.names import title
-from analysis.verdict.arms import Reason, runs_there
+from analysis.verdict.arms import runs_there
 from analysis.verdict.decisions import EXPECTED, ControlName, Decided, Decision, Open, behaves
+from analysis.verdict.placements import Reason
 from analysis.verdict.schema import (
     ALL_TRACK,
     INCONCLUSIVE,

@@ -292,27 +292,22 @@ class Nodes:
 def refuse_too_large(study: Study, store: RunFolder, runtime: Runtime) -> None:
     """Refuse trials that fit on no machine of the run, as the run would; nothing is written.
 
-    Of a cluster elsewhere, to which jobs are sent, nothing is known here.
+    Of a cluster elsewhere, to which jobs are sent, nothing is known here. Without one, Ray is only
+    started to count what is here where a trial asks for more than any machine has.
 
     Raises:
         StudyError: When that is so, or the cluster cannot be joined.
     """
-    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
-
-    if is_dashboard(runtime.address):
+    joined, gpus = runtime.address is not None, _gpus(study)
+    fits_anywhere = not joined and not gpus and study.resources.cpus_per_trial <= 1
+    if fits_anywhere or is_dashboard(runtime.address):
         return
-    if runtime.address is not None:
-        start_ray(runtime.address, runtime.verbose)
-        try:
-            Nodes(study, store, joined=True).require_fit()
-        finally:
-            ray.shutdown()
-        return
-    cpus, gpus = study.resources.cpus_per_trial, _gpus(study)
-    here = ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()
-    if not fitting(here, cpus, gpus):
-        raise StudyError(_too_large(cpus, gpus, here))
-    if gpus and not runtime.unchecked:
+    start_ray(runtime.address, runtime.verbose)
+    try:
+        Nodes(study, store, joined).require_fit()
+    finally:
+        ray.shutdown()
+    if gpus and not joined and not runtime.unchecked:
         _require_gpu_here()
 
 

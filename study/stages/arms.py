@@ -67,9 +67,8 @@ def choose_arms(
         judged: Candidates and comparisons.
         seeds: Replicates of each.
     """
-    negative = _negative_control(
-        single, [search for search in searches if is_candidate(study, search.space.method)]
-    )
+    own = [search for search in searches if is_candidate(study, search.space.method)]
+    negative = _negative_control(study, single, own)
     # The positive control is what a candidate would be if its members were networks of their own:
     # it has the size that most candidates have.
     sizes = Counter(arm.spec.members for arm in judged if arm.role == "candidate") or Counter([4])
@@ -149,19 +148,20 @@ def _comparisons(study: Study, best: dict[str, list[str]], rows: Rows) -> list[A
     ]
 
 
-def _negative_control(single: Configuration, searches: list[MethodSearch]) -> Arm:
+def _negative_control(study: Study, single: Configuration, searches: list[MethodSearch]) -> Arm:
     """Return the control that must track a single model: the first that is declared as such.
 
     It is trained as the tuned single network is, so that nothing but its members' identity tells
-    it from that; where none is declared, it is that network on fresh seeds. Only dropout is left
-    out: each member draws masks of its own, by which even identical members train better. It is
-    held against the single network of just these values.
+    it from that; where none is declared, it is that network on fresh seeds. Beside matched anchors
+    dropout is left out: each member draws masks of its own, by which even identical members train
+    better. It is then held against the single network of just these values.
     """
     declared = [job for search in searches for job in search.enqueued("negative")]
     if not declared:
         return Arm(spec=single, role="negative_control", reason="control", name="fresh single")
     spec, name = declared[0].spec, declared[0].name
-    backbone = single.backbone | ({"dropout": 0.0} if single.backbone.get("dropout") else {})
+    masked = study.protocol.anchors == "matched" and single.backbone.get("dropout")
+    backbone = single.backbone | ({"dropout": 0.0} if masked else {})
     own = single.model_copy(
         update={"method": spec.method, "params": spec.params, "backbone": backbone}
     )

@@ -5,7 +5,8 @@ jobs there are depends on the study and on earlier rows alone, so that an interr
 on where it was.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 
 from study.jobs import Job, Rows, Together
@@ -17,6 +18,7 @@ from study.spec import Configuration, derive_seed
 from study.stages.analysis_interface import Analysis
 from study.stages.anchors import (
     Candidate,
+    Losses,
     Refusal,
     anchor_jobs,
     candidates_for_single,
@@ -29,7 +31,7 @@ from study.stages.anchors import (
 )
 from study.stages.arms import choose_arms, is_candidate, ranked, search_rows, shortlisted, spec_of
 from study.stages.pilot import Seen, pilot_jobs, seeds_declared, seeds_for
-from study.stages.plan import Plan, Tried, declare
+from study.stages.plan import Arm, Plan, Tried, declare
 from study.stages.selection import rank
 from study.stages.stage import FixedStage, ReplicatesPerJob, SearchStage, Stage, one_replicate
 
@@ -69,29 +71,14 @@ def stages(
     best = {method: ranked(study, method, finalists[method], rows) for method in searches}
     own = [spec_of(configuration, rows).alone() for configuration in best["single"]]
     judged = shortlisted(study, list(searches.values()), best, rows)
-    single, close = own[0], list[Configuration]()
-    choice: list[Tried] = []
-    exchanges: list[Tried] = []
+    found = Anchored(own[0], judged)
     if study.protocol.anchors == "matched":
-        shortlist, candidates, more = judged, list[Candidate](), candidates_for_single(own, judged)
-        while more:  # Ends: whatever is new differs from all before, and must be better than these.
-            candidates += more
-            yield FixedStage("anchor", anchor_jobs(study, more), rows, replicates_per_job)
-            losses = validation_losses(study, rows, store, analysis)
-            choice = tried(candidates, rows, losses)
-            specs = {one.spec.configuration: one.spec for one in candidates}
-            single = specs[choice[0].configuration]
-            close = [specs[configuration] for configuration in contenders(choice)]
-            if not study.protocol.exchange:
-                break
-            refused = refusals(study, shortlist, single, refusal)
-            jobs = exchange_jobs(study, shortlist, single, refused)
-            yield FixedStage("anchor", jobs, rows, replicates_per_job)
-            losses = validation_losses(study, rows, store, analysis)
-            judged, exchanges = exchanged(study, shortlist, single, rows, losses, refused)
-            found = candidates_for_single(own, judged)
-            more = [one for one in found if one.spec.configuration not in specs]
-    arms_of = partial(choose_arms, study, list(searches.values()), single, close, judged)
+        losses = partial(validation_losses, study, rows, store, analysis)
+        fixed = partial(FixedStage, "anchor", rows=rows, replicates_per_job=replicates_per_job)
+        found = yield from _anchored(study, own, judged, rows, losses, fixed, refusal)
+    arms_of = partial(
+        choose_arms, study, list(searches.values()), found.single, found.contenders, found.judged
+    )
     seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
         arms = arms_of(study.budget.pilot_seeds)
@@ -104,8 +91,69 @@ def stages(
         )
     tuning = {method: search.total for method, search in searches.items()}
     arms = arms_of(seeds)
-    plan = declare(study, arms, tuning, seeds, because, store, choice, exchanges)
+    plan = declare(study, arms, tuning, seeds, because, store, found.tried, found.exchanged)
     yield FixedStage("confirm", confirm_jobs(study, plan), rows, replicates_per_job)
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """What the stage ``anchor`` comes to.
+
+    Attributes:
+        single: The tuned single network.
+        judged: Candidates and comparisons, each with the better values.
+        contenders: Single networks that may be better than the tuned one.
+        tried: How all single networks did, the best first.
+        exchanged: How each arm did with its own values and with the single network's.
+    """
+
+    single: Configuration
+    judged: list[Arm]
+    contenders: list[Configuration] = field(default_factory=list)
+    tried: list[Tried] = field(default_factory=list)
+    exchanged: list[Tried] = field(default_factory=list)
+
+
+def _anchored(
+    study: Study,
+    own: list[Configuration],
+    shortlist: list[Arm],
+    rows: Rows,
+    losses: Callable[[], Losses],
+    fixed: Callable[[list[Job]], Stage],
+    refusal: Refusal,
+) -> Generator[Stage, None, Anchored]:
+    """Yield the stages in which the single network is chosen; return what they come to.
+
+    Values that an arm has only since it was tried with the single network's are tried as a single
+    network in turn. That ends: each round needs a single network better than all before.
+
+    Args:
+        study: Its protocol and spaces.
+        own: Configurations of the single network from best to worst.
+        shortlist: Candidates and comparisons.
+        rows: All rows.
+        losses: Returns the validation loss of what has been run.
+        fixed: Makes a stage of jobs.
+        refusal: Why a method refuses a spec.
+    """
+    candidates, more = list[Candidate](), candidates_for_single(own, shortlist)
+    while True:
+        candidates += more
+        yield fixed(anchor_jobs(study, more))
+        choice = tried(candidates, rows, losses())
+        specs = {one.spec.configuration: one.spec for one in candidates}
+        single = specs[choice[0].configuration]
+        close = [specs[configuration] for configuration in contenders(choice)]
+        if not study.protocol.exchange:
+            return Anchored(single, shortlist, close, choice)
+        refused = refusals(study, shortlist, single, refusal)
+        yield fixed(exchange_jobs(study, shortlist, single, refused))
+        judged, exchanges = exchanged(study, shortlist, single, rows, losses(), refused)
+        known = candidates_for_single(own, judged)
+        more = [one for one in known if one.spec.configuration not in specs]
+        if not more:
+            return Anchored(single, judged, close, choice, exchanges)
 
 
 def _finalists(study: Study, method: str, rows: Rows) -> list[str]:

@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from analysis.measures.over_examples import Floats, Measured, influence
+from analysis.measures.over_examples import MeasuredCovariances, influence
 from analysis.measures.per_example import ExampleValues
+from analysis.stats.contrasts import FloatArray
 
 ARMS = ("single", "x", "deep")
 
 
-def known(values: dict[str, Floats], weights: Floats) -> Callable[[str], ExampleValues | None]:
+def known(
+    values: dict[str, FloatArray], weights: FloatArray
+) -> Callable[[str], ExampleValues | None]:
     def of(arm: str) -> ExampleValues | None:
         if arm not in values:
             return None
@@ -27,7 +30,9 @@ def known(values: dict[str, Floats], weights: Floats) -> Callable[[str], Example
 def test_one_seed_by_hand() -> None:
     """The covariance of means is that of the values over their number."""
     single, arm, deep = (np.array([[1.0, 2.0, 6.0]]), np.array([[0.0, 3.0, 3.0]]), np.zeros((1, 3)))
-    found = Measured(known({"single": single, "x": arm, "deep": deep}, np.ones(3))).of(ARMS, "cll")
+    found = MeasuredCovariances(known({"single": single, "x": arm, "deep": deep}, np.ones(3))).of(
+        ARMS, "cll"
+    )
     assert found is not None
     expected = np.cov(np.vstack([single, arm, deep])) / 3
     assert np.array(found.covariance) == pytest.approx(expected)
@@ -49,7 +54,7 @@ def test_examples_of_unequal_weight_move_a_ratio_as_the_jackknife_says() -> None
 
 def crossed(
     rng: np.random.Generator, seeds: int, examples: int, sds: tuple[float, float, float]
-) -> Iterator[Floats]:
+) -> Iterator[FloatArray]:
     """Yield an arm's values: what is shared, its seeds, its examples, and both together."""
     of_seed, of_example, of_both = sds
     shared = rng.normal(size=examples)
@@ -75,7 +80,7 @@ def test_seeds_and_examples_together_make_up_the_variance(sds: tuple[float, floa
             w**2 * own.mean(1).var(ddof=1) / seeds for w, own in zip(weights, values, strict=True)
         )
         arms = dict(zip(ARMS, values, strict=True))
-        found = Measured(known(arms, np.ones(examples))).of(ARMS, "cll")
+        found = MeasuredCovariances(known(arms, np.ones(examples))).of(ARMS, "cll")
         assert found is not None
         told.append(of_seeds + found.between(tuple(weights), tuple(weights)))
     assert np.mean(told) == pytest.approx(np.var(seen), rel=0.15)
@@ -83,8 +88,8 @@ def test_seeds_and_examples_together_make_up_the_variance(sds: tuple[float, floa
 
 def test_what_is_not_known_of_all_three_is_not_known() -> None:
     values = {"single": np.ones((2, 4)), "x": np.ones((2, 4))}
-    assert Measured(known(values, np.ones(4))).of(ARMS, "cll") is None
+    assert MeasuredCovariances(known(values, np.ones(4))).of(ARMS, "cll") is None
     values["deep"] = np.ones((2, 4))
-    assert Measured(known(values, np.ones(4))).of(ARMS, "gain") is None
+    assert MeasuredCovariances(known(values, np.ones(4))).of(ARMS, "gain") is None
     one = {arm: np.ones((2, 1)) for arm in ARMS}
-    assert Measured(known(one, np.ones(1))).of(ARMS, "cll") is None
+    assert MeasuredCovariances(known(one, np.ones(1))).of(ARMS, "cll") is None

@@ -16,7 +16,7 @@ from analysis.data.protocol import DELTA
 from analysis.data.run import Run
 from analysis.measures.columns import METRICS
 from analysis.measures.measure import Measures
-from analysis.measures.over_examples import Measured
+from analysis.measures.over_examples import MeasuredCovariances
 from analysis.stats import contrasts
 from analysis.validation import __main__ as validation_main
 from analysis.validation import table
@@ -145,8 +145,8 @@ def test_other_examples_may_take_an_escape_back(sd: float, holds: float) -> None
     asked, rng = matched_study([both(1.0)], 20), np.random.default_rng(11)
     drawn = draw_study(asked, rng, [arm.draw(rng, asked.seeds) for arm in asked.arms])
     moved = with_examples(drawn, Examples(100, sd), rng)
-    assert isinstance(moved.examples, Measured)
-    known = moved.examples.read("candidate0")
+    assert isinstance(moved.examples, MeasuredCovariances)
+    known = moved.examples.values("candidate0")
     assert known is not None
     for key in ENDPOINTS:
         sign = -1 if key == "gain" else 1

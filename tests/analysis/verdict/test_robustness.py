@@ -13,7 +13,8 @@ from analysis.stats import resampling
 from analysis.stats.contrasts import UNBOUNDED, OverExamples, Recovery, fieller, summary
 from analysis.stats.resampling import bca_interval, generator, permutation_test
 from analysis.verdict import robustness, schema
-from analysis.verdict.arms import Anchors, Case, PlacedArm, Placement, Reason
+from analysis.verdict.arms import Anchors, PlacedArm
+from analysis.verdict.placements import Case, Placement, Reason
 from analysis.verdict.robustness import check
 from analysis.verdict.wording import METHODS
 
