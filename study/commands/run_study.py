@@ -14,7 +14,7 @@ from study.errors import StudyError
 from study.run_folder.paths import write_atomically
 from study.run_folder.store import RunFolder
 from study.schema import TrialRow
-from study.space.settings import Study
+from study.space.settings import Protocol, Study
 
 CHECKOUT: Final = Path(__file__).parents[2]
 
@@ -95,14 +95,16 @@ def check_same_study(study: Study, store: RunFolder) -> None:
 
 
 def as_begun(study: Study, store: RunFolder) -> Study:
-    """Return the study with the anchors that its folder was begun with.
+    """Return the study with the anchors that its folder was begun with, unless it asks for others.
 
-    Before there were matched anchors nothing said so; such a study goes on, and is judged, without.
+    Other ones would be declared after the test set was opened. Before there was a choice nothing
+    said which: they were the tuned ones.
     """
     earlier = store.read_json(store.study)
-    if earlier is None or "anchors" in earlier.get("protocol", {}):
+    if earlier is None or study.protocol.anchors != Protocol().anchors:
         return study
-    protocol = study.protocol.model_copy(update={"anchors": "tuned"})
+    begun = earlier.get("protocol", {}).get("anchors", "tuned")
+    protocol = study.protocol.model_copy(update={"anchors": begun})
     return study.model_copy(update={"protocol": protocol})
 
 

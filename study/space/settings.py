@@ -37,10 +37,12 @@ class Protocol(Strict):
     seeds: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
         "auto", description="fresh seeds per arm; auto: as many as the pilot's spread asks for"
     )
-    anchors: Literal["matched", "tuned"] = Field(
-        "matched",
+    anchors: Literal["contended", "matched", "tuned"] = Field(
+        "contended",
         description="what a configuration is held against: the tuned single network and its Deep "
-        "Ensemble, and with matched also those with its own backbone and hyperparameters",
+        "Ensemble; with matched also those with its own backbone and hyperparameters; with "
+        "contended also every single network that validation cannot tell from the tuned one, which "
+        "is then chosen by calibrated NLL",
     )
     exchange: bool = Field(
         True,

@@ -98,7 +98,8 @@ def validation_losses(
     """Return the loss on validation data by which anchors and values are chosen, in nats.
 
     It is what the verdict rests on: calibrated NLL where that is an endpoint, else NLL. By NLL an
-    over-confident network would lose to a worse one, and be the better anchor all the same.
+    over-confident network would lose to a worse one, and be the better anchor all the same; that is
+    how it was before anchors could be contended.
 
     Args:
         study: Its endpoints.
@@ -107,7 +108,8 @@ def validation_losses(
         analysis: What knows calibrated NLL.
     """
     complete = [r for r in rows.values() if r.stage == "anchor" and r.status == "complete"]
-    if CALIBRATED in study.protocol.endpoints and analysis is not None:
+    calibrated = CALIBRATED in study.protocol.endpoints and study.protocol.anchors == "contended"
+    if calibrated and analysis is not None:
         return analysis.calibrated_nll(store, [row.trial for row in complete])
     return {row.trial: row.val_nll for row in complete if row.val_nll is not None}
 
@@ -177,9 +179,10 @@ def _tried(candidate: Candidate, rows: Iterable[TrialRow], known: Losses) -> Tri
 def with_values_of(study: Study, arm: Arm, single: Configuration) -> Arm:
     """Return the arm with the backbone and hyperparameters of the tuned single network.
 
-    What the arm's method has a range of its own for, as the dropout of MC Dropout, stays; so does
-    what its space fixes.
+    What the arm's method has a range of its own for, as the dropout of MC Dropout, stays; so does,
+    where anchors may be contended, what its space fixes.
     """
+    contended = study.protocol.anchors == "contended"
     own = study.space(arm.spec.method)
     theirs = study.space("single")
     values = {}
@@ -191,7 +194,7 @@ def with_values_of(study: Study, arm: Arm, single: Configuration) -> Arm:
             for name, key in ((name, f"{section}.{name}") for name in mine)
             if own.search.get(key) != theirs.search.get(key)
             or own.fixed.get(key) != theirs.fixed.get(key)
-            or own.fixed.get(key, given.get(name)) != given.get(name)
+            or (contended and own.fixed.get(key, given.get(name)) != given.get(name))
         }
         values[section] = given | {name: mine[name] for name in kept}
     spec = arm.spec.model_copy(

@@ -79,7 +79,7 @@ def choose_arms(
     deep, fresh = as_deep_ensemble(single, most), as_deep_ensemble(single, common)
     matched: list[Arm] = []
     more = None
-    if study.protocol.anchors == "matched":
+    if study.protocol.anchors != "tuned":
         more = single_seeds(study, len(judged), seeds)
         (held, *judged), matched = with_matched([negative, *judged], single, deep, seeds)
         if held.matched and held.matched.single != single.configuration:
@@ -152,15 +152,15 @@ def _negative_control(study: Study, single: Configuration, searches: list[Method
     """Return the control that must track a single model: the first that is declared as such.
 
     It is trained as the tuned single network is, so that nothing but its members' identity tells
-    it from that; where none is declared, it is that network on fresh seeds. Beside matched anchors
-    dropout is left out: each member draws masks of its own, by which even identical members train
-    better. It is then held against the single network of just these values.
+    it from that; where none is declared, it is that network on fresh seeds. Where anchors may be
+    contended, dropout is left out: each member draws masks of its own, by which even identical
+    members train better. It is then held against the single network of just these values.
     """
     declared = [job for search in searches for job in search.enqueued("negative")]
     if not declared:
         return Arm(spec=single, role="negative_control", reason="control", name="fresh single")
     spec, name = declared[0].spec, declared[0].name
-    masked = study.protocol.anchors == "matched" and single.backbone.get("dropout")
+    masked = study.protocol.anchors == "contended" and single.backbone.get("dropout")
     backbone = single.backbone | ({"dropout": 0.0} if masked else {})
     own = single.model_copy(
         update={"method": spec.method, "params": spec.params, "backbone": backbone}

@@ -49,11 +49,14 @@ def total(study: Study, each: Mapping[str, float]) -> float:
     negative = max((each[space.method] for space in study.candidates), default=single)
     most = max(map(_members, study.spaces))
     cost = tuned + pilots + seeds * (arms + negative + (1 + 2 * most) * single)
-    if protocol.anchors == "matched":
+    if protocol.anchors != "tuned":
         values = sum(min(count, _values(space)) for space, count in counts)
         own = min(anchors.OWN, _values(study.space("single")))
-        tried = own + values * (2 if protocol.exchange else 1)  # Some have new values after it.
-        networks = budget.anchor_seeds * tried + anchors.MORE * seeds * own
+        networks = budget.anchor_seeds * (own + values)
+        if protocol.anchors == "contended":
+            # By the exchange all may have new values, and all of the own search be contenders.
+            again = values if protocol.exchange else 0.0
+            networks += budget.anchor_seeds * again + anchors.MORE * seeds * own
         networks += values * (anchors.MORE * seeds + most * anchors.pool_seeds(seeds))
         networks += seeds * sum(count for _, count in counts) ** 0.5
         exchanged = 2 * anchors.EXCHANGED * arms if protocol.exchange else 0.0
@@ -93,7 +96,7 @@ def estimate(study: Study, data: Dataset) -> float:
     width = 2 if study.precision == "float16" else 4
     rows = len(data.test[1]) + len(data.shift.labels) + sum(map(len, data.ood.values()))
     judged = protocol.shortlist * len(study.candidates) + len(study.spaces)
-    arms = (2 if protocol.anchors == "matched" else 1) * judged + 3
+    arms = (2 if protocol.anchors != "tuned" else 1) * judged + 3
     return seeds * arms * rows * MEMBERS * data.classes * width
 
 

@@ -72,7 +72,7 @@ def stages(
     own = [spec_of(configuration, rows).alone() for configuration in best["single"]]
     judged = shortlisted(study, list(searches.values()), best, rows)
     found = Anchored(own[0], judged)
-    if study.protocol.anchors == "matched":
+    if study.protocol.anchors != "tuned":
         losses = partial(validation_losses, study, rows, store, analysis)
         fixed = partial(FixedStage, "anchor", rows=rows, replicates_per_job=replicates_per_job)
         found = yield from _anchored(study, own, judged, rows, losses, fixed, refusal)
@@ -125,8 +125,9 @@ def _anchored(
 ) -> Generator[Stage, None, Anchored]:
     """Yield the stages in which the single network is chosen; return what they come to.
 
-    Values that an arm has only since it was tried with the single network's are tried as a single
-    network in turn. That ends: each round needs a single network better than all before.
+    Where it may be contended, values that an arm has only since it was tried with the single
+    network's are tried as a single network in turn. That ends: each round needs a single network
+    better than all before.
 
     Args:
         study: Its protocol and spaces.
@@ -137,6 +138,7 @@ def _anchored(
         fixed: Makes a stage of jobs.
         refusal: Why a method refuses a spec.
     """
+    contended = study.protocol.anchors == "contended"
     candidates, more = list[Candidate](), candidates_for_single(own, shortlist)
     while True:
         candidates += more
@@ -144,7 +146,7 @@ def _anchored(
         choice = tried(candidates, rows, losses())
         specs = {one.spec.configuration: one.spec for one in candidates}
         single = specs[choice[0].configuration]
-        close = [specs[configuration] for configuration in contenders(choice)]
+        close = [specs[c] for c in contenders(choice)] if contended else []
         if not study.protocol.exchange:
             return Anchored(single, shortlist, close, choice)
         refused = refusals(study, shortlist, single, refusal)
@@ -152,7 +154,7 @@ def _anchored(
         judged, exchanges = exchanged(study, shortlist, single, rows, losses(), refused)
         known = candidates_for_single(own, judged)
         more = [one for one in known if one.spec.configuration not in specs]
-        if not more:
+        if not (contended and more):
             return Anchored(single, judged, close, choice, exchanges)
 
 

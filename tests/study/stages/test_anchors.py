@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from study.commands.run_study import as_begun
 from study.errors import StudyError
+from study.run_folder.store import RunFolder
 from study.spec import TrialSpec
 from study.stages.anchors import (
     MORE,
@@ -24,6 +26,7 @@ from study.stages.anchors import (
     with_values_of,
 )
 from study.stages.plan import Arm, Tried
+from study.stages.sequence import stages
 from tests.study.conftest import row_of
 from tests.study.stages.test_sequence import finished, plan_of
 
@@ -207,6 +210,36 @@ def test_the_shared_single_network_has_the_root_of_the_arms_as_many_seeds(smoke,
     assert len(judged) == 3
     confirm = [r for r in rows if r.stage == "confirm" and r.role == "single"]
     assert len(confirm) == 6 == -(-3 * 3**0.5 // 1)
+
+
+def test_a_study_that_was_begun_before_there_were_contenders_goes_on_without(smoke, tmp_path):
+    """By NLL, in one round, with the negative control trained as the single network is."""
+
+    def suits(job):
+        dropout = job.spec.backbone["dropout"]
+        better = job.spec.stage == "anchor" and dropout > 0 and job.spec.training.lr == 0.1
+        return {"val_nll": -1.0 if better else abs(job.spec.training.lr - 0.1), "val_gain": 0.1}
+
+    protocol = smoke.protocol.model_copy(update={"anchors": "matched"})
+    before = smoke.model_copy(update={"protocol": protocol})
+    rows = finished(before, tmp_path, (), suits)
+    plan = plan_of(tmp_path)
+    assert plan["protocol"]["anchors"] == "matched"
+    assert "contender" not in {arm["reason"] for arm in plan["arms"]}
+    by_role = {arm["role"]: arm for arm in plan["arms"]}
+    backbone = by_role["single"]["spec"]["backbone"]
+    assert by_role["negative_control"]["spec"]["backbone"] == backbone
+    store = RunFolder(tmp_path)
+    store.write_json(store.study, before.model_dump(mode="json", by_alias=True))
+    again = as_begun(smoke, store)
+    assert again == before
+    known = {row.trial: row for row in rows}
+    asked = SimpleNamespace(calibrated_nll=None, seeds_needed=None)
+    assert not any(stage.remaining for stage in stages(again, store, known, analysis=asked))
+    assert not plan_of(tmp_path)["revisions"]
+    tuned = smoke.protocol.model_copy(update={"anchors": "tuned"})
+    other = smoke.model_copy(update={"protocol": tuned})
+    assert as_begun(other, store) == other  # Asked for.
 
 
 def test_a_study_against_the_tuned_anchors_alone_is_as_before_there_were_others(smoke, tmp_path):
