@@ -1,17 +1,18 @@
 """How many seeds does a verdict need? ``python -m analysis.plan --runs FOLDER``.
 
-Takes the spread over seeds from the confirm stage of a run, or from ``--sd-single``, ``--sd-arm``
-and ``--sd-ensemble``. Prints the seeds per arm that each verdict needs, and what the seeds at hand
-can find. For ``escapes`` every configuration is given the strictest level of Holm's procedure, the
-declared one over the number of configurations: enough whatever the other configurations do. Where
-costs are known, the least training with the same power is sought: every configuration is compared
-with the same anchors, the single model and the Deep Ensemble, so more seeds of these serve all.
+Takes the spread over seeds and test examples from the confirm stage of a run, and plans for each of
+its configurations, between all the anchors that it is held against; or takes one spread from
+``--sd-single``, ``--sd-arm`` and ``--sd-ensemble``. Prints the seeds that each verdict needs, and
+what the seeds at hand can find. For ``escapes`` every configuration is given the strictest level of
+Holm's procedure, the declared one over the number of configurations: enough whatever the others do.
+Where costs are known, the least training with the same power is sought: most configurations are
+compared with the same anchors, the single model and the Deep Ensemble, so more seeds of these serve
+all.
 """
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from statistics import fmean
@@ -26,24 +27,35 @@ from analysis.stats.power import (
     MOST_SEEDS,
     POWER,
     Costs,
+    Pair,
     Replicates,
+    Seeds,
     Spread,
     Verdict,
     cheapest_seeds,
     least_permutation_p,
     least_sign_flip_p,
-    power_all,
+    power_between,
     power_gate,
     recovery_found,
-    seeds_needed,
+    seeds_needed_between,
 )
+from analysis.verdict import wording
 from analysis.verdict.arms import Study, count, study_of
+from analysis.verdict.decisions import decide
+from analysis.verdict.schema import Against
+from analysis.verdict.seeds_needed import WANTED, pairs_of
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, any_path
 
 SEEDS: Final = (5, 10, 20, 30, 50)
+ANCHORS: Final[dict[Against, str]] = {
+    "tuned": "the tuned anchors",
+    "own": "its own",
+    "contender": "a contender",
+}
 CONFIGURATIONS: Final = 8
-ALL: Final = "all endpoints"
+VERDICTS: Final[tuple[Verdict, Verdict]] = "escape", "track"
 
 
 @dataclass(frozen=True)
@@ -65,20 +77,62 @@ class RunCosts:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked: spreads by endpoint, the wanted recovery and power, margin, level, arms.
+class Planned:
+    """A configuration, and the pairs of anchors between which it must escape, or track.
 
-    ``least`` has the smallest deviation of a configuration by endpoint; spreads have the largest.
+    The tuned pair comes first; ``against`` says which pair each of ``escape`` is.
     """
 
-    spreads: Mapping[str, Spread]
-    least: Mapping[str, float]
+    name: str
+    escape: Sequence[Pair]
+    track: Sequence[Pair]
+    against: Sequence[Against]
+
+    def pairs(self, verdict: Verdict) -> Sequence[Pair]:
+        """Return those between which this verdict must be shown."""
+        return self.escape if verdict == "escape" else self.track
+
+    @property
+    def over_seeds(self) -> "Planned":
+        """The same about these test examples."""
+        escape, track = ([one.over_seeds for one in own] for own in (self.escape, self.track))
+        return replace(self, escape=escape, track=track)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: configurations, endpoints, the wanted recovery and power, margin, level.
+
+    ``many`` is how many share Holm's correction; ``unplaced`` are those that cannot be planned for,
+    as two of their anchors do not differ.
+    """
+
+    planned: Sequence[Planned]
+    endpoints: Sequence[str]
     costs: RunCosts | None
-    configurations: int
+    many: int
     recovery: float
     power: float
     delta: float
     alpha: float
+    unplaced: Sequence[str] = ()
+
+    def seeds(self, own: Planned, verdict: Verdict) -> int | None:
+        """Return the seeds that a configuration needs; None where no number does."""
+        truth = self.recovery if verdict == "escape" else 0.0
+        limits = truth, self.power, self.delta, self.alpha, self.many
+        return seeds_needed_between(own.pairs(verdict), verdict, *limits)
+
+    def chance(self, own: Planned, verdict: Verdict, seeds: int) -> float:
+        """Return how often so many seeds show a verdict."""
+        escape = verdict == "escape"
+        truth, level = (self.recovery, self.alpha / self.many) if escape else (0.0, self.alpha)
+        return power_between(own.pairs(verdict), verdict, truth, seeds, self.delta, level)
+
+    def least(self, own: Planned, seeds: int) -> float:
+        """Return the least recovery that is found with the wanted power."""
+        limits = self.power, self.delta, self.alpha, self.many
+        return recovery_found(own.escape, seeds, *limits)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     found = argparse.ArgumentParser(prog="python -m analysis.plan", description=__doc__)
     add = found.add_argument
-    add("--runs", help="run folder (or s3://...) whose confirm stage shows the spread over seeds")
+    add("--runs", help="run folder (or s3://...) whose confirm stage shows the spread")
     add("--sd-single", type=float, help="standard deviation over seeds of the single model")
     add("--sd-arm", type=float, help="of a configuration (default: the single model's)")
     add("--sd-ensemble", type=float, help="of the Deep Ensemble")
@@ -130,7 +184,7 @@ def _question(given: argparse.Namespace) -> tuple[Question, list[int]]:
         found, at_hand = _of_options(given), []
     delta = found.delta if given.delta is None else given.delta
     alpha = found.alpha if given.alpha is None else given.alpha
-    many = found.configurations if given.configurations is None else given.configurations
+    many = found.many if given.configurations is None else given.configurations
     _within("--delta", delta, 1)
     _within("--alpha", alpha, 0.5)
     _within("--power", given.power, 1)
@@ -148,7 +202,7 @@ def _question(given: argparse.Namespace) -> tuple[Question, list[int]]:
             raise StudyError(f"--costs must be above 0, but are {said}; give seconds of training")
         costs = RunCosts(*given.costs)
     changed = {"recovery": given.recovery, "power": given.power, "delta": delta, "alpha": alpha}
-    return replace(found, configurations=many, costs=costs, **changed), at_hand
+    return replace(found, many=many, costs=costs, **changed), at_hand
 
 
 def _of_options(given: argparse.Namespace) -> Question:
@@ -167,8 +221,10 @@ def _of_options(given: argparse.Namespace) -> Question:
             f"--gap must be above 0, but is {given.gap:g}; without one no number of seeds suffices"
         )
     spread = Spread(given.sd_single, arm, given.sd_ensemble, given.gap)
-    name = "this endpoint"
-    return Question({name: spread}, {name: arm}, None, CONFIGURATIONS, 0.5, POWER, DELTA, ALPHA)
+    pairs = [Pair([spread])]
+    planned = [Planned("this spread", pairs, pairs, ["tuned"])]
+    asked = WANTED, POWER, DELTA, ALPHA
+    return Question(planned, ["this endpoint"], None, CONFIGURATIONS, *asked)
 
 
 def _within(name: str, value: float, high: float) -> None:
@@ -186,108 +242,200 @@ def _of_run(folder: AnyPath) -> tuple[Question, list[int]]:
             "reach it, or give --sd-single and --sd-ensemble"
         )
     study = study_of(measure(run), run.plan)
+    level, (planned, unplaced) = study.protocol, planned_of(study)
     many = sum(arm.role == "candidate" for arm in study.arms) or CONFIGURATIONS
-    spreads, level = spreads_of(study), study.protocol
-    least = {name: min(found) for name, found in deviations_of(study).items()}
-    costs = costs_of(run.trials)
-    asked = Question(spreads, least, costs, many, 0.5, POWER, level.delta, level.alpha)
-    return asked, [count(study, "single")]
+    names = [endpoint.label for endpoint in level.endpoints]
+    limits = WANTED, POWER, level.delta, level.alpha
+    asked = Question(planned, names, costs_of(run.trials), many, *limits, unplaced)
+    return asked, [max(count(study, arm.arm) for arm in study.arms)]
+
+
+def planned_of(study: Study) -> tuple[list[Planned], list[str]]:
+    """Return the candidates between their anchors, and the names of those that have no gap.
+
+    Where there are no candidates, all that was judged.
+
+    Raises:
+        StudyError: When none can be placed between its anchors.
+    """
+    decided = decide(study)
+    names = wording.names(study.arms)
+    own = [case for case in decided.cases if case.arm.role == "candidate"] or decided.cases
+    found, unplaced = [], []
+    for case in own:
+        name = names[case.arm.arm]
+        escape, track = (pairs_of(study, case, verdict) for verdict in VERDICTS)
+        if escape and track:
+            against = [placement.anchors.against for placement in case.placements]
+            found.append(Planned(name, escape, track, against))
+        else:
+            unplaced.append(name)
+    if not found:
+        reasons = [reason for case in own for one in case.placements for reason in one.reasons]
+        why = wording.reason(reasons[0]) if reasons else "nothing was judged"
+        raise StudyError(
+            f"a plan needs a configuration between two anchors, but {why}; let the study go on, or "
+            "give --sd-single and --sd-ensemble"
+        )
+    return found, unplaced
 
 
 def report(question: Question, seeds: Sequence[int]) -> Iterator[str]:
     """Yield the lines of the plan."""
     q = question
-    groups = {name: [spread] for name, spread in q.spreads.items()}
-    if len(groups) > 1:
-        groups[ALL] = list(q.spreads.values())
-    width = max(len(name) for name in groups) + 2
     yield (
-        f"Margin {q.delta:g}, one-sided level {q.alpha:g}; {q.configurations} configurations, each "
-        f"at {q.alpha:g}/{q.configurations} to escape (Holm's strictest step); wanted power "
-        f"{q.power:g}."
+        f"Margin {q.delta:g}, one-sided level {q.alpha:g}; {q.many} configurations, each at "
+        f"{q.alpha:g}/{q.many} to escape (Holm's strictest step); wanted power {q.power:g}."
     )
     yield ""
-    yield "Standard deviation over seeds, in gaps between single model and Deep Ensemble"
-    yield f"{'':{width}}{'single':>10}{'arm':>16}{'ensemble':>10}"
-    for name, spread in q.spreads.items():
-        single, arm, ensemble, least = (
-            f"{part / spread.gap:.2f}"
-            for part in (spread.single, spread.arm, spread.deep_ensemble, q.least[name])
-        )
-        arms = arm if arm == least else f"{least} to {arm}"
-        yield f"{name:{width}}{single:>10}{arms:>16}{ensemble:>10}"
-    if dict(q.least) != {name: spread.arm for name, spread in q.spreads.items()}:
-        yield "Planned for the arm that varies most on each endpoint."
+    yield from _spreads(q)
     yield ""
-    yield "Seeds per arm needed"
-    yield f"{'':{width}}{f'escapes at R = {q.recovery:g}':>20}{'tracks at R = 0':>20}"
-    for name, spreads in groups.items():
-        needed = _seeds(q, spreads, "escape"), _seeds(q, spreads, "track")
-        yield f"{name:{width}}" + "".join(f"{number:>20}" for number in needed)
+    yield from _needed(q, max(seeds))
     if q.costs is not None:
-        yield ""
-        yield from _cheapest(q, q.costs.of_study(q.configurations), list(q.spreads.values()))
-    for name, spreads in groups.items():
-        yield ""
-        yield f"With so many seeds: {name}"
-        yield from _at(q, spreads, seeds)
+        yield from _cheapest(q, q.costs.of_study(q.many))
+    yield ""
+    yield from _at(q, seeds)
     yield ""
     yield from _floors(q, min(seeds))
 
 
-def _seeds(question: Question, spreads: Sequence[Spread], verdict: Verdict) -> str:
-    q, truth = question, 0.0 if verdict == "track" else question.recovery
-    found = seeds_needed(spreads, verdict, truth, q.power, q.delta, q.alpha, q.configurations)
-    return f"over {MOST_SEEDS}" if found is None else str(found)
+def _spreads(question: Question) -> Iterator[str]:
+    """Yield the deviations between the tuned anchors, by endpoint."""
+    width = max(map(len, question.endpoints)) + 2
+    yield "Standard deviation over seeds, and of the means over test examples, in gaps between"
+    yield "single model and Deep Ensemble"
+    heads = "single", "arm", "ensemble", "examples"
+    yield f"{'':{width}}" + "".join(f"{head:>16}" for head in heads)
+    weights = 1 - question.delta, -1.0, question.delta
+    for i, name in enumerate(question.endpoints):
+        spreads = [own.escape[0].spreads[i] for own in question.planned]
+        columns = [
+            [spread.single / spread.gap for spread in spreads],
+            [spread.arm / spread.gap for spread in spreads],
+            [spread.deep_ensemble / spread.gap for spread in spreads],
+            [s.examples.variance(weights) ** 0.5 / s.gap for s in spreads if s.examples],
+        ]
+        yield f"{name:{width}}" + "".join(f"{_range(numbers):>16}" for numbers in columns)
 
 
-def _cheapest(question: Question, costs: Costs, spreads: Sequence[Spread]) -> Iterator[str]:
+def _range(numbers: Sequence[float]) -> str:
+    if not numbers:
+        return ""
+    least, most = f"{min(numbers):.2f}", f"{max(numbers):.2f}"
+    return most if least == most else f"{least} to {most}"
+
+
+def _needed(question: Question, most: int) -> Iterator[str]:
+    """Yield the seeds that each configuration needs, and what it fails at with ``most``."""
+    q = question
+    several = len(q.endpoints) > 1
+    yield "Seeds of a configuration needed"
+    heads = f"escapes at R = {q.recovery:g}", "tracks at R = 0"
+    yield "".join(f"{head:>20}" for head in heads) + (
+        f"   configuration (where it escapes most seldom with {most})" if several else ""
+    )
+    unlimited = False
+    for own in q.planned:
+        found = [_seeds(q, own, "escape"), _seeds(q, own, "track")]
+        unlimited |= any("(" in text for text in found)
+        limit = f"   {own.name} ({_hardest(q, own, most)})" if several else ""
+        yield "".join(f"{text:>20}" for text in found) + limit
+    if unlimited:
+        yield f"over {MOST_SEEDS} (N): for want of test examples; N with unlimited ones."
+    if q.unplaced:
+        yield f"Without a gap between anchors: {wording.join(q.unplaced)}."
+
+
+def _seeds(question: Question, own: Planned, verdict: Verdict) -> str:
+    found = question.seeds(own, verdict)
+    if found:
+        return str(found)
+    unlimited = question.seeds(own.over_seeds, verdict)
+    return f"over {MOST_SEEDS}" + (f" ({unlimited})" if unlimited else "")
+
+
+def _hardest(question: Question, own: Planned, seeds: int) -> str:
+    """Return on which endpoint, and against which anchors, it escapes most seldom."""
+    tests = [
+        (
+            question.chance(
+                replace(own, escape=[replace(pair, spreads=[spread])]), "escape", seeds
+            ),
+            name,
+            against,
+        )
+        for pair, against in zip(own.escape, own.against, strict=True)
+        for name, spread in zip(question.endpoints, pair.spreads, strict=True)
+    ]
+    _, name, against = min(tests, key=lambda test: test[0])
+    return f"{name}, {ANCHORS[against]}"
+
+
+def _cheapest(question: Question, costs: Costs) -> Iterator[str]:
     """Yield the cheapest seeds for each verdict, and beside them the same number for all."""
     q = question
-    yield f"Seeds with the least training{', all endpoints' if len(spreads) > 1 else ''}"
+    yield ""
+    yield "Seeds with the least training, for the configuration that needs most of those above"
     yield f"{'':28}{'of an arm':>12}{'of an anchor':>14}{'hours':>10}"
     asked: tuple[tuple[Verdict, float], ...] = ("escape", q.recovery), ("track", 0.0)
     for verdict, recovery in asked:
-        limits = recovery, q.power, q.delta, q.alpha, q.configurations
-        same = seeds_needed(spreads, verdict, *limits)
-        found = cheapest_seeds(spreads, costs, verdict, *limits)
-        for name, seeds in (
+        needs = [
+            (seeds, own.pairs(verdict)) for own in q.planned if (seeds := q.seeds(own, verdict))
+        ]
+        pairs = max(needs, key=lambda need: need[0])[1] if needs else q.planned[0].pairs(verdict)
+        limits = verdict, recovery, q.power, q.delta, q.alpha, q.many
+        equal = [replace(pair, seeds=Replicates.of) if pair.shared else pair for pair in pairs]
+        found, same = cheapest_seeds(pairs, costs, *limits), seeds_needed_between(equal, *limits)
+        rows: tuple[tuple[str, Seeds | None], ...] = (
             (f"{verdict}s at R = {recovery:g}", found),
             ("  the same for all", same),
-        ):
-            if seeds is None:
+        )
+        for name, split in rows:
+            if split is None:
                 yield f"{name:28}{f'over {MOST_SEEDS}':>12}"
                 continue
-            numbers = Replicates.of(seeds)
+            numbers = Replicates.of(split)
             hours = f"{costs.total(numbers) / 3600:.3g}"
             yield f"{name:28}{numbers.arm:>12}{numbers.single:>14}{hours:>10}"
 
 
-def _at(question: Question, spreads: Sequence[Spread], seeds: Sequence[int]) -> Iterator[str]:
+def _at(question: Question, seeds: Sequence[int]) -> Iterator[str]:
+    """Yield what numbers of seeds show, on average over the configurations."""
     q = question
-    level = q.alpha / q.configurations
+    yield "With so many seeds, the mean of all configurations"
     heads = (f"least R found, {q.power:g}", f"escapes at {q.recovery:g}", "tracks at 0", "judged")
     yield f"{'seeds':>7}" + "".join(f"{head:>22}" for head in heads)
     for n in seeds:
-        least = recovery_found(spreads, n, q.power, q.delta, q.alpha, q.configurations)
-        escape = power_all(spreads, "escape", q.recovery, n, q.delta, level)
-        track = power_all(spreads, "track", 0.0, n, q.delta, q.alpha)
-        gate = prod(power_gate(spread, n) for spread in spreads)
-        yield f"{n:7}" + "".join(f"{value:22.2f}" for value in (least, escape, track, gate))
+        columns = (
+            fmean(q.least(own, n) for own in q.planned),
+            fmean(q.chance(own, "escape", n) for own in q.planned),
+            fmean(q.chance(own, "track", n) for own in q.planned),
+            fmean(_judged(own, n) for own in q.planned),
+        )
+        yield f"{n:7}" + "".join(f"{value:22.2f}" for value in columns)
+
+
+def _judged(own: Planned, seeds: int) -> float:
+    """Return the chance that every gap is shown, between every pair."""
+    tests = [(spread, pair.numbers(seeds)) for pair in own.escape for spread in pair.spreads]
+    return prod(power_gate(spread, numbers) for spread, numbers in tests)
 
 
 def _floors(question: Question, fewest: int) -> Iterator[str]:
-    level = question.alpha / question.configurations
+    level = question.alpha / question.many
     yield "least R found: the least recovery that escapes with the wanted power."
     yield "judged: the chance that the anchors are shown to differ; else nothing is judged."
-    yield f"{ALL}: products of chances, too low where endpoints go up and down together."
+    yield (
+        "Chances are products over endpoints and anchors, too low where these go up and down "
+        "together."
+    )
     yield (
         f"The t-tests have no floor; but with {fewest} seeds a permutation of two arms' labels "
         f"cannot give p below {least_permutation_p(fewest):.2g},"
     )
     yield (
         f"nor a flip of paired signs below {least_sign_flip_p(fewest):.2g}, and "
-        f"{question.configurations} configurations ask for {level:.2g}."
+        f"{question.many} configurations ask for {level:.2g}."
     )
 
 
@@ -306,64 +454,6 @@ def costs_of(trials: pl.DataFrame) -> RunCosts | None:
     beside = sum(share * sum(by_role.get(role, [])) for role, share in shares.items())
     found = RunCosts(max(single), fmean(arms), max(deep), beside)
     return found if min(found.single, found.arm, found.deep_ensemble) > 0 else None
-
-
-def deviations_of(study: Study) -> dict[str, list[float]]:
-    """Return the candidates' standard deviations over seeds, by the endpoint's label.
-
-    Without candidates, that of the single model.
-    """
-    own = [arm.arm for arm in study.arms if arm.role == "candidate"]
-    found = {}
-    for endpoint in study.protocol.endpoints:
-        keys = [(arm, endpoint.key) for arm in own if (arm, endpoint.key) in study.summaries]
-        keys = keys or [("single", endpoint.key)]
-        if keys[0] in study.summaries:
-            found[endpoint.label] = [study.summaries[key].variance ** 0.5 for key in keys]
-    return found
-
-
-def spreads_of(study: Study) -> dict[str, Spread]:
-    """Return the spread of every measured endpoint, by its label.
-
-    An arm's deviation is the largest of ``deviations_of``, so that the seeds suffice for every
-    candidate: of K samples it is a little too large, while a mean is too small for half of them.
-    The Deep Ensemble is the one that most candidates are placed beside.
-
-    Raises:
-        StudyError: When an anchor has fewer than two runs, or the anchors are in the wrong order.
-    """
-    own = [arm for arm in study.arms if arm.role == "candidate"]
-    pools = sorted(name for name in study.counts if name.startswith("deep_ensemble-"))
-    sizes = Counter(arm.reference for arm in own) or Counter(pools)
-    deep = max(sorted(sizes), key=lambda name: sizes[name], default="deep_ensemble")
-    for anchor in ("single", deep):
-        if count(study, anchor) < 2:
-            raise StudyError(
-                f"a spread needs at least 2 confirmed runs of {anchor}, but there are "
-                f"{count(study, anchor)}; let the study go on, or give --sd-single and "
-                "--sd-ensemble"
-            )
-    spreads, deviations = {}, deviations_of(study)
-    for endpoint in study.protocol.endpoints:
-        single, ensemble = (study.summaries.get((a, endpoint.key)) for a in ("single", deep))
-        if single is None or ensemble is None:
-            continue
-        gap = single.mean - ensemble.mean
-        if gap <= 0:
-            raise StudyError(
-                f"the Deep Ensemble must be better than the single model, but its {endpoint.label} "
-                f"is {'worse by ' + format(-gap, '.3g') if gap else 'the same'}; without a gap no "
-                "number of seeds suffices"
-            )
-        spreads[endpoint.label] = Spread(
-            single.variance**0.5,
-            max(deviations[endpoint.label]),
-            ensemble.variance**0.5,
-            gap,
-            endpoint.kind == "performance",
-        )
-    return spreads
 
 
 if __name__ == "__main__":

@@ -93,13 +93,21 @@ def _lead(arm: Arm) -> Iterator[tuple[str, str]]:
 
 def _needed(arm: Arm) -> str | None:
     """Return how many seeds would be needed, or what those that there are detect."""
-    if arm.needed and arm.verdict == "inconclusive":
-        escape, track = (seeds or "very many" for seeds in (arm.needed.escape, arm.needed.track))
-        return f"{escape} to show R = {arm.needed.recovery:g}, {track} to show that it tracks"
+    if (needed := arm.needed) and arm.verdict == "inconclusive":
+        escape = _with_unlimited(needed.escape, needed.escape_on_these)
+        track = _with_unlimited(needed.track, needed.track_on_these)
+        return f"{escape} to show R = {needed.recovery:g}, {track} to show that it tracks"
     found = [effect.detectable for effect in arm.endpoints.values()]
     known = [value for value in found if value is not None]
     whole = known and len(known) == len(found)
     return f"these detect a recovery of {max(known):.2f}" if whole else None
+
+
+def _with_unlimited(seeds: int | None, unlimited: int | None) -> str:
+    """Return how many seeds would do, and where none would, how many with more test examples."""
+    if seeds or not unlimited:
+        return str(seeds or "very many")
+    return f"no number ({unlimited} with unlimited test examples)"
 
 
 def _recovery(arm: Arm | None, labels: Mapping[str, str]) -> list[list[str]]:

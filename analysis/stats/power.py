@@ -9,8 +9,8 @@ a number of seeds is asked for, ``Replicates`` gives each its own.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from math import ceil, comb, prod
 from typing import Final, Literal
 
@@ -124,10 +124,23 @@ class Pair:
     Attributes:
         spreads: One per endpoint.
         seeds: From the seeds of an arm to those of all three.
+        shared: Whether all arms are held against this pair.
     """
 
     spreads: Sequence[Spread]
-    seeds: Callable[[int], Replicates]
+    seeds: Callable[[int], Replicates] = Replicates.of
+    shared: bool = True
+
+    def numbers(self, seeds: Seeds) -> Replicates:
+        """Return the seeds of all three, given an arm's and, where asked for, shared anchors'."""
+        if isinstance(seeds, Replicates):
+            return seeds if self.shared else self.seeds(seeds.arm)
+        return self.seeds(seeds)
+
+    @property
+    def over_seeds(self) -> "Pair":
+        """The same about these test examples."""
+        return replace(self, spreads=[replace(own, examples=None) for own in self.spreads])
 
 
 def power_escape(
@@ -186,6 +199,39 @@ def power_all(
     return prod(power(spread, recovery, seeds, delta, alpha) for spread in spreads)
 
 
+def power_between(
+    pairs: Sequence[Pair],
+    verdict: Verdict,
+    recovery: float,
+    seeds: Seeds,
+    delta: float = DELTA,
+    alpha: float = ALPHA,
+    least: float = 0.0,
+) -> float:
+    """Return the power between all pairs of anchors at once: again a product, of the gates, too.
+
+    Where the gap between two anchors is not shown nothing is judged between them.
+
+    Args:
+        pairs: What an arm is held against.
+        verdict: What is to be shown.
+        recovery: True recovery on every endpoint between every pair.
+        seeds: Of the arm, from which those of its anchors follow; or those of all that is shared.
+        delta: Margin.
+        alpha: One-sided level.
+        least: Where the product falls below this it is not completed.
+    """
+    reached = 1.0
+    for pair in pairs:
+        numbers = pair.numbers(seeds)
+        for spread in pair.spreads:
+            reached *= power_all([spread], verdict, recovery, numbers, delta, alpha)
+            reached *= power_gate(spread, numbers)
+            if reached < least:
+                return reached
+    return reached
+
+
 def seeds_needed(
     spreads: Sequence[Spread],
     verdict: Verdict = "escape",
@@ -235,16 +281,13 @@ def seeds_needed_between(
     level = alpha / configurations if verdict == "escape" else alpha
 
     def enough(arm: int) -> bool:
-        reached = 1.0
-        for pair in pairs:
-            reached *= power_all(pair.spreads, verdict, recovery, pair.seeds(arm), delta, level)
-        return reached >= power
+        return power_between(pairs, verdict, recovery, arm, delta, level, power) >= power
 
     return _fewest(enough, MOST_SEEDS)
 
 
 def cheapest_seeds(
-    spreads: Sequence[Spread],
+    pairs: Sequence[Pair],
     costs: Costs,
     verdict: Verdict = "escape",
     recovery: float = 0.5,
@@ -253,30 +296,32 @@ def cheapest_seeds(
     alpha: float = ALPHA,
     configurations: int = 1,
 ) -> Replicates | None:
-    """Return the seeds of an arm and of both anchors that have this power at the least cost.
+    """Return the seeds of an arm and of shared anchors that have this power at the least cost.
 
-    Every arm is compared with the same anchors, so a seed of these serves all arms: where all runs
+    Most arms are compared with the same anchors, so a seed of these serves all arms: where all runs
     cost the same, K arms call for about sqrt(K) times as many seeds of an anchor (Dunnett 1955).
     Every number of an arm's seeds is tried that is not dearer than the best split so far.
 
     Args:
+        pairs: What an arm is held against; anchors that are not shared have their own seeds still.
         costs: Of one seed.
 
-    The others are those of ``seeds_needed``; None where it returns None.
+    The others are those of ``seeds_needed``; None where no number up to ``MOST_SEEDS`` suffices.
     """
     level = alpha / configurations if verdict == "escape" else alpha
-    start = seeds_needed(spreads, verdict, recovery, power, delta, alpha, configurations)
+
+    def enough(arm: int, anchors: int) -> bool:
+        numbers = Replicates(arm, anchors, anchors)
+        return power_between(pairs, verdict, recovery, numbers, delta, level, power) >= power
+
+    start = _fewest(lambda seeds: enough(seeds, seeds), MOST_SEEDS)
     if start is None:
         return None
     best, arm = Replicates.of(start), 2
     while costs.total(Replicates(arm, 2, 2)) < costs.total(best):
-
-        def enough(seeds: int, arm: int = arm) -> bool:
-            numbers = Replicates(arm, seeds, seeds)
-            return power_all(spreads, verdict, recovery, numbers, delta, level) >= power
-
         room = (costs.total(best) - costs.total(Replicates(arm, 0, 0))) / costs.anchors
-        if (seeds := _fewest(enough, min(MOST_SEEDS, ceil(room) - 1))) is not None:
+        seeds = _fewest(partial(enough, arm), min(MOST_SEEDS, ceil(room) - 1))
+        if seeds is not None:
             best = Replicates(arm, seeds, seeds)
         arm += 1
     return best
@@ -286,7 +331,10 @@ def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
     """Return the least number from 2 to ``most`` that is enough, as all above it are."""
     if most < 2 or not enough(most):
         return None
-    low, high = 1, most
+    low, high = 1, 2
+    while high < most and not enough(high):  # Upwards, as too few are found out sooner.
+        low, high = high, 2 * high
+    high = min(high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
@@ -294,21 +342,22 @@ def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
 
 
 def recovery_found(
-    spreads: Sequence[Spread],
+    pairs: Sequence[Pair],
     seeds: Seeds,
     power: float = POWER,
     delta: float = DELTA,
     alpha: float = ALPHA,
     configurations: int = 1,
 ) -> float:
-    """Return the least recovery on every endpoint that ESCAPE finds with this power.
+    """Return the least recovery on every endpoint between all pairs that ESCAPE finds so often.
 
-    ``stats.detectable_effect`` at alpha over ``configurations``; of several endpoints, the largest
-    with each at power^(1/endpoints), so that the product suffices.
+    ``contrasts.detectable_effect`` at alpha over ``configurations``; of several tests, the largest
+    with each at power^(1/tests), so that the product suffices.
     """
-    each = power ** (1 / len(spreads))
+    tests = [(s, pair.numbers(seeds)) for pair in pairs for s in pair.spreads]
+    each = power ** (1 / len(tests))
     level = alpha / configurations
-    found = [detectable_effect(s.anchored(0.0, seeds), delta, level, each) for s in spreads]
+    found = (detectable_effect(s.anchored(0.0, n), delta, level, each) for s, n in tests)
     return max(effect for effect in found if effect is not None)
 
 
@@ -367,9 +416,15 @@ def _between(top: FloatArray, bottom: FloatArray, rho: float) -> FloatArray:
 
     Gauss-Legendre over Z1 between -FAR and top.
     """
-    nodes, weights = roots_legendre(64)
+    nodes, weights = _legendre()
     half = (np.clip(top, -FAR, FAR) + FAR)[:, None] / 2
     z = half * (nodes + 1) - FAR
     given = ndtr((rho * z - bottom[:, None]) / max(1e-12, 1 - rho**2) ** 0.5)
     density = np.exp(-(z**2) / 2) / (2 * np.pi) ** 0.5
     return np.asarray((half * weights * density * given).sum(1))
+
+
+@cache
+def _legendre() -> tuple[FloatArray, FloatArray]:
+    nodes, weights = roots_legendre(64)
+    return nodes, weights

@@ -76,3 +76,9 @@ def _next(verdict: Verdict) -> Iterator[str]:
             f"with --set protocol.seeds={max(known)[0]} and another --out (seeds that are added "
             "after a look make a verdict exploratory)."
         )
+    elif not needed.escape and needed.escape_on_these:
+        yield (
+            f"no number of seeds shows that “{told}” escapes, if its recovery is "
+            f"{needed.recovery:g}, for want of test examples: with unlimited ones "
+            f"{needed.escape_on_these} seeds would."
+        )

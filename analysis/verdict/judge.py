@@ -5,7 +5,6 @@ Nothing here or below rounds or prints, and every draw has its own seed: same st
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import partial
 from statistics import median
 from typing import Final, Literal, get_args
 
@@ -17,7 +16,7 @@ from analysis.measures.measure import Measures
 from analysis.measures.over_examples import ExampleCovariances
 from analysis.measures.selection import UNDECLARED
 from analysis.stats.contrasts import Recovery, detectable_effect, fieller
-from analysis.stats.power import POWER, Spread, seeds_needed
+from analysis.stats.power import POWER
 from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
 from analysis.verdict import schema, wording
 from analysis.verdict.arms import CONTROLS, count, failed, more_than_declared, study_of
@@ -36,10 +35,9 @@ from analysis.verdict.deep_ensemble_equivalent import Equivalents
 from analysis.verdict.placements import Case, Gate, Placement
 from analysis.verdict.robustness import check
 from analysis.verdict.schema import Kind, Verdict
+from analysis.verdict.seeds_needed import seeds_needed
 
 DE_LIKE: Final = 0.75
-WANTED: Final = 0.5
-"""The recovery for which the seeds that would be needed are told."""
 
 
 def judge(
@@ -114,32 +112,6 @@ def _gate(gate: Gate) -> schema.Gate:
         ratio=gate.ratio,
         p=gate.gap.p_positive if gate.gap else None,
         reason=wording.reason(gate.reason) if gate.reason else None,
-    )
-
-
-def _needed(case: Case, protocol: Protocol, candidates: int) -> schema.Needed | None:
-    """Return how many seeds would show an escape, or that the arm tracks, by the spread seen."""
-    if case.tuned.reasons:
-        return None
-    spreads = [
-        Spread(
-            effect.single.variance**0.5,
-            effect.arm.variance**0.5,
-            effect.deep_ensemble.variance**0.5,
-            gap=effect.gap.estimate,
-            two_sided=endpoint.kind == "performance",
-            examples=effect.examples,
-        )
-        for endpoint in protocol.endpoints
-        for effect in [case.tuned.effects[endpoint.key]]
-    ]
-    needed = partial(seeds_needed, spreads, delta=protocol.delta, alpha=protocol.alpha)
-    family = candidates if case.arm.role == "candidate" else 1
-    return schema.Needed(
-        power=POWER,
-        recovery=WANTED,
-        escape=needed("escape", WANTED, configurations=family),
-        track=needed("track", 0.0),
     )
 
 
@@ -231,7 +203,7 @@ def _arm(
         contenders=tuple(_contender(one, sources, protocol) for one in case.contenders),
         price=schema.Price(**vars(price), dearer=price.dearer),
         against=_against(case, losses),
-        needed=_needed(case, protocol, len(decided.candidates)),
+        needed=seeds_needed(decided.study, case, len(decided.candidates)),
         equivalent=equivalents.of(arm.arm, protocol.level),
         robustness=check(case, protocol),
     )

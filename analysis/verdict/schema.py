@@ -188,7 +188,11 @@ class Effect(Record):
 
 
 class Needed(Record):
-    """Seeds per arm that would do, given the spread that was seen; null: too many to say."""
+    """Seeds of an arm that would do, given the spread that was seen; null where no number would.
+
+    Its anchors have theirs in the proportions of the study. The arm must be shown to escape between
+    the tuned anchors, its own and each contender's; to track, between the first two.
+    """
 
     power: P
     recovery: float
@@ -197,6 +201,9 @@ class Needed(Record):
     """With Holm's strictest step."""
     track: Count | None
     """At recovery 0."""
+    escape_on_these: Count | None
+    """Where the claim is about these test examples alone."""
+    track_on_these: Count | None
 
 
 class Equivalent(Record):

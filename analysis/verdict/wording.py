@@ -10,7 +10,7 @@ from typing import Final
 
 from analysis.data.protocol import Endpoint, Plan
 from analysis.text.names import title
-from analysis.verdict.arms import runs_there
+from analysis.verdict.arms import PlacedArm, runs_there
 from analysis.verdict.decisions import EXPECTED, ControlName, Decided, Decision, Open, behaves
 from analysis.verdict.placements import Reason
 from analysis.verdict.schema import (
@@ -394,7 +394,7 @@ def disagreements(arms: Sequence[Arm]) -> list[str]:
 # --- words
 
 
-def names(arms: Sequence[Arm]) -> dict[str, str]:
+def names(arms: Sequence[Arm | PlacedArm]) -> dict[str, str]:
     """Return what to call each arm, by key.
 
     Before the name of a comparison, and of all where candidates are of several methods, stands the

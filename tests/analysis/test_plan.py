@@ -7,10 +7,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from analysis.data.run import Run, load
-from analysis.measures.measure import Measures, measure
-from analysis.plan import RunCosts, costs_of, deviations_of, main, spreads_of
+from analysis.data.run import Run
+from analysis.measures.measure import Measures
+from analysis.plan import RunCosts, costs_of, main, planned_of
 from analysis.stats.power import (
+    Pair,
     Spread,
     cheapest_seeds,
     power_track,
@@ -22,60 +23,61 @@ from study.errors import StudyError
 
 OPTIONS = ["--sd-single", "30", "--sd-arm", "25", "--sd-ensemble", "18", "--gap", "100"]
 SPREAD = Spread(0.30, 0.25, 0.18)
+LEAST = ["Seeds", "with", "the", "least"]
 
 
 def test_a_plan_from_deviations(capsys: Any) -> None:
     assert main([*OPTIONS, "--n", "5", "20", "--configurations", "8"]) == 0
     text = capsys.readouterr().out
-    needed = next(line for line in text.splitlines() if line.startswith("this endpoint")).split()
-    assert needed[2:] == ["0.30", "0.25", "0.18"]
+    spread = next(line for line in text.splitlines() if line.startswith("this endpoint")).split()
+    assert spread[2:] == ["0.30", "0.25", "0.18"]
     lines = [line.split() for line in text.splitlines()]
     escape, track = (
         seeds_needed([SPREAD], verdict, recovery, configurations=8)  # type: ignore[arg-type]
         for verdict, recovery in (("escape", 0.5), ("track", 0.0))
     )
-    assert ["this", "endpoint", str(escape), str(track)] in lines
-    least = recovery_found([SPREAD], 20, configurations=8)
+    assert [str(escape), str(track)] in lines
+    least = recovery_found([Pair([SPREAD])], 20, configurations=8)
     row = next(line for line in lines if line[:1] == ["20"])
     assert row[1] == f"{least:.2f}"
     assert row[3] == f"{power_track(SPREAD, 0.0, 20):.2f}"
     assert "cannot give p below 0.004," in text  # 1 / 252
-    assert "all endpoints" not in text.split("least R found:")[0]
+    assert "configuration (" not in text
 
 
-def test_a_plan_from_a_run(study: Path, capsys: Any) -> None:
+def test_a_plan_from_a_run(study: Path, run: Run, measures: Measures, capsys: Any) -> None:
     assert main(["--runs", str(study)]) == 0
     text = capsys.readouterr().out
     assert "Margin 0.25, one-sided level 0.05; 4 configurations" in text
-    assert "With so many seeds: all endpoints" in text
     assert "\n      6 " in text  # the seeds at hand
+    planned, unplaced = planned_of(study_of(measures, run.plan))
+    assert len(planned) == 4
+    assert not unplaced
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if "(where it escapes most seldom with" in line)
+    for line, own in zip(lines[start + 1 :], planned, strict=False):
+        needed = seeds_needed(own.escape[0].spreads, configurations=4)
+        assert line.split()[0] == (str(needed) if needed else "over")
+        assert f"   {own.name} (" in line
+        assert line.endswith(", the tuned anchors)")
 
 
-def test_the_spread_of_a_run_by_hand(measures: Measures, run: Run) -> None:
-    frame = measures.replicates
-    found = spreads_of(study_of(measures, run.plan))["calibrated NLL"]
+def test_the_spread_of_a_run_by_hand(
+    study: Path, measures: Measures, run: Run, capsys: Any
+) -> None:
+    def values(arm: str) -> pl.Series:
+        return measures.replicates.filter(pl.col("arm") == arm)["cll"]
 
-    def own(arm: str) -> pl.Series:
-        return frame.filter(pl.col("arm") == arm)["cll"]
-
-    single, deep = own("single"), own("deep_ensemble-4")
-    variances = frame.filter(pl.col("role") == "candidate").group_by("arm").agg(pl.col("cll").var())
-    assert found.single == pytest.approx(single.std())
-    assert found.deep_ensemble == pytest.approx(deep.std())
-    assert found.arm == pytest.approx(variances["cll"].max() ** 0.5)
-    assert found.gap == pytest.approx(single.mean() - deep.mean())
-    assert found.two_sided
-
-
-def test_the_plan_shows_how_far_arms_vary_and_takes_the_largest(study: Path, capsys: Any) -> None:
+    single, deep = values("single"), values("deep_ensemble-4")
+    gap = single.mean() - deep.mean()
+    candidates = measures.replicates.filter(pl.col("role") == "candidate")
+    deviations = [values(arm).std() / gap for arm in candidates["arm"].unique()]
     assert main(["--runs", str(study)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    found = deviations_of(study_of(measure(load(study)), load(study).plan))["calibrated NLL"]
-    spread = spreads_of(study_of(measure(load(study)), load(study).plan))["calibrated NLL"]
     row = next(line for line in lines if line.startswith("calibrated NLL"))
-    assert len(found) == 4
-    assert f"{min(found) / spread.gap:.2f} to {max(found) / spread.gap:.2f}" in row
-    assert "Planned for the arm that varies most on each endpoint." in lines
+    numbers = row.removeprefix("calibrated NLL").split()
+    assert [numbers[0], numbers[4]] == [f"{own.std() / gap:.2f}" for own in (single, deep)]
+    assert numbers[1:4] == [f"{min(deviations):.2f}", "to", f"{max(deviations):.2f}"]
 
 
 def test_the_cheapest_seeds_stand_beside_equal_ones(capsys: Any) -> None:
@@ -83,11 +85,11 @@ def test_the_cheapest_seeds_stand_beside_equal_ones(capsys: Any) -> None:
     assert main([*OPTIONS, *costs, "--n", "20", "--configurations", "8"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     spent = RunCosts(360, 360, 1440).of_study(8)
-    found = cheapest_seeds([SPREAD], spent, configurations=8)
+    found = cheapest_seeds([Pair([SPREAD])], spent, configurations=8)
     equal = seeds_needed([SPREAD], configurations=8)
     assert found is not None
     assert equal is not None
-    split, same = lines[lines.index(["Seeds", "with", "the", "least", "training"]) + 2 :][:2]
+    split, same = lines[next(i for i, line in enumerate(lines) if line[:4] == LEAST) + 2 :][:2]
     hours = 0.8 * found.arm + 0.5 * found.single  # 8 x 6 minutes; 6 and 24 minutes
     assert split[-3:] == [str(found.arm), str(found.single), f"{hours:.3g}"]
     assert same[-3:] == [str(equal), str(equal), f"{1.3 * equal:.3g}"]
@@ -148,15 +150,14 @@ def without(measures: Measures, *conditions: pl.Expr) -> Measures:
 
 def test_a_run_without_spread_or_gap_is_one_line(measures: Measures, run: Run) -> None:
     one = without(measures, (pl.col("arm") != "single") | (pl.col("replicate") == 0))
-    with pytest.raises(StudyError, match="at least 2 confirmed runs of single, but there are 1"):
-        spreads_of(study_of(one, run.plan))
-    none = without(measures, pl.col("role") != "deep_ensemble")
-    with pytest.raises(StudyError, match="of deep_ensemble-4, but there are 0"):
-        spreads_of(study_of(none, run.plan))
+    with pytest.raises(
+        StudyError, match=r"a configuration between two anchors, but .*runs are miss"
+    ):
+        planned_of(study_of(one, run.plan))
     worse = pl.when(pl.col("arm") == "single").then(0.0).otherwise("cll")
     swapped = replace(measures, replicates=measures.replicates.with_columns(cll=worse))
-    with pytest.raises(StudyError, match="its calibrated NLL is worse by"):
-        spreads_of(study_of(swapped, run.plan))
+    with pytest.raises(StudyError, match=r"but .*let the study go on, or give --sd-single"):
+        planned_of(study_of(swapped, run.plan))
 
 
 def test_a_run_that_confirmed_nothing_is_one_line(

@@ -13,6 +13,7 @@ from analysis.data.protocol import ENDPOINTS
 from analysis.stats import contrasts
 from analysis.stats.contrasts import OverExamples, Recovery, summary
 from analysis.stats.power import (
+    POWER,
     Costs,
     Pair,
     Replicates,
@@ -23,6 +24,7 @@ from analysis.stats.power import (
     least_permutation_p,
     least_sign_flip_p,
     power_all,
+    power_between,
     power_escape,
     power_gate,
     power_track,
@@ -192,7 +194,7 @@ def test_one_number_of_seeds_is_that_of_all_three(monkeypatch: pytest.MonkeyPatc
     for seeds in (12, same):
         assert power_escape(TEST, 0.5, seeds, alpha=0.05 / 8) == pytest.approx(POWERS[0], abs=1e-12)
         assert power_track(TEST, 0.0, seeds) == pytest.approx(POWERS[1], abs=1e-12)
-        assert recovery_found([TEST, SHIFT], seeds) == pytest.approx(POWERS[2], abs=1e-12)
+        assert recovery_found([Pair([TEST, SHIFT])], seeds) == pytest.approx(POWERS[2], abs=1e-12)
     narrow = Spread(1.0, 0.8, 0.55)
     assert power_gate(narrow, 12) == power_gate(narrow, same)
     assert seeds_needed([TEST, SHIFT], configurations=8) == 23
@@ -236,6 +238,17 @@ def test_an_arm_is_held_against_every_pair() -> None:
     assert reached(both) >= 0.8 > reached(both - 1)  # type: ignore[arg-type,operator]
 
 
+def test_more_shared_anchors_leave_an_arms_own_as_they_are() -> None:
+    shared, own = Pair([TEST]), Pair([TEST], lambda n: Replicates(n, 2 * n, 5), shared=False)
+    numbers = Replicates(12, 40, 40)
+    assert shared.numbers(numbers) == numbers
+    assert own.numbers(numbers) == own.numbers(12) == Replicates(12, 24, 5)
+    by_hand = power_escape(TEST, 0.5, numbers) * power_escape(TEST, 0.5, Replicates(12, 24, 5))
+    assert power_between([shared, own], "escape", 0.5, numbers) == pytest.approx(by_hand)
+    least = recovery_found([shared, own], numbers)
+    assert least == max(recovery_found([p], numbers, POWER**0.5) for p in (shared, own))
+
+
 @pytest.mark.parametrize("costs", [Costs(8, 2), Costs(8, 5), Costs(1, 5), Costs(24, 5)])
 @pytest.mark.parametrize("verdict", ["escape", "track"])
 def test_the_cheapest_seeds_have_the_power_and_their_neighbours_do_not(
@@ -248,7 +261,7 @@ def test_the_cheapest_seeds_have_the_power_and_their_neighbours_do_not(
         numbers = Replicates(arm, anchors, anchors)
         return power_all(spreads, verdict, recovery, numbers, alpha=level) >= 0.8
 
-    found = cheapest_seeds(spreads, costs, verdict, recovery, configurations=8)
+    found = cheapest_seeds([Pair(spreads)], costs, verdict, recovery, configurations=8)
     equal = seeds_needed(spreads, verdict, recovery, configurations=8)
     assert found is not None
     assert equal is not None
@@ -264,21 +277,21 @@ def test_the_cheapest_seeds_have_the_power_and_their_neighbours_do_not(
 def test_the_cheapest_anchors_follow_dunnetts_rule() -> None:
     """K arms and anchors of equal deviations, of which T(1/2) takes half each: sqrt(K/2) times."""
     spread, costs = Spread(0.4, 0.4, 0.4), Costs(16, 2)
-    found = cheapest_seeds([spread], costs, recovery=0.8, delta=0.5)
+    found = cheapest_seeds([Pair([spread])], costs, recovery=0.8, delta=0.5)
     assert found is not None
     # The cost K a + 2 b for a variance 1/a + (1/4 + 1/4)/b is least at b/a = sqrt(K/4) = 2.
     assert found.single / found.arm == pytest.approx(2, rel=0.15)
 
 
 def test_what_no_seeds_can_show_has_no_price() -> None:
-    assert cheapest_seeds([Spread(100, 100, 100)], Costs(8, 5)) is None
-    assert cheapest_seeds([Spread(0, 0, 0)], Costs(8, 5)) == Replicates(2, 2, 2)
+    assert cheapest_seeds([Pair([Spread(100, 100, 100)])], Costs(8, 5)) is None
+    assert cheapest_seeds([Pair([Spread(0, 0, 0)])], Costs(8, 5)) == Replicates(2, 2, 2)
 
 
 def test_the_recovery_found_is_found() -> None:
     for spreads in ([TEST], [TEST, SHIFT, GAIN]):
         for seeds, many in ((10, 1), (20, 8)):
-            least = recovery_found(spreads, seeds, 0.8, configurations=many)
+            least = recovery_found([Pair(spreads)], seeds, 0.8, configurations=many)
             power = power_all(spreads, "escape", least, seeds, alpha=0.05 / many)
             assert power > 0.75
             assert power < 0.95 if len(spreads) > 1 else power < 0.83

@@ -130,6 +130,24 @@ def test_what_varies_more_needs_more_seeds(study, arms):
     assert seeds_of(study, arms, pilots + other)[0] == plain
 
 
+def test_every_contender_asks_for_seeds(study, arms, make_spec):
+    pilots = rows(0.4, 0.3)
+    plain = seeds_of(study, arms, pilots)[0]
+    spec = make_spec("single", {}).model_copy(update={"training": arms[0].spec.training})
+    spec = spec.model_copy(update={"backbone": spec.backbone | {"dropout": 0.3}}).alone()
+    close = Arm(spec=spec, role="matched_single", reason="contender")
+
+    def beside(gap):
+        tried = group("single", "anchor", 0.4, gap, n=10, configuration=spec.configuration)
+        return seeds_of(study, [*arms, close], pilots + tried)
+
+    assert plain < beside(1.0)[0] < beside(0.7)[0]
+    assert seeds_of(study, [*arms, close], pilots)[0] == plain
+    most, why = beside(-0.1)
+    assert most == MOST
+    assert "not better than a contender on nll" in why
+
+
 def test_a_deviation_of_few_runs_is_pooled_or_not_used():
     many, few = [[0.0, 1, 2, 3, 4], [0.0, 2, 4, 6, 8]], [[0.0, 1.0], [0.0, 3.0], [5.0]]
     assert deviation(many, 7.0) == stdev(many[1])
