@@ -52,10 +52,10 @@ class Table:
         off = sum(row.off_plan for row in self.rows)
         largest = max(row.value for row in sizes)
         return (
-            f"{len(self.fails)} of {len(sizes)} shares of wrong verdicts are above {LIMIT:g} "
-            f"(declared {ALPHA:g}; largest {largest:.3f}); {off} of "
-            f"{sum(row.kind == 'power' for row in self.rows)} shares of right ones are more than "
-            f"{TOLERANCE:g} from the plan"
+            f"{len(self.fails)} of {len(sizes)} shares of wrong verdicts are above {LIMIT:g} by "
+            f"more than the simulation's error (declared {ALPHA:g}; largest {largest:.3f}); {off} "
+            f"of {sum(row.kind == 'power' for row in self.rows)} shares of right ones are more "
+            f"than {TOLERANCE:g} from the plan"
         )
 
 

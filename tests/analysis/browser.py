@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Error, Page, Playwright, sync_playwright
 
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+PHONE = {"viewport": NARROW, "is_mobile": True, "has_touch": True}
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox"]  # The pages are our own; as root, Chromium starts no other way.
 
@@ -91,3 +94,51 @@ def opened(browser: Browser, file: Path, at: str = "", **how: Any) -> Iterator[O
     found.seconds = time.perf_counter() - start
     yield found
     context.close()
+
+
+def unfold(found: Opened) -> None:
+    """Open everything that is folded, and wait for its figures."""
+    found.look("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    found.page.wait_for_function(
+        "[...document.querySelectorAll('[data-chart]')].every((box) => box.querySelector('svg'))"
+    )
+    found.page.wait_for_timeout(300)
+
+
+def sound(found: Opened) -> None:
+    """Nothing was said or asked for, every figure has marks, nothing is wider than the page."""
+    unfold(found)
+    assert found.said == []
+    assert [url for url in found.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert len([url for url in found.requests if url.startswith("file:")]) == 1
+    assert found.look("window.__report.errors") == []
+    empty = found.look(
+        """() => [...document.querySelectorAll("[data-chart]")].filter((box) => {
+            const marks = box.querySelectorAll("svg .role-mark path, svg .role-mark text, svg .role-mark line");
+            const { width, height } = box.getBoundingClientRect();
+            return !marks.length || width < 100 || height < 60 || /NaN|undefined/.test(box.innerHTML);
+        }).map((box) => box.dataset.chart)"""
+    )
+    assert empty == []
+    assert found.look("document.documentElement.scrollWidth <= innerWidth")
+    cut = found.look(
+        """() => [...document.querySelectorAll("[data-chart]")].filter((box) =>
+            box.querySelector("svg").getBoundingClientRect().right
+            > box.getBoundingClientRect().right + 1).map((box) => box.dataset.chart)"""
+    )
+    assert cut == []
+
+
+def violations(found: Opened) -> list[tuple[str, list[str]]]:
+    """Return what axe finds against the rules of WCAG 2.1 AA, outside of figures' marks."""
+    rules = ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]
+    result = Axe().run(
+        found.page, context={"exclude": [["svg.marks *"]]}, options={"runOnly": rules}
+    )
+    return [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in result.response["violations"]]
+
+
+def arms_of(found: Opened) -> list[str]:
+    return found.look(
+        "[...new Set([...document.querySelectorAll('tr[data-arm].on')].map((row) => row.dataset.arm))]"
+    )

@@ -1,109 +1,34 @@
-"""The report in a real browser: a page of a real study, and pages that are hard to lay out."""
+"""The report of a real study in a real browser."""
 
 import csv
 import html
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
-from analysis.report.__main__ import main
 from study.run_folder.store import RunFolder
-from tests.analysis.browser import Opened, opened, unpacked
-from tests.analysis.make_predictions import ARMS, make_predictions
-from tests.analysis.make_run import DEEP_ENSEMBLE, SINGLE, Arm, Data, default_arms, make_run
+from tests.analysis.browser import (
+    PHONE,
+    WIDE,
+    Opened,
+    arms_of,
+    opened,
+    sound,
+    unfold,
+    unpacked,
+    violations,
+)
 from tests.running import Finished
-
-SMALL = Data(test=60, shift=12, ood=20, classes=4, severities=2)
-MARKUP = "<img src=x onerror=alert(1)><b>be</b> & 'co' \"x\" </script>"
-LONG = "a configuration whose name goes on and on " * 4 + "without_any_space_" * 8
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
-PHONE = {"viewport": NARROW, "is_mobile": True, "has_touch": True}
-
-
-def written(run: Path, *more: str) -> Path:
-    assert main(["--runs", str(run), "--out", str(run / "report.html"), *more]) == 0
-    return run / "report.html"
 
 
 @pytest.fixture(scope="module")
 def real(finished_study: Finished) -> Path:
     """The report of a real, small study."""
     return finished_study.out / "report.html"
-
-
-def hard_runs(folder: Path) -> dict[str, Path]:
-    """Write runs that are hard to show."""
-    one = (SINGLE, DEEP_ENSEMBLE, Arm("candidate", "batchensemble", name="only", diversity=0.9))
-    hundred = tuple(
-        Arm("candidate", "batchensemble", init_std=0.1 + 0.002 * n, diversity=n / 100)
-        for n in range(100)
-    )
-    nothing = (SINGLE, Arm("deep_ensemble", "deep_ensemble", diversity=0.0), one[2])
-    names = tuple(
-        Arm("candidate", "batchensemble", name=name, diversity=0.5) for name in (LONG, MARKUP)
-    )
-    made = {
-        "one": make_run(folder / "one", one, seeds=4, data=SMALL),
-        "hundred": make_run(folder / "hundred", (*one[:2], *hundred), seeds=4, data=SMALL),
-        "nothing": make_run(folder / "nothing", nothing, seeds=4, data=SMALL),
-        "names": make_run(folder / "names", (*default_arms(), *names), seeds=3, data=SMALL),
-    }
-    partial = make_run(folder / "partial", default_arms(), seeds=4, data=SMALL)
-    for row in sorted(partial.glob("trials/*/trial.parquet"))[::3]:
-        row.unlink()
-    return made | {"partial": partial}
-
-
-HARD = ("one", "hundred", "nothing", "names", "partial")
-
-
-@pytest.fixture(scope="module")
-def hard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("hard")
-    runs = {name: written(run) for name, run in hard_runs(folder).items()}
-    given = make_predictions(folder / "given", ARMS, seeds=4, data=SMALL, splits=("test", "ood"))
-    page = folder / "given.html"
-    assert main(["--predictions", str(given), "--out", str(page)]) == 0
-    return runs | {"given": page}
-
-
-def unfold(found: Opened) -> None:
-    """Open everything that is folded, and wait for its figures."""
-    found.look("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    found.page.wait_for_function(
-        "[...document.querySelectorAll('[data-chart]')].every((box) => box.querySelector('svg'))"
-    )
-    found.page.wait_for_timeout(300)
-
-
-def sound(found: Opened) -> None:
-    """Nothing was said or asked for, every figure has marks, nothing is wider than the page."""
-    unfold(found)
-    assert found.said == []
-    assert [url for url in found.requests if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert len([url for url in found.requests if url.startswith("file:")]) == 1
-    assert found.look("window.__report.errors") == []
-    empty = found.look(
-        """() => [...document.querySelectorAll("[data-chart]")].filter((box) => {
-            const marks = box.querySelectorAll("svg .role-mark path, svg .role-mark text, svg .role-mark line");
-            const { width, height } = box.getBoundingClientRect();
-            return !marks.length || width < 100 || height < 60 || /NaN|undefined/.test(box.innerHTML);
-        }).map((box) => box.dataset.chart)"""
-    )
-    assert empty == []
-    assert found.look("document.documentElement.scrollWidth <= innerWidth")
-    cut = found.look(
-        """() => [...document.querySelectorAll("[data-chart]")].filter((box) =>
-            box.querySelector("svg").getBoundingClientRect().right
-            > box.getBoundingClientRect().right + 1).map((box) => box.dataset.chart)"""
-    )
-    assert cut == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -119,46 +44,11 @@ def test_a_real_report(chromium: Browser, real: Path, how: dict[str, Any], schem
         assert dark == (scheme == "dark")
 
 
-@pytest.mark.parametrize("name", [*HARD, "given"])
-@pytest.mark.parametrize("how", [{"viewport": WIDE}, PHONE], ids=["wide", "phone"])
-def test_a_hard_report(
-    chromium: Browser, hard: dict[str, Path], how: dict[str, Any], name: str
-) -> None:
-    with opened(chromium, hard[name], **how) as found:
-        sound(found)
-        figures = found.page.locator("[data-chart]").count()
-        assert (figures == 0) == (name == "nothing")
-        if name == "names":
-            assert MARKUP in found.page.locator("#configurations ~ .table").inner_text()
-        if name == "partial":
-            assert "PARTIAL" in " ".join(found.page.locator(".banner").all_inner_texts())
-
-
-@pytest.mark.parametrize(
-    ("name", "scheme"), [("real", "light"), ("real", "dark"), ("given", "light")]
-)
-def test_axe_finds_no_violation(
-    chromium: Browser, real: Path, hard: dict[str, Path], name: str, scheme: str
-) -> None:
-    with opened(
-        chromium, {"real": real, **hard}[name], color_scheme=scheme, viewport=WIDE
-    ) as found:
-        if name == "real":
-            found.page.locator("[data-open]").first.click()
-        rules = ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]
-        result = Axe().run(
-            found.page, context={"exclude": [["svg.marks *"]]}, options={"runOnly": rules}
-        )
-        said = [
-            (v["id"], [n["html"][:120] for n in v["nodes"]]) for v in result.response["violations"]
-        ]
-        assert said == []
-
-
-def arms_of(found: Opened) -> list[str]:
-    return found.look(
-        "[...new Set([...document.querySelectorAll('tr[data-arm].on')].map((row) => row.dataset.arm))]"
-    )
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation(chromium: Browser, real: Path, scheme: str) -> None:
+    with opened(chromium, real, color_scheme=scheme, viewport=WIDE) as found:
+        found.page.locator("[data-open]").first.click()
+        assert violations(found) == []
 
 
 def faded(found: Opened, figure: str) -> int:
@@ -399,22 +289,6 @@ def test_an_address_that_names_nothing_opens_nothing(
         assert arms_of(found) == []
 
 
-def test_any_name_of_an_arm_survives_its_address(chromium: Browser, tmp_path: Path) -> None:
-    names = ["x,y", "p+q", "a&b", "50%25", "=1+1"]
-    arms = {"single": ARMS["single"], "deep_ensemble": ARMS["deep_ensemble"]}
-    arms |= dict.fromkeys(names, (4, 0.8))
-    given = make_predictions(tmp_path / "given", arms, seeds=3, data=SMALL)
-    page = tmp_path / "given.html"
-    assert main(["--predictions", str(given), "--out", str(page)]) == 0
-    with opened(chromium, page, viewport=WIDE) as found:
-        for button in found.page.locator("tr[data-arm] .tag").all():
-            button.click()
-        chosen = arms_of(found)
-        assert set(names) <= set(chosen)
-        with opened(chromium, page, at=found.page.url.partition("html")[2]) as again:
-            assert arms_of(again) == chosen
-
-
 def test_an_address_is_followed_on_the_open_page_and_outlives_a_section(
     chromium: Browser, real: Path
 ) -> None:
@@ -477,18 +351,8 @@ def test_the_keyboard_reaches_everything(chromium: Browser, real: Path) -> None:
 
 
 def test_a_page_is_small_and_ready_soon(
-    chromium: Browser, real: Path, hard: dict[str, Path], record_property: Any
+    chromium: Browser, real: Path, record_property: Any
 ) -> None:
-    for name, file, most in (("real", real, 3e6), ("hundred", hard["hundred"], 3e6)):
-        with opened(chromium, file, viewport=WIDE) as found:
-            record_property(name, f"{file.stat().st_size / 1e6:.2f} MB, {found.seconds:.2f} s")
-        assert file.stat().st_size < most
-
-
-def test_the_payload_is_json_without_an_end_of_script(hard: dict[str, Path]) -> None:
-    text = hard["names"].read_text()
-    payload = re.search(r'<script type="application/json" id="payload">(.*?)</script>', text, re.S)
-    assert MARKUP in json.dumps(json.loads(payload[1]), ensure_ascii=False).replace('\\"', '"')
-    assert io.StringIO(text).read().count("onerror=alert") == payload[1].count(
-        "onerror=alert"
-    ) + text.count("&lt;img src=x onerror=alert")
+    with opened(chromium, real, viewport=WIDE) as found:
+        record_property("real", f"{real.stat().st_size / 1e6:.2f} MB, {found.seconds:.2f} s")
+    assert real.stat().st_size < 3e6

@@ -44,11 +44,12 @@ def test_hours_of_a_gpu_are_estimated_where_the_study_asks_for_one(tmp_path, cap
     assert trained * 50 < float(flops) < trained * 5000
 
 
-@pytest.mark.parametrize("asked", ["cpus_per_trial=500", "gpus_per_trial=auto"])
-def test_a_trial_that_fits_on_no_machine_is_refused_as_the_run_does(asked, tmp_path, monkeypatch):
+def test_a_trial_that_fits_on_no_machine_is_refused_as_the_run_does(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    smoke, store = load_study([SMOKE], [f"resources.{asked}"]), RunFolder(tmp_path / "run")
-    with pytest.raises(StudyError, match=r"^resources: a trial needs .* but no node has them \("):
+    asked = ["resources.cpus_per_trial=500", "resources.gpus_per_trial=auto"]
+    smoke, store = load_study([SMOKE], asked), RunFolder(tmp_path / "run")
+    said = r"^resources: a trial needs 500 CPUs and 1 GPUs of one node, but no node has them \("
+    with pytest.raises(StudyError, match=said):
         refuse_too_large(smoke, store, Runtime())
     refuse_too_large(smoke, store, Runtime("http://head:8265"))  # Its machines are not known here.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
