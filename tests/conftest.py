@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 from tests import leftovers
@@ -32,15 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 CLUSTERS = tuple(f"tests/clusters/test_{name}.py" for name in ("gpu", "jobs", "local", "nodes"))
 TOGETHER = {
+    "run": ("tests/test_run.py", "tests/test_database.py", "tests/study/stages/test_pilot.py"),
     "read": (
-        "tests/test_run.py",
         "tests/test_readme.py",
-        "tests/test_database.py",
         "tests/analysis/report/test_browser.py",
         "tests/analysis/report/test_side_by_side.py",
         "tests/analysis/report/test_missing_trials.py",
         "tests/analysis/test_publication.py",
-        "tests/study/stages/test_pilot.py",
     ),
     "disturbed": (
         *CLUSTERS,
@@ -49,9 +48,8 @@ TOGETHER = {
         "tests/test_chaos.py",
     ),
 }
-"""Files whose tests run in one process: those that share the finished study or the browser, which
-are dear to make, and those that start and disturb clusters, which at once would only wait for each
-other."""
+"""Files whose tests run in one process: those that take longest, in two; and those that start and
+disturb clusters, which at once would only wait for each other."""
 GROUPS = {file: group for group, files in TOGETHER.items() for file in files}
 
 
@@ -75,12 +73,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A real study of the smoke space, logged to TensorBoard; for tests that only read it."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    (out.parent / "analysis").mkdir()
-    code, printed = finish(start(out, "--log", "tensorboard"))
-    assert code == 0, printed
-    return Finished(out, printed)
+    """A real study of the smoke space, logged to TensorBoard; for tests that only read it.
+
+    Where tests run in several processes, the first that asks for it makes it for all.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    out, said = folder / "run", folder / "printed.txt"
+    with FileLock(folder.with_suffix(".lock")):
+        if not said.exists():
+            (folder / "analysis").mkdir(parents=True)
+            code, printed = finish(start(out, "--log", "tensorboard"))
+            assert code == 0, printed
+            said.write_text(printed)
+    return Finished(out, said.read_text())
 
 
 @pytest.fixture(scope="session")

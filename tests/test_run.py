@@ -27,6 +27,54 @@ from study.stages import estimate
 from tests.running import SMOKE, committed, finish, start, wait_for
 
 
+def workers_of(driver):
+    """Return the processes in which the driver's Ray runs trials."""
+    raylet = subprocess.run(
+        ["pgrep", "-f", "raylet/raylet", "-P", str(driver)],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()[0]  # fmt: skip
+    found = subprocess.run(
+        ["pgrep", "-f", "ray::.*(Trainable|_trainable|ImplicitFunc)", "-P", raylet],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def test_killed_and_interrupted_a_study_ends_as_if_nothing_had_been(tmp_path, request):
+    """First of all, as another process makes the finished study meanwhile."""
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for(lambda: len(committed(out)) >= 2, process)
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    before = len(committed(out))
+    wait_for(lambda: len(committed(out)) > before, process)
+    process.send_signal(signal.SIGINT)
+    code, printed = finish(process)
+    assert code == 130, printed
+    assert "to go on: python -m study.run --space" in printed
+    assert "Traceback" not in printed
+    assert "(raylet)" not in printed  # Ray's advice about the worker that was killed.
+
+    process = start(out)
+    wait_for(lambda: committed(out, "confirm"), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = {t: r.finished for t, r in RunFolder(out).rows().items()}
+
+    code, printed = finish(start(out))
+    assert code == 0, printed
+    whole = request.getfixturevalue("finished_study").out
+    assert len(kept) < len(committed(whole))
+    rows = RunFolder(out).rows()
+    assert rows.keys() == committed(whole)
+    assert {trial: rows[trial].finished for trial in kept} == kept
+    assert {row.status for row in rows.values()} == {"complete"}
+    for trial in committed(whole, "confirm"):
+        folder = whole / "trials" / trial
+        for file in (*folder.glob("*test.parquet"), *folder.glob("geometry.parquet")):
+            assert pq.read_table(file).equals(pq.read_table(out / "trials" / trial / file.name))
+
+
 def test_one_command_ends_with_a_verdict(finished_study):
     out, printed = finished_study
     verdict = json.loads((out / "verdict.json").read_text())
@@ -183,52 +231,6 @@ def test_status_and_replay(finished_study, capsys):
     trial = min(committed(out, "confirm"))
     assert main(["--space", str(SMOKE), "--out", str(out), "--replay", trial]) == 0
     assert "same predictions, bit for bit" in capsys.readouterr().out
-
-
-def workers_of(driver):
-    """Return the processes in which the driver's Ray runs trials."""
-    raylet = subprocess.run(
-        ["pgrep", "-f", "raylet/raylet", "-P", str(driver)],
-        capture_output=True, text=True, check=True,
-    ).stdout.split()[0]  # fmt: skip
-    found = subprocess.run(
-        ["pgrep", "-f", "ray::.*(Trainable|_trainable|ImplicitFunc)", "-P", raylet],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return [int(pid) for pid in found.stdout.split()]
-
-
-def test_killed_and_interrupted_a_study_ends_as_if_nothing_had_been(finished_study, tmp_path):
-    whole, out = finished_study.out, tmp_path / "run"
-    process = start(out)
-    wait_for(lambda: len(committed(out)) >= 2, process)
-    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-    before = len(committed(out))
-    wait_for(lambda: len(committed(out)) > before, process)
-    process.send_signal(signal.SIGINT)
-    code, printed = finish(process)
-    assert code == 130, printed
-    assert "to go on: python -m study.run --space" in printed
-    assert "Traceback" not in printed
-    assert "(raylet)" not in printed  # Ray's advice about the worker that was killed.
-
-    process = start(out)
-    wait_for(lambda: committed(out, "confirm"), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    kept = {t: r.finished for t, r in RunFolder(out).rows().items()}
-    assert len(kept) < len(committed(whole))
-
-    code, printed = finish(start(out))
-    assert code == 0, printed
-    rows = RunFolder(out).rows()
-    assert rows.keys() == committed(whole)
-    assert {trial: rows[trial].finished for trial in kept} == kept
-    assert {row.status for row in rows.values()} == {"complete"}
-    for trial in committed(whole, "confirm"):
-        folder = whole / "trials" / trial
-        for file in (*folder.glob("*test.parquet"), *folder.glob("geometry.parquet")):
-            assert pq.read_table(file).equals(pq.read_table(out / "trials" / trial / file.name))
 
 
 @pytest.mark.slow
