@@ -247,7 +247,7 @@ def test_details_begin_with_the_reason(chromium: Browser, real: Path) -> None:
         assert found.page.locator("#drawer h3").first.inner_text() == "Why"
 
 
-@pytest.mark.parametrize("kind", ["csv", "svg", "png"])
+@pytest.mark.parametrize("kind", ["csv", "svg", pytest.param("png", marks=pytest.mark.slow)])
 def test_every_figure_can_be_kept(chromium: Browser, real: Path, kind: str, tmp_path: Path) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
         page = found.look("JSON.parse(document.getElementById('payload').textContent)")

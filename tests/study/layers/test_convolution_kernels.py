@@ -62,7 +62,10 @@ def test_torch_has_the_fault():
     assert done.returncode < 0 or "not close" in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("instructions", ["DEFAULT", pytest.param("AVX2", marks=needs_avx2)])
+@pytest.mark.parametrize(
+    "instructions",
+    [pytest.param("DEFAULT", marks=pytest.mark.slow), pytest.param("AVX2", marks=needs_avx2)],
+)
 def test_the_gradients_are_right_with_other_threads_and_instructions(instructions):
     here = [__file__, "-k", "test_gradients", "-x", "-p", "no:cacheprovider", "--noconftest"]
     done = subprocess.run(

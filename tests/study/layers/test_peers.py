@@ -18,7 +18,6 @@ M, B = 3, 5
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # those of the peers and of what they import are their own
-    from peft import LoraConfig, get_peft_model
     from tabm import LinearBatchEnsemble
     from torch_uncertainty.layers import BatchConv2d, BatchLinear
 
@@ -85,6 +84,9 @@ def test_batch_ensemble_is_tabms(init):
     ids=["linear", "conv"],
 )
 def test_one_member_of_a_lora_ensemble_is_pefts(layer, shape):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from peft import LoraConfig, get_peft_model  # Here, as it takes seconds.
     torch.manual_seed(0)
     base = layer()
     plain = nn.Sequential(base)
