@@ -33,8 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: leftovers.end(watcher))
 
 
-CLUSTERS = tuple(f"tests/clusters/test_{name}.py" for name in ("gpu", "jobs", "local", "nodes"))
 TOGETHER = {
+    "clusters": tuple(
+        f"tests/clusters/test_{name}.py" for name in ("local", "gpu", "jobs", "nodes", "slurm")
+    ),
     "run": ("tests/test_run.py", "tests/test_database.py", "tests/study/stages/test_pilot.py"),
     "read": (
         "tests/test_readme.py",
@@ -43,21 +45,19 @@ TOGETHER = {
         "tests/analysis/report/test_missing_trials.py",
         "tests/analysis/test_publication.py",
     ),
-    "disturbed": (
-        *CLUSTERS,
-        "tests/clusters/test_slurm.py",
-        "tests/test_object_store.py",
-        "tests/test_chaos.py",
-    ),
+    "disturbed": ("tests/test_object_store.py", "tests/test_chaos.py"),
+    "card": ("tests/study/trials/test_on_a_card.py",),
+    "planted": ("tests/test_planted_truth.py",),
 }
-"""Files whose tests run in one process: those that take longest, in two; and those that start and
-disturb clusters, which at once would only wait for each other."""
+"""Files whose tests run in one process, in the order in which processes take them: those that take
+longest come first, and those that would only wait for each other at once are together."""
 GROUPS = {file: group for group, files in TOGETHER.items() for file in files}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take longest, so that no process is left alone with them."""
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in GROUPS)
+    order = [*TOGETHER, None]
+    items.sort(key=lambda item: order.index(GROUPS.get(item.nodeid.partition("::")[0])))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -22,6 +22,7 @@ TRIALS = 2
 STUDY = (
     f"budget.trials={TRIALS}",
     "protocol.seeds=2",
+    "protocol.anchors=tuned",
     "resources.gpus_per_trial=0.5",
 )
 

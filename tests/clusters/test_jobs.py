@@ -24,6 +24,7 @@ def test_a_study_goes_on_without_who_watches_it(tmp_path):
         )
         words = ["--space", "search_spaces/smoke.yaml", "--out", out]
         words += ["--set", "fixed.training.epochs=200", "--set", "resources.stack=1"]
+        words += ["--set", "protocol.anchors=tuned"]
         words += ["--address", f"http://{head.address}:8265"]
         command = ["env", "-C", ROOT, "python", "-m", "study.run", *words]
 

@@ -264,7 +264,8 @@ def test_a_study_is_stopped_before_the_limit_and_goes_on_when_its_turn_comes(slu
     (tmp_path / "search_spaces").symlink_to(ROOT / "search_spaces")
     options = "--cpus-per-task=1 --gpus-per-node=1 --mem=0 --time=10 --output=log"
     submitted = slurm.say(
-        f"sbatch {options} {SCRIPT} --set fixed.training.epochs=300 --set resources.stack=1",
+        f"sbatch {options} {SCRIPT} --set fixed.training.epochs=300 --set resources.stack=1"
+        " --set protocol.anchors=tuned",
         SPACE="search_spaces/smoke.yaml",
         OUT=str(out),
         ACTIVATE=f"{sys.prefix}/bin/activate",

@@ -182,10 +182,16 @@ def test_neither_optimiser_nor_schedule_nor_pieces_wait(optimizer):
     assert not per_step(Subject("batch_ensemble", {}, "mlp").make, at_a_time=TURNS, **how)
 
 
+METHODS, BACKBONES = names("study.methods"), names("study.backbones")
+PAIRS = {
+    *((name, backbone, "none") for name in METHODS for backbone in BACKBONES),
+    *((name, "cnn", term) for name in METHODS for term in REGULARISERS),
+    *(("batch_ensemble", backbone, term) for backbone in BACKBONES for term in REGULARISERS),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("term", ["none", *REGULARISERS])
-@pytest.mark.parametrize("backbone", names("study.backbones"))
-@pytest.mark.parametrize("name", names("study.methods"))
+@pytest.mark.parametrize(("name", "backbone", "term"), sorted(PAIRS))
 def test_nothing_waits_with_anything(name, backbone, term):
     if name == "mimo" and term != "none":
         pytest.skip("Refused by the values of the labels, which here are none.")
