@@ -14,13 +14,13 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, isinf, prod
 from statistics import fmean
 from typing import Final
 
 import polars as pl
 
-from analysis.data.protocol import ALPHA, DELTA
+from analysis.data.protocol import gate_level
 from analysis.data.run import load
 from analysis.measures.measure import measure
 from analysis.stats.power import (
@@ -38,7 +38,7 @@ from analysis.stats.power import (
     power_between,
     power_gate,
     recovery_found,
-    seeds_needed_between,
+    seeds_needed,
 )
 from analysis.verdict import wording
 from analysis.verdict.arms import Study, count, study_of
@@ -47,9 +47,10 @@ from analysis.verdict.schema import Against
 from analysis.verdict.seeds_needed import WANTED, pairs_of
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, any_path
+from study.schema import ALPHA, DELTA, LEAST_SEEDS
 
 SEEDS: Final = (5, 10, 20, 30, 50)
-ANCHORS: Final[dict[Against, str]] = {
+PAIRS: Final[dict[Against, str]] = {
     "tuned": "the tuned anchors",
     "own": "its own",
     "contender": "a contender",
@@ -62,7 +63,8 @@ VERDICTS: Final[tuple[Verdict, Verdict]] = "escape", "track"
 class RunCosts:
     """Seconds of training of one run: of each anchor, of a configuration, and what goes with it.
 
-    ``beside`` is what controls and matched anchors cost for each seed of the configurations.
+    ``beside`` is what comparisons, controls and matched anchors cost for each seed of the
+    configurations.
     """
 
     single: float
@@ -121,16 +123,27 @@ class Question:
         """Return the seeds that a configuration needs; None where no number does."""
         truth = self.recovery if verdict == "escape" else 0.0
         limits = truth, self.power, self.delta, self.alpha, self.many
-        return seeds_needed_between(own.pairs(verdict), verdict, *limits)
+        return seeds_needed(own.pairs(verdict), verdict, *limits)
 
     def chance(self, own: Planned, verdict: Verdict, seeds: int) -> float:
         """Return how often so many seeds show a verdict."""
         escape = verdict == "escape"
         truth, level = (self.recovery, self.alpha / self.many) if escape else (0.0, self.alpha)
-        return power_between(own.pairs(verdict), verdict, truth, seeds, self.delta, level)
+        limits = self.delta, level, self.gate
+        return power_between(own.pairs(verdict), verdict, truth, seeds, *limits)
 
-    def least(self, own: Planned, seeds: int) -> float:
-        """Return the least recovery that is found with the wanted power."""
+    @property
+    def gate(self) -> float:
+        """Return the level at which anchors must differ."""
+        return gate_level(self.alpha)
+
+    def judged(self, own: Planned, seeds: int) -> float:
+        """Return the chance that every gap is shown, between every pair."""
+        tests = [(spread, pair.numbers(seeds)) for pair in own.escape for spread in pair.spreads]
+        return prod(power_gate(spread, numbers, self.gate) for spread, numbers in tests)
+
+    def least(self, own: Planned, seeds: int) -> float | None:
+        """Return the least recovery that is found with the wanted power; None where none is."""
         limits = self.power, self.delta, self.alpha, self.many
         return recovery_found(own.escape, seeds, *limits)
 
@@ -142,8 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         question, at_hand = _question(given)
         seeds = given.n or sorted({*SEEDS, *at_hand})
         for n in seeds:
-            if n < 2:
-                raise StudyError(f"--n must be at least 2, but is {n}; a spread needs two runs")
+            if n < LEAST_SEEDS:
+                raise StudyError(
+                    f"--n must be at least {LEAST_SEEDS}, but is {n}; fewer seeds are not judged"
+                )
         print("\n".join(report(question, seeds)))
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -332,7 +347,7 @@ def _needed(question: Question, most: int) -> Iterator[str]:
     yield "Seeds of a configuration needed"
     heads = f"escapes at R = {q.recovery:g}", "tracks at R = 0"
     yield "".join(f"{head:>20}" for head in heads) + (
-        f"   configuration (where it escapes most seldom with {most})" if several else ""
+        f"   configuration (where it escapes least often with {most})" if several else ""
     )
     unlimited = False
     for own in q.planned:
@@ -341,7 +356,10 @@ def _needed(question: Question, most: int) -> Iterator[str]:
         limit = f"   {own.name} ({_hardest(q, own, most)})" if several else ""
         yield "".join(f"{text:>20}" for text in found) + limit
     if unlimited:
-        yield f"over {MOST_SEEDS} (N): for want of test examples; N with unlimited ones."
+        yield (
+            f"over {MOST_SEEDS} (N): there are too few test examples; with unlimited ones N seeds "
+            "would do."
+        )
     if q.unplaced:
         yield f"Without a gap between anchors: {wording.join(q.unplaced)}."
 
@@ -355,7 +373,7 @@ def _seeds(question: Question, own: Planned, verdict: Verdict) -> str:
 
 
 def _hardest(question: Question, own: Planned, seeds: int) -> str:
-    """Return on which endpoint, and against which anchors, it escapes most seldom."""
+    """Return on which endpoint, and against which anchors, it escapes least often."""
     tests = [
         (
             question.chance(
@@ -368,14 +386,15 @@ def _hardest(question: Question, own: Planned, seeds: int) -> str:
         for name, spread in zip(question.endpoints, pair.spreads, strict=True)
     ]
     _, name, against = min(tests, key=lambda test: test[0])
-    return f"{name}, {ANCHORS[against]}"
+    return f"{name}, {PAIRS[against]}"
 
 
 def _cheapest(question: Question, costs: Costs) -> Iterator[str]:
     """Yield the cheapest seeds for each verdict, and beside them the same number for all."""
     q = question
     yield ""
-    yield "Seeds with the least training, for the configuration that needs most of those above"
+    yield "Seeds with the least training, for the configuration that needs the most seeds of those"
+    yield f"that need no more than {MOST_SEEDS}"
     yield f"{'':28}{'of an arm':>12}{'of an anchor':>14}{'hours':>10}"
     asked: tuple[tuple[Verdict, float], ...] = ("escape", q.recovery), ("track", 0.0)
     for verdict, recovery in asked:
@@ -385,7 +404,7 @@ def _cheapest(question: Question, costs: Costs) -> Iterator[str]:
         pairs = max(needs, key=lambda need: need[0])[1] if needs else q.planned[0].pairs(verdict)
         limits = verdict, recovery, q.power, q.delta, q.alpha, q.many
         equal = [replace(pair, seeds=Replicates.of) if pair.shared else pair for pair in pairs]
-        found, same = cheapest_seeds(pairs, costs, *limits), seeds_needed_between(equal, *limits)
+        found, same = cheapest_seeds(pairs, costs, *limits), seeds_needed(equal, *limits)
         rows: tuple[tuple[str, Seeds | None], ...] = (
             (f"{verdict}s at R = {recovery:g}", found),
             ("  the same for all", same),
@@ -406,24 +425,20 @@ def _at(question: Question, seeds: Sequence[int]) -> Iterator[str]:
     heads = (f"least R found, {q.power:g}", f"escapes at {q.recovery:g}", "tracks at 0", "judged")
     yield f"{'seeds':>7}" + "".join(f"{head:>22}" for head in heads)
     for n in seeds:
+        found = fmean(inf if (r := q.least(own, n)) is None else r for own in q.planned)
         columns = (
-            fmean(q.least(own, n) for own in q.planned),
             fmean(q.chance(own, "escape", n) for own in q.planned),
             fmean(q.chance(own, "track", n) for own in q.planned),
-            fmean(_judged(own, n) for own in q.planned),
+            fmean(q.judged(own, n) for own in q.planned),
         )
-        yield f"{n:7}" + "".join(f"{value:22.2f}" for value in columns)
-
-
-def _judged(own: Planned, seeds: int) -> float:
-    """Return the chance that every gap is shown, between every pair."""
-    tests = [(spread, pair.numbers(seeds)) for pair in own.escape for spread in pair.spreads]
-    return prod(power_gate(spread, numbers) for spread, numbers in tests)
+        least = "none" if isinf(found) else f"{found:.2f}"
+        yield f"{n:7}{least:>22}" + "".join(f"{value:22.2f}" for value in columns)
 
 
 def _floors(question: Question, fewest: int) -> Iterator[str]:
     level = question.alpha / question.many
-    yield "least R found: the least recovery that escapes with the wanted power."
+    yield "least R found: the least recovery that escapes with the wanted power; none: no recovery"
+    yield "of some configuration does, as its anchors are not shown to differ so often."
     yield "judged: the chance that the anchors are shown to differ; else nothing is judged."
     yield (
         "Chances are products over endpoints and anchors, too low where these go up and down "
@@ -449,7 +464,7 @@ def costs_of(trials: pl.DataFrame) -> RunCosts | None:
     by_role = {role: own["train_seconds"].to_list() for (role,), own in means.group_by("role")}
     single, arms, deep = (by_role.get(r, [0.0]) for r in ("single", "candidate", "deep_ensemble"))
     # What has, of its own, a share of a configuration's seeds: see ``study.stages.anchors``.
-    shares = {"positive_control": 1.0, "negative_control": 1.0}
+    shares = {"comparison": 1.0, "positive_control": 1.0, "negative_control": 1.0}
     shares |= {"matched_single": 2.0, "matched_deep_ensemble": 0.5}
     beside = sum(share * sum(by_role.get(role, [])) for role, share in shares.items())
     found = RunCosts(max(single), fmean(arms), max(deep), beside)

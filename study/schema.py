@@ -38,8 +38,14 @@ Role = Literal[
 ]
 MATCHED: Final = ("matched_single", "matched_deep_ensemble")
 """Roles of the anchors that have an arm's own backbone and hyperparameters."""
+DELTA: Final = 0.25
+"""The margin, in units of recovery, where none is declared."""
+ALPHA: Final = 0.05
+"""The one-sided level of every test, where none is declared."""
 LEAST_SEEDS: Final = 5
 """Of every arm: with fewer the shape of the errors cannot be seen, and a t-test rests on that."""
+APART: Final = 2.0
+"""Standard errors of a difference on validation data above which one network is the better one."""
 Stage = Literal["search", "rescore", "anchor", "pilot", "confirm"]
 Status = Literal["complete", "pruned", "diverged", "failed"]
 

@@ -14,17 +14,21 @@ from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, StoreError
-from study.schema import MATCHED, Role
+from study.schema import ALPHA, DELTA, MATCHED, Role
 
-DELTA: Final = 0.25
-"""The margin where none is declared, as in the ``Protocol`` of a study's settings."""
-ALPHA: Final = 0.05
 GATE_LEVEL: Final = 0.025
-"""One-sided level at which the anchors must differ for an endpoint to be judged.
+"""The most that ``gate_level`` may be."""
 
-That keeps the gap from 0 by two of its own standard errors, so that recoveries have bounded
-intervals. How much single seeds deviate is no matter: with many of them a small gap is well known.
-"""
+
+def gate_level(alpha: float) -> float:
+    """Return the one-sided level at which anchors must differ for an endpoint to be judged.
+
+    That keeps the gap from 0 by two of its own standard errors or more, so that recoveries have
+    bounded intervals, also at ``Protocol.level_wide``. How much single seeds deviate is no matter:
+    with many of them a small gap is well known.
+    """
+    return min(GATE_LEVEL, alpha / 2)
+
 
 SEVERAL: Final = ("candidate", "comparison", *MATCHED)
 
@@ -100,6 +104,11 @@ class Protocol:
     def level(self) -> float:
         """Level of the two-sided interval that agrees with one-sided tests at alpha."""
         return round(1 - 2 * self.alpha, 12)
+
+    @property
+    def gate_level(self) -> float:
+        """One-sided level at which anchors must differ."""
+        return gate_level(self.alpha)
 
     @property
     def level_wide(self) -> float:

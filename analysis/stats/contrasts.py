@@ -190,23 +190,23 @@ def degrees_of_freedom(shares: Sequence[Any], numbers: Sequence[int]) -> Any:
     return 1 / np.minimum(mean + TAIL * (square - mean * mean), most)
 
 
-def fieller(anchored: Recovery, level: float) -> Interval:
+def fieller(effect: Recovery, level: float) -> Interval:
     """Return the interval of R that holds every theta at which T(theta) = 0 is not rejected.
 
-    Fieller (1954), by inversion of the two-sided t-test of ``Anchored.at``. So the 1 - 2 alpha
+    Fieller (1954), by inversion of the two-sided t-test of ``Recovery.at``. So the 1 - 2 alpha
     interval lies above delta exactly when ESCAPE holds at alpha. Where the gap between the anchors
     is itself not different from 0 at this level the set is unbounded (or, between anchors in the
     wrong order, without meaning): then both bounds are None.
     """
-    gap, recovery = anchored.gap, anchored.recovery
+    gap, recovery = effect.gap, effect.recovery
     if recovery is None or gap.estimate <= 0 or gap.p_positive >= (1 - level) / 2:
         return UNBOUNDED
-    spread = anchored.at(recovery).se / gap.estimate
+    spread = effect.at(recovery).se / gap.estimate
     if spread == 0:
         return recovery, recovery
 
     def excess(theta: float) -> float:
-        test = anchored.at(theta)
+        test = effect.at(theta)
         return abs(test.estimate) - float(stdtrit(test.df, (1 + level) / 2)) * test.se
 
     bounds = [_root(excess, recovery, side * spread) for side in (-1.0, 1.0)]
@@ -237,14 +237,14 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable_effect(
-    anchored: Recovery, delta: float, alpha: float, power: float = 0.8
+    effect: Recovery, delta: float, alpha: float, power: float = 0.8
 ) -> float | None:
     """Return the least recovery that ESCAPE at level alpha would find with this power.
 
     delta + (t_{1-alpha} + t_{power}) SE(T(delta)) / gap, from the spread that was seen; None where
     the gap is not positive.
     """
-    gap, test = anchored.gap.estimate, anchored.at(delta)
+    gap, test = effect.gap.estimate, effect.at(delta)
     if gap <= 0:
         return None
     if test.se == 0:

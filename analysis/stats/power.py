@@ -8,6 +8,7 @@ Every arm is compared with the same anchors, which may therefore have more seeds
 a number of seeds is asked for, ``Replicates`` gives each its own.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -15,10 +16,11 @@ from math import ceil, comb, prod
 from typing import Final, Literal
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import ndtr, roots_legendre, stdtrit
 from scipy.stats import chi2, qmc
 
-from analysis.data.protocol import ALPHA, DELTA, GATE_LEVEL
+from analysis.data.protocol import GATE_LEVEL, gate_level
 from analysis.metrics import IntArray
 from analysis.stats.contrasts import (
     Contrast,
@@ -28,14 +30,16 @@ from analysis.stats.contrasts import (
     Summary,
     Weights,
     degrees_of_freedom,
-    detectable_effect,
 )
+from study.schema import ALPHA, DELTA, LEAST_SEEDS
 
 Verdict = Literal["escape", "track"]
 
 POWER: Final = 0.8
 MOST_SEEDS: Final = 2000
 """Where ``seeds_needed`` gives up."""
+MOST_RECOVERY: Final = 100.0
+"""Where ``recovery_found`` gives up."""
 DRAWS: Final = 1024
 """Points at which the sample variances are taken."""
 FAR: Final = 9.0
@@ -108,7 +112,7 @@ class Spread:
         """Of single model, arm and Deep Ensemble, (3,)."""
         return np.square([self.single, self.arm, self.deep_ensemble])
 
-    def anchored(self, recovery: float, seeds: Seeds) -> Recovery:
+    def effect(self, recovery: float, seeds: Seeds) -> Recovery:
         """Return the effect of an arm of this true recovery, as if the truth had been drawn."""
         means = 0.0, -recovery * self.gap, -self.gap
         numbers = Replicates.of(seeds).of_contrast
@@ -174,13 +178,13 @@ def power_track(
     return float(_between(top, bottom, covariance / (below.se * above.se)).mean())
 
 
-def power_gate(spread: Spread, seeds: Seeds) -> float:
-    """Return P(the anchors are shown to differ)."""
-    gap = spread.anchored(0.0, seeds).gap
+def power_gate(spread: Spread, seeds: Seeds, level: float = GATE_LEVEL) -> float:
+    """Return P(the anchors are shown to differ at this one-sided level)."""
+    gap = spread.effect(0.0, seeds).gap
     if gap.se == 0:
         return float(gap.estimate > 0)
     se, df = _estimated(spread, seeds, (1.0, 0.0, -1.0))
-    return float(ndtr((gap.estimate - stdtrit(df, 1 - GATE_LEVEL) * se) / gap.se).mean())
+    return float(ndtr((gap.estimate - stdtrit(df, 1 - level) * se) / gap.se).mean())
 
 
 def power_all(
@@ -206,6 +210,7 @@ def power_between(
     seeds: Seeds,
     delta: float = DELTA,
     alpha: float = ALPHA,
+    gate: float = GATE_LEVEL,
     least: float = 0.0,
 ) -> float:
     """Return the power between all pairs of anchors at once: again a product, of the gates, too.
@@ -219,6 +224,7 @@ def power_between(
         seeds: Of the arm, from which those of its anchors follow; or those of all that is shared.
         delta: Margin.
         alpha: One-sided level.
+        gate: One-sided level at which the anchors must differ.
         least: Where the product falls below this it is not completed.
     """
     reached = 1.0
@@ -226,42 +232,13 @@ def power_between(
         numbers = pair.numbers(seeds)
         for spread in pair.spreads:
             reached *= power_all([spread], verdict, recovery, numbers, delta, alpha)
-            reached *= power_gate(spread, numbers)
+            reached *= power_gate(spread, numbers, gate)
             if reached < least:
                 return reached
     return reached
 
 
 def seeds_needed(
-    spreads: Sequence[Spread],
-    verdict: Verdict = "escape",
-    recovery: float = 0.5,
-    power: float = POWER,
-    delta: float = DELTA,
-    alpha: float = ALPHA,
-    configurations: int = 1,
-) -> int | None:
-    """Return the fewest seeds per arm with this power on all endpoints at once.
-
-    Args:
-        spreads: One per endpoint.
-        verdict: ``escape`` at ``recovery``, or ``track`` (pass ``recovery=0``).
-        recovery: True recovery on every endpoint.
-        power: Wanted probability of the verdict.
-        delta: Margin.
-        alpha: One-sided level.
-        configurations: How many share Holm's correction; an escape is planned at alpha over this
-            number, Holm's strictest step, so the seeds suffice whatever the others do. Tracking is
-            not corrected.
-
-    Returns:
-        Number of seeds of an arm, at least 2; None where ``MOST_SEEDS`` do not suffice.
-    """
-    limits = recovery, power, delta, alpha, configurations
-    return seeds_needed_between([Pair(spreads, Replicates.of)], verdict, *limits)
-
-
-def seeds_needed_between(
     pairs: Sequence[Pair],
     verdict: Verdict = "escape",
     recovery: float = 0.5,
@@ -272,16 +249,29 @@ def seeds_needed_between(
 ) -> int | None:
     """Return the fewest seeds per arm with this power between all pairs of anchors at once.
 
-    The power is again a product, so too low where pairs go up and down together: they share the
-    arm. For what else there is see ``seeds_needed``.
+    The power is a product, so too low where endpoints or pairs go up and down together: pairs share
+    the arm.
 
     Args:
         pairs: What an arm is held against.
+        verdict: ``escape`` at ``recovery``, or ``track`` (pass ``recovery=0``).
+        recovery: True recovery on every endpoint between every pair.
+        power: Wanted probability of the verdict.
+        delta: Margin.
+        alpha: One-sided level.
+        configurations: How many share Holm's correction; an escape is planned at alpha over this
+            number, Holm's strictest step, so the seeds suffice whatever the others do. Tracking is
+            not corrected.
+
+    Returns:
+        Number of seeds of an arm, at least ``LEAST_SEEDS``, as fewer are not judged; None where
+        ``MOST_SEEDS`` do not suffice.
     """
     level = alpha / configurations if verdict == "escape" else alpha
+    limits = delta, level, gate_level(alpha), power
 
     def enough(arm: int) -> bool:
-        return power_between(pairs, verdict, recovery, arm, delta, level, power) >= power
+        return power_between(pairs, verdict, recovery, arm, *limits) >= power
 
     return _fewest(enough, MOST_SEEDS)
 
@@ -306,19 +296,20 @@ def cheapest_seeds(
         pairs: What an arm is held against; anchors that are not shared have their own seeds still.
         costs: Of one seed.
 
-    The others are those of ``seeds_needed``; None where no number up to ``MOST_SEEDS`` suffices.
+    The others are those of ``seeds_needed``. None where no number up to ``MOST_SEEDS`` suffices.
     """
     level = alpha / configurations if verdict == "escape" else alpha
+    limits = delta, level, gate_level(alpha), power
 
     def enough(arm: int, anchors: int) -> bool:
         numbers = Replicates(arm, anchors, anchors)
-        return power_between(pairs, verdict, recovery, numbers, delta, level, power) >= power
+        return power_between(pairs, verdict, recovery, numbers, *limits) >= power
 
     start = _fewest(lambda seeds: enough(seeds, seeds), MOST_SEEDS)
     if start is None:
         return None
-    best, arm = Replicates.of(start), 2
-    while costs.total(Replicates(arm, 2, 2)) < costs.total(best):
+    best, arm = Replicates.of(start), LEAST_SEEDS
+    while costs.total(Replicates(arm, LEAST_SEEDS, LEAST_SEEDS)) < costs.total(best):
         room = (costs.total(best) - costs.total(Replicates(arm, 0, 0))) / costs.anchors
         seeds = _fewest(partial(enough, arm), min(MOST_SEEDS, ceil(room) - 1))
         if seeds is not None:
@@ -328,17 +319,10 @@ def cheapest_seeds(
 
 
 def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
-    """Return the least number from 2 to ``most`` that is enough, as all above it are."""
-    if most < 2 or not enough(most):
-        return None
-    low, high = 1, 2
-    while high < most and not enough(high):  # Upwards, as too few are found out sooner.
-        low, high = high, 2 * high
-    high = min(high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    """Return the least number of seeds up to ``most`` that is enough, as all above it are."""
+    numbers = range(LEAST_SEEDS, most + 1)
+    at = bisect_left(numbers, True, key=enough)
+    return numbers[at] if at < len(numbers) else None
 
 
 def recovery_found(
@@ -348,17 +332,20 @@ def recovery_found(
     delta: float = DELTA,
     alpha: float = ALPHA,
     configurations: int = 1,
-) -> float:
+) -> float | None:
     """Return the least recovery on every endpoint between all pairs that ESCAPE finds so often.
 
-    ``contrasts.detectable_effect`` at alpha over ``configurations``; of several tests, the largest
-    with each at power^(1/tests), so that the product suffices.
+    Gates included: None where anchors are not shown to differ so often, or only beyond
+    ``MOST_RECOVERY``. An escape is asked for at alpha over ``configurations``.
     """
-    tests = [(s, pair.numbers(seeds)) for pair in pairs for s in pair.spreads]
-    each = power ** (1 / len(tests))
-    level = alpha / configurations
-    found = (detectable_effect(s.anchored(0.0, n), delta, level, each) for s, n in tests)
-    return max(effect for effect in found if effect is not None)
+    limits = delta, alpha / configurations, gate_level(alpha)
+
+    def short(recovery: float) -> float:
+        return power - power_between(pairs, "escape", recovery, seeds, *limits)
+
+    if short(MOST_RECOVERY) > 0:
+        return None
+    return delta if short(delta) <= 0 else float(brentq(short, delta, MOST_RECOVERY, xtol=1e-6))
 
 
 def least_permutation_p(seeds: int) -> float:
@@ -379,7 +366,7 @@ def _contrast(
     The latter is t_{1-alpha, df} times the standard error as studies would estimate them, (DRAWS,).
     """
     se, df = _estimated(spread, seeds, (1 - theta, -1.0, theta))
-    return spread.anchored(recovery, seeds).at(theta), stdtrit(df, 1 - alpha) * se
+    return spread.effect(recovery, seeds).at(theta), stdtrit(df, 1 - alpha) * se
 
 
 def _estimated(spread: Spread, seeds: Seeds, weights: Weights) -> tuple[FloatArray, FloatArray]:

@@ -8,11 +8,11 @@ this code was written, with degrees of freedom of its own.
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from analysis.data.protocol import ALPHA, DELTA
 from analysis.stats.power import Spread, power_all, power_escape, power_track
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Question
 from analysis.validation.simulate import Design, Errors, Gaussian
+from study.schema import ALPHA, DELTA
 
 CORRELATION: Final = 0.5
 KEYS: Final = {"test": "cll", "shift": "shift_nll"}

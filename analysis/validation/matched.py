@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from analysis.data.protocol import ALPHA, DELTA
 from analysis.stats.power import Replicates, power_all
 from analysis.validation.gaussian import ALL, CORRELATION, SEEDS, SPREADS, gaussian_study
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Question
 from analysis.validation.simulate import Design, Examples, Gaussian, Pair
+from study.schema import ALPHA, DELTA
 
 SCENARIO: Final = "whole study: matched anchors"
 EXAMPLES: Final = Examples(200, 3.0)

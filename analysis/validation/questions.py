@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from scipy.stats import binomtest
 
-from analysis.data.protocol import ALPHA
 from analysis.validation.simulate import Design, Pipeline, tally
+from study.schema import ALPHA
 
 Kind = Literal["size", "power", "shown"]
 

@@ -5,12 +5,12 @@ from typing import Final
 
 import numpy as np
 
-from analysis.data.protocol import DELTA
 from analysis.stats.power import Spread
 from analysis.validation.gaussian import ALL, CORRELATION, SPREADS, gaussian_study
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Kind, Question
 from analysis.validation.simulate import Design, Errors, Gaussian
+from study.schema import DELTA
 
 UNEQUAL: Final = {
     "noisy single": (0.5, 0.05, 0.05),

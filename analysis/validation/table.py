@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from analysis.data.protocol import ALPHA
 from analysis.data.run import load
 from analysis.validation.gaussian import one_endpoint, three_endpoints
 from analysis.validation.matched import matched
@@ -24,6 +23,7 @@ from analysis.validation.populations import generated, of_run, planted
 from analysis.validation.questions import LIMIT, TOLERANCE, Cell, Row, run
 from analysis.validation.stress import gate, stress
 from study.run_folder.paths import AnyPath
+from study.schema import ALPHA
 
 REPLICATIONS: Final = 4000
 QUICK: Final = 400

@@ -286,10 +286,13 @@ def runs_there(study: Study) -> tuple[int, int]:
 
 
 def more_than_declared(study: Study) -> dict[str, int]:
-    """Return by arm how many replicates there are beyond those that were declared."""
-    beyond = {
-        arm: count(study, arm) - planned
-        for arm in study.counts
-        if (planned := study.planned(arm)) is not None
-    }
-    return {arm: runs for arm, runs in sorted(beyond.items()) if runs > 0}
+    """Return by arm how many runs there are beyond those that were declared.
+
+    Deep Ensembles of several sizes that are made of one pool are one arm here.
+    """
+    beyond: dict[str, int] = {}
+    for arm in sorted(study.counts):
+        planned, pool = study.planned(arm), pool_of(arm)
+        if planned is not None and (more := count(study, arm) - planned) > 0:
+            beyond[pool] = max(beyond.get(pool, 0), more)
+    return beyond

@@ -49,8 +49,7 @@ def _folded(name: str, text: str) -> list[str]:
 
 def _next(verdict: Verdict) -> Iterator[str]:
     """Yield what would make the answer surer."""
-    unfinished = any(why.startswith(wording.UNFINISHED) for why in verdict.reasons)
-    if unfinished:
+    if verdict.unfinished:
         yield "the same command goes on where it stopped."
         return
     if verdict.withheld:

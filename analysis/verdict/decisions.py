@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from analysis.data.protocol import GATE_LEVEL, Endpoint, Protocol
+from analysis.data.protocol import Endpoint, Protocol
 from analysis.data.roles import FAMILIES
 from analysis.stats.contrasts import Recovery, holm
 from analysis.verdict.arms import Price, Study, runs_there
@@ -17,7 +17,7 @@ from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Globa
 
 Label = (
     Literal["better but not diverse", "diverse but not better"]
-    | Literal["better in part", "worse in part", "too few seeds"]
+    | Literal["better in part", "worse in part", "nothing shown"]
     | Literal["better trained", "escapes its own hyperparameters only"]
     | Literal["escapes the chosen single network only"]
     | Literal["tracks the tuned network only", "tracks its own hyperparameters only"]
@@ -100,6 +100,15 @@ class Decided:
         return {name: self.decisions.get(f"{name}_control") for name in EXPECTED}
 
     @property
+    def unfinished(self) -> bool:
+        """Whether runs are missing that were declared: before the last a verdict would be a peek.
+
+        Those that failed are not missing.
+        """
+        done, total = runs_there(self.study)
+        return done < total
+
+    @property
     def withheld(self) -> bool:
         """Whether a control misbehaved, so that nothing is claimed of any arm."""
         return any(found and not behaves(name, found) for name, found in self.controls.items())
@@ -118,12 +127,12 @@ class Decided:
     def verdict(self) -> Global:
         """What candidates and controls say together.
 
-        A control that misbehaves withholds any verdict; "all track" needs both controls besides.
+        A control that misbehaves withholds any verdict; "all track" needs both controls to be shown
+        to do what they must.
         What escapes at a higher price than a Deep Ensemble is no efficient ensemble that does.
         """
         verdicts = {decision.verdict for decision in self.candidates.values()}
-        done, total = runs_there(self.study)  # Before the last a verdict would be a peek.
-        if done < total or self.withheld:
+        if self.unfinished or self.withheld:
             return INCONCLUSIVE
         if self.escaping:
             return SOME_ESCAPES
@@ -156,12 +165,13 @@ def behaves(control: ControlName, found: Decision) -> bool:
     return found.verdict not in ("escapes", "worse") and not found.better
 
 
-def tests_of(endpoint: Endpoint, effect: Recovery, delta: float) -> Tests:
+def tests_of(endpoint: Endpoint, effect: Recovery, protocol: Protocol) -> Tests:
     """Return the tests of R > delta, of |R| < delta (diversity: R < delta) and of R < -delta.
 
     Where other test examples might give anchors in the other order, nothing is shown of these.
     """
-    if effect.examples and effect.gap.p_positive >= GATE_LEVEL:
+    delta = protocol.delta
+    if effect.examples and effect.gap.p_positive >= protocol.gate_level:
         return NOTHING_SHOWN
     above, below = effect.at(delta), effect.at(-delta)
     track = above.p_negative
@@ -266,7 +276,7 @@ def joint_between(placement: Placement, protocol: Protocol) -> Tests:
 def tests_between(placement: Placement, protocol: Protocol) -> dict[str, Tests]:
     """Return the tests of every endpoint between two anchors."""
     effects = placement.effects
-    return {e.key: tests_of(e, effects[e.key], protocol.delta) for e in protocol.endpoints}
+    return {e.key: tests_of(e, effects[e.key], protocol) for e in protocol.endpoints}
 
 
 def _by_anchors(tuned: Kind, own: Kind) -> Label | None:
@@ -297,6 +307,6 @@ def _open(tests: Mapping[str, Tests], protocol: Protocol) -> Open:
     elif diverse == {True} and better == {False}:
         label = "diverse but not better"
     else:
-        label = "worse in part" if below else "better in part" if above else "too few seeds"
+        label = "worse in part" if below else "better in part" if above else "nothing shown"
     not_above = tuple(e for e in endpoints if e not in above)
     return Open(label, above, not_above, below, protocol.delta)

@@ -1,10 +1,12 @@
 """What speaks for a verdict, and what could overturn it, a line each."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import hypot
 from typing import Final, Literal
 
 from analysis.verdict.schema import SOME_ESCAPES, Arm, Effect, Tried, Verdict
 from analysis.verdict.wording import BASELINES, join, names, winner
+from study.schema import APART
 
 State = Literal["yes", "no", "na"]
 EXAMPLES: Final[dict[bool | None, tuple[State, str]]] = {
@@ -61,7 +63,7 @@ def _closed(verdict: Verdict) -> Iterator[str]:
     """Say where no recovery can be measured, each reason once."""
     called, found = names(verdict.arms), dict[tuple[str, str], dict[str, None]]()
     for gate in verdict.gates:
-        if gate.reason is None or "runs are missing" in gate.reason:
+        if gate.reason is None or gate.kind == "runs missing":
             continue
         if gate.against == "tuned":
             found.setdefault((gate.reason, ""), {})[f"{gate.members} members"] = None
@@ -138,9 +140,10 @@ def _tried(tried: Sequence[Tried], arms: Sequence[Arm]) -> tuple[State, str]:
     for arm in arms:  # Where it has no name, the plan has an id.
         source = source.replace(f"{arm.method} {arm.configuration[:6]}", names(arms)[arm.arm])
     text = f"the single network is the best of {len(tried)} on validation data ({source})"
-    if None in (first.mean, second.mean, first.se, second.se):
+    if first.mean is None or second.mean is None or first.se is None or second.se is None:
         return "na", text
-    gap = float(second.mean or 0.0) - float(first.mean or 0.0)
-    se = float(first.se or 0.0) ** 2 + float(second.se or 0.0) ** 2
-    text += f"; the next is {gap:.4f} nats behind, with a standard error of {se**0.5:.4f}"
-    return ("yes" if gap > 2 * se**0.5 else "na"), text
+    gap, se = second.mean - first.mean, hypot(first.se, second.se)
+    if second.seeds < first.seeds:  # Then it comes second, however good it is.
+        return "na", f"{text}; runs of the next one failed"
+    text += f"; the next is {gap:.4f} nats behind, with a standard error of {se:.4f}"
+    return ("yes" if gap > APART * se else "na"), text

@@ -5,12 +5,13 @@ Nothing here or below rounds or prints, and every draw has its own seed: same st
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from math import inf, isinf
 from statistics import median
 from typing import Final, Literal, get_args
 
 import polars as pl
 
-from analysis.data.protocol import GATE_LEVEL, Endpoint, Plan, Protocol
+from analysis.data.protocol import Endpoint, Plan, Protocol
 from analysis.data.roles import FAMILIES
 from analysis.measures.measure import Measures
 from analysis.measures.over_examples import ExampleCovariances
@@ -35,7 +36,7 @@ from analysis.verdict.deep_ensemble_equivalent import Equivalents
 from analysis.verdict.placements import Case, Gate, Placement
 from analysis.verdict.robustness import check
 from analysis.verdict.schema import Kind, Verdict
-from analysis.verdict.seeds_needed import seeds_needed
+from analysis.verdict.seeds_needed import needed_of
 
 DE_LIKE: Final = 0.75
 
@@ -69,10 +70,11 @@ def judge(
     undeclared = measures.excluded.filter(pl.col("reason") == UNDECLARED).height
     exploratory = tuple(wording.exploratory(plan, more_than_declared(study)))
     found = Verdict(
-        format=3,
+        format=4,
         sentence="",
         verdict=decided.verdict,
         withheld=decided.withheld,
+        unfinished=decided.unfinished,
         reasons=(*wording.limits(decided), *wording.undeclared(undeclared)),
         exploratory=bool(exploratory),
         exploratory_reasons=exploratory,
@@ -111,6 +113,7 @@ def _gate(gate: Gate) -> schema.Gate:
         gap=gate.gap.estimate if gate.gap else None,
         ratio=gate.ratio,
         p=gate.gap.p_positive if gate.gap else None,
+        kind=gate.reason.kind if gate.reason else None,
         reason=wording.reason(gate.reason) if gate.reason else None,
     )
 
@@ -129,9 +132,9 @@ def _against(
     case: Case, losses: Mapping[str, tuple[float, float]]
 ) -> dict[Literal["tuned", "own"], schema.Decomposition]:
     """Return why an arm's NLL is below that of each single network that it is compared with."""
-    own: tuple[Literal["own"], ...] = ("own",) if case.own else ()
     names: dict[Literal["tuned", "own"], str] = {"tuned": case.tuned.anchors.single}
-    names |= {key: case.own.anchors.single for key in own if case.own}
+    if case.own:
+        names["own"] = case.own.anchors.single
     if case.arm.arm not in losses:
         return {}
     nll, members = losses[case.arm.arm]
@@ -173,9 +176,10 @@ def _arm(
     protocol, arm = decided.study.protocol, case.arm
     decision = decided.decisions[arm.arm]
     effects, price = _effects(case.tuned.effects, protocol), decided.price(arm.arm)
-    lows = [effect.low for effect in effects.values()]
-    recoveries = {key: e.recovery for key, e in effects.items() if e.recovery is not None}
+    every = [effect for one in case.placements for effect in one.effects.values()]
+    lows = [fieller(effect, protocol.level)[0] for effect in every]
     whole = all(low is not None and low >= DE_LIKE for low in lows)
+    family = sum(case.arm.role == arm.role for case in decided.cases) if arm.role in FAMILIES else 1
     return schema.Arm(
         arm=arm.arm,
         role=arm.role,
@@ -197,13 +201,12 @@ def _arm(
         p_seeds=decision.p_seeds,
         **dict(decision.tests),
         de_like=decision.verdict == "escapes" and whole,
-        weakest=min(recoveries, key=lambda key: recoveries[key], default=None),
         endpoints=effects,
         own=_own(case, decision.own, protocol),
         contenders=tuple(_contender(one, sources, protocol) for one in case.contenders),
         price=schema.Price(**vars(price), dearer=price.dearer),
         against=_against(case, losses),
-        needed=seeds_needed(decided.study, case, len(decided.candidates)),
+        needed=needed_of(decided.study, case, family),
         equivalent=equivalents.of(arm.arm, protocol.level),
         robustness=check(case, protocol),
     )
@@ -231,7 +234,7 @@ def _effect(endpoint: Endpoint, effect: Recovery, protocol: Protocol) -> schema.
         high=high,
         low_wide=low_wide,
         high_wide=high_wide,
-        **dict(tests_of(endpoint, effect, protocol.delta)),
+        **dict(tests_of(endpoint, effect, protocol)),
         **{name: endpoint.sign * of.mean + 0.0 for name, of in own_unit.items()},
         sd=effect.arm.variance**0.5,
         detectable=detectable_effect(effect, protocol.delta, protocol.alpha, POWER),
@@ -247,9 +250,8 @@ def _by_examples(effect: Recovery, delta: float) -> float | None:
 
 
 def _order(arm: schema.Arm) -> tuple[int, float, str]:
-    weakest = arm.endpoints[arm.weakest].recovery if arm.weakest else None
-    least = -1e9 if weakest is None else weakest
-    return (*FAMILIES, *CONTROLS).index(arm.role), -least, arm.arm
+    least = arm.least[2].recovery if arm.least else None
+    return (*FAMILIES, *CONTROLS).index(arm.role), inf if least is None else -least, arm.arm
 
 
 def _plan(plan: Plan | None) -> schema.Plan | None:
@@ -268,7 +270,7 @@ def _protocol(protocol: Protocol) -> schema.Protocol:
         sensitivity=protocol.sensitivity,
         level=protocol.level,
         level_wide=protocol.level_wide,
-        gate_level=GATE_LEVEL,
+        gate_level=protocol.gate_level,
         de_like=DE_LIKE,
     )
 
@@ -356,5 +358,6 @@ def _least_found(case: Case, key: str, delta: float, alpha: float, power: float)
 
 
 def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
+    """Return the median, where None is more than any number; None where that is it."""
+    found = median([inf if value is None else value for value in values] or [inf])
+    return None if isinf(found) else found

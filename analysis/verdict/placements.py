@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.data.protocol import GATE_LEVEL, Endpoint
+from analysis.data.protocol import Endpoint
 from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary
 from analysis.verdict.arms import Anchors, PlacedArm, Study, count, failed
 from analysis.verdict.schema import Against
@@ -86,10 +86,16 @@ class Case:
     contenders: tuple[Placement, ...] = ()
 
     @property
+    def baselines(self) -> tuple[Placement, ...]:
+        """Between the tuned anchors, and between its own where these are others."""
+        if self.own is None or self.own.anchors == self.tuned.anchors:
+            return (self.tuned,)
+        return self.tuned, self.own
+
+    @property
     def placements(self) -> tuple[Placement, ...]:
         """Every one, each once."""
-        own = () if self.own in (None, self.tuned) else (self.own,)
-        return self.tuned, *own, *self.contenders
+        return *self.baselines, *self.contenders
 
     @property
     def examples_known(self) -> bool:
@@ -137,17 +143,16 @@ def _gap(study: Study, gate: Gate) -> Gate:
     single, deep = (study.summaries.get((name, endpoint.key)) for name in names)
     if single is None or deep is None:
         return gate
-    gap = Recovery(
-        single, single, deep
-    ).gap  # On these examples: that is what the arms are held to.
-    pooled = ((single.n - 1) * single.variance + (deep.n - 1) * deep.variance) ** 0.5
-    pooled /= (single.n + deep.n - 2) ** 0.5
+    # Without examples, so of these: that is what the arms are held to.
+    gap = Recovery(single, single, deep).gap
+    squares = (single.n - 1) * single.variance + (deep.n - 1) * deep.variance
+    pooled = (squares / (single.n + deep.n - 2)) ** 0.5
     ratio = gap.estimate / pooled if pooled else None
     blind = next((name for name in names if name in study.blind), None)
     reason = _no_noise(endpoint, single, names[0]) or _no_noise(endpoint, deep, names[1])
     if reason is None and blind:
         reason = Reason("no skill", anchor=blind)
-    elif reason is None and gap.p_positive >= GATE_LEVEL:
+    elif reason is None and gap.p_positive >= study.protocol.gate_level:
         reason = Reason("gap not shown", endpoint=endpoint)
     return replace(gate, reason=reason, shown=reason is None, gap=gap, ratio=ratio)
 

@@ -44,7 +44,7 @@ class Tried(Record):
     """Its own search, or whose values these are."""
     seeds: Count
     mean: Number
-    """Validation NLL, nats."""
+    """Validation loss, nats: calibrated NLL where ``study.stages.plan`` says so, else NLL."""
     se: Number
 
 
@@ -148,8 +148,10 @@ class Gate(Record):
     """Gap over pooled SD over seeds."""
     p: P | None
     """Against gap <= 0."""
+    kind: str | None
+    """Kind of what stands against it, as ``analysis.verdict.placements`` calls it."""
     reason: str | None
-    """Why it is closed."""
+    """The same in words."""
 
 
 class Interval(Record):
@@ -218,7 +220,7 @@ class Equivalent(Record):
 
 
 class Tests(Record):
-    """Permutation tests of one arm on one endpoint; keys as in ``Effect``."""
+    """Tests of one arm, on one endpoint or on all together; keys as in ``Effect``."""
 
     p_escape: P
     p_track: P
@@ -341,9 +343,7 @@ class Arm(Record):
     p_track: P
     p_worse: P
     de_like: bool
-    """Escapes, and every interval lies above ``protocol.de_like``."""
-    weakest: str | None
-    """Endpoint of the least recovery."""
+    """Escapes, and every interval lies above ``protocol.de_like``, between all anchors."""
     endpoints: dict[str, Effect]
     """Those whose gap is shown, between the tuned anchors."""
     own: Own | None
@@ -358,14 +358,19 @@ class Arm(Record):
     robustness: Robustness | None
 
     @property
+    def between(self) -> list[tuple[Against, dict[str, Effect]]]:
+        """Its effects between every pair of anchors, the tuned one first."""
+        own: list[tuple[Against, dict[str, Effect]]] = []
+        own += [("own", self.own.endpoints)] if self.own else []
+        own += [("contender", one.endpoints) for one in self.contenders]
+        return [("tuned", self.endpoints), *own]
+
+    @property
     def least(self) -> tuple[Against, str, Effect] | None:
         """Its least recovery: against which anchors, on which endpoint, and the effect."""
-        sides: list[tuple[Against, dict[str, Effect]]] = [("tuned", self.endpoints)]
-        sides += [("own", self.own.endpoints)] if self.own else []
-        sides += [("contender", one.endpoints) for one in self.contenders]
         found = [
             (effect.recovery, against, key, effect)
-            for against, effects in sides
+            for against, effects in self.between
             for key, effect in effects.items()
             if effect.recovery is not None
         ]
@@ -526,12 +531,13 @@ class Mean(Record):
 class Verdict(Record):
     """What a study decided."""
 
-    format: Literal[3]
+    format: Literal[4]
     sentence: str
-    """The verdict with its figures."""
     verdict: Global
     withheld: bool
     """A control misbehaved: nothing is claimed of any arm."""
+    unfinished: bool
+    """Runs that were declared are missing: a verdict would be a peek."""
     reasons: tuple[str, ...]
     """Why it is inconclusive, or what limits it."""
     exploratory: bool
@@ -543,7 +549,7 @@ class Verdict(Record):
     anchors: tuple[Anchor, ...]
     gates: tuple[Gate, ...]
     arms: tuple[Arm, ...]
-    """Candidates (largest weakest recovery first), comparisons, controls."""
+    """Candidates (largest ``least`` recovery first), comparisons, controls."""
     controls: Controls
     robustness: Agreement
     sensitivity: tuple[Margin, ...]

@@ -5,34 +5,35 @@ from typing import Final
 
 from analysis.data.protocol import Endpoint
 from analysis.stats.contrasts import Recovery
-from analysis.stats.power import POWER, Pair, Replicates, Spread, Verdict, seeds_needed_between
+from analysis.stats.power import POWER, Pair, Replicates, Spread, Verdict, seeds_needed
 from analysis.verdict.arms import Anchors, Study, count
 from analysis.verdict.placements import Case, Placement
 from analysis.verdict.schema import Needed
+from study.schema import LEAST_SEEDS
 
 WANTED: Final = 0.5
 """The recovery for which the seeds are told."""
 
 
-def seeds_needed(study: Study, case: Case, candidates: int) -> Needed | None:
+def needed_of(study: Study, case: Case, family: int) -> Needed | None:
     """Return how many seeds would show that an arm escapes, or that it tracks.
 
     Args:
         study: With protocol and numbers of seeds.
         case: The arm.
-        candidates: How many share Holm's correction of an escape.
+        family: How many share Holm's correction of an escape with it; 1 for a control.
     """
     if case.tuned.reasons:
         return None
-    protocol, family = study.protocol, candidates if case.arm.role == "candidate" else 1
+    protocol = study.protocol
     asked: tuple[tuple[Verdict, float, int], ...] = ("escape", WANTED, family), ("track", 0.0, 1)
     found: dict[str, int | None] = {}
     for verdict, recovery, many in asked:
         limits = verdict, recovery, POWER, protocol.delta, protocol.alpha, many
         pairs = pairs_of(study, case, verdict)
-        found[verdict] = seeds_needed_between(pairs, *limits) if pairs else None
+        found[verdict] = seeds_needed(pairs, *limits) if pairs else None
         on_these = [pair.over_seeds for pair in pairs or ()]
-        found[f"{verdict}_on_these"] = seeds_needed_between(on_these, *limits) if pairs else None
+        found[f"{verdict}_on_these"] = seeds_needed(on_these, *limits) if pairs else None
     return Needed(power=POWER, recovery=WANTED, **found)
 
 
@@ -49,8 +50,7 @@ def pairs_of(study: Study, case: Case, verdict: Verdict) -> list[Pair] | None:
     Returns:
         None where an endpoint has no gap to measure with between one of the pairs.
     """
-    contenders = case.contenders if verdict == "escape" else ()
-    asked = [one for one in case.placements if one in (case.tuned, case.own, *contenders)]
+    asked = case.placements if verdict == "escape" else case.baselines
     endpoints = study.protocol.endpoints
     if any(endpoint.key not in one.effects for one in asked for endpoint in endpoints):
         return None
@@ -76,6 +76,7 @@ def _in_proportion(study: Study, arm: str, anchors: Anchors) -> Callable[[int], 
     own, single, deep = (study.planned(name) or count(study, name) for name in names)
 
     def seeds(n: int) -> Replicates:
-        return Replicates(n, *(max(2, round(n * number / own)) for number in (single, deep)))
+        anchors = (max(LEAST_SEEDS, round(n * number / own)) for number in (single, deep))
+        return Replicates(n, *anchors)
 
     return seeds

@@ -6,6 +6,7 @@ Numbers are rounded here, where they are shown, and nowhere else.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil, inf
 from typing import Final
 
 from analysis.data.protocol import Endpoint, Plan
@@ -27,7 +28,7 @@ SAID: Final = {
     "tracks": "tracks a single model",
     "worse": "is worse than a single model",
 }
-ANCHORS: Final = {
+MEANING: Final = {
     "better trained": "better than the tuned single network by more than the margin, but not than "
     "a single network with its own hyperparameters: these are better, not the ensemble",
     "escapes its own hyperparameters only": "better than a single network with its own "
@@ -40,7 +41,6 @@ ANCHORS: Final = {
     "but not shown to be like the tuned one",
 }
 """What it means to pass between one pair of anchors alone, by label."""
-UNFINISHED: Final = "the study is not finished"
 ONE: Final[dict[str, str]] = {
     "escapes": "escapes",
     "tracks": "behaves like a single network",
@@ -84,10 +84,14 @@ def sentence(verdict: Verdict) -> str:
 def headline(verdict: Verdict) -> tuple[str, ...]:
     """Return the verdict as one or two short lines."""
     counts, best = verdict.counts, winner(verdict)
+    first = next(iter(verdict.reasons), "nothing was tested")
+    if verdict.unfinished:
+        return (f"No verdict yet: {first}.",)
     if verdict.verdict == ALL_TRACK:
         n = counts.candidates
         which = f"All {n} tested configurations behave" if n > 1 else "The configuration behaves"
-        most = f"No interval reaches beyond {_percent(_highest(verdict))} of the way to a Deep"
+        # Upwards, so that none does.
+        most = f"No interval reaches beyond {ceil(100 * _highest(verdict))} % of the way to a Deep"
         return f"{which} like a single network.", f"{most} Ensemble."
     if verdict.verdict == SOME_ESCAPES and best and best.least:
         efficient, (_, key, weakest) = counts.escapes - counts.dear, best.least
@@ -101,14 +105,13 @@ def headline(verdict: Verdict) -> tuple[str, ...]:
         )
     if not verdict.withheld and counts.dear:
         subject = f"{counts.dear} configuration{'s' * (counts.dear > 1)}"
-        verb = "escapes, but costs" if counts.dear == 1 else "escape, but cost"
-        more = f"{subject} {verb} more than the Deep Ensemble of its size."
+        one = "escapes, but costs more than the Deep Ensemble of its size"
+        many = "escape, but cost more than the Deep Ensembles of their size"
+        more = f"{subject} {one if counts.dear == 1 else many}."
         return "No efficient ensemble escapes single-model behaviour.", more
-    first = next(iter(verdict.reasons), "nothing was tested")
-    if verdict.withheld or not counts.candidates or first.startswith(UNFINISHED):
-        yet = "No verdict yet:" if first.startswith(UNFINISHED) else "No verdict:"
+    if verdict.withheld or not counts.candidates:
         would = f"{counts.escapes} of {counts.candidates} configurations would escape otherwise."
-        return f"{yet} {first}.", *([would] if verdict.withheld and counts.escapes else [])
+        return f"No verdict: {first}.", *([would] if verdict.withheld and counts.escapes else [])
     return "No configuration is shown to escape single-model behaviour.", f"{tally(verdict)}."
 
 
@@ -127,8 +130,7 @@ def tally(verdict: Verdict) -> str:
         said = every if number > 1 else f"The tested configuration {ONE[kind]}"
     elif found:
         said = f"Of {number} configurations, {join(found)}"
-    late = any(why.startswith(UNFINISHED) for why in verdict.reasons)
-    withheld = verdict.withheld and not late
+    withheld = verdict.withheld and not verdict.unfinished
     return f"{said}, before a control withholds the verdict" if withheld else said
 
 
@@ -165,9 +167,14 @@ def details(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _highest(verdict: Verdict) -> float:
-    own = [arm for arm in verdict.arms if arm.role == "candidate"]
-    # An arm tracks only where its interval is bounded on every endpoint.
-    return max(effect.high or 0.0 for arm in own for effect in arm.endpoints.values())
+    """Return the largest upper end of the intervals that tracking rests on."""
+    return max(
+        inf if effect.high is None else effect.high
+        for arm in verdict.arms
+        for against, effects in arm.between
+        for effect in effects.values()
+        if arm.role == "candidate" and against != "contender"
+    )
 
 
 def _size(arm: Arm) -> str:
@@ -195,9 +202,9 @@ def _seeds(verdict: Verdict) -> str:
 
 def limits(decided: Decided) -> list[str]:
     """Say what keeps a study inconclusive, or goes with its verdict."""
-    done, total = runs_there(decided.study)
-    if done < total:
-        return [f"{UNFINISHED}: {done} of {total} runs are there"]
+    if decided.unfinished:
+        done, total = runs_there(decided.study)
+        return [f"the study is not finished: {done} of {total} runs are there"]
     candidates, controls = list(decided.candidates.values()), decided.controls
     present = {name: found for name, found in controls.items() if found}
     missing = [f"no {name} control was run" for name in controls if name not in present]
@@ -254,8 +261,9 @@ def exploratory(plan: Plan | None, more: Mapping[str, int]) -> list[str]:
         runs, arm = sum(more.values()), min(more)
         which = f"{arm} and others" if len(more) > 1 else arm
         beyond = [
-            f"{runs} run{'s' if runs > 1 else ''} of {which} are more than were declared: seeds "
-            "that are added after a look favour what was hoped for"
+            f"{'1 run' if runs == 1 else f'{runs} runs'} of {which} "
+            f"{'is more than was' if runs == 1 else 'are more than were'} declared: seeds that are "
+            "added after a look favour what was hoped for"
         ]
     if plan is None:
         return ["nothing was declared before the test set was opened (no plan.json)"]
@@ -332,7 +340,7 @@ def detail(decision: Decision) -> str | None:
             f"tested ({_p(decision.p_holm or 0.0)} after Holm)"
         )
     if decision.open:
-        return ANCHORS.get(decision.open.label) or _open(decision.open)
+        return MEANING.get(decision.open.label) or _open(decision.open)
     return "; ".join(dict.fromkeys(map(reason, decision.reasons))) or None
 
 
@@ -397,8 +405,8 @@ def disagreements(arms: Sequence[Arm]) -> list[str]:
 def names(arms: Sequence[Arm | PlacedArm]) -> dict[str, str]:
     """Return what to call each arm, by key.
 
-    Before the name of a comparison, and of all where candidates are of several methods, stands the
-    method.
+    The method precedes the name of a comparison, and every name where candidates are of several
+    methods.
     """
     several = len({arm.method for arm in arms if arm.role == "candidate"}) > 1
     found = {}

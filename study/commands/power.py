@@ -25,10 +25,11 @@ def calibrated_nll(store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
 
 def seeds_needed(pairs: Sequence[PlannedPair], aim: Aim) -> int | None:
     """Return the fewest seeds of an arm with which it escapes between every pair of anchors."""
-    from analysis.stats.power import Pair, Replicates, Spread, seeds_needed_between
+    from analysis.stats.power import Pair, Replicates, Spread
+    from analysis.stats.power import seeds_needed as seeds_needed_for
 
     def planned(pair: PlannedPair) -> Pair:
         spreads = [Spread(*vars(spread).values()) for spread in pair.spreads]
         return Pair(spreads, lambda seeds: Replicates(*pair.seeds(seeds)))
 
-    return seeds_needed_between([planned(pair) for pair in pairs], "escape", **vars(aim))
+    return seeds_needed_for([planned(pair) for pair in pairs], "escape", **vars(aim))

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from study.errors import StudyError
+from study.schema import ALPHA, DELTA
 from study.space.domain import Domain, Point
 from study.spec import Configuration, Execution, Strict
 
@@ -57,8 +58,8 @@ class Protocol(Strict):
     shortlist: int = Field(8, ge=1, le=64, description="candidates of each method at most")
     per_stratum: int = Field(2, ge=1)
     comparisons: int = Field(1, ge=1, description="confirmed configurations per comparison method")
-    delta: float = Field(0.25, gt=0, lt=1, description="margin in units of recovery")
-    alpha: float = Field(0.05, gt=0, lt=0.5)
+    delta: float = Field(DELTA, gt=0, lt=1, description="margin in units of recovery")
+    alpha: float = Field(ALPHA, gt=0, lt=0.5)
     endpoints: list[Endpoint] = Field(["cll", "shift_nll", "gain"], min_length=1)
     sensitivity: list[float] = Field([0.15, 0.25, 0.35], min_length=1)
 

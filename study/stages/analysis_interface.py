@@ -35,7 +35,7 @@ class PlannedPair:
 
     Attributes:
         spreads: One per endpoint.
-        seeds: From the seeds of a candidate to those of single network, candidate, Deep Ensemble.
+        seeds: From the seeds of a candidate to those of candidate, single network, Deep Ensemble.
     """
 
     spreads: tuple[PlannedSpread, ...]

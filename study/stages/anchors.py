@@ -19,7 +19,7 @@ from typing import Any, Final
 from study.errors import StudyError
 from study.jobs import Job, Rows
 from study.run_folder.store import RunFolder
-from study.schema import Role, TrialRow
+from study.schema import APART, Role, TrialRow
 from study.space.settings import Study
 from study.spec import Configuration, Regularisation, Strict, Training, TrialSpec, derive_seed
 from study.stages.analysis_interface import CALIBRATED, Analysis
@@ -34,8 +34,6 @@ MORE: Final = 2
 """Seeds of a matched single network for each of the arm: it costs little and weighs 1 - delta."""
 FEWEST: Final = 5
 """Seeds of a matched Deep Ensemble at least: it weighs delta in the tests, its variance delta²."""
-APART: Final = 2.0
-"""Standard errors of a difference on validation data above which one network is the better one."""
 
 Losses = Mapping[str, float]
 """Validation loss by trial, of complete trials alone."""

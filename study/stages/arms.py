@@ -70,9 +70,9 @@ def choose_arms(
     own = [search for search in searches if is_candidate(study, search.space.method)]
     negative = _negative_control(study, single, own)
     # The positive control is what a candidate would be if its members were networks of their own:
-    # it has the size that most candidates have.
-    sizes = Counter(arm.spec.members for arm in judged if arm.role == "candidate") or Counter([4])
-    common = sizes.most_common(1)[0][0]
+    # it has the size that most candidates have. A Deep Ensemble of one would control nothing.
+    sizes = [arm.spec.members for arm in judged if arm.role == "candidate"]
+    common = Counter([size for size in sizes if size > 1] or [4]).most_common(1)[0][0]
     # Every arm is held against as many of the anchor's networks as it has members itself, so the
     # anchor has as many as the largest.
     most = max(common, *(arm.spec.members for arm in (negative, *judged)))

@@ -37,8 +37,9 @@ def total(study: Study, each: Mapping[str, float]) -> float:
     """
     budget, protocol = study.budget, study.protocol
     single, pilots, seeds = each["single"], 0.0, protocol.seeds
+    most = max(map(_members, study.spaces))
     if seeds == "auto":
-        pilots, seeds = 9 * single * budget.pilot_seeds, pilot.MOST
+        pilots, seeds = (1 + most) * single * budget.pilot_seeds, pilot.MOST
     tuned = sum((budget.trials + budget.rescore * budget.rescore_seeds) * c for c in each.values())
     compared = (s for s in study.others if s.method not in ("single", "deep_ensemble"))
     counts = [
@@ -47,7 +48,6 @@ def total(study: Study, each: Mapping[str, float]) -> float:
     ]
     arms = sum(count * each[space.method] for space, count in counts)
     negative = max((each[space.method] for space in study.candidates), default=single)
-    most = max(map(_members, study.spaces))
     cost = tuned + pilots + seeds * (arms + negative + (1 + 2 * most) * single)
     if protocol.anchors != "tuned":
         values = sum(min(count, _values(space)) for space, count in counts)
@@ -58,7 +58,7 @@ def total(study: Study, each: Mapping[str, float]) -> float:
             again = values if protocol.exchange else 0.0
             networks += budget.anchor_seeds * again + anchors.MORE * seeds * own
         networks += values * (anchors.MORE * seeds + most * anchors.pool_seeds(seeds))
-        networks += seeds * sum(count for _, count in counts) ** 0.5
+        networks += anchors.single_seeds(study, sum(count for _, count in counts), seeds)
         exchanged = 2 * anchors.EXCHANGED * arms if protocol.exchange else 0.0
         cost += single * networks + exchanged
     return cost

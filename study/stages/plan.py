@@ -24,8 +24,8 @@ class Tried(Strict, extra="ignore"):
         configuration: Its identity.
         source: Where its values are from.
         seeds: Complete runs.
-        mean: Validation loss, nats (calibrated NLL where that is an endpoint, else NLL); None with
-            fewer than two runs.
+        mean: Validation loss, nats (calibrated NLL where that is an endpoint and anchors are
+            contended, else NLL); None with fewer than two runs.
         se: Its standard error over seeds.
     """
 

@@ -33,7 +33,7 @@ def test_a_plan_from_deviations(capsys: Any) -> None:
     assert spread[2:] == ["0.30", "0.25", "0.18"]
     lines = [line.split() for line in text.splitlines()]
     escape, track = (
-        seeds_needed([SPREAD], verdict, recovery, configurations=8)  # type: ignore[arg-type]
+        seeds_needed([Pair([SPREAD])], verdict, recovery, configurations=8)  # type: ignore[arg-type]
         for verdict, recovery in (("escape", 0.5), ("track", 0.0))
     )
     assert [str(escape), str(track)] in lines
@@ -54,9 +54,9 @@ def test_a_plan_from_a_run(study: Path, run: Run, measures: Measures, capsys: An
     assert len(planned) == 4
     assert not unplaced
     lines = text.splitlines()
-    start = next(i for i, line in enumerate(lines) if "(where it escapes most seldom with" in line)
+    start = next(i for i, line in enumerate(lines) if "(where it escapes least often with" in line)
     for line, own in zip(lines[start + 1 :], planned, strict=False):
-        needed = seeds_needed(own.escape[0].spreads, configurations=4)
+        needed = seeds_needed(own.escape, configurations=4)
         assert line.split()[0] == (str(needed) if needed else "over")
         assert f"   {own.name} (" in line
         assert line.endswith(", the tuned anchors)")
@@ -86,10 +86,10 @@ def test_the_cheapest_seeds_stand_beside_equal_ones(capsys: Any) -> None:
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     spent = RunCosts(360, 360, 1440).of_study(8)
     found = cheapest_seeds([Pair([SPREAD])], spent, configurations=8)
-    equal = seeds_needed([SPREAD], configurations=8)
+    equal = seeds_needed([Pair([SPREAD])], configurations=8)
     assert found is not None
     assert equal is not None
-    split, same = lines[next(i for i, line in enumerate(lines) if line[:4] == LEAST) + 2 :][:2]
+    split, same = lines[next(i for i, line in enumerate(lines) if line[:4] == LEAST) + 3 :][:2]
     hours = 0.8 * found.arm + 0.5 * found.single  # 8 x 6 minutes; 6 and 24 minutes
     assert split[-3:] == [str(found.arm), str(found.single), f"{hours:.3g}"]
     assert same[-3:] == [str(equal), str(equal), f"{1.3 * equal:.3g}"]
@@ -114,7 +114,8 @@ def test_costs_of_a_run_by_hand(run: Run) -> None:
     assert found.single == pytest.approx(seconds("single"))
     assert found.deep_ensemble == pytest.approx(seconds("deep_ensemble"))
     assert 4 * found.arm == pytest.approx(seconds("candidate"))
-    assert found.beside == pytest.approx(seconds("positive_control") + seconds("negative_control"))
+    beside = ("positive_control", "negative_control", "comparison")
+    assert found.beside == pytest.approx(sum(map(seconds, beside)))
     unknown = run.trials.with_columns(train_seconds=0.0)
     assert costs_of(unknown) is None
 
@@ -128,7 +129,7 @@ def test_costs_of_a_run_by_hand(run: Run) -> None:
         ([*OPTIONS, "--gap", "-1"], "--gap must be above 0, but is -1"),
         ([*OPTIONS, "--sd-arm", "-1"], "--sd-arm must be at least 0, but is -1"),
         ([*OPTIONS, "--sd-arm", "nan"], "--sd-arm must be at least 0, but is nan"),
-        ([*OPTIONS, "--n", "1"], "--n must be at least 2, but is 1"),
+        ([*OPTIONS, "--n", "4"], "--n must be at least 5, but is 4"),
         ([*OPTIONS, "--power", "1"], "--power must be above 0 and below 1, but is 1"),
         ([*OPTIONS, "--delta", "0"], "--delta must be above 0 and below 1, but is 0"),
         ([*OPTIONS, "--recovery", "0.2"], "--recovery must be above the margin 0.25, but is 0.2"),

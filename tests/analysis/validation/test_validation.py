@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from analysis import metrics
-from analysis.data.protocol import DELTA
 from analysis.data.run import Run
 from analysis.measures.columns import METRICS
 from analysis.measures.measure import Measures
@@ -49,6 +48,7 @@ from analysis.validation.stress import gate, stress
 from analysis.verdict.arms import PlacedArm
 from analysis.verdict.judge import judge
 from study.errors import StudyError
+from study.schema import DELTA
 from study.stages.anchors import pool_seeds
 
 RECOVERIES = [(0.7, 0.8, 0.9), (0.0, 0.0, 0.0), (0.4, 0.3, 0.4), (-0.8, -0.7, 0.0)]

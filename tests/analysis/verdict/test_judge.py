@@ -132,8 +132,8 @@ def verdict_of(recovery: tuple[float, float, float], **options: Any) -> Judged:
         ((0.8, 0.0, 0.8), "inconclusive", "better in part"),
         ((0.8, 0.0, 0.0), "inconclusive", "better in part"),
         ((-0.9, 0.0, 0.0), "inconclusive", "worse in part"),
-        ((0.25, 0.25, 0.25), "inconclusive", "too few seeds"),
-        ((0.25, 0.0, 0.0), "inconclusive", "too few seeds"),
+        ((0.25, 0.25, 0.25), "inconclusive", "nothing shown"),
+        ((0.25, 0.0, 0.0), "inconclusive", "nothing shown"),
     ],
 )
 def test_verdict_of_one_arm(
@@ -146,7 +146,7 @@ def test_verdict_of_one_arm(
         assert effect.recovery == pytest.approx(expected, abs=1e-12)
         assert effect.low_wide <= effect.low <= effect.recovery + 1e-12
         assert effect.recovery <= effect.high + 1e-12 <= effect.high_wide + 2e-12
-    assert arm.weakest == ENDPOINTS[int(np.argmin(recovery))] or len(set(recovery)) < 3
+    assert arm.least[1] == ENDPOINTS[int(np.argmin(recovery))] or len(set(recovery)) < 3
     assert (arm.detail is None) == (verdict != "inconclusive")
 
 
@@ -545,3 +545,65 @@ def test_nothing_is_judged_on_fewer_than_five_seeds_however_large_it_is(seeds, v
     arm = judge(measured({"candidate1": (9.0, 9.0, 9.0)}, seeds=seeds, noise=0.01), None).arms[0]
     assert arm.verdict == verdict
     assert arm.label == ("too few seeds" if seeds < 5 else None)
+
+
+def short_of(found: Measures, *arms: str) -> Measures:
+    """Return measures in which these arms lack their last run."""
+    late = pl.col("arm").is_in(arms) & (pl.col("replicate") == 9)
+    return replace(found, replicates=found.replicates.filter(~late))
+
+
+@pytest.mark.parametrize("late", ["candidate2", "positive_control"])
+def test_an_unfinished_study_announces_nothing(late: str) -> None:
+    """Not what escapes, not at what price, not what would escape but for a control."""
+    found = measured({"candidate1": (1, 1, 1), "candidate2": (0, 0, 0)})
+    cost = dict.fromkeys(("parameters", "stored_bytes", "infer_flops"), 1.0)
+    arms = found.replicates["arm"].unique().to_list()
+    spent = pl.DataFrame([{"arm": arm, **cost} for arm in arms]).with_columns(
+        parameters=pl.when(pl.col("arm") == "candidate1").then(9.0).otherwise(1.0)
+    )
+    judged = judge(short_of(found, late), declared(found), spent)
+    assert judged.unfinished
+    assert wording.headline(judged) == (
+        "No verdict yet: the study is not finished: 59 of 60 runs are there.",
+    )
+
+
+def test_comparisons_that_are_several_need_more_seeds_by_holm() -> None:
+    arms: Truth = {"candidate1": (0.5, 0.5, 0.5), "other1": (0.5, 0.5, 0.5)}
+    many: Truth = {f"other{i}": (0.5, 0.5, 0.5) for i in range(2, 8)}
+    few, more = (
+        judge(measured(of, noise=0.2), None).by_arm()["other1"].needed for of in (arms, arms | many)
+    )
+    assert few is not None
+    assert more is not None
+    assert few.escape < more.escape  # type: ignore[operator]
+    assert few.track == more.track
+
+
+def test_at_a_stricter_level_what_is_judged_has_a_bounded_interval() -> None:
+    """Also where the gap is just shown: then the endpoint is closed rather than unbounded."""
+    found = measured({"candidate1": (0.1, 0.1, 0.1)}, noise=1.0)
+    plan = declared(found, protocol=PROTOCOL | {"seeds": 10, "alpha": 0.01})
+    judged = judge(found, plan)
+    assert judged.protocol.gate_level == 0.005
+    for gate in judged.gates:
+        assert gate.gap_shown == (gate.p is not None and gate.p < 0.005)
+    for arm in judged.arms:
+        for effect in arm.endpoints.values():
+            assert None not in (effect.low, effect.high, effect.low_wide, effect.high_wide)
+
+
+def test_one_run_too_many_of_a_pool_is_one_run() -> None:
+    """Though it makes Deep Ensembles of several sizes."""
+    found = measured({"candidate1": (1, 1, 1)}, seeds=11)
+    pair = found.replicates.filter(pl.col("arm") == "deep_ensemble-4").with_columns(
+        arm=pl.lit("deep_ensemble-2"), members=pl.lit(2, pl.Int16)
+    )
+    rest = found.replicates.filter(
+        (pl.col("replicate") < 10) | pl.col("arm").str.starts_with("deep_ensemble")
+    )
+    plan = declared(replace(found, replicates=rest))
+    both = replace(found, replicates=pl.concat([rest, pair]))
+    (why,) = judge(both, plan).exploratory_reasons
+    assert why.startswith("1 run of deep_ensemble is more than was declared")

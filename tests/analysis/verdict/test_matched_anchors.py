@@ -313,3 +313,31 @@ def test_the_difference_to_a_single_network_is_better_members_and_ensemble_gain(
         assert own[key].model_dump() == pytest.approx(
             {"total": total, "better_members": better, "ensemble_gain": gain}
         )
+
+
+def test_the_best_is_that_whose_least_recovery_is_largest():
+    """Also where the tuned anchors rank the arms the other way round."""
+    verdict = contended(0.9, 0.3)
+    arm = verdict.by_arm()["candidate1"]
+    assert arm.least[2].recovery == min(
+        effect.recovery for _, effects in arm.between for effect in effects.values()
+    )
+    own = [a.least[2].recovery for a in verdict.arms if a.role == "candidate"]
+    assert own == sorted(own, reverse=True)
+
+
+def test_like_a_deep_ensemble_is_so_against_all_anchors():
+    near = verdict_of(all_three(1.0), (0, 0, 0), all_three(1.0))
+    far = verdict_of(all_three(1.0), all_three(0.5), all_three(1.5))
+    assert near.by_arm()["candidate1"].de_like
+    assert far.by_arm()["candidate1"].verdict == "escapes"
+    assert not far.by_arm()["candidate1"].de_like
+
+
+def test_what_tracks_says_the_largest_end_between_all_its_anchors():
+    verdict = verdict_of(all_three(0.0), (0, 0, 0), all_three(0.55))
+    arm = verdict.by_arm()["candidate1"]
+    assert arm.verdict == "tracks"
+    tuned, own = (max(effect.high for effect in effects.values()) for _, effects in arm.between)
+    assert own > tuned
+    assert f"No interval reaches beyond {np.ceil(100 * own):.0f} % of the way" in verdict.sentence

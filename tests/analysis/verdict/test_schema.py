@@ -85,4 +85,4 @@ def test_the_same_study_gives_the_same_numbers_to_the_last_digit(
 def test_the_format_is_printed_as_json_schema() -> None:
     command = [sys.executable, "-m", "analysis.verdict"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert json.loads(printed)["properties"]["sentence"]["description"]
+    assert json.loads(printed)["properties"]["withheld"]["description"]

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.stats.power import Replicates, power_between, seeds_needed_between
+from analysis.stats.power import Replicates, power_between, seeds_needed
 from analysis.validation.gaussian import ALL, CORRELATION, SPREADS
 from analysis.validation.matched import both, matched_study
 from analysis.validation.simulate import Examples, Gaussian, draw_study, with_examples
 from analysis.verdict.decisions import decide
-from analysis.verdict.seeds_needed import WANTED, pairs_of, seeds_needed
+from analysis.verdict.seeds_needed import WANTED, needed_of, pairs_of
 
 SEEDS = 20
 EXAMPLES, FEW = Examples(400, 0.5), Examples(400, 2.0)
@@ -60,21 +60,21 @@ def test_the_pairs_are_those_of_the_study_in_its_proportions():
 def test_seeds_that_are_needed_allow_for_every_pair_and_for_other_examples():
     study = drawn(design(), EXAMPLES)
     case = of_first(study)
-    found = seeds_needed(study, case, candidates=4)
+    found = needed_of(study, case, family=4)
     escape = pairs_of(study, case, "escape")
     limits = "escape", WANTED, 0.8, 0.25, 0.05, 4
-    assert found.escape == seeds_needed_between(escape, *limits)
-    assert found.escape > seeds_needed_between(escape[:1], *limits)
+    assert found.escape == seeds_needed(escape, *limits)
+    assert found.escape > seeds_needed(escape[:1], *limits)
     assert found.escape > found.escape_on_these
     assert found.track >= found.track_on_these
-    alone = seeds_needed(study, case, candidates=1)
+    alone = needed_of(study, case, family=1)
     assert alone.escape < found.escape
     assert alone.track == found.track
 
 
 def test_where_examples_are_wanting_no_number_of_seeds_does():
     study = drawn(design(), FEW)
-    found = seeds_needed(study, of_first(study), candidates=4)
+    found = needed_of(study, of_first(study), family=4)
     assert found.escape is None
     assert found.escape_on_these
 
@@ -85,7 +85,7 @@ def test_without_a_gap_to_a_contender_nothing_can_be_planned():
     case = of_first(study)
     assert pairs_of(study, case, "escape") is None
     assert pairs_of(study, case, "track")
-    found = seeds_needed(study, case, candidates=4)
+    found = needed_of(study, case, family=4)
     assert found.escape is None
     assert found.escape_on_these is None
     assert found.track

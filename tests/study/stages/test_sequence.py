@@ -222,3 +222,16 @@ def test_what_is_there_changes_no_job_but_those_that_are_complete(make_spec):
     stage = FixedStage("confirm", jobs, rows, lambda spec: 2)
     assert stage.remaining == 1
     assert drawn(stage) == [[(0.1, 0), (0.1, 1)]]
+
+
+def test_the_positive_control_is_no_deep_ensemble_of_one(smoke, tmp_path):
+    """Though most candidates may have one member: it could not escape, and withhold everything."""
+    (space,) = smoke.candidates
+    alone = space.search | {"params.members": (Domain(choice=(1,)),)}
+    update = {"candidates": (space.model_copy(update={"search": alone}),)}
+    protocol = smoke.protocol.model_copy(update={"shortlist": 5, "per_stratum": 3})
+    rows = finished(smoke.model_copy(update=update | {"protocol": protocol}), tmp_path, ())
+    specs = [TrialSpec.model_validate_json(row.spec) for row in rows if row.stage == "confirm"]
+    sizes = Counter(spec.members for spec in {s.configuration: s for s in specs}.values())
+    assert sizes[1] > sizes[2]
+    assert all(spec.members > 1 for spec in specs if spec.role == "positive_control")
