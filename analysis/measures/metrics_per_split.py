@@ -227,12 +227,10 @@ def shares(rows: Rows, data: Predictions) -> tuple[Array, Rows]:
 
 
 def ood_rows(logp_MBC: Array, y_B: Array) -> Rows:
-    """Return the scores of each row: higher is more uncertain."""
+    """Return the scores of each row (``metrics.ood_scores``)."""
     logq = metrics.ensemble(logp_MBC)
-    scores = {"entropy": metrics.predictive_entropy(logq), "msp": -logq.max(-1)}
-    if len(logp_MBC) > 1:  # of one member it is 0, and ranks nothing
-        scores["mi"] = metrics.mutual_information(logp_MBC, logq)
-    return scores
+    several = len(logp_MBC) > 1
+    return metrics.ood_scores(logq, metrics.mutual_information(logp_MBC, logq) if several else None)
 
 
 def on_ood(inside: Mapping[str, Array], rows: Rows, ood: Predictions) -> Json:

@@ -184,11 +184,7 @@ def _add_ood(
     outside = per_split.reduce(data, task.sizes, per_split.ood_rows)
     for size in task.sizes:
         logq = rows[size]["logq"].T
-        inside = {
-            "entropy": metrics.predictive_entropy(logq),
-            "msp": -logq.max(-1),
-            "mi": rows[size]["mutual_information"],
-        }
+        inside = metrics.ood_scores(logq, rows[size]["mutual_information"])
         found[size]["values"] |= per_split.on_ood(inside, outside[size], data)
         entropy = inside["entropy"], outside[size]["entropy"]
         found[size]["scores"] = per_split.scores(*entropy, data, logq.shape[1])

@@ -7,6 +7,13 @@ summed over examples is summed in float64. ``log_softmax`` lays its result out c
 memory, which makes every reduction over classes a sum of long rows. What is undefined is NaN.
 """
 
+from analysis.metrics.accuracy_and_brier import (
+    BrierParts,
+    accuracy,
+    brier,
+    brier_decomposition,
+    mean_corruption_error,
+)
 from analysis.metrics.arrays import BoolArray, FloatArray, IntArray
 from analysis.metrics.calibration import (
     BINS,
@@ -37,13 +44,7 @@ from analysis.metrics.likelihood import (
     nll,
 )
 from analysis.metrics.log_space import ensemble, log_softmax
-from analysis.metrics.scores import (
-    BrierParts,
-    accuracy,
-    brier,
-    brier_decomposition,
-    mean_corruption_error,
-)
+from analysis.metrics.ood_scores import ood_scores
 from analysis.metrics.selective import augrc, aurc
 from analysis.metrics.temperature_scaling import TEMPERATURES, cll, example_cll, temperature
 from analysis.metrics.uncertainty import (
@@ -93,6 +94,7 @@ __all__ = [
     "mutual_information",
     "nll",
     "normalised_disagreement",
+    "ood_scores",
     "pairwise_disagreement",
     "pairwise_js",
     "pairwise_kl",

@@ -42,6 +42,8 @@ LOOK_EVERY: Final = 5.0
 """Seconds between looks at which nodes there are."""
 ANSWER: Final = 180.0
 """Seconds in which a node must answer; its first worker loads all packages."""
+NOTICE_LOSS: Final = 60.0
+"""Seconds in which Ray notices that a node was lost; that its worker was, it may notice before."""
 SETTLE: Final = 30.0
 """Seconds after the start of a cluster in which its first nodes join."""
 START: Final = 1800.0

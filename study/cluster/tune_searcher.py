@@ -3,19 +3,17 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from study.cluster.job_queue import JobQueue
-from study.cluster.nodes import Nodes
+from study.cluster.nodes import NOTICE_LOSS, Nodes
 from study.errors import StudyError
 from study.jobs import Job
 
-DOUBT: Final = 60.0
-"""Seconds in which Ray notices that a node was lost; that its worker was, it may notice before."""
 NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
 """Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap, and how
 many of these may end in a second. Tune ends a worker for which no trial waits."""
@@ -74,7 +72,7 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
         doubtful, self.doubtful = self.doubtful, []
         for at, node, job in doubtful:
             lost = node not in self.nodes.alive
-            if lost or time.monotonic() - at >= DOUBT:
+            if lost or time.monotonic() - at >= NOTICE_LOSS:
                 self._end(job, died=True, lost=lost)
             else:
                 self.doubtful.append((at, node, job))

@@ -5,9 +5,9 @@ network's own search found; an escape from an anchor that is trained worse would
 the values of every arm are tried as a single network before that is chosen, and each arm is held
 against the networks that are trained with its own values, too. The other way round, a method with
 many parameters may miss values that the single network's search found: so every arm is tried with
-these as well, and keeps whichever are better. Values that an arm has only since then are tried as a
-single network in turn. Where validation cannot tell which single network is the best, an arm must
-escape from each of these contenders.
+these as well, and keeps whichever are better. If an arm thereby gets values that have not been
+tried, a single network is trained with these as well. Where validation cannot tell which single
+network is the best, an arm must escape from each of these contenders.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -15,7 +15,7 @@ DULL = 0.25
 def rank(rows: Iterable[TrialRow], penalise_low_gain: bool = False) -> list[str]:
     """Return configurations from best to worst by validation NLL, averaged over their rows.
 
-    Clean data alone rank, as where no shifted data are at hand: on small sets a rank by shifted
+    The ranking uses clean data only, even where shifted data exist: on small sets a rank by shifted
     NLL picks networks so strongly regularised that their Deep Ensemble gains nothing. Ranks are
     shares within one ensemble size. Gain is no merit in itself (bad members have it too), but
     without it nothing can escape.

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from study.cluster.job_queue import JobQueue
-from study.cluster.tune_searcher import DOUBT, JobQueueSearcher, OldestWithoutWorker, Watching
+from study.cluster.nodes import NOTICE_LOSS
+from study.cluster.tune_searcher import JobQueueSearcher, OldestWithoutWorker, Watching
 from study.progress.table import Progress
 from study.run_folder.store import RunFolder
 
@@ -114,7 +115,7 @@ def test_whether_the_node_is_lost_too_is_seen_a_little_later(make, gone):
     if gone:
         searcher.nodes.alive = ()
     else:
-        searcher.doubtful = [(at - DOUBT, node, job)]
+        searcher.doubtful = [(at - NOTICE_LOSS, node, job)]
     searcher.look()
     assert searcher.job_queue.deaths == {(trial, gone): 1}
     assert searcher.job_queue.next() is job
