@@ -80,8 +80,10 @@ def flops(
                 part.loss(logits, y_MB, 0.0).backward()
 
             form = BATCH.set(batch_size)
-            once, each = _once_and_each(step, 2 * part.members)
-            BATCH.reset(form)
+            try:
+                once, each = _once_and_each(step, 2 * part.members)
+            finally:  # Else the next trial of this worker would take another form.
+                BATCH.reset(form)
             train += phase.share * (each + once / batch_size)
             phase.after_epoch()
             phase.end()

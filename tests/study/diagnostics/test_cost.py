@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from study import methods
 from study.diagnostics.cost import Flops, Size, counter, flops, size
+from study.layers.perturbed import BATCH
 from study.methods.quantised_ensemble import GIVEN
 from study.trials.trial import build
 
@@ -137,3 +138,10 @@ def test_a_convolution_is_counted_in_the_form_that_the_batch_gives_it(batch):
         method.loss(logits, labels, 0.0).backward()
     found = flops(method, (3, 2, 2), torch.device("cpu"), batch)
     assert found.train_flops == counted.get_total_flops() // batch
+
+
+def test_where_counting_fails_later_trials_keep_their_form():
+    method = methods.build("batch_ensemble", BE, lambda: nn.Linear(4, 3), 0)
+    with pytest.raises(RuntimeError):
+        flops(method, (1, 7, 7), torch.device("cpu"), 6)
+    assert BATCH.get() is None
