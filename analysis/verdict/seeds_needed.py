@@ -31,9 +31,12 @@ def needed_of(study: Study, case: Case, family: int) -> Needed | None:
     for verdict, recovery, many in asked:
         limits = verdict, recovery, POWER, protocol.delta, protocol.alpha, many
         pairs = pairs_of(study, case, verdict)
-        found[verdict] = seeds_needed(pairs, *limits) if pairs else None
         on_these = [pair.over_seeds for pair in pairs or ()]
         found[f"{verdict}_on_these"] = seeds_needed(on_these, *limits) if pairs else None
+        known = any(spread.examples for pair in pairs or () for spread in pair.spreads)
+        found[verdict] = (
+            seeds_needed(pairs, *limits) if pairs and known else found[f"{verdict}_on_these"]
+        )
     return Needed(power=POWER, recovery=WANTED, **found)
 
 
