@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.time_to_verdict import Took, of_rows, watched
+from benchmarks.watched_study import Took, of_rows, watched
 from study import datasets
 from study.cluster.worker import keep_freed_memory
 from study.diagnostics.curve import Curve
@@ -31,6 +31,8 @@ from study.spec import TrialSpec
 from study.trials import evaluation, trial
 
 SPACE: Final = Path(__file__).parents[1] / "search_spaces" / "be.yaml"
+SLOTS: Final = 2
+"""Trials of it at a time."""
 BUDGET: Final = 0.05
 """Share of the study that a part may take."""
 TRAINING: Final = "training"
@@ -168,9 +170,10 @@ def shares(took: Took | None, parts: Counter[str]) -> dict[str, float]:
 def default_study(folder: Path) -> tuple[Took, dict[str, TrialRow]]:
     """Run the default study; return what it took, and its rows."""
     out = folder / "be"
-    _, *run = watched(["-m", "study.run", "--space", str(SPACE), "--out", str(out)])
+    command = ["-m", "study.run", "--space", str(SPACE), "--out", str(out)]
+    _, *run = watched([*command, "--set", f"resources.concurrency={SLOTS}"])
     rows = RunFolder(out).rows()
-    return of_rows(tuple(run), list(rows.values())), rows
+    return of_rows(tuple(run), list(rows.values()), SLOTS), rows
 
 
 def main(argv: list[str] | None = None) -> int:

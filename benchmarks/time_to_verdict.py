@@ -13,18 +13,11 @@ geometry of members and their controls, and writes a report.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -36,18 +29,17 @@ import numpy as np
 import torch
 
 try:
-    import psutil
-
     from benchmarks import plain_study
 except ImportError as error:
     raise SystemExit(f'{error.name} is not installed; run: pip install -e ".[test]"') from None
 from benchmarks.training import Setting
+from benchmarks.watched_study import Took, of_rows, took, watched
 from study import datasets
 from study.cluster.worker import keep_freed_memory
 from study.datasets import Dataset
 from study.run_folder.paths import local_path
 from study.run_folder.store import RunFolder
-from study.schema import Stage, TrialRow
+from study.schema import Stage
 from study.space.settings import Study
 from study.training.batches import channel_statistics
 from study.trials.trial import run_trials
@@ -85,109 +77,11 @@ PEERS: Final = ("torch-uncertainty", "lightning", "ray", "optuna", "torch")
 LIBRARIES: Final = "torch-uncertainty, Lightning, Ray Tune"
 
 
-@dataclass(frozen=True)
-class Took:
-    """What a study took, in seconds.
-
-    Attributes:
-        wall: By the clock.
-        cpu: Of the CPU, of all processes.
-        start_up: Until the first trial begins.
-        fit: Of the slots: training.
-        rest: Of the slots: everything else that a trial does.
-        idle: Of the slots: between trials.
-        closing: From the end of the last trial: verdict and report, or t-tests.
-        trials: How many.
-    """
-
-    wall: float
-    cpu: float
-    start_up: float
-    fit: float
-    rest: float
-    idle: float
-    closing: float
-    trials: int
-
-
-def watched(command: Sequence[str]) -> tuple[str, float, float, float]:
-    """Run a Python command; return its output, start, end and the CPU seconds of its tree.
-
-    Raises:
-        SystemExit: With the end of its output, when it fails.
-    """
-    # Both sides' workers get the priority of whoever measures.
-    environment = os.environ | {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
-    seconds: dict[tuple[int, float], float] = {}
-    with tempfile.TemporaryFile("w+") as log:
-        began = time.time()
-        run = psutil.Popen(
-            [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
-        while run.poll() is None:
-            for process in (run, *_descendants(run)):
-                with _gone():
-                    times = process.cpu_times()
-                    seconds[process.pid, process.create_time()] = times.user + times.system
-            time.sleep(0.2)
-        ended = time.time()
-        log.seek(0)
-        output = log.read()
-    if run.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{output[-2000:]}")
-    return output, began, ended, sum(seconds.values())
-
-
-def _gone() -> AbstractContextManager[None]:
-    return contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied)
-
-
-def _descendants(process: psutil.Process) -> list[psutil.Process]:
-    with _gone():
-        return process.children(recursive=True)
-    return []
-
-
-def took(
-    run: tuple[float, float, float],
-    trials: Sequence[tuple[float, float]],
-    first: float,
-    last: float,
-) -> Took:
-    """Sum a study up.
-
-    Args:
-        run: Its start, end and CPU seconds.
-        trials: What each took of a slot, and of that its training.
-        first: When the first trial began.
-        last: When the last one ended.
-    """
-    began, ended, cpu = run
-    busy, fit = (sum(seconds) for seconds in zip(*trials, strict=True))
-    idle = plain_study.SLOTS * (last - first) - busy
-    wall = ended - began
-    return Took(wall, cpu, first - began, fit, busy - fit, idle, ended - last, len(trials))
-
-
 def ours(space: Path, folder: Path) -> Took:
     """Run the study with this project."""
     out = folder / "ours"
     _, *run = watched(["-m", "study.run", "--space", str(space), "--out", str(out)])
-    return of_rows(tuple(run), list(RunFolder(out).rows().values()))
-
-
-def of_rows(run: tuple[float, float, float], rows: Sequence[TrialRow]) -> Took:
-    """Sum a study of this project up from its rows."""
-    jobs: dict[tuple[str, ...], list[TrialRow]] = {}
-    for row in rows:
-        jobs.setdefault(row.stack or (row.trial,), []).append(row)
-    # Of trials that were trained as one each has its share: together they have the job's time.
-    first = min(
-        max(row.finished.timestamp() for row in job) - sum(row.seconds for row in job)
-        for job in jobs.values()
-    )
-    last = max(row.finished.timestamp() for row in rows)
-    return took(run, [(row.seconds, row.train_seconds) for row in rows], first, last)
+    return of_rows(tuple(run), list(RunFolder(out).rows().values()), plain_study.SLOTS)
 
 
 def theirs(folder: Path, data: dict[str, np.ndarray]) -> Took:
@@ -198,7 +92,13 @@ def theirs(folder: Path, data: dict[str, np.ndarray]) -> Took:
     output, *run = watched(["-m", "benchmarks.plain_study", str(file), str(out)])
     trials = json.loads(output.splitlines()[-1])
     first, last = min(t[0] for t in trials), max(t[1] for t in trials)
-    return took(tuple(run), [(end - start, fit) for start, end, fit in trials], first, last)
+    return took(
+        tuple(run),
+        [(end - start, fit) for start, end, fit in trials],
+        first,
+        last,
+        plain_study.SLOTS,
+    )
 
 
 def arrays(data: Dataset) -> dict[str, np.ndarray]:

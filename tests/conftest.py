@@ -46,11 +46,16 @@ TOGETHER = {
         "tests/analysis/test_publication.py",
     ),
     "disturbed": ("tests/test_object_store.py", "tests/test_chaos.py"),
+    "metrics": tuple(
+        f"tests/analysis/metrics/test_{name}.py"
+        for name in ("accuracy_and_brier", "calibration", "detection", "diversity", "selective")
+    ),
     "card": ("tests/study/trials/test_on_a_card.py",),
     "planted": ("tests/test_planted_truth.py",),
 }
 """Files whose tests run in one process, in the order in which processes take them: those that take
-longest come first, and those that would only wait for each other at once are together."""
+longest come first; those that would only wait for each other at once, or import the same large
+library, are together."""
 GROUPS = {file: group for group, files in TOGETHER.items() for file in files}
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.around_training import Timer, shares
-from benchmarks.time_to_verdict import Took, of_rows, took
+from benchmarks.watched_study import Took, of_rows, took
 
 
 def burn(seconds):
@@ -38,7 +38,7 @@ def test_a_timed_function_works_as_before_and_is_put_back():
 
 def test_a_study_is_divided_without_rest():
     # From 0 to 20 s; trials from 5 to 15 s on two slots, of 8 and 10 s, half of each training.
-    found = took((0.0, 20.0, 30.0), [(8.0, 4.0), (10.0, 5.0)], 5.0, 15.0)
+    found = took((0.0, 20.0, 30.0), [(8.0, 4.0), (10.0, 5.0)], 5.0, 15.0, 2)
     assert found == Took(20.0, 30.0, 5.0, 9.0, 9.0, 2.0, 5.0, 2)
     parts = shares(found, Counter({"training": 3.0, "files": 1.0}))
     assert sum(parts.values()) == pytest.approx(1)
@@ -57,4 +57,4 @@ def test_trials_that_were_trained_as_one_began_together():
 
     stack = ("a", "b")
     rows = [row("a", stack, 11, 4, 3), row("b", stack, 12, 4, 3), row("c", None, 15, 5, 2)]
-    assert of_rows((0, 16, 20), rows) == Took(16, 20, 4, 8, 5, 9, 1, 3)
+    assert of_rows((0, 16, 20), rows, 2) == Took(16, 20, 4, 8, 5, 9, 1, 3)

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 import torch
-import torchmetrics.functional.classification as tm
 from hypothesis import given
 from sklearn.metrics import brier_score_loss
 
 from analysis import metrics
 from tests.analysis.metrics.draw import calibrated_sample, draw, draw_coarse, seeds, some
+from tests.peers import metrics_of_torchmetrics
 
 
 @given(seeds)
 @some
 def test_accuracy_is_torchmetrics_and_brier_is_sklearns(seed: int) -> None:
     _, logq, y = draw(seed)
-    accuracy = tm.multiclass_accuracy(
+    accuracy = metrics_of_torchmetrics().multiclass_accuracy(
         torch.tensor(np.exp(logq)), torch.tensor(y), 5, average="micro"
     )
     assert metrics.accuracy(logq, y) == pytest.approx(float(accuracy))

@@ -3,15 +3,11 @@
 import numpy as np
 import pytest
 import torch
-import torchmetrics.functional.classification as tm
 from hypothesis import given
-from torch_uncertainty.metrics.classification import (
-    AdaptiveCalibrationError,
-    ClasswiseCalibrationError,
-)
 
 from analysis import metrics
 from tests.analysis.metrics.draw import calibrated_sample, draw, draw_coarse, seeds, some
+from tests.peers import metrics_of_torch_uncertainty, metrics_of_torchmetrics
 
 SHAPES = [(15, 2), (200, 5), (1003, 10)]
 
@@ -20,7 +16,7 @@ SHAPES = [(15, 2), (200, 5), (1003, 10)]
 @some
 def test_calibration_error_is_torchmetrics(seed: int) -> None:
     _, logq, y = draw(seed)
-    theirs = tm.multiclass_calibration_error(
+    theirs = metrics_of_torchmetrics().multiclass_calibration_error(
         torch.tensor(np.exp(logq)), torch.tensor(y), 5, n_bins=15, norm="l1"
     )
     assert metrics.ece(logq, y) == pytest.approx(float(theirs), abs=1e-6)
@@ -30,7 +26,9 @@ def test_calibration_error_is_torchmetrics(seed: int) -> None:
 @pytest.mark.parametrize(("rows", "classes"), SHAPES)
 def test_adaptive_error_is_torch_uncertaintys(rows: int, classes: int, bins: int) -> None:
     _, logq, y = draw(rows, rows=rows, classes=classes)
-    theirs = AdaptiveCalibrationError("multiclass", num_bins=bins, num_classes=classes)
+    theirs = metrics_of_torch_uncertainty().AdaptiveCalibrationError(
+        "multiclass", num_bins=bins, num_classes=classes
+    )
     theirs.update(torch.tensor(np.exp(logq)), torch.tensor(y))
     assert metrics.adaptive_ece(logq, y, bins) == pytest.approx(float(theirs.compute()), abs=1e-6)
 
@@ -58,7 +56,9 @@ def test_adaptive_error_by_hand() -> None:
 def test_classwise_error_is_torch_uncertaintys(rows: int, classes: int) -> None:
     """Theirs bins the binary problem of each class by q_c too."""
     for logq, y in (draw(rows, rows=rows, classes=classes)[1:], draw_coarse(rows, rows, classes)):
-        theirs = ClasswiseCalibrationError(num_classes=classes, num_bins=15)
+        theirs = metrics_of_torch_uncertainty().ClasswiseCalibrationError(
+            num_classes=classes, num_bins=15
+        )
         theirs.update(torch.tensor(np.exp(logq)), torch.tensor(y))
         assert metrics.classwise_ece(logq, y) == pytest.approx(float(theirs.compute()), abs=1e-6)
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch_uncertainty.metrics.classification import FPR95
 
 from analysis import metrics
 from tests.analysis.metrics.draw import seeds, some
+from tests.peers import metrics_of_torch_uncertainty
 
 sizes = st.sampled_from([(35, 25), (7, 90), (60, 1), (1, 5)])
 
@@ -76,7 +76,10 @@ def test_fpr95_is_torch_uncertaintys_with_in_distribution_positive(
     """
     negative, positive = scores(seed, size)
     outside, score = (torch.tensor(a) for a in joined(negative, positive))
-    inside_positive, outside_positive = FPR95(pos_label=0), FPR95(pos_label=1)
+    inside_positive, outside_positive = (
+        metrics_of_torch_uncertainty().FPR95(pos_label=0),
+        metrics_of_torch_uncertainty().FPR95(pos_label=1),
+    )
     inside_positive.update(-score, outside)
     outside_positive.update(score, outside)
     assert metrics.fpr95(negative, positive) == pytest.approx(float(inside_positive.compute()))

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
-from torch_uncertainty.metrics.classification import Disagreement
 
 from analysis import metrics
 from tests.analysis.metrics.draw import draw, seeds, some
+from tests.peers import metrics_of_torch_uncertainty
 
 
 @given(seeds, st.integers(2, 6))
@@ -27,7 +27,7 @@ def test_disagreement_from_counts_is_the_mean_over_pairs(seed: int, members: int
 @some
 def test_disagreement_is_torch_uncertaintys(seed: int) -> None:
     logp, _, _ = draw(seed)
-    theirs = Disagreement()
+    theirs = metrics_of_torch_uncertainty().Disagreement()
     theirs.update(torch.tensor(np.exp(logp)).transpose(0, 1))
     found = metrics.disagreement(logp.argmax(-1), 5)
     assert found == pytest.approx(float(theirs.compute()), abs=1e-6)

@@ -5,10 +5,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from torch_uncertainty.metrics.classification import AUGRC, AURC
 
 from analysis import metrics
 from tests.analysis.metrics.draw import draw
+from tests.peers import metrics_of_torch_uncertainty
 
 
 @pytest.mark.parametrize("rows", [2, 50, 1001])
@@ -18,7 +18,7 @@ def test_areas_are_torch_uncertaintys(rows: int) -> None:
     uncertainty, wrong = -logq.max(-1), logq.argmax(-1) != y
     first, last = wrong[uncertainty.argmin()], wrong.mean()
     theirs = []
-    for metric in (AURC(), AUGRC()):
+    for metric in (metrics_of_torch_uncertainty().AURC(), metrics_of_torch_uncertainty().AUGRC()):
         metric.update(torch.tensor(np.exp(logq)), torch.tensor(y))
         theirs.append(float(metric.compute()) * (rows - 1))
     area = metrics.aurc(uncertainty, wrong) * rows - (first + last) / 2

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from scipy.stats import entropy
-from torch_uncertainty.metrics.classification import MutualInformation
 
 from analysis import metrics
 from tests.analysis.metrics.draw import draw, seeds, some
+from tests.peers import metrics_of_torch_uncertainty
 
 
 @given(seeds)
@@ -23,7 +23,7 @@ def test_mutual_information_is_the_mean_divergence_from_the_mean(seed: int) -> N
 @some
 def test_mutual_information_is_torch_uncertaintys(seed: int) -> None:
     logp, _, _ = draw(seed)
-    theirs = MutualInformation(reduction="none")
+    theirs = metrics_of_torch_uncertainty().MutualInformation(reduction="none")
     theirs.update(torch.tensor(np.exp(logp)).transpose(0, 1))
     np.testing.assert_allclose(metrics.mutual_information(logp), theirs.compute(), atol=1e-6)
 

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special as scipy_special
 from scipy import stats as scipy_stats
-from statsmodels.stats.multitest import multipletests
 
 from analysis.stats.contrasts import (
     TAIL,
@@ -181,6 +180,8 @@ def test_holm_by_hand() -> None:
 @settings(max_examples=20, deadline=None)  # A call of theirs takes a fifth of a second.
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_statsmodels(p_values: list[float]) -> None:
+    from statsmodels.stats.multitest import multipletests
+
     found = holm({f"{i:02d}": p for i, p in enumerate(p_values)})
     assert list(found.values()) == pytest.approx(multipletests(p_values, method="holm")[1])
 

@@ -4,22 +4,16 @@ torch-uncertainty's and tabm's BatchEnsemble, peft's LoRA. Further comparisons w
 torch-uncertainty stand beside the methods' own tests; ``make test-peers`` runs them all.
 """
 
-import warnings
-
 import pytest
 import torch
 from torch import nn
 
 from study.layers.perturbed import LowRankLayer
 from study.methods import build
+from tests.peers import layers_of_torch_uncertainty, peer
 
 pytestmark = pytest.mark.peer
 M, B = 3, 5
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # those of the peers and of what they import are their own
-    from tabm import LinearBatchEnsemble
-    from torch_uncertainty.layers import BatchConv2d, BatchLinear
 
 CONVOLUTION = {"kernel_size": 3, "stride": 2, "padding": 1}
 
@@ -45,32 +39,38 @@ def assert_same(mine, theirs, pairs):
 
 
 @pytest.mark.parametrize(
-    ("layer", "peer", "shape"),
+    ("layer", "theirs", "shape"),
     [
-        (lambda: nn.Sequential(nn.Linear(6, 4)), lambda: BatchLinear(6, 4, M), (6,)),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 4)),
+            lambda: layers_of_torch_uncertainty().BatchLinear(6, 4, M),
+            (6,),
+        ),
         (
             lambda: nn.Sequential(nn.Conv2d(2, 4, **CONVOLUTION)),
-            lambda: BatchConv2d(2, 4, num_estimators=M, **CONVOLUTION),
+            lambda: layers_of_torch_uncertainty().BatchConv2d(
+                2, 4, num_estimators=M, **CONVOLUTION
+            ),
             (2, 8, 8),
         ),
     ],
     ids=["linear", "conv"],
 )
-def test_batch_ensemble_is_torch_uncertaintys(layer, peer, shape):
+def test_batch_ensemble_is_torch_uncertaintys(layer, theirs, shape):
     torch.manual_seed(0)
-    other = peer()
-    shared = other.linear if isinstance(other, BatchLinear) else other.conv
+    other = theirs()
+    shared = other.linear if hasattr(other, "linear") else other.conv
     weights = shared.weight, other.r_group, other.s_group, other.bias
     method, pairs = of_batch_ensemble(layer, *weights)
     x = torch.randn(B, *shape)
-    theirs = other(x.repeat(M, *[1] * len(shape))).unflatten(0, (M, B))
-    assert_same(method(x), theirs, pairs)
+    expected = other(x.repeat(M, *[1] * len(shape))).unflatten(0, (M, B))
+    assert_same(method(x), expected, pairs)
 
 
 @pytest.mark.parametrize("init", ["normal", "random-signs"])
 def test_batch_ensemble_is_tabms(init):
     torch.manual_seed(0)
-    other = LinearBatchEnsemble(6, 4, k=M, scaling_init=init)
+    other = peer("tabm").LinearBatchEnsemble(6, 4, k=M, scaling_init=init)
     weights = other.weight, other.r, other.s, other.bias
     method, pairs = of_batch_ensemble(lambda: nn.Sequential(nn.Linear(6, 4)), *weights)
     x = torch.randn(B, 6)
@@ -84,14 +84,12 @@ def test_batch_ensemble_is_tabms(init):
     ids=["linear", "conv"],
 )
 def test_one_member_of_a_lora_ensemble_is_pefts(layer, shape):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from peft import LoraConfig, get_peft_model  # Here, as it takes seconds.
+    peft = peer("peft")
     torch.manual_seed(0)
     base = layer()
     plain = nn.Sequential(base)
-    config = LoraConfig(r=2, lora_alpha=2, target_modules=["0"], init_lora_weights=False)
-    other = get_peft_model(nn.Sequential(*plain), config)
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["0"], init_lora_weights=False)
+    other = peft.get_peft_model(nn.Sequential(*plain), config)
     a, b = (getattr(other.base_model.model[0], f"lora_{part}")["default"].weight for part in "AB")
     start = a.detach().flatten(1).unsqueeze(0), b.detach().flatten(1).unsqueeze(0)
     own = LowRankLayer(base, 1, 2, start=start)

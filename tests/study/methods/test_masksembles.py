@@ -1,6 +1,5 @@
 """Masksembles against the formulas they stand for, and against torch-uncertainty."""
 
-import warnings
 from itertools import combinations
 
 import pytest
@@ -11,11 +10,7 @@ from study.conformance import Subject, inputs
 from study.errors import StudyError
 from study.methods import build
 from study.methods.masksembles import MaskedLayer, active_units, draw_masks
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # those of the peer and of what it imports are its own
-    from torch_uncertainty.layers import MaskedConv2d, MaskedLinear
-    from torch_uncertainty.layers.masksembles import generation_wrapper
+from tests.peers import layers_of_torch_uncertainty, peer
 
 M, B = 4, 5
 
@@ -58,7 +53,12 @@ def test_overlap_falls_with_the_scale():
 def test_masks_have_the_size_and_overlap_of_the_peers(scale):
     torch.manual_seed(0)
     ours = [draw_masks(128, M, scale) for _ in range(20)]
-    theirs = [torch.tensor(generation_wrapper(128, M, scale)).float() for _ in range(20)]
+    theirs = [
+        torch.tensor(
+            peer("torch_uncertainty.layers.masksembles").generation_wrapper(128, M, scale)
+        ).float()
+        for _ in range(20)
+    ]
     assert {m.sum(1).tolist()[0] for m in ours} == {m.sum(1).tolist()[0] for m in theirs}
     mean = [sum(map(overlap, masks)) / len(masks) for masks in (ours, theirs)]
     assert mean[0] == pytest.approx(mean[1], abs=0.03)
@@ -68,10 +68,16 @@ def test_masks_have_the_size_and_overlap_of_the_peers(scale):
 @pytest.mark.parametrize(
     ("layer", "peer", "shape"),
     [
-        (lambda: nn.Linear(12, 6), lambda: MaskedLinear(12, 6, M, 2.0), (12,)),
+        (
+            lambda: nn.Linear(12, 6),
+            lambda: layers_of_torch_uncertainty().MaskedLinear(12, 6, M, 2.0),
+            (12,),
+        ),
         (
             lambda: nn.Conv2d(12, 6, 3, stride=2, padding=1),
-            lambda: MaskedConv2d(12, 6, 3, M, 2.0, stride=2, padding=1),
+            lambda: layers_of_torch_uncertainty().MaskedConv2d(
+                12, 6, 3, M, 2.0, stride=2, padding=1
+            ),
             (12, 6, 6),
         ),
     ],
@@ -80,7 +86,11 @@ def test_masks_have_the_size_and_overlap_of_the_peers(scale):
 def test_values_and_gradients_are_the_peers(layer, peer, shape):
     torch.manual_seed(0)
     own, other = MaskedLayer(layer(), M, 2.0), peer()
-    shared = other.linear if isinstance(other, MaskedLinear) else other.conv
+    shared = (
+        other.linear
+        if isinstance(other, layers_of_torch_uncertainty().MaskedLinear)
+        else other.conv
+    )
     own.weight.data, own.bias.data = shared.weight.detach().clone(), shared.bias.detach().clone()
     own.mask = other.mask.masks.float()
     x = torch.randn(M * B, *shape)

@@ -1,7 +1,5 @@
 """MIMO against the network it stands for, and its batches against torch-uncertainty's."""
 
-import warnings
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,10 +7,7 @@ from torch.nn import functional as F
 from study import backbones
 from study.conformance import CLASSES, SHAPE, Subject, inputs
 from study.methods import build
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # those of the peer and of what it imports are its own
-    from torch_uncertainty.transforms import MIMOBatchFormat
+from tests.peers import peer
 
 M = 3
 
@@ -64,7 +59,9 @@ def test_batches_are_the_peers_from_the_same_random_state(share, repetition):
     torch.manual_seed(7)
     index = method.positions(8, torch.device("cpu"))
     torch.manual_seed(7)
-    images, labels = MIMOBatchFormat(M, share, repetition)((x, torch.arange(8)))
+    images, labels = peer("torch_uncertainty.transforms").MIMOBatchFormat(M, share, repetition)(
+        (x, torch.arange(8))
+    )
     assert torch.equal(index.flatten(), labels)
     assert torch.equal(x[index].flatten(0, 1), images)
 

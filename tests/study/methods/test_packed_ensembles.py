@@ -1,7 +1,5 @@
 """Packed-Ensembles against the narrow networks they stand for, and against torch-uncertainty."""
 
-import warnings
-
 import pytest
 import torch
 from torch import nn
@@ -13,10 +11,7 @@ from study.errors import StudyError
 from study.layers.members import recording_head_inputs, split_members
 from study.methods import build
 from study.methods.packed_ensembles import GroupedLinear, Params
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # those of the peer and of what it imports are its own
-    from torch_uncertainty.layers import PackedConv2d, PackedLinear
+from tests.peers import layers_of_torch_uncertainty
 
 M = 3
 
@@ -74,11 +69,11 @@ def test_logits_and_gradients_are_the_peers_mlp():
     settings = {"alpha": 2.0, "num_estimators": M}
     peer = nn.Sequential(
         nn.Flatten(),
-        PackedLinear(16, 12, first=True, **settings),
+        layers_of_torch_uncertainty().PackedLinear(16, 12, first=True, **settings),
         nn.ReLU(),
-        PackedLinear(12, 12, **settings),
+        layers_of_torch_uncertainty().PackedLinear(12, 12, **settings),
         nn.ReLU(),
-        PackedLinear(12, CLASSES, last=True, **settings),
+        layers_of_torch_uncertainty().PackedLinear(12, CLASSES, last=True, **settings),
     )
     first, hidden = method.network.layers[1], method.network.layers[3]
     head = method.network.head.head
@@ -107,9 +102,13 @@ def test_values_and_gradients_are_the_peers_convolutions(gamma):
     params = {"members": M, "alpha": 2.0, "gamma": gamma}
     method = build("packed_ensembles", params, Convolutions, 0)
     settings = {"alpha": 2.0, "num_estimators": M, "minimum_channels_per_group": 1}
-    first = PackedConv2d(2, 6, 3, padding=1, first=True, **settings)
-    second = PackedConv2d(6, 12, 3, stride=2, padding=1, gamma=gamma, **settings)
-    last = PackedLinear(12, CLASSES, alpha=2.0, num_estimators=M, last=True)
+    first = layers_of_torch_uncertainty().PackedConv2d(2, 6, 3, padding=1, first=True, **settings)
+    second = layers_of_torch_uncertainty().PackedConv2d(
+        6, 12, 3, stride=2, padding=1, gamma=gamma, **settings
+    )
+    last = layers_of_torch_uncertainty().PackedLinear(
+        12, CLASSES, alpha=2.0, num_estimators=M, last=True
+    )
     ours, head = method.network, method.network.head.head
     own = [ours.first.weight, ours.first.bias, ours.second.weight, ours.second.bias]
     own += [head.fast["W"], head.bias]
