@@ -290,6 +290,7 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, monkeypatch, argumen
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.slow  # The dry run refuses by the same rule; test_dry_run.py.
 def test_resources_that_no_node_has_are_said(tmp_path):
     """In a process of its own, as Ray before 2.60 leaves files open in its caller's."""
     code, printed = finish(start(tmp_path / "run", "--set", "resources.cpus_per_trial=10000"))

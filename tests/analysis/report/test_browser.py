@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -247,12 +248,16 @@ def test_details_begin_with_the_reason(chromium: Browser, real: Path) -> None:
         assert found.page.locator("#drawer h3").first.inner_text() == "Why"
 
 
-@pytest.mark.parametrize("kind", ["csv", "svg", pytest.param("png", marks=pytest.mark.slow)])
-def test_every_figure_can_be_kept(chromium: Browser, real: Path, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kinds", [("csv", "svg"), pytest.param(("png",), marks=pytest.mark.slow)], ids="-".join
+)
+def test_every_figure_can_be_kept(
+    chromium: Browser, real: Path, kinds: tuple[str, ...], tmp_path: Path
+) -> None:
     with opened(chromium, real, viewport=WIDE) as found:
         page = found.look("JSON.parse(document.getElementById('payload').textContent)")
         unfold(found)
-        for number, key in enumerate(page["figures"]):
+        for number, (key, kind) in enumerate(product(page["figures"], kinds)):
             if number % 8 == 7:  # Chromium lets a page keep ten files.
                 found.page.reload()
                 found.page.wait_for_function("window.__report?.ready === true")
