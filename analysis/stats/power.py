@@ -320,12 +320,14 @@ def cheapest_seeds(
 
 def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
     """Return the least number of seeds up to ``most`` that is enough, as all above it are."""
+    if most < LEAST_SEEDS:
+        return None
     low = high = LEAST_SEEDS
-    while high < most and not enough(high):  # Upwards, as too few are found out sooner.
-        low, high = high + 1, 2 * high
-    numbers = range(low, min(high, most) + 1)
-    at = bisect_left(numbers, True, key=enough)
-    return numbers[at] if at < len(numbers) else None
+    while not enough(high):  # Upwards, as too few are found out sooner.
+        if high == most:
+            return None
+        low, high = high + 1, min(2 * high, most)
+    return low + bisect_left(range(low, high), True, key=enough)
 
 
 def recovery_found(
