@@ -2,13 +2,14 @@
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -48,9 +49,15 @@ def _font() -> str:
 @cache
 def vega() -> Future[str]:
     """Begin to make the script that draws charts, which takes seconds in which others can work."""
-    pool = ThreadPoolExecutor(1)
-    # The stub asks for a snippet, which the function does not.
-    return pool.submit(vl_convert.javascript_bundle, vl_version=VEGA_LITE)  # type: ignore[call-arg]
+    return ThreadPoolExecutor(1).submit(_vega)
+
+
+def _vega() -> str:
+    # In a process of its own, as its maker keeps Python's lock. -P: no file of the working folder.
+    code = f"import vl_convert; print(vl_convert.javascript_bundle(vl_version={VEGA_LITE!r}))"
+    command = [sys.executable, "-P", "-X", "utf8", "-c", code]
+    made = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    return made.stdout
 
 
 def payload(drawn: Sequence[Figure], methods: dict[str, list[str]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from analysis.data.protocol import ENDPOINTS, Protocol, gate_level
-from analysis.stats import contrasts
+from analysis.stats import contrasts, power
 from analysis.stats.contrasts import OverExamples, Recovery, summary
 from analysis.stats.power import (
     POWER,
@@ -130,6 +130,7 @@ def test_the_level_of_many_configurations_is_kept(
     seeds: Replicates, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     level = 0.05 / 30
+    monkeypatch.setattr(power, "DRAWS", 4096)  # So far in the tail more points are needed.
     assert power_escape(TEST, 0.25, seeds, alpha=level) < most * level
     monkeypatch.setattr(contrasts, "TAIL", 0.0)  # Satterthwaite's degrees of freedom
     assert power_escape(TEST, 0.25, seeds, alpha=level) > most * level
@@ -192,6 +193,7 @@ POWERS = 0.4450058654352899, 0.37750734174583395
 def test_one_number_of_seeds_is_that_of_all_three(monkeypatch: pytest.MonkeyPatch) -> None:
     """The values are those of formulae for equal seeds, by Satterthwaite's degrees of freedom."""
     monkeypatch.setattr(contrasts, "TAIL", 0.0)
+    monkeypatch.setattr(power, "DRAWS", 1024)
     same = Replicates(12, 12, 12)
     for seeds in (12, same):
         assert power_escape(TEST, 0.5, seeds, alpha=0.05 / 8) == pytest.approx(POWERS[0], abs=1e-12)
@@ -211,8 +213,8 @@ def test_each_arms_own_seeds_count() -> None:
         (Spread(0.0, 0.3, 0.0), Replicates(12, 5, 9)),
         (Spread(0.0, 0.0, 0.3), Replicates(5, 9, 12)),
     ):
-        for power, recovery in ((power_escape, 0.5), (power_track, 0.0)):
-            assert power(spread, recovery, numbers) == pytest.approx(power(spread, recovery, 12))
+        for of, recovery in ((power_escape, 0.5), (power_track, 0.0)):
+            assert of(spread, recovery, numbers) == pytest.approx(of(spread, recovery, 12))
 
 
 def test_anchors_with_more_seeds_spare_those_of_arms() -> None:
@@ -339,3 +341,19 @@ def test_planning_needs_no_frames() -> None:
     code = "import sys, analysis.stats.power; print([m for m in ('polars', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_so_many_points_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against 64 times as many."""
+    cases = [(spread, n) for spread in (TEST, SHIFT, Spread(1.0, 0.2, 1.0)) for n in (5, 12, 60)]
+
+    def powers() -> list[float]:
+        return [
+            found
+            for spread, n in cases
+            for found in (power_escape(spread, 0.5, n), power_track(spread, 0.0, n))
+        ]
+
+    usual = powers()
+    monkeypatch.setattr(power, "DRAWS", 64 * power.DRAWS)
+    assert usual == pytest.approx(powers(), abs=2e-3)
