@@ -65,6 +65,8 @@ while :; do wait || true; sleep 1; done
 """
 """What the first process of a host does. It must stay a shell: that collects orphans that end."""
 
+NICENESS = {"RAY_worker_niceness": "0"}
+"""As in tests/conftest.py: other tests are no reason for a cluster's workers to starve."""
 SSHD = """HostKey /run/host/key
 AuthorizedKeysFile /run/host/key.pub .ssh/authorized_keys
 PermitRootLogin prohibit-password
@@ -72,7 +74,7 @@ StrictModes no
 UsePAM no
 PidFile none
 MaxStartups 100
-"""
+""" + "".join(f"SetEnv {name}={value}\n" for name, value in NICENESS.items())
 
 
 @cache
@@ -177,6 +179,7 @@ class Host:
             "LOGNAME": "root",
             "LANG": "C.UTF-8",
             "TERM": "dumb",
+            **NICENESS,
             "PATH": f"{Path(sys.executable).parent}:{PATH}",
         }
         if self.init == 0:
