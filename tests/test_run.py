@@ -240,7 +240,7 @@ def test_a_scheduler_that_ends_the_study_is_told_how_to_go_on(tmp_path):
     wait_for(lambda: committed(out), process)
     process.send_signal(signal.SIGTERM)
     code, printed = finish(process)
-    assert code == 130
+    assert code == 130, printed
     assert "to go on: python -m study.run --space" in printed
     assert "Traceback" not in printed
 
