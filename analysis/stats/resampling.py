@@ -28,12 +28,14 @@ def permutation_test(
     The values of ``arm`` and of u = (1 - theta) S + theta DE (seed by seed: the anchors' seeds are
     independent, so any pairing will do) have the same mean when R = theta. Their labels are
     exchanged and Welch's t compared with its permutation distribution: exact where both have one
-    law, and of the right size in the limit where only the means agree (Janssen 1997).
+    law, and of the right size in the limit where only the means agree (Janssen 1997). Where one
+    anchor has more seeds than the other, its last are left out: the test then has less power than
+    the t-test that it stands beside, and may show less.
 
     Args:
-        single: (n,) losses of the single model's replicates.
-        arm: (n,) losses of the arm's.
-        deep: (n,) losses of the Deep Ensemble's.
+        single: Losses of the single model's replicates, one each.
+        arm: Those of the arm's.
+        deep: Those of the Deep Ensemble's.
         theta: Recovery under the null hypothesis.
         rng: Source of the permutations; unused where all of them are fewer than ``PERMUTATIONS``.
     """
