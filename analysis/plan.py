@@ -12,7 +12,7 @@ all.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isinf, prod
 from statistics import fmean
@@ -57,6 +57,8 @@ PAIRS: Final[dict[Against, str]] = {
 }
 CONFIGURATIONS: Final = 8
 VERDICTS: Final[tuple[Verdict, Verdict]] = "escape", "track"
+Needs = Mapping[Verdict, Sequence[int | None]]
+"""Seeds of each configuration, in order; None where no number does."""
 
 
 @dataclass(frozen=True)
@@ -305,9 +307,10 @@ def report(question: Question, seeds: Sequence[int]) -> Iterator[str]:
     yield ""
     yield from _spreads(q)
     yield ""
-    yield from _needed(q, max(seeds))
+    needs = {verdict: [q.seeds(own, verdict) for own in q.planned] for verdict in VERDICTS}
+    yield from _needed(q, needs, max(seeds))
     if q.costs is not None:
-        yield from _cheapest(q, q.costs.of_study(q.many))
+        yield from _cheapest(q, needs, q.costs.of_study(q.many))
     yield ""
     yield from _at(q, seeds)
     yield ""
@@ -340,7 +343,7 @@ def _range(numbers: Sequence[float]) -> str:
     return most if least == most else f"{least} to {most}"
 
 
-def _needed(question: Question, most: int) -> Iterator[str]:
+def _needed(question: Question, needs: Needs, most: int) -> Iterator[str]:
     """Yield the seeds that each configuration needs, and what it fails at with ``most``."""
     q = question
     several = len(q.endpoints) > 1
@@ -350,8 +353,8 @@ def _needed(question: Question, most: int) -> Iterator[str]:
         f"   configuration (where it escapes least often with {most})" if several else ""
     )
     unlimited = False
-    for own in q.planned:
-        found = [_seeds(q, own, "escape"), _seeds(q, own, "track")]
+    for own, *seeds in zip(q.planned, *(needs[verdict] for verdict in VERDICTS), strict=True):
+        found = [_seeds(q, own, *of) for of in zip(VERDICTS, seeds, strict=True)]
         unlimited |= any("(" in text for text in found)
         limit = f"   {own.name} ({_hardest(q, own, most)})" if several else ""
         yield "".join(f"{text:>20}" for text in found) + limit
@@ -364,10 +367,9 @@ def _needed(question: Question, most: int) -> Iterator[str]:
         yield f"Without a gap between anchors: {wording.join(q.unplaced)}."
 
 
-def _seeds(question: Question, own: Planned, verdict: Verdict) -> str:
-    found = question.seeds(own, verdict)
-    if found:
-        return str(found)
+def _seeds(question: Question, own: Planned, verdict: Verdict, needed: int | None) -> str:
+    if needed:
+        return str(needed)
     unlimited = question.seeds(own.over_seeds, verdict)
     return f"over {MOST_SEEDS}" + (f" ({unlimited})" if unlimited else "")
 
@@ -389,7 +391,7 @@ def _hardest(question: Question, own: Planned, seeds: int) -> str:
     return f"{name}, {PAIRS[against]}"
 
 
-def _cheapest(question: Question, costs: Costs) -> Iterator[str]:
+def _cheapest(question: Question, needs: Needs, costs: Costs) -> Iterator[str]:
     """Yield the cheapest seeds for each verdict, and beside them the same number for all."""
     q = question
     yield ""
@@ -398,10 +400,9 @@ def _cheapest(question: Question, costs: Costs) -> Iterator[str]:
     yield f"{'':28}{'of an arm':>12}{'of an anchor':>14}{'hours':>10}"
     asked: tuple[tuple[Verdict, float], ...] = ("escape", q.recovery), ("track", 0.0)
     for verdict, recovery in asked:
-        needs = [
-            (seeds, own.pairs(verdict)) for own in q.planned if (seeds := q.seeds(own, verdict))
-        ]
-        pairs = max(needs, key=lambda need: need[0])[1] if needs else q.planned[0].pairs(verdict)
+        # What no number decides needs 0 here, and so is only planned for where all do.
+        _, own = max(zip(needs[verdict], q.planned, strict=True), key=lambda need: need[0] or 0)
+        pairs = own.pairs(verdict)
         limits = verdict, recovery, q.power, q.delta, q.alpha, q.many
         equal = [replace(pair, seeds=Replicates.of) if pair.shared else pair for pair in pairs]
         found, same = cheapest_seeds(pairs, costs, *limits), seeds_needed(equal, *limits)

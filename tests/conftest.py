@@ -48,7 +48,10 @@ TOGETHER = {
     "disturbed": ("tests/test_object_store.py", "tests/test_chaos.py"),
     "metrics": tuple(
         f"tests/analysis/metrics/test_{name}.py"
-        for name in ("accuracy_and_brier", "calibration", "detection", "diversity", "selective")
+        for name in (
+            *("accuracy_and_brier", "calibration", "detection", "diversity", "selective"),
+            "uncertainty",
+        )
     ),
     "card": ("tests/study/trials/test_on_a_card.py",),
     "planted": ("tests/test_planted_truth.py",),

@@ -4,12 +4,14 @@ import base64
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -20,6 +22,11 @@ HERE: Final = Path(__file__).parent
 TEMPLATES: Final = HERE / "templates"
 STYLES: Final = (COLOURS, TEMPLATES / "report.css")
 VEGA_LITE: Final = "6.4"
+MAKE_VEGA: Final = """
+import pathlib, sys, vl_convert
+script = vl_convert.javascript_bundle(vl_version=sys.argv[1])
+pathlib.Path(sys.argv[2]).write_text(script, encoding="utf-8")
+"""
 
 
 def render(template: str, page: Any, payload: Any) -> str:
@@ -53,11 +60,16 @@ def vega() -> Future[str]:
 
 
 def _vega() -> str:
-    # In a process of its own, as its maker keeps Python's lock. -P: no file of the working folder.
-    code = f"import vl_convert; print(vl_convert.javascript_bundle(vl_version={VEGA_LITE!r}))"
-    command = [sys.executable, "-P", "-X", "utf8", "-c", code]
-    made = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
-    return made.stdout
+    """Return the script, made in a process of its own, as its maker keeps Python's lock."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vega.js"
+        command = [sys.executable, "-P", "-c", MAKE_VEGA, VEGA_LITE, str(file)]
+        try:
+            subprocess.run(command, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):  # No process can be started here.
+            # The stub asks for a snippet, which the function does not.
+            return vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
+        return file.read_text(encoding="utf-8")
 
 
 def payload(drawn: Sequence[Figure], methods: dict[str, list[str]]) -> dict[str, Any]:

@@ -110,8 +110,13 @@ class Decided:
 
     @property
     def withheld(self) -> bool:
-        """Whether a control misbehaved, so that nothing is claimed of any arm."""
-        return any(found and not behaves(name, found) for name, found in self.controls.items())
+        """Whether a control misbehaved, so that nothing is claimed of any arm.
+
+        Before its last run that is not known.
+        """
+        controls = self.controls.items()
+        wrong = any(found and not behaves(name, found) for name, found in controls)
+        return wrong and not self.unfinished
 
     def price(self, arm: str) -> Price:
         """Return what an arm costs beside the Deep Ensemble of its size."""

@@ -79,7 +79,7 @@ def _in_proportion(study: Study, arm: str, anchors: Anchors) -> Callable[[int], 
     own, single, deep = (study.planned(name) or count(study, name) for name in names)
 
     def seeds(n: int) -> Replicates:
-        anchors = (max(LEAST_SEEDS, round(n * number / own)) for number in (single, deep))
-        return Replicates(n, *anchors)
+        of_anchors = (max(LEAST_SEEDS, round(n * number / own)) for number in (single, deep))
+        return Replicates(n, *of_anchors)
 
     return seeds

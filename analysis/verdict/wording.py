@@ -6,7 +6,7 @@ Numbers are rounded here, where they are shown, and nowhere else.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import ceil, inf
+from math import ceil
 from typing import Final
 
 from analysis.data.protocol import Endpoint, Plan
@@ -130,8 +130,7 @@ def tally(verdict: Verdict) -> str:
         said = every if number > 1 else f"The tested configuration {ONE[kind]}"
     elif found:
         said = f"Of {number} configurations, {join(found)}"
-    withheld = verdict.withheld and not verdict.unfinished
-    return f"{said}, before a control withholds the verdict" if withheld else said
+    return f"{said}, before a control withholds the verdict" if verdict.withheld else said
 
 
 def winner(verdict: Verdict) -> Arm | None:
@@ -167,13 +166,16 @@ def details(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _highest(verdict: Verdict) -> float:
-    """Return the largest upper end of the intervals that tracking rests on."""
+    """Return the largest upper end of the intervals that tracking rests on.
+
+    Gates bound all of them where an arm tracks.
+    """
     return max(
-        inf if effect.high is None else effect.high
+        effect.high
         for arm in verdict.arms
         for against, effects in arm.between
         for effect in effects.values()
-        if arm.role == "candidate" and against != "contender"
+        if arm.role == "candidate" and against != "contender" and effect.high is not None
     )
 
 

@@ -25,11 +25,10 @@ def calibrated_nll(store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
 
 def seeds_needed(pairs: Sequence[PlannedPair], aim: Aim) -> int | None:
     """Return the fewest seeds of an arm with which it escapes between every pair of anchors."""
-    from analysis.stats.power import Pair, Replicates, Spread
-    from analysis.stats.power import seeds_needed as seeds_needed_for
+    from analysis.stats import power
 
-    def planned(pair: PlannedPair) -> Pair:
-        spreads = [Spread(*vars(spread).values()) for spread in pair.spreads]
-        return Pair(spreads, lambda seeds: Replicates(*pair.seeds(seeds)))
+    def planned(pair: PlannedPair) -> power.Pair:
+        spreads = [power.Spread(*vars(spread).values()) for spread in pair.spreads]
+        return power.Pair(spreads, lambda seeds: power.Replicates(*pair.seeds(seeds)))
 
-    return seeds_needed_for([planned(pair) for pair in pairs], "escape", **vars(aim))
+    return power.seeds_needed([planned(pair) for pair in pairs], "escape", **vars(aim))

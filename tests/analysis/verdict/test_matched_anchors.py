@@ -20,9 +20,13 @@ SINGLE, POOL = "matched_single-own", "matched_deep_ensemble-pool"
 MATCHED = {"single": "own", "deep_ensemble": "pool", "dropped": ["regulariser adp"]}
 
 
-def with_own(candidate, single, deep, **options):
-    """Return measures of a candidate beside its own anchors, all on the tuned anchors' scale."""
-    found = measured({"candidate1": candidate, SINGLE: single, f"{POOL}-4": deep}, **options)
+def with_own(candidate, single, deep, others=None, **options):
+    """Return measures of a candidate beside its own anchors, all on the tuned anchors' scale.
+
+    ``others`` are candidates that have none.
+    """
+    arms = {"candidate1": candidate, SINGLE: single, f"{POOL}-4": deep} | (others or {})
+    found = measured(arms, **options)
     role = pl.col("arm").str.split("-").list.first()
     own = pl.col("arm").str.starts_with("matched")
     return replace(
@@ -39,7 +43,8 @@ def with_own(candidate, single, deep, **options):
 
 def plan_of(found, **changes):
     made = content(found)
-    arms = [a | ({"matched": MATCHED} if a["role"] == "candidate" else {}) for a in made["arms"]]
+    own = {"candidate1": {"matched": MATCHED}}
+    arms = [arm | own.get(arm["configuration"], {}) for arm in made["arms"]]
     return declared(found, arms=arms, **changes)
 
 
@@ -316,14 +321,16 @@ def test_the_difference_to_a_single_network_is_better_members_and_ensemble_gain(
 
 
 def test_the_best_is_that_whose_least_recovery_is_largest():
-    """Also where the tuned anchors rank the arms the other way round."""
-    verdict = contended(0.9, 0.3)
-    arm = verdict.by_arm()["candidate1"]
-    assert arm.least[2].recovery == min(
-        effect.recovery for _, effects in arm.between for effect in effects.values()
-    )
-    own = [a.least[2].recovery for a in verdict.arms if a.role == "candidate"]
-    assert own == sorted(own, reverse=True)
+    """Though the tuned anchors rank the two the other way round."""
+    truth = all_three(0.9), all_three(0.6), all_three(1.2)  # 0.5 of its own gap.
+    verdict = verdict_of(*truth, others={"candidate2": all_three(0.7)})
+    first, second = verdict.arms[:2]
+    assert [first.arm, second.arm] == ["candidate2", "candidate1"]
+    assert first.verdict == second.verdict == "escapes"
+    assert first.least[2].recovery == pytest.approx(0.7)
+    assert second.least[2].recovery == pytest.approx(0.5)
+    assert second.endpoints["cll"].recovery == pytest.approx(0.9)
+    assert "\u201ccandidate2\u201d, covers 70 % of the way" in verdict.sentence
 
 
 def test_like_a_deep_ensemble_is_so_against_all_anchors():
@@ -341,3 +348,22 @@ def test_what_tracks_says_the_largest_end_between_all_its_anchors():
     tuned, own = (max(effect.high for effect in effects.values()) for _, effects in arm.between)
     assert own > tuned
     assert f"No interval reaches beyond {np.ceil(100 * own):.0f} % of the way" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("mean", "seeds", "state", "end"),
+    [
+        (0.60, 5, "yes", "; the next is 0.1000 nats behind, with a standard error of 0.0141"),
+        (0.51, 5, "na", "; the next is 0.0100 nats behind, with a standard error of 0.0141"),
+        (0.40, 4, "na", "; runs of the next one failed"),
+    ],
+)
+def test_how_sure_the_choice_of_the_single_network_is(mean, seeds, state, end):
+    tried = [
+        {"configuration": "a", "source": "its own search", "seeds": 5, "mean": 0.5, "se": 0.01},
+        {"configuration": "b", "source": "candidate1", "seeds": seeds, "mean": mean, "se": 0.01},
+    ]
+    found = measured({"candidate1": all_three(0.0)})
+    lines = doubts(judge(found, declared(found, tried=tried)))
+    text = "the single network is the best of 2 on validation data (its own search)"
+    assert (state, text + end) in lines
