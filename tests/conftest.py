@@ -18,6 +18,7 @@ from tests.running import Finished, finish, start
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytest.register_assert_rewrite("tests.clusters")  # Its helpers check as well as its tests.
 # Ray's workers are nice to all else, and so starve beside the processes of other tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
 torch.set_num_threads(1)  # the networks here are too small to gain from more

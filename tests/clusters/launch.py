@@ -123,7 +123,7 @@ def check(out: str, trials: int) -> Counter[str]:
     store = RunFolder(out)
     rows, damaged = examine(store, thorough=True)
     assert not damaged
-    assert not [row.reason for row in rows.values() if row.status == "failed"]
+    assert [row.reason for row in rows.values() if row.status == "failed"] == []
     counts = Counter((row.stage, row.method) for row in rows.values())
     for method in ("single", "batch_ensemble", "mc_dropout"):
         assert counts["search", method] == trials

@@ -14,7 +14,7 @@ STUDY = (
     f"budget.trials={TRIALS}",
     "protocol.seeds=2",
     "protocol.anchors=tuned",  # Fewer trials; which they are does not matter here.
-    "fixed.training.epochs=200",
+    "fixed.training.epochs=500",  # So long that Ray is back on a host before the study has ended.
     "resources.cpus_per_trial=2",
     "resources.max_failures=0",  # Lost nodes are no fault of a trial.
     "resources.stack=1",
@@ -45,7 +45,7 @@ def test_a_study_outlives_worker_link_and_head(tmp_path):
         cluster.wait("all hosts have joined", lambda: all(h.processes("raylet/") for h in hosts))
         driver = cluster.study(str(out), *STUDY)
         cluster.wait("all hosts are at work", lambda: all(h.processes(TRIAL) for h in hosts), 600)
-        cluster.wait("trials have ended", lambda: committed() >= 6, 600)
+        cluster.wait("trials have ended", lambda: committed() >= 3, 600)
 
         one.kill()
         two.cut()

@@ -178,10 +178,10 @@ def test_the_job_ends_where_ray_cannot_be_started(start, tmp_path):
     assert not (tmp_path / "study.log").exists()
 
 
-def wait_for(condition, timeout=20.0):
+def wait_for(condition, timeout=20.0, said=lambda: ""):
     end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, "what was waited for did not come"
+        assert time.monotonic() < end, f"what was waited for did not come\n{said()}"
         time.sleep(0.1)
 
 
@@ -241,9 +241,13 @@ class Slurm:
         line = ["env", "-C", self.folder, *command.split()]
         return self.hosts.laptop.run(line, self.env | environment, check=check).stdout
 
+    def state(self, number):
+        """Return all that SLURM says of a job."""
+        return self.say(f"scontrol show job {number}")
+
     def job(self, number, key):
-        """Return what SLURM says of a job."""
-        return re.search(rf"\b{key}=(\S+)", self.say(f"scontrol show job {number}"))[1]
+        """Return one value of that."""
+        return re.search(rf"\b{key}=(\S+)", self.state(number))[1]
 
 
 @pytest.fixture
@@ -274,16 +278,19 @@ def test_a_study_is_stopped_before_the_limit_and_goes_on_when_its_turn_comes(slu
     )
     number = re.search(r"\d+", submitted)[0]
 
-    wait_for(lambda: all(host.processes("ray::ImplicitFunc") for host in hosts), PATIENCE)
-    wait_for(lambda: len(RunFolder(out).committed()) >= 3, PATIENCE)
+    def wait(condition):
+        wait_for(condition, PATIENCE, lambda: slurm.state(number) + (tmp_path / "log").read_text())
+
+    wait(lambda: all(host.processes("ray::ImplicitFunc") for host in hosts))
+    wait(lambda: len(RunFolder(out).committed()) >= 3)
     first = {trial: row.finished for trial, row in RunFolder(out).rows().items()}
     (study,) = [pid for pid, line in hosts[0].processes("study.run").items()]
     variables = Path(f"/proc/{study}/environ").read_text().split("\0")
     (token,) = [v.split("=")[1] for v in variables if v.startswith("RAY_AUTH_TOKEN=")]
     slurm.say(f"scancel --batch --signal=INT {number}")
-    wait_for(lambda: slurm.job(number, "Restarts") == "1", PATIENCE)
+    wait(lambda: slurm.job(number, "Restarts") == "1")
     assert not is_whole(out)
-    wait_for(lambda: slurm.job(number, "JobState") == "COMPLETED", PATIENCE)
+    wait(lambda: slurm.job(number, "JobState") == "COMPLETED")
 
     log = (tmp_path / "log").read_text()
     assert log.count("nothing that was finished is lost; to go on") == 1, log
