@@ -325,31 +325,35 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
 
 
 STUCK = """
+import os
 import time
+from typing import Literal
 
 from study.methods import single
 
-EXAMPLES = [{"hang": False}]
+EXAMPLES = [{"does": "well"}]
 
 
 class Params(single.Params):
-    hang: bool = False
+    does: Literal["well", "hang", "exit"] = "well"
 
 
 class Ensemble(single.Ensemble):
     def __init__(self, params, make_network, seed):
         super().__init__(single.Params(), make_network, seed)
-        self.hang = params.hang
+        self.does = params.does
 
     def training_forward(self, x, y_B):
-        while self.hang:
+        while self.does == "hang":
             time.sleep(1)
+        if self.does == "exit":
+            os._exit(7)
         return super().training_forward(x, y_B)
 """
 
 
 @pytest.mark.slow
-def test_a_hang_is_ended_and_the_study_goes_on(tmp_path):
+def test_a_study_goes_on_after_trials_that_hang_or_end_their_worker(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "stuck.py").write_text(STUCK)
     space = {
@@ -357,22 +361,27 @@ def test_a_hang_is_ended_and_the_study_goes_on(tmp_path):
         "dataset": {"name": "digits", "train_size": 100, "val_size": 100, "shift_size": 20},
         "budget": {"trials": 4, "generation": 4, "rescore": 1, "rescore_seeds": 1},
         "protocol": {"seeds": 2, "shortlist": 1},
-        "resources": {"trial_hours": 0.004},
+        "resources": {"trial_hours": 0.004, "max_failures": 1},
         "fixed": {"backbone": {"name": "mlp", "width": 8}, "training": {"epochs": 1}},
-        "search": {"params": {"hang": {"choice": [True, False]}}},
+        "search": {"params": {"does": {"choice": ["well", "hang", "exit"]}}},
+        "enqueue": [{"name": does, "params.does": does} for does in ("well", "hang", "exit")],
     }  # fmt: skip
     file, out = tmp_path / "stuck.yaml", tmp_path / "run"
     file.write_text(json.dumps(space))
     code, printed = finish(start(out, "--space", str(file), space=None))
     assert code == 0, printed
-    rows = RunFolder(out).rows().values()
-    hung = [row for row in rows if json.loads(row.spec)["params"].get("hang")]
-    assert hung
-    assert {row.status for row in hung} == {"failed"}
-    for row in hung:
+    rows = {"well": [], "hang": [], "exit": []}
+    for row in RunFolder(out).rows().values():
+        rows[json.loads(row.spec)["params"].get("does", "well")].append(row)
+    assert {row.status for row in rows["well"]} == {"complete"}
+    assert {row.status for row in rows["hang"] + rows["exit"]} == {"failed"}
+    for row in rows["hang"]:
         assert "took more than resources.trial_hours=0.004" in row.reason
         assert "training_forward" in RunFolder(out).last_words(row.trial)
-    assert {row.status for row in rows if row not in hung} == {"complete"}
+    (exits,) = {row.reason for row in rows["exit"]}
+    # Of an exit and a lost connection Ray tells what it saw first.
+    assert re.match("worker died or could not start: Worker (unexpectedly exits|exits)", exits)
+    assert f"{len(rows['exit'])} failed: {exits}\n" in printed
 
 
 @pytest.fixture

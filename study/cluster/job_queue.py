@@ -7,6 +7,7 @@ leave out a trial that was about to be given the dead worker.
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from study.errors import StudyError
@@ -29,6 +30,19 @@ FEW: Final = 20
 """Trials before which the share of failed ones says nothing."""
 LOSSES: Final = 100
 """Nodes that a job may lose; preemptible ones come and go."""
+
+
+@dataclass(frozen=True)
+class WorkerDeath:
+    """The death of a worker in the middle of a job.
+
+    Attributes:
+        why: In a few words; empty where nobody knows.
+        lost: Whether its node was lost or cut off, which is no fault of the job.
+    """
+
+    why: str = ""
+    lost: bool = False
 
 
 class JobQueue:
@@ -89,7 +103,7 @@ class JobQueue:
             self.progress.started(job)
         return job
 
-    def end(self, job: Job, died: bool, lost: bool = False) -> None:
+    def end(self, job: Job, death: WorkerDeath | None = None) -> None:
         """Take the end of a job; a worker that died too often leaves rows with the reason.
 
         Where its trials are of several configurations, each is first run once more alone: the
@@ -97,11 +111,11 @@ class JobQueue:
 
         Args:
             job: What has ended.
-            died: Whether its worker died.
-            lost: Whether that was because its node was lost, which is no fault of the job.
+            death: Of its worker, if it died.
         """
         rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
-        words = self.store.last_words(job.spec.trial) if died else ""
+        words = self.store.last_words(job.spec.trial) if death else ""
+        lost = death is not None and death.lost
         crashed = words.startswith(CRASH)
         hung = bool(words) and not crashed and not lost
         most = LOSSES if lost else self.restarts
@@ -110,7 +124,9 @@ class JobQueue:
             self.deaths[job.spec.trial, lost] += 1
             self.again.append(job)
             return
-        reason = "worker died or could not start" if died else "ended without a row"
+        reason = "ended without a row"
+        if death:
+            reason = "worker died or could not start" + (f": {death.why}" if death.why else "")
         if crashed:
             signal = words.partition("\n")[0].removeprefix(CRASH)
             reason = f"worker died: {signal}; {LAST_WORDS} says where"

@@ -2,14 +2,17 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from ray import cloudpickle
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from study.cluster.job_queue import JobQueue
+from study.cluster.job_queue import JobQueue, WorkerDeath
 from study.cluster.nodes import NOTICE_LOSS, Nodes
 from study.errors import StudyError
 from study.jobs import Job
@@ -17,6 +20,30 @@ from study.jobs import Job
 NAP, LONGEST_NAP, MOST_NAPS = 0.1, 5.0, 20.0
 """Seconds that a worker without work sleeps as a trial of its own, longer from nap to nap, and how
 many of these may end in a second. Tune ends a worker for which no trial waits."""
+
+
+DETAIL: Final = "Worker exit detail: "
+"""What precedes, in Ray's account of a death, the words that say something."""
+ADVICE: Final = " Some common causes include"
+"""What follows them."""
+
+
+def worker_death(error: Exception | None) -> WorkerDeath:
+    """Return what is to be known of a worker's death from the error that Ray raised for it."""
+    if isinstance(error, ActorUnavailableError):
+        return WorkerDeath("it could not be reached", lost=True)
+    words = str(error or "").strip()
+    if isinstance(error, RayActorError) and not error.actor_init_failed:
+        return WorkerDeath(words.partition(DETAIL)[2].partition(ADVICE)[0])
+    return WorkerDeath(words.rpartition("\n")[2])  # The last line of a traceback.
+
+
+def _error(trial: Any) -> Exception | None:
+    """Return the error that Tune has just written down; it passes on only that there is one."""
+    try:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # No reason for a study to end.
+        return None
 
 
 class Stateless:
@@ -34,7 +61,8 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
         error: What went wrong in the job queue; nothing more is handed out then.
         live: What has been handed out and has not ended, naps too.
         started: Of these, those that have begun, and the node that each runs on.
-        doubtful: When, where and with which job a worker was lost, maybe with its node.
+        deaths: Of workers, by trial, of which Tune has not yet said that they have ended.
+        doubtful: When, where and how a worker died, maybe with its node, and of which job.
     """
 
     def __init__(self, job_queue: JobQueue, nodes: Nodes) -> None:
@@ -43,7 +71,8 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
         self.jobs: dict[str, Job] = {}
         self.live: set[str] = set()
         self.started: dict[str, str | None] = {}
-        self.doubtful: list[tuple[float, str, Job]] = []
+        self.deaths: dict[str, WorkerDeath] = {}
+        self.doubtful: list[tuple[float, str, Job, WorkerDeath]] = []
         self.error: Exception | None = None
         self.nap = NAP
         job_queue.progress.slots = max(1, nodes.present)
@@ -70,17 +99,17 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
     def _decide(self) -> None:
         """Hand the jobs back whose workers were lost with their nodes, or a while ago."""
         doubtful, self.doubtful = self.doubtful, []
-        for at, node, job in doubtful:
+        for at, node, job, death in doubtful:
             lost = node not in self.nodes.alive
             if lost or time.monotonic() - at >= NOTICE_LOSS:
-                self._end(job, died=True, lost=lost)
+                self._end(job, replace(death, lost=lost))
             else:
-                self.doubtful.append((at, node, job))
+                self.doubtful.append((at, node, job, death))
 
-    def _end(self, job: Job, died: bool, lost: bool = False) -> None:
+    def _end(self, job: Job, death: WorkerDeath | None) -> None:
         if self.error is None:
             try:
-                self.job_queue.end(job, died, lost)
+                self.job_queue.end(job, death)
             except Exception as failure:  # Tune would log it and go on.
                 self.error = failure
 
@@ -117,12 +146,13 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
         self.live.discard(trial_id)
         node = self.started.pop(trial_id, None)
         job = self.jobs.pop(trial_id, None)
+        death = self.deaths.pop(trial_id, WorkerDeath()) if error else None
         if job is None:
             return
-        if error and node is not None:
-            self.doubtful.append((time.monotonic(), node, job))
+        if death is not None and node is not None and not death.lost:
+            self.doubtful.append((time.monotonic(), node, job, death))
         else:
-            self._end(job, error)
+            self._end(job, death)
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing that matters: the committed rows are the state."""
@@ -161,6 +191,10 @@ class OldestWithoutWorker(Stateless, FIFOScheduler):  # type: ignore[misc]
     def __init__(self, searcher: JobQueueSearcher) -> None:
         super().__init__()
         self.searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note why the trial's worker died; the searcher is told next, but only that it did."""
+        self.searcher.deaths[trial.trial_id] = worker_death(_error(trial))
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Return a pending trial; only those that are live are looked through."""

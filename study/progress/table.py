@@ -20,6 +20,8 @@ PLAIN_EVERY, LIVE_EVERY = 10.0, 0.5
 """Seconds between two lines, and between two states of the live table."""
 PART = 0.05
 """Share of the time that drawing the live table may take: its cost grows with what is left."""
+MOST_REASONS = 3
+"""For which trials failed that the summary names."""
 HEADINGS = (*OTHERS, "val NLL", "s each")
 
 
@@ -28,6 +30,7 @@ class Progress:
 
     Attributes:
         slots: How many jobs run at a time.
+        failures: Failed trials by reason.
         use: What this run's trials took.
         of_stage: The same of the running stage alone.
     """
@@ -38,6 +41,7 @@ class Progress:
         self.stage: Stage | None = None
         self.first: Job | None = None
         self.tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
+        self.failures: Counter[str] = Counter()
         self.pace = Pace()
         self.use, self.of_stage = Use(), Use()
         self.running: dict[str, Job] = {}
@@ -119,6 +123,8 @@ class Progress:
         for (stage, method), tally in order:
             table.add_row(stage, method, str(tally.statuses.total()), *tally.cells())
         self.console.print(table)
+        for reason, count in self.failures.most_common(MOST_REASONS):
+            self.console.print(f"{count} failed: {reason}", highlight=False, soft_wrap=True)
         self.console.print(self.use.line(self.slots), highlight=False, soft_wrap=True)
 
     def seconds_left(self) -> float | None:
@@ -157,6 +163,8 @@ class Progress:
     def _add(self, row: TrialRow) -> None:
         self.pace.add(row)
         self.tallies[row.stage, row.method].add(row)
+        if row.status == "failed":
+            self.failures[row.reason or "no reason is known"] += 1
 
     def _say(self, line: str) -> None:
         self.console.print(f"  {line}", highlight=False, soft_wrap=True)

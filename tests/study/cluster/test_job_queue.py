@@ -2,7 +2,7 @@
 
 import pytest
 
-from study.cluster.job_queue import JobQueue
+from study.cluster.job_queue import JobQueue, WorkerDeath
 from study.errors import StudyError
 from study.jobs import Job
 from study.progress.table import Progress
@@ -22,7 +22,7 @@ def test_a_job_whose_worker_died_is_the_next(smoke, tmp_path):
     job_queue = make(smoke, tmp_path)
     first = job_queue.next()
     job_queue.next()
-    job_queue.end(first, died=True)
+    job_queue.end(first, WorkerDeath())
     assert job_queue.next() is first
     assert job_queue.rows == {}
 
@@ -31,12 +31,12 @@ def test_a_worker_that_dies_too_often_is_a_failed_trial(smoke, tmp_path):
     job_queue = make(smoke, tmp_path)
     job = job_queue.next()
     for _ in range(smoke.resources.max_failures):
-        job_queue.end(job, died=True)
+        job_queue.end(job, WorkerDeath())
         assert job_queue.next() is job
-    job_queue.end(job, died=True)
+    job_queue.end(job, WorkerDeath("short of memory"))
     assert job_queue.next() is not job
     row = job_queue.store.row(job.spec.trial)
-    assert (row.status, row.reason) == ("failed", "worker died or could not start")
+    assert (row.status, row.reason) == ("failed", "worker died or could not start: short of memory")
 
 
 def test_a_worker_that_crashes_too_often_says_by_what_signal(smoke, tmp_path):
@@ -46,9 +46,9 @@ def test_a_worker_that_crashes_too_often_says_by_what_signal(smoke, tmp_path):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("Fatal Python error: Segmentation fault\n\nCurrent thread ...")
     for _ in range(smoke.resources.max_failures):
-        job_queue.end(job, died=True)
+        job_queue.end(job, WorkerDeath())
         assert job_queue.next() is job  # Another attempt may do: memory may have been short.
-    job_queue.end(job, died=True)
+    job_queue.end(job, WorkerDeath())
     reason = job_queue.store.row(job.spec.trial).reason
     assert reason == "worker died: Segmentation fault; last_words.txt says where"
 
@@ -57,7 +57,7 @@ def test_a_trial_may_be_restarted_as_often_as_asked_for(smoke, tmp_path):
     resources = smoke.resources.model_copy(update={"max_failures": 0})
     job_queue = make(smoke.model_copy(update={"resources": resources}), tmp_path)
     job = job_queue.next()
-    job_queue.end(job, died=True)
+    job_queue.end(job, WorkerDeath())
     assert job_queue.store.row(job.spec.trial).status == "failed"
 
 
@@ -65,12 +65,12 @@ def test_a_lost_node_is_no_fault_of_the_job(smoke, tmp_path):
     job_queue = make(smoke, tmp_path)
     job = job_queue.next()
     for _ in range(5 * smoke.resources.max_failures):
-        job_queue.end(job, died=True, lost=True)
+        job_queue.end(job, WorkerDeath(lost=True))
         assert job_queue.next() is job
     for _ in range(smoke.resources.max_failures):
-        job_queue.end(job, died=True)
+        job_queue.end(job, WorkerDeath())
         assert job_queue.next() is job
-    job_queue.end(job, died=True)
+    job_queue.end(job, WorkerDeath())
     assert job_queue.store.row(job.spec.trial).status == "failed"
 
 
@@ -79,7 +79,7 @@ def test_a_trial_that_was_committed_before_its_worker_died_is_not_run_again(smok
     job = job_queue.next()
     results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
     job_queue.store.commit(row_of(job.spec, job.name, **results))
-    job_queue.end(job, died=True)
+    job_queue.end(job, WorkerDeath())
     assert job_queue.rows[job.spec.trial].status == "complete"
     assert job_queue.next() is not job
 
@@ -89,7 +89,7 @@ def test_a_trial_that_hung_is_not_run_again(smoke, tmp_path):
     job = job_queue.next()
     job_queue.store.folder(job.spec.trial).mkdir()
     job_queue.store.last_words_file(job.spec.trial).write_text("File ..., line 7")
-    job_queue.end(job, died=True)
+    job_queue.end(job, WorkerDeath())
     row = job_queue.rows[job.spec.trial]
     assert row.status == "failed"
     assert row.reason == "took more than resources.trial_hours=24; last_words.txt says where"
@@ -100,7 +100,7 @@ def test_an_empty_note_of_a_hang_is_a_dead_worker(smoke, tmp_path):
     job = job_queue.next()
     job_queue.store.folder(job.spec.trial).mkdir()
     job_queue.store.last_words_file(job.spec.trial).touch()
-    job_queue.end(job, died=True)
+    job_queue.end(job, WorkerDeath())
     assert job_queue.next() is job
 
 
@@ -110,10 +110,10 @@ def test_too_many_failures_stop_the_run(smoke, tmp_path, monkeypatch):
     jobs = [job_queue.next() for _ in range(4)]
     for job in jobs[:3]:
         job_queue.store.commit(row_of(job.spec, job.name, status="failed", reason="no luck"))
-        job_queue.end(job, died=False)
+        job_queue.end(job)
     job_queue.store.commit(row_of(jobs[3].spec, val_nll=1.0, val_shift_nll=1.0, val_gain=0.0))
     with pytest.raises(StudyError, match=r"3 of 4 trials of this run failed.*most often: no luck"):
-        job_queue.end(jobs[3], died=False)
+        job_queue.end(jobs[3])
 
 
 def test_a_full_disk_stops_the_run(smoke, tmp_path, monkeypatch):
@@ -132,9 +132,9 @@ def test_of_a_job_that_died_only_what_is_missing_fails(smoke, tmp_path):
     results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
     job_queue.store.commit(row_of(first, **results))
     for _ in range(smoke.resources.max_failures):
-        job_queue.end(job, died=True)
+        job_queue.end(job, WorkerDeath())
         assert job_queue.next() is job
-    job_queue.end(job, died=True)
+    job_queue.end(job, WorkerDeath())
     statuses = [job_queue.rows[spec.trial].status for spec in job.specs]
     assert statuses == ["complete", "failed"]
     assert job_queue.progress.use.trials == 2
@@ -148,15 +148,15 @@ def test_configurations_of_a_job_that_died_are_run_once_more_alone(smoke, tmp_pa
     results = {"val_nll": 1.0, "val_shift_nll": 1.0, "val_gain": 0.0}
     job_queue.store.commit(row_of(specs[0], **results))
     for _ in range(smoke.resources.max_failures):
-        job_queue.end(job, died=True)
+        job_queue.end(job, WorkerDeath())
         assert job_queue.next() is job
-    job_queue.end(job, died=True)
+    job_queue.end(job, WorkerDeath())
     second, third = job_queue.next(), job_queue.next()
     assert [second.specs, third.specs] == [(specs[1],), (specs[2],)]
     job_queue.store.commit(row_of(specs[2], **results))
-    job_queue.end(third, died=False)
+    job_queue.end(third)
     for _ in range(smoke.resources.max_failures + 1):
-        job_queue.end(second, died=True)
+        job_queue.end(second, WorkerDeath())
     statuses = [job_queue.rows[spec.trial].status for spec in specs]
     assert statuses == ["complete", "failed", "complete"]
 

@@ -3,10 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorUnavailableError, RayActorError
 
-from study.cluster.job_queue import JobQueue
+from study.cluster.job_queue import JobQueue, WorkerDeath
 from study.cluster.nodes import NOTICE_LOSS
-from study.cluster.tune_searcher import JobQueueSearcher, OldestWithoutWorker, Watching
+from study.cluster.tune_searcher import (
+    JobQueueSearcher,
+    OldestWithoutWorker,
+    Watching,
+    worker_death,
+)
 from study.progress.table import Progress
 from study.run_folder.store import RunFolder
 
@@ -111,11 +117,11 @@ def test_whether_the_node_is_lost_too_is_seen_a_little_later(make, gone):
     trial = lost(searcher, "here")
     searcher.look()
     assert searcher.job_queue.deaths == {}
-    ((at, node, job),) = searcher.doubtful
+    ((at, node, job, death),) = searcher.doubtful
     if gone:
         searcher.nodes.alive = ()
     else:
-        searcher.doubtful = [(at - NOTICE_LOSS, node, job)]
+        searcher.doubtful = [(at - NOTICE_LOSS, node, job, death)]
     searcher.look()
     assert searcher.job_queue.deaths == {(trial, gone): 1}
     assert searcher.job_queue.next() is job
@@ -125,3 +131,40 @@ def test_on_this_machine_alone_it_is_the_trials_fault(make):
     searcher = make(1)
     trial = lost(searcher, None)
     assert searcher.job_queue.deaths == {(trial, False): 1}
+
+
+def test_a_worker_that_cannot_be_reached_is_no_fault_of_the_trial(make):
+    searcher = make(1)
+    searcher.deaths["a"] = worker_death(ActorUnavailableError("no route", None))
+    trial = lost(searcher, "here")
+    assert searcher.job_queue.deaths == {(trial, True): 1}
+    assert searcher.deaths == {}
+
+
+DIED = """The actor died unexpectedly before finishing this task.
+\tclass_name: A
+\tactor_id: 0d455c7341472d379789525301000000
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit \
+detail: Worker unexpectedly exits with a connection error code 2. End of file. Some common causes \
+include: (1) the process was killed by the OOM killer due to high memory usage, (2) ..."""
+"""Of Ray 2.60."""
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (None, ""),
+        (RayActorError(error_msg="The actor is dead because its node has died."), ""),
+        (
+            RayActorError(error_msg=DIED),
+            "Worker unexpectedly exits with a connection error code 2. End of file.",
+        ),
+        (
+            RayActorError(error_msg="Traceback\n  at\nImportError: no x\n", actor_init_failed=True),
+            "ImportError: no x",
+        ),
+        (OSError("disk\nfull"), "full"),
+    ],
+)
+def test_why_a_worker_died(error, why):
+    assert worker_death(error) == WorkerDeath(why)

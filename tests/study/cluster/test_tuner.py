@@ -47,7 +47,7 @@ def search(study, data, folder, lives=0):
     while jobs.stage.name == "search":
         job = jobs.next()
         run_trials(job.specs, data, store, fingerprint=print_, name=job.name)
-        jobs.end(job, died=False)
+        jobs.end(job)
     return store
 
 

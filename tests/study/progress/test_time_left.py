@@ -115,7 +115,7 @@ def known_times(tmp_path, clock, capsys):
             taken = training + besides + (late if number == 0 else 0.0)
             store.commit(row(spec, taken, training, **result))
         stage = job_queue.stage
-        job_queue.end(job, died=False)
+        job_queue.end(job)
         if job_queue.stage is stage and stage is not None:
             share = 1 - stage.remaining / stage.total
             seen.setdefault((stage.name, stage.total), []).append(
