@@ -7,8 +7,8 @@ RUN ?= runs/be
 PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
-# Three processes on two cores, as many tests wait for others.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+# More processes than two cores, as many tests wait for others; more yet of those that `test` leaves out.
+PARALLEL := --dist loadfile --no-loadscope-reorder
 
 .PHONY: study dashboard test test-all test-peers test-cluster bench chaos results audit lint clean
 
@@ -21,11 +21,11 @@ dashboard: $(STATE)-dashboard
 	$(BIN)/optuna-dashboard --host 127.0.0.1 --port $(PORT) $(RUN)/optuna.journal
 
 test: $(STATE)-test lint
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest -n 3 $(PARALLEL)
 
 # What `make test` leaves out as well: whole studies, clusters, other libraries, simulations.
 test-all: $(STATE)-test lint
-	$(BIN)/python -m pytest $(PARALLEL) -m "" --hypothesis-profile thorough
+	$(BIN)/python -m pytest -n 4 $(PARALLEL) -m "" --hypothesis-profile thorough
 
 test-peers: $(STATE)-test
 	$(BIN)/python -m pytest -m peer

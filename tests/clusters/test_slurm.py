@@ -1,7 +1,7 @@
 """The batch script: its ways to end with stand-ins for all it calls, and a study under SLURM itself.
 
 SLURM's own daemons run on the hosts of the test: the controller and two nodes, each with an
-address,processes and a /tmp of its own. That test skips where SLURM is not installed (Debian: slurmctld, slurmd).
+address, processes and a /tmp of its own. That test skips where SLURM is not installed (Debian: slurmctld, slurmd).
 """
 
 import os
@@ -23,7 +23,6 @@ from tests.running import is_whole
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "clusters" / "slurm.sbatch"
-"""Of a smoke study, as tests/test_run.py counts them."""
 PATIENCE = 600.0
 """Seconds, for what takes ten on a machine at rest."""
 
@@ -185,6 +184,8 @@ def wait_for(condition, timeout=20.0, said=lambda: ""):
         time.sleep(0.1)
 
 
+SPOOL = "/run/spool"
+"""Of each node: a short path, since SLURM's sockets there have names of at most 107 bytes."""
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={controller.name}({controller.address})
@@ -196,7 +197,7 @@ SlurmUser=root
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/controller.pid
 SlurmdPidFile={folder}/%n.pid
-SlurmdSpoolDir={folder}/%n
+SlurmdSpoolDir={spool}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -223,7 +224,9 @@ class Slurm:
             for host in hosts
         ]
         self.file.write_text(
-            CONFIGURATION.format(controller=hosts.laptop, folder=folder, nodes="\n".join(nodes))
+            CONFIGURATION.format(
+                controller=hosts.laptop, folder=folder, spool=SPOOL, nodes="\n".join(nodes)
+            )
         )
         # Counted and handed out, but there is no device behind it.
         (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
@@ -231,7 +234,6 @@ class Slurm:
         with (folder / "daemons.log").open("a") as log:
             hosts.laptop.begin(["slurmctld", "-D", "-f", self.file], self.env, stdout=log)
             for host in hosts:
-                (folder / host.name).mkdir()
                 daemon = ["slurmd", "-D", "-N", host.name, "-f", self.file]
                 host.begin(daemon, self.env, stdout=log)
         wait_for(lambda: self.say("sinfo -h -o %T", check=False).strip() == "idle", 20)
@@ -278,8 +280,12 @@ def test_a_study_is_stopped_before_the_limit_and_goes_on_when_its_turn_comes(slu
     )
     number = re.search(r"\d+", submitted)[0]
 
+    def said():
+        files = [tmp_path / "log", tmp_path / "daemons.log"]
+        return slurm.state(number) + "\n".join(f.read_text() for f in files if f.exists())
+
     def wait(condition):
-        wait_for(condition, PATIENCE, lambda: slurm.state(number) + (tmp_path / "log").read_text())
+        wait_for(condition, PATIENCE, said)
 
     wait(lambda: all(host.processes("ray::ImplicitFunc") for host in hosts))
     wait(lambda: len(RunFolder(out).committed()) >= 3)
@@ -300,9 +306,12 @@ def test_a_study_is_stopped_before_the_limit_and_goes_on_when_its_turn_comes(slu
     assert (out / "verdict.json").exists()
     assert not any(host.ray() for host in hosts)
     assert all(not list((host.folder / "tmp").glob("ray*")) for host in hosts)
+    spools = [Path(f"/proc/{host.init}/root{SPOOL}") for host in hosts]
+    assert all(spool.is_dir() for spool in spools)
     told = [
         file
-        for file in tmp_path.rglob("*")
+        for folder in (tmp_path, *spools)
+        for file in folder.rglob("*")
         if file.is_file() and token in file.read_text(errors="replace")
     ]
     assert told == []
