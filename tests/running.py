@@ -33,6 +33,7 @@ def start(out: Any, *more: str, space: Path | None = SMOKE) -> "subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        process_group=0,
     )
 
 

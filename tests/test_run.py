@@ -234,14 +234,20 @@ def test_status_and_replay(finished_study, capsys):
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_ends_the_study_is_told_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("all_at_once", [False, True])
+def test_a_scheduler_that_ends_the_study_is_told_how_to_go_on(tmp_path, all_at_once):
     out = tmp_path / "run"
     process = start(out)
     wait_for(lambda: committed(out), process)
-    process.send_signal(signal.SIGTERM)
+    if all_at_once:  # Ray's processes, too, as systemd and SLURM do.
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGTERM)
     code, printed = finish(process)
     assert code == 130, printed
-    assert "to go on: python -m study.run --space" in printed
+    if not all_at_once:
+        assert "to go on: python -m study.run --space" in printed
+    assert "nothing that was finished is lost; to go on" in printed
     assert "Traceback" not in printed
 
 

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Final
 
 import ray
@@ -27,6 +28,10 @@ OURS: Final = (*QUIET, "RAY_AUTH_TOKEN")
 """Variables of Ray's that are set here."""
 LOOK_EVERY, GRACE = 2.0, 10.0
 """Seconds between looks at Ray's processes, and for Ray to notice by itself that one has died."""
+
+KEPT: Final = "nothing that was finished is lost"
+TERMINATED: Final = threading.Event()
+"""Set once this process was told to end, by SIGTERM as schedulers of clusters do."""
 
 
 def start_ray(address: str | None, verbose: bool) -> None:
@@ -73,7 +78,12 @@ def start_ray(address: str | None, verbose: bool) -> None:
         ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler prints a trace; a cluster ends its jobs so.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    TERMINATED.set()
+    raise KeyboardInterrupt
 
 
 def _short_folder() -> str:
@@ -144,6 +154,8 @@ def _not_joined(address: str, why: str) -> str:
 def ending_with_ray(run: str, close: Callable[[], None]) -> Iterator[None]:
     """End this process when one that Ray started here dies: Ray itself would wait for ever.
 
+    It does so in its own shutdown, too, where a scheduler ended all processes of a job at once.
+
     Args:
         run: What the line begins with.
         close: Called before it.
@@ -156,11 +168,11 @@ def ending_with_ray(run: str, close: Callable[[], None]) -> Iterator[None]:
             dead = node.dead_processes() if node is not None else []
             if dead and not done.wait(GRACE):
                 close()
+                if TERMINATED.is_set():
+                    print(f"\nstopped; {KEPT}; to go on, give the same command again", flush=True)
+                    os._exit(130)
                 names = ", ".join(sorted({kind for kind, _ in dead}))
-                _end(
-                    f"{run}: Ray's {names} died; give the same command again: "
-                    "nothing that was finished is lost"
-                )
+                _end(f"{run}: Ray's {names} died; give the same command again: {KEPT}")
 
     threading.Thread(target=watch, daemon=True).start()
     try:

@@ -7,13 +7,14 @@ new Tuner for what is missing.
 import os
 import shutil
 import tempfile
+from contextlib import ExitStack
 
 import ray
 from ray import tune
 
 from study.cluster.job_queue import JobQueue
 from study.cluster.nodes import Nodes, fitting
-from study.cluster.ray_start import ending_with_ray, start_ray
+from study.cluster.ray_start import TERMINATED, ending_with_ray, start_ray
 from study.cluster.runtime import Runtime
 from study.cluster.trackers import callbacks
 from study.cluster.tune_searcher import JobQueueSearcher, OldestWithoutWorker, Watching
@@ -74,35 +75,40 @@ def schedule(
         return True
     nodes: Nodes | None = None
     storage_path = ""
-    try:
-        if runtime.address is None:  # A cluster has been joined, before anything was written.
-            start_ray(None, verbose)
-        nodes = Nodes(study, store, joined=runtime.address is not None)
-        nodes.require(runtime.unchecked)
-        nodes.pack(data)
-        searcher = JobQueueSearcher(job_queue, nodes)
-        # Tune's state is not needed again; an object store would only make it slow.
-        storage_path = tempfile.mkdtemp(prefix="tune-") if store.remote else str(store.ray)
-        tuner = _tuner(study, store, data, fingerprint, runtime, searcher, storage_path)
+    with ExitStack() as ray_watched:  # In its shutdown, too.
         try:
-            with ending_with_ray(f"--out {store.root}", job_queue.progress.close):
+            if runtime.address is None:  # A cluster has been joined, before anything was written.
+                start_ray(None, verbose)
+            ray_watched.enter_context(
+                ending_with_ray(f"--out {store.root}", job_queue.progress.close)
+            )
+            nodes = Nodes(study, store, joined=runtime.address is not None)
+            nodes.require(runtime.unchecked)
+            nodes.pack(data)
+            searcher = JobQueueSearcher(job_queue, nodes)
+            # Tune's state is not needed again; an object store would only make it slow.
+            storage_path = tempfile.mkdtemp(prefix="tune-") if store.remote else str(store.ray)
+            tuner = _tuner(study, store, data, fingerprint, runtime, searcher, storage_path)
+            try:
                 tuner.fit()
-        except Exception as error:
-            searcher.error = searcher.error or error
-        if (why := searcher.error) is not None:
-            told = isinstance(why, StudyError | OSError)
-            raise why if told else _stopped(store, why) from (why if verbose else None)
-        return job_queue.finished
-    except KeyboardInterrupt:
-        return False
-    finally:
-        job_queue.progress.close()
-        job_queue.progress.summary()
-        if nodes is not None:
-            nodes.forget()
-        ray.shutdown()
-        if store.remote and storage_path:
-            shutil.rmtree(storage_path, ignore_errors=True)
+            except Exception as error:
+                searcher.error = searcher.error or error
+            if TERMINATED.is_set():  # What is ended while it works may fail in any way.
+                return False
+            if (why := searcher.error) is not None:
+                told = isinstance(why, StudyError | OSError)
+                raise why if told else _stopped(store, why) from (why if verbose else None)
+            return job_queue.finished
+        except KeyboardInterrupt:
+            return False
+        finally:
+            job_queue.progress.close()
+            job_queue.progress.summary()
+            if nodes is not None:
+                nodes.forget()
+            ray.shutdown()
+            if store.remote and storage_path:
+                shutil.rmtree(storage_path, ignore_errors=True)
 
 
 def _tuner(

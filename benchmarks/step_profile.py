@@ -1,0 +1,82 @@
+"""What the time of a training step is spent on, ours and the peers'.
+
+``python -m benchmarks.step_profile`` profiles every side of the first rows of
+:mod:`benchmarks.training` and prints milliseconds a step by kind of operation. Products and
+convolutions are the same arithmetic on all sides; a ratio is bounded by what remains. The profiler
+itself adds about a microsecond to each operation.
+"""
+
+import argparse
+import warnings
+from collections import Counter
+from typing import Final
+
+import torch
+from torch.autograd.profiler import profile
+
+from benchmarks.training import ROWS, Act, Ratio, Setting
+from study.cluster.worker import keep_freed_memory
+
+PROFILED: Final = 6
+"""How many of the rows there: those that compare training steps."""
+KINDS: Final = {
+    "products": ("mm", "addmm", "bmm", "baddbmm", "convolution", "_FirstProduct"),
+    "norms, loss": ("batch_norm", "log_softmax", "nll_loss", "cross_entropy"),
+    "optimiser": ("Optimizer.", "_fused_sgd_"),
+    "sums": ("aten::sum", "aten::mean"),
+    "one by one": (
+        *("aten::mul", "aten::add", "aten::sub", "aten::div", "aten::relu", "aten::clamp"),
+        *("threshold", "aten::copy_", "aten::cat", "aten::fill_", "max_pool", "aten::where"),
+    ),
+}
+"""Parts of the names of operations, looked for in this order; the rest makes views and gradients'
+graph, and dispatches."""
+REST: Final = "rest"
+
+
+def kind_of(operation: str) -> str:
+    """Return the kind of an operation by its name."""
+    exact = operation.removeprefix("aten::")
+    for kind, parts in KINDS.items():
+        if any(part == exact or (len(part) > 5 and part in operation) for part in parts):
+            return kind
+    return REST
+
+
+class Profile(Setting):
+    """Profiles the sides of a row instead of comparing their times."""
+
+    def compare(self, what: str, ours: Act, peers: dict[str, Act]) -> list[Ratio]:
+        """Print a line for each side."""
+        for side, act in {"ours": ours, **peers}.items():
+            for _ in range(5):
+                act()
+            with profile(use_kineto=False) as found:
+                for _ in range(self.rounds):
+                    act()
+            spent: Counter[str] = Counter()
+            for event in found.key_averages():
+                spent[kind_of(event.key)] += event.self_cpu_time_total / 1e3 / self.rounds
+            cells = (spent.total(), *(spent[kind] for kind in (*KINDS, REST)))
+            print(f"| {what} | {side} | {' | '.join(f'{ms:.2f}' for ms in cells)} |", flush=True)
+        return []
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_profile", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30, help="steps of each side (default 30)")
+    arguments = parser.parse_args(argv)
+    warnings.simplefilter("ignore")  # Those of the peers are their own.
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    torch.manual_seed(0)
+    print(f"| what | side | ms a step | {' | '.join((*KINDS, REST))} |")
+    print("|" + " --- |" * (len(KINDS) + 4))
+    for row in ROWS[:PROFILED]:
+        row(Profile(arguments.rounds, torch.device("cpu")))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
