@@ -17,8 +17,8 @@ from torch.autograd.profiler import profile
 from benchmarks.training import ROWS, Act, Ratio, Setting
 from study.cluster.worker import keep_freed_memory
 
-PROFILED: Final = 6
-"""How many of the rows there: those that compare training steps."""
+PROFILED: Final = 3
+"""How many of the rows there: those of small networks, where not all is convolution."""
 KINDS: Final = {
     "products": ("mm", "addmm", "bmm", "baddbmm", "convolution", "_FirstProduct"),
     "norms, loss": ("batch_norm", "log_softmax", "nll_loss", "cross_entropy"),

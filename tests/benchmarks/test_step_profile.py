@@ -1,0 +1,41 @@
+"""The profile of training steps: what an operation counts as, and a line for each side."""
+
+import pytest
+import torch
+
+from benchmarks.step_profile import REST, Profile, kind_of
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("aten::bmm", "products"),
+        ("aten::mkldnn_convolution", "products"),
+        ("aten::convolution_backward", "products"),
+        ("_FirstProductBackward", "products"),
+        ("aten::native_batch_norm", "norms, loss"),
+        ("aten::_log_softmax_backward_data", "norms, loss"),
+        ("Optimizer.step#SGD.step", "optimiser"),
+        ("aten::_fused_sgd_", "optimiser"),
+        ("aten::sum", "sums"),
+        ("aten::addcmul_", "one by one"),
+        ("aten::threshold_backward", "one by one"),
+        ("aten::view", REST),
+        ("MulBackward0", REST),
+    ],
+)
+def test_what_an_operation_counts_as(operation, kind):
+    assert kind_of(operation) == kind
+
+
+def test_a_product_is_seen_as_one(capsys):
+    matrix = torch.randn(300, 300)
+    setting = Profile(3, torch.device("cpu"))
+    setting.compare("row", lambda: matrix @ matrix, {"a sum": lambda: matrix.sum()})
+    ours, peer = (
+        [*map(str.strip, line.split("|"))] for line in capsys.readouterr().out.split("\n")[:2]
+    )
+    assert ours[1:3] == ["row", "ours"]
+    assert peer[2] == "a sum"
+    assert float(ours[4]) > 0.5 * float(ours[3]) > 0
+    assert float(peer[4]) == 0
