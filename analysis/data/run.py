@@ -76,7 +76,7 @@ def load(address: str | AnyPath) -> Run:
             f"{folder}: a run folder must hold trials/<trial>/trial.parquet, but none is there; "
             f"{'give the command again when the first trial has ended' if started else remedy}"
         )
-    trials = pl.from_arrow(pa.concat_tables(rows))
+    trials = pl.from_arrow(pa.concat_tables(rows).combine_chunks())  # One row each: slow in parts.
     assert isinstance(trials, pl.DataFrame)
     open_ = {path.name for path in begun} - set(trials["trial"])
     return Run(folder, trials, read_plan(folder / "plan.json"), begun=len(open_))
