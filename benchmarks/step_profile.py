@@ -1,9 +1,8 @@
 """What the time of a training step is spent on, ours and the peers'.
 
 ``python -m benchmarks.step_profile`` profiles every side of the first rows of
-:mod:`benchmarks.training` and prints milliseconds a step by kind of operation. Products and
-convolutions are the same arithmetic on all sides; a ratio is bounded by what remains. The profiler
-itself adds about a microsecond to each operation.
+:mod:`benchmarks.training` and prints milliseconds a step by kind of operation. The profiler itself
+takes some time for each operation, which is counted.
 """
 
 import argparse
@@ -20,11 +19,14 @@ from study.cluster.worker import keep_freed_memory
 PROFILED: Final = 3
 """How many of the rows there: those of small networks, where not all is convolution."""
 KINDS: Final = {
-    "products": ("mm", "addmm", "bmm", "baddbmm", "convolution", "_FirstProduct"),
+    "products": (
+        *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+        *("convolution", "_FirstProduct"),
+    ),
     "norms, loss": ("batch_norm", "log_softmax", "nll_loss", "cross_entropy"),
     "optimiser": ("Optimizer.", "_fused_sgd_"),
     "sums": ("aten::sum", "aten::mean"),
-    "one by one": (
+    "element-wise": (
         *("aten::mul", "aten::add", "aten::sub", "aten::div", "aten::relu", "aten::clamp"),
         *("threshold", "aten::copy_", "aten::cat", "aten::fill_", "max_pool", "aten::where"),
     ),
@@ -36,9 +38,8 @@ REST: Final = "rest"
 
 def kind_of(operation: str) -> str:
     """Return the kind of an operation by its name."""
-    exact = operation.removeprefix("aten::")
     for kind, parts in KINDS.items():
-        if any(part == exact or (len(part) > 5 and part in operation) for part in parts):
+        if any(part in operation for part in parts):
             return kind
     return REST
 

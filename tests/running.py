@@ -33,7 +33,7 @@ def start(out: Any, *more: str, space: Path | None = SMOKE) -> "subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        process_group=0,
+        process_group=0,  # For tests that end all processes of a study at once.
     )
 
 

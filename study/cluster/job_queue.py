@@ -115,8 +115,9 @@ class JobQueue:
         """
         rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
         words = self.store.last_words(job.spec.trial) if death else ""
-        lost = death is not None and death.lost
         crashed = words.startswith(CRASH)
+        # Just after a crash a worker cannot be reached either.
+        lost = death is not None and death.lost and not crashed
         hung = bool(words) and not crashed and not lost
         most = LOSSES if lost else self.restarts
         may_restart = not hung and self.deaths[job.spec.trial, lost] < most

@@ -78,6 +78,7 @@ def start_ray(address: str | None, verbose: bool) -> None:
         ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler prints a trace; a cluster ends its jobs so.
+        TERMINATED.clear()
         signal.signal(signal.SIGTERM, _terminate)
 
 

@@ -35,7 +35,7 @@ def worker_death(error: Exception | None) -> WorkerDeath:
     words = str(error or "").strip()
     if isinstance(error, RayActorError) and not error.actor_init_failed:
         return WorkerDeath(words.partition(DETAIL)[2].partition(ADVICE)[0])
-    return WorkerDeath(words.rpartition("\n")[2])  # The last line of a traceback.
+    return WorkerDeath(words.rpartition("\n")[2][:200])  # The last line of a traceback.
 
 
 def _error(trial: Any) -> Exception | None:
@@ -149,7 +149,9 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
         death = self.deaths.pop(trial_id, WorkerDeath()) if error else None
         if job is None:
             return
-        if death is not None and node is not None and not death.lost:
+        if death is not None and node is None:  # On this machine alone there is no link to fail.
+            self._end(job, replace(death, lost=False))
+        elif death is not None and node and not death.lost:
             self.doubtful.append((time.monotonic(), node, job, death))
         else:
             self._end(job, death)

@@ -73,6 +73,19 @@ def schedule(
     if job_queue.finished:
         print("nothing is missing")
         return True
+    return _run_jobs(study, store, data, fingerprint, runtime, job_queue)
+
+
+def _run_jobs(
+    study: Study,
+    store: RunFolder,
+    data: Dataset,
+    fingerprint: str,
+    runtime: Runtime,
+    job_queue: JobQueue,
+) -> bool:
+    """Let Ray run what the queue has; return whether nothing is left of it."""
+    verbose = runtime.verbose
     nodes: Nodes | None = None
     storage_path = ""
     with ExitStack() as ray_watched:  # In its shutdown, too.

@@ -10,6 +10,7 @@ from benchmarks.step_profile import REST, Profile, kind_of
     ("operation", "kind"),
     [
         ("aten::bmm", "products"),
+        ("aten::addmm", "products"),
         ("aten::mkldnn_convolution", "products"),
         ("aten::convolution_backward", "products"),
         ("_FirstProductBackward", "products"),
@@ -18,8 +19,8 @@ from benchmarks.step_profile import REST, Profile, kind_of
         ("Optimizer.step#SGD.step", "optimiser"),
         ("aten::_fused_sgd_", "optimiser"),
         ("aten::sum", "sums"),
-        ("aten::addcmul_", "one by one"),
-        ("aten::threshold_backward", "one by one"),
+        ("aten::addcmul_", "element-wise"),
+        ("aten::threshold_backward", "element-wise"),
         ("aten::view", REST),
         ("MulBackward0", REST),
     ],

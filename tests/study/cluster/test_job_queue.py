@@ -48,7 +48,7 @@ def test_a_worker_that_crashes_too_often_says_by_what_signal(smoke, tmp_path):
     for _ in range(smoke.resources.max_failures):
         job_queue.end(job, WorkerDeath())
         assert job_queue.next() is job  # Another attempt may do: memory may have been short.
-    job_queue.end(job, WorkerDeath())
+    job_queue.end(job, WorkerDeath("it could not be reached", lost=True))
     reason = job_queue.store.row(job.spec.trial).reason
     assert reason == "worker died: Segmentation fault; last_words.txt says where"
 

@@ -141,6 +141,13 @@ def test_a_worker_that_cannot_be_reached_is_no_fault_of_the_trial(make):
     assert searcher.deaths == {}
 
 
+def test_on_this_machine_alone_every_worker_can_be_reached(make):
+    searcher = make(1)
+    searcher.deaths["a"] = worker_death(ActorUnavailableError("too busy", None))
+    trial = lost(searcher, None)
+    assert searcher.job_queue.deaths == {(trial, False): 1}
+
+
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: A
 \tactor_id: 0d455c7341472d379789525301000000
