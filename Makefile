@@ -7,7 +7,7 @@ RUN ?= runs/be
 PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
-# More processes than two cores, as many tests wait for others; more yet of those that `test` leaves out.
+# More processes than two cores, as many tests wait; more yet of those that `test` leaves out.
 PARALLEL := --dist loadfile --no-loadscope-reorder
 
 .PHONY: study dashboard test test-all test-peers test-cluster bench chaos results audit lint clean
@@ -64,19 +64,23 @@ MAKE_VENV := $(PYTHON) -m venv $(VENV)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
+# An install that was interrupted may leave a package that pip itself stumbles over.
+install = @echo "$(INSTALL) -e '$(1)'"; $(INSTALL) -e '$(1)' || { echo "error: packages could not be\
+ installed; if an earlier install was interrupted, give make clean and the same command again" >&2; exit 2; }
+
 $(BIN)/python:
 	$(MAKE_VENV)
 
 $(STATE)-study: pyproject.toml | $(BIN)/python
-	$(INSTALL) -e .
+	$(call install,.)
 	@touch $@
 
 $(STATE)-dashboard: pyproject.toml | $(BIN)/python
-	$(INSTALL) -e '.[dashboard]'
+	$(call install,.[dashboard])
 	@touch $@
 
 $(STATE)-test: pyproject.toml | $(BIN)/python
-	$(INSTALL) -e '.[test]'
+	$(call install,.[test])
 	@touch $@ $(STATE)-study
 
 clean:
