@@ -464,7 +464,7 @@ def costs_of(trials: pl.DataFrame) -> RunCosts | None:
     means = done.group_by("role", "configuration").agg(pl.col("train_seconds").mean())
     by_role = {role: own["train_seconds"].to_list() for (role,), own in means.group_by("role")}
     single, arms, deep = (by_role.get(r, [0.0]) for r in ("single", "candidate", "deep_ensemble"))
-    # What has, of its own, a share of a configuration's seeds: see ``study.stages.anchors``.
+    # What has, of its own, a share of a configuration's seeds: see ``study.stages.matched``.
     shares = {"comparison": 1.0, "positive_control": 1.0, "negative_control": 1.0}
     shares |= {"matched_single": 2.0, "matched_deep_ensemble": 0.5}
     beside = sum(share * sum(by_role.get(role, [])) for role, share in shares.items())

@@ -1,13 +1,16 @@
 """What the time of a training step is spent on, ours and the peers'.
 
-``python -m benchmarks.step_profile`` profiles every side of the first rows of
-:mod:`benchmarks.training` and prints milliseconds a step by kind of operation. The profiler itself
-takes some time for each operation, which is counted.
+``python -m benchmarks.step_profile`` takes every side of the first rows of
+:mod:`benchmarks.training` and prints the median time of a step and, from a profile of further
+steps, the time by kind of operation, in milliseconds. The profile includes the profiler's overhead
+for each operation but no Python between them, so that its columns do not add up to the step.
 """
 
 import argparse
+import timeit
 import warnings
 from collections import Counter
+from statistics import median
 from typing import Final
 
 import torch
@@ -24,16 +27,23 @@ KINDS: Final = {
         *("convolution", "_FirstProduct"),
     ),
     "norms, loss": ("batch_norm", "log_softmax", "nll_loss", "cross_entropy"),
-    "optimiser": ("Optimizer.", "_fused_sgd_"),
-    "sums": ("aten::sum", "aten::mean"),
     "element-wise": (
-        *("aten::mul", "aten::add", "aten::sub", "aten::div", "aten::relu", "aten::clamp"),
+        *(
+            "aten::sum",
+            "aten::mean",
+            "aten::mul",
+            "aten::add",
+            "aten::sub",
+            "aten::div",
+            "aten::relu",
+            "aten::clamp",
+        ),
         *("threshold", "aten::copy_", "aten::cat", "aten::fill_", "max_pool", "aten::where"),
     ),
 }
-"""Parts of the names of operations, looked for in this order; the rest makes views and gradients'
-graph, and dispatches."""
-REST: Final = "rest"
+"""Parts of the names of operations, looked for in this order."""
+OTHER: Final = "other"
+"""The optimiser, views, autograd's bookkeeping and dispatch."""
 
 
 def kind_of(operation: str) -> str:
@@ -41,7 +51,7 @@ def kind_of(operation: str) -> str:
     for kind, parts in KINDS.items():
         if any(part in operation for part in parts):
             return kind
-    return REST
+    return OTHER
 
 
 class Profile(Setting):
@@ -52,13 +62,14 @@ class Profile(Setting):
         for side, act in {"ours": ours, **peers}.items():
             for _ in range(5):
                 act()
+            step = 1e3 * median(timeit.repeat(act, number=1, repeat=self.rounds))
             with profile(use_kineto=False) as found:
                 for _ in range(self.rounds):
                     act()
             spent: Counter[str] = Counter()
             for event in found.key_averages():
                 spent[kind_of(event.key)] += event.self_cpu_time_total / 1e3 / self.rounds
-            cells = (spent.total(), *(spent[kind] for kind in (*KINDS, REST)))
+            cells = (step, *(spent[kind] for kind in (*KINDS, OTHER)))
             print(f"| {what} | {side} | {' | '.join(f'{ms:.2f}' for ms in cells)} |", flush=True)
         return []
 
@@ -72,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(0)
-    print(f"| what | side | ms a step | {' | '.join((*KINDS, REST))} |")
+    print(f"| what | side | step | {' | '.join((*KINDS, OTHER))} |")
     print("|" + " --- |" * (len(KINDS) + 4))
     for row in ROWS[:PROFILED]:
         row(Profile(arguments.rounds, torch.device("cpu")))

@@ -76,7 +76,7 @@ def _weakest(context: FigureContext) -> Frame:
             {key: about[key] for key in ("arm", "label", "tag")}
             | {"name": about["label"] if named else None}
             | {"_row": top + height * (LINE if named else 0.5)}
-            | {"verdict": "inconclusive" if context.verdict.withheld else arm.verdict}
+            | {"verdict": arm.verdict if context.verdict.stands else "inconclusive"}
             | least_of(arm, context.verdict.protocol.labels)
             | {"why": why_of(arm)}
         )

@@ -57,7 +57,7 @@ def _rows(verdicts: Mapping[str, Verdict]) -> pl.DataFrame:
         for number, arm in enumerate(own):
             label = f"{study} · {called[arm.arm]}"
             row = {"arm": study, "label": label, "tag": study, "_row": at}
-            row |= {"verdict": "inconclusive" if verdict.withheld else arm.verdict}
+            row |= {"verdict": arm.verdict if verdict.stands else "inconclusive"}
             row |= {"name": None if number else label, "why": why_of(arm)}
             least = least_of(arm, verdict.protocol.labels)
             point = dict.fromkeys(("low", "high"), least["estimate"])  # Null would be unbounded.

@@ -176,7 +176,7 @@ def _recoveries(name: str, own: JudgedRun) -> pl.DataFrame:
 
 def _escapes(own: JudgedRun) -> bool:
     best = lead(own)
-    return bool(best and best.arm.verdict == "escapes" and not own.verdict.withheld)
+    return bool(best and best.arm.verdict == "escapes" and own.verdict.stands)
 
 
 # --- the tables

@@ -49,7 +49,7 @@ def configurations(context: FigureContext, verdict: Verdict) -> dict[str, object
                 "name": arm["label"].removeprefix(f"{arm['tag']} · "),
                 "verdict": BADGES.get(arm["verdict"], "baseline"),
                 "weakest": _weakest(entry, labels),
-                "tone": "inconclusive" if verdict.withheld and entry else arm["verdict"],
+                "tone": arm["verdict"] if verdict.stands or not entry else "inconclusive",
                 "because": (entry and entry.label) or "",
                 "cells": cells,
             }

@@ -561,6 +561,11 @@ class Verdict(Record):
     tested."""
 
     @property
+    def stands(self) -> bool:
+        """Whether anything is claimed of the arms: no run is missing, no control misbehaved."""
+        return not (self.unfinished or self.withheld)
+
+    @property
     def covers(self) -> str:
         """What would have to be drawn anew: the intervals cover it, and the tests allow for it."""
         effects = [effect for arm in self.arms for effect in arm.endpoints.values()]

@@ -1,14 +1,14 @@
 """What is to be run next: walks through a study's stages and keeps the rows of what has ended.
 
-A job whose worker died is handed out again, ``resources.max_failures`` times at most; one whose
-node was lost, as preemptible ones are, ``LOSSES`` times. Tune's own restarts are not used: they
-leave out a trial that was about to be given the dead worker.
+A job whose worker died is handed out again, ``resources.max_failures`` times at most, and more
+often where a node or a link was lost (``MORE``). Tune's own restarts are not used: they leave out a
+trial that was about to be given the dead worker.
 """
 
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from study.errors import StudyError
 from study.jobs import Job, Rows, Together
@@ -19,7 +19,7 @@ from study.schema import Outcome, TrialRow
 from study.space.settings import Study
 from study.spec import TrialSpec
 from study.stages.analysis_interface import Analysis
-from study.stages.anchors import Refusal
+from study.stages.exchange import Refusal
 from study.stages.sequence import stages
 from study.stages.stage import ReplicatesPerJob, Stage, one_replicate
 from study.trials.row import new_row
@@ -28,8 +28,9 @@ CRASH: Final = "Fatal Python error: "
 """What the first of a crash's last words begins with."""
 FEW: Final = 20
 """Trials before which the share of failed ones says nothing."""
-LOSSES: Final = 100
-"""Nodes that a job may lose; preemptible ones come and go."""
+MORE: Final = {"node": 100, "link": 10}
+"""Losses that are not the job's fault and after which it is run again: preemptible nodes come and
+go, while a worker that cannot be reached may have been killed for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,19 @@ class WorkerDeath:
 
     Attributes:
         why: In a few words; empty where nobody knows.
-        lost: Whether its node was lost or cut off, which is no fault of the job.
+        lost: What was lost with it: its node, the link to it, or no more than the worker.
+        raised: Whether it only raised an error.
     """
 
     why: str = ""
-    lost: bool = False
+    lost: Literal["node", "link", "worker"] = "worker"
+    raised: bool = False
+
+    @property
+    def line(self) -> str:
+        """The reason for a row."""
+        what = "the worker raised an error" if self.raised else "worker died or could not start"
+        return f"{what}: {self.why}" if self.why else what
 
 
 class JobQueue:
@@ -71,7 +80,7 @@ class JobQueue:
         self.hours = study.resources.trial_hours
         self.concurrency = study.resources.concurrency
         self.most_failed = study.resources.failed_share
-        self.deaths: Counter[tuple[str, bool]] = Counter()
+        self.deaths: Counter[tuple[str, str]] = Counter()
         self.reasons: Counter[str | None] = Counter()
         self.ended = 0
         self.again: deque[Job] = deque()
@@ -116,18 +125,17 @@ class JobQueue:
         rows = {spec.trial: self.store.row(spec.trial) for spec in job.specs}
         words = self.store.last_words(job.spec.trial) if death else ""
         crashed = words.startswith(CRASH)
-        # Just after a crash a worker cannot be reached either.
-        lost = death is not None and death.lost and not crashed
-        hung = bool(words) and not crashed and not lost
-        most = LOSSES if lost else self.restarts
-        may_restart = not hung and self.deaths[job.spec.trial, lost] < most
+        hung = bool(words) and not crashed
+        # Whoever had time for last words lost no node, though it may not be reached just after.
+        lost = death.lost if death and not words else "worker"
+        may_restart = not hung and self.deaths[job.spec.trial, lost] < MORE.get(lost, self.restarts)
         if None in rows.values() and may_restart:
             self.deaths[job.spec.trial, lost] += 1
+            if words:  # They are not those of the next attempt.
+                self.store.last_words_file(job.spec.trial).unlink(missing_ok=True)
             self.again.append(job)
             return
-        reason = "ended without a row"
-        if death:
-            reason = "worker died or could not start" + (f": {death.why}" if death.why else "")
+        reason = death.line if death else "ended without a row"
         if crashed:
             signal = words.partition("\n")[0].removeprefix(CRASH)
             reason = f"worker died: {signal}; {LAST_WORDS} says where"

@@ -28,6 +28,8 @@ OURS: Final = (*QUIET, "RAY_AUTH_TOKEN")
 """Variables of Ray's that are set here."""
 LOOK_EVERY, GRACE = 2.0, 10.0
 """Seconds between looks at Ray's processes, and for Ray to notice by itself that one has died."""
+SHUTDOWN: Final = 15.0
+"""Seconds in which a process that was told to end does so; SLURM kills it after 30."""
 
 KEPT: Final = "nothing that was finished is lost"
 TERMINATED: Final = threading.Event()
@@ -83,6 +85,8 @@ def start_ray(address: str | None, verbose: bool) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    if TERMINATED.is_set():
+        return  # A second one would interrupt the orderly end.
     TERMINATED.set()
     raise KeyboardInterrupt
 
@@ -155,7 +159,8 @@ def _not_joined(address: str, why: str) -> str:
 def ending_with_ray(run: str, close: Callable[[], None]) -> Iterator[None]:
     """End this process when one that Ray started here dies: Ray itself would wait for ever.
 
-    It does so in its own shutdown, too, where a scheduler ended all processes of a job at once.
+    Also ends it after a SIGTERM, if that takes longer than ``SHUTDOWN``: where a scheduler ends all
+    processes of a job at once, ``ray.shutdown`` hangs.
 
     Args:
         run: What the line begins with.
@@ -165,13 +170,16 @@ def ending_with_ray(run: str, close: Callable[[], None]) -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(LOOK_EVERY):
-            node = ray._private.worker.global_worker.node
-            dead = node.dead_processes() if node is not None else []
-            if dead and not done.wait(GRACE):
-                close()
-                if TERMINATED.is_set():
+            if TERMINATED.is_set():
+                if not done.wait(SHUTDOWN):
+                    close()
                     print(f"\nstopped; {KEPT}; to go on, give the same command again", flush=True)
                     os._exit(130)
+                return
+            node = ray._private.worker.global_worker.node  # None once Ray is being shut down.
+            dead = node.dead_processes() if node is not None else []
+            if dead and not done.wait(GRACE) and not TERMINATED.is_set():
+                close()
                 names = ", ".join(sorted({kind for kind, _ in dead}))
                 _end(f"{run}: Ray's {names} died; give the same command again: {KEPT}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ray import cloudpickle
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -26,16 +26,28 @@ DETAIL: Final = "Worker exit detail: "
 """What precedes, in Ray's account of a death, the words that say something."""
 ADVICE: Final = " Some common causes include"
 """What follows them."""
+KILLED: Final = "End of file."
+"""What ends them where the process was killed from outside."""
+FOR_MEMORY: Final = " It may have been killed for want of memory."
+NODE_DIED: Final = "its node has died"
+LONGEST: Final = 200
+"""Letters of a reason."""
 
 
 def worker_death(error: Exception | None) -> WorkerDeath:
     """Return what is to be known of a worker's death from the error that Ray raised for it."""
     if isinstance(error, ActorUnavailableError):
-        return WorkerDeath("it could not be reached", lost=True)
+        return WorkerDeath("it could not be reached", lost="link")
     words = str(error or "").strip()
-    if isinstance(error, RayActorError) and not error.actor_init_failed:
-        return WorkerDeath(words.partition(DETAIL)[2].partition(ADVICE)[0])
-    return WorkerDeath(words.rpartition("\n")[2][:200])  # The last line of a traceback.
+    if isinstance(error, RayTaskError):
+        first = str(error.cause).strip().partition("\n")[0]
+        return WorkerDeath(f"{type(error.cause).__name__}: {first}"[:LONGEST], raised=True)
+    if not isinstance(error, RayActorError) or error.actor_init_failed:
+        return WorkerDeath(words.rpartition("\n")[2][:LONGEST])  # The last line of a traceback.
+    if NODE_DIED in words:
+        return WorkerDeath(NODE_DIED, lost="node")
+    why = " ".join(words.partition(DETAIL)[2].partition(ADVICE)[0].split())[:LONGEST]
+    return WorkerDeath(why + FOR_MEMORY * why.endswith(KILLED))
 
 
 def _error(trial: Any) -> Exception | None:
@@ -61,7 +73,7 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
         error: What went wrong in the job queue; nothing more is handed out then.
         live: What has been handed out and has not ended, naps too.
         started: Of these, those that have begun, and the node that each runs on.
-        deaths: Of workers, by trial, of which Tune has not yet said that they have ended.
+        deaths: Of workers, by trial; noted before Tune reports that the trial has ended.
         doubtful: When, where and how a worker died, maybe with its node, and of which job.
     """
 
@@ -102,7 +114,7 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
         for at, node, job, death in doubtful:
             lost = node not in self.nodes.alive
             if lost or time.monotonic() - at >= NOTICE_LOSS:
-                self._end(job, replace(death, lost=lost))
+                self._end(job, replace(death, lost="node") if lost else death)
             else:
                 self.doubtful.append((at, node, job, death))
 
@@ -149,9 +161,12 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
         death = self.deaths.pop(trial_id, WorkerDeath()) if error else None
         if job is None:
             return
-        if death is not None and node is None:  # On this machine alone there is no link to fail.
-            self._end(job, replace(death, lost=False))
-        elif death is not None and node and not death.lost:
+        if death is None or death.raised:
+            self._end(job, death)
+        elif not self.nodes.joined:  # On this machine alone there is no link to fail.
+            why = "it ended without a word" if death.lost == "link" else death.why
+            self._end(job, WorkerDeath(why))
+        elif node and death.lost != "node":
             self.doubtful.append((time.monotonic(), node, job, death))
         else:
             self._end(job, death)

@@ -21,7 +21,7 @@ PLAIN_EVERY, LIVE_EVERY = 10.0, 0.5
 PART = 0.05
 """Share of the time that drawing the live table may take: its cost grows with what is left."""
 MOST_REASONS = 3
-"""For which trials failed that the summary names."""
+"""Number of reasons for failed trials in the summary."""
 HEADINGS = (*OTHERS, "val NLL", "s each")
 
 

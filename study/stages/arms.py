@@ -2,15 +2,14 @@
 
 from collections import Counter
 
-from study.errors import StudyError
 from study.jobs import Rows
 from study.schema import TrialRow
 from study.search.method_search import MethodSearch
 from study.space.settings import Study
 from study.spec import Configuration, TrialSpec
-from study.stages.anchors import as_deep_ensemble, single_seeds, with_contenders, with_matched
+from study.stages.matched import as_deep_ensemble, single_seeds, with_contenders, with_matched
 from study.stages.plan import Arm, Reason
-from study.stages.selection import rank, shortlist
+from study.stages.selection import shortlist
 
 
 def search_rows(method: str, rows: Rows) -> list[TrialRow]:
@@ -93,27 +92,6 @@ def choose_arms(
         *judged,
         *matched,
     ]
-
-
-def ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list[str]:
-    """Return the finalists from best to worst, by their runs on fresh search seeds.
-
-    The one run by which each became a finalist was a lucky one; by it the luckiest would win.
-
-    Raises:
-        StudyError: When no trial of the method is complete.
-    """
-    stage = "rescore" if study.budget.rescore_seeds else "search"
-    found = (r for r in rows.values() if r.stage == stage and r.configuration in finalists)
-    judged = sorted(found, key=lambda row: row.trial)
-    ordered = rank(judged, is_candidate(study, method))
-    if ordered:
-        return ordered
-    reasons = Counter(f"{row.status}: {row.reason}" for row in search_rows(method, rows))
-    raise StudyError(
-        f"{method}: none of the {reasons.total()} search trials is complete (most often "
-        f"{reasons.most_common(1)[0][0]}); fix the method or its space and choose another --out"
-    )
 
 
 def _candidates(study: Study, search: MethodSearch, ordered: list[str], rows: Rows) -> list[Arm]:

@@ -16,7 +16,7 @@ from study.run_folder.free_space import RESERVE, free_space
 from study.run_folder.store import RunFolder
 from study.space.domain import Domain
 from study.space.settings import MethodSpace, Study
-from study.stages import anchors, pilot
+from study.stages import exchange, matched, pilot, single_network
 
 MEMBERS: Final = 6
 """Sets of logits of a confirmed trial, on average: its members and the controls."""
@@ -51,15 +51,15 @@ def total(study: Study, each: Mapping[str, float]) -> float:
     cost = tuned + pilots + seeds * (arms + negative + (1 + 2 * most) * single)
     if protocol.anchors != "tuned":
         values = sum(min(count, _values(space)) for space, count in counts)
-        own = min(anchors.OWN, _values(study.space("single")))
+        own = min(single_network.OWN, _values(study.space("single")))
         networks = budget.anchor_seeds * (own + values)
         if protocol.anchors == "contended":
             # By the exchange all may have new values, and all of the own search be contenders.
             again = values if protocol.exchange else 0.0
-            networks += budget.anchor_seeds * again + anchors.MORE * seeds * own
-        networks += values * (anchors.MORE * seeds + most * anchors.pool_seeds(seeds))
-        networks += anchors.single_seeds(study, sum(count for _, count in counts), seeds)
-        exchanged = 2 * anchors.EXCHANGED * arms if protocol.exchange else 0.0
+            networks += budget.anchor_seeds * again + matched.MORE * seeds * own
+        networks += values * (matched.MORE * seeds + most * matched.pool_seeds(seeds))
+        networks += matched.single_seeds(study, sum(count for _, count in counts), seeds)
+        exchanged = 2 * exchange.EXCHANGED * arms if protocol.exchange else 0.0
         cost += single * networks + exchanged
     return cost
 

@@ -17,8 +17,9 @@ from study.schema import Role, TrialRow
 from study.space.settings import Study
 from study.spec import derive_seed
 from study.stages.analysis_interface import CALIBRATED, Aim, Analysis, PlannedPair, PlannedSpread
-from study.stages.anchors import MORE, as_single, pool_seeds, single_seeds
+from study.stages.matched import MORE, pool_seeds, single_seeds
 from study.stages.plan import Arm, read
+from study.stages.single_network import as_single
 
 LEAST, MOST = 10, 60
 """Bounds of the number of seeds: fewer are fragile, more are seldom paid for."""

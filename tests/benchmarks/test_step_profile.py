@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.step_profile import REST, Profile, kind_of
+from benchmarks.step_profile import OTHER, Profile, kind_of
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,13 @@ from benchmarks.step_profile import REST, Profile, kind_of
         ("_FirstProductBackward", "products"),
         ("aten::native_batch_norm", "norms, loss"),
         ("aten::_log_softmax_backward_data", "norms, loss"),
-        ("Optimizer.step#SGD.step", "optimiser"),
-        ("aten::_fused_sgd_", "optimiser"),
-        ("aten::sum", "sums"),
+        ("Optimizer.step#SGD.step", OTHER),
+        ("aten::_fused_sgd_", OTHER),
+        ("aten::sum", "element-wise"),
         ("aten::addcmul_", "element-wise"),
         ("aten::threshold_backward", "element-wise"),
-        ("aten::view", REST),
-        ("MulBackward0", REST),
+        ("aten::view", OTHER),
+        ("MulBackward0", OTHER),
     ],
 )
 def test_what_an_operation_counts_as(operation, kind):
@@ -30,7 +30,8 @@ def test_what_an_operation_counts_as(operation, kind):
 
 
 def test_a_product_is_seen_as_one(capsys):
-    matrix = torch.randn(300, 300)
+    """And takes most of the step's time, which is measured without the profiler."""
+    matrix = torch.randn(600, 600)
     setting = Profile(3, torch.device("cpu"))
     setting.compare("row", lambda: matrix @ matrix, {"a sum": lambda: matrix.sum()})
     ours, peer = (
@@ -38,5 +39,5 @@ def test_a_product_is_seen_as_one(capsys):
     )
     assert ours[1:3] == ["row", "ours"]
     assert peer[2] == "a sum"
-    assert float(ours[4]) > 0.5 * float(ours[3]) > 0
+    assert 2 * float(ours[3]) > float(ours[4]) > 0.5 * float(ours[3]) > 0
     assert float(peer[4]) == 0

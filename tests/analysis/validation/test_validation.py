@@ -49,7 +49,7 @@ from analysis.verdict.arms import PlacedArm
 from analysis.verdict.judge import judge
 from study.errors import StudyError
 from study.schema import DELTA
-from study.stages.anchors import pool_seeds
+from study.stages.matched import pool_seeds
 
 RECOVERIES = [(0.7, 0.8, 0.9), (0.0, 0.0, 0.0), (0.4, 0.3, 0.4), (-0.8, -0.7, 0.0)]
 

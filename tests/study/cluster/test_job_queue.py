@@ -2,7 +2,7 @@
 
 import pytest
 
-from study.cluster.job_queue import JobQueue, WorkerDeath
+from study.cluster.job_queue import MORE, JobQueue, WorkerDeath
 from study.errors import StudyError
 from study.jobs import Job
 from study.progress.table import Progress
@@ -48,7 +48,9 @@ def test_a_worker_that_crashes_too_often_says_by_what_signal(smoke, tmp_path):
     for _ in range(smoke.resources.max_failures):
         job_queue.end(job, WorkerDeath())
         assert job_queue.next() is job  # Another attempt may do: memory may have been short.
-    job_queue.end(job, WorkerDeath("it could not be reached", lost=True))
+        assert job_queue.store.last_words(job.spec.trial) == ""  # They are not the next one's.
+        file.write_text("Fatal Python error: Segmentation fault\n\nCurrent thread ...")
+    job_queue.end(job, WorkerDeath("it could not be reached", "link"))
     reason = job_queue.store.row(job.spec.trial).reason
     assert reason == "worker died: Segmentation fault; last_words.txt says where"
 
@@ -65,12 +67,22 @@ def test_a_lost_node_is_no_fault_of_the_job(smoke, tmp_path):
     job_queue = make(smoke, tmp_path)
     job = job_queue.next()
     for _ in range(5 * smoke.resources.max_failures):
-        job_queue.end(job, WorkerDeath(lost=True))
+        job_queue.end(job, WorkerDeath(lost="node"))
         assert job_queue.next() is job
     for _ in range(smoke.resources.max_failures):
         job_queue.end(job, WorkerDeath())
         assert job_queue.next() is job
     job_queue.end(job, WorkerDeath())
+    assert job_queue.store.row(job.spec.trial).status == "failed"
+
+
+def test_a_worker_that_can_never_be_reached_is_a_failed_trial(smoke, tmp_path):
+    job_queue = make(smoke, tmp_path)
+    job = job_queue.next()
+    for _ in range(MORE["link"]):
+        job_queue.end(job, WorkerDeath("it could not be reached", "link"))
+        assert job_queue.next() is job
+    job_queue.end(job, WorkerDeath("it could not be reached", "link"))
     assert job_queue.store.row(job.spec.trial).status == "failed"
 
 
@@ -84,12 +96,13 @@ def test_a_trial_that_was_committed_before_its_worker_died_is_not_run_again(smok
     assert job_queue.next() is not job
 
 
-def test_a_trial_that_hung_is_not_run_again(smoke, tmp_path):
+@pytest.mark.parametrize("death", [WorkerDeath(), WorkerDeath("it could not be reached", "link")])
+def test_a_trial_that_hung_is_not_run_again(smoke, tmp_path, death):
     job_queue = make(smoke, tmp_path)
     job = job_queue.next()
     job_queue.store.folder(job.spec.trial).mkdir()
     job_queue.store.last_words_file(job.spec.trial).write_text("File ..., line 7")
-    job_queue.end(job, WorkerDeath())
+    job_queue.end(job, death)
     row = job_queue.rows[job.spec.trial]
     assert row.status == "failed"
     assert row.reason == "took more than resources.trial_hours=24; last_words.txt says where"

@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from study.cluster.job_queue import JobQueue, WorkerDeath
 from study.cluster.nodes import NOTICE_LOSS
 from study.cluster.tune_searcher import (
+    DETAIL,
+    LONGEST,
     JobQueueSearcher,
     OldestWithoutWorker,
     Watching,
@@ -22,7 +24,8 @@ class Nodes:
 
     grows, alive = False, ("here",)
 
-    def __init__(self, slots):
+    def __init__(self, slots, joined=True):
+        self.joined = joined
         self.slots = self.present = slots
 
     def renew(self):
@@ -34,10 +37,12 @@ class Nodes:
 
 @pytest.fixture
 def make(smoke, tmp_path):
-    def make(slots):
+    def make(slots, joined=True):
         store = RunFolder(tmp_path / "run")
         store.create()
-        return JobQueueSearcher(JobQueue(smoke, store, {}, "data", Progress()), Nodes(slots))
+        return JobQueueSearcher(
+            JobQueue(smoke, store, {}, "data", Progress()), Nodes(slots, joined)
+        )
 
     return make
 
@@ -108,13 +113,18 @@ def test_a_worker_lost_with_its_node_is_no_fault_of_the_trial(make):
     searcher = make(1)
     trial = lost(searcher, "there")
     searcher.look()
-    assert searcher.job_queue.deaths == {(trial, True): 1}
+    assert searcher.job_queue.deaths == {(trial, "node"): 1}
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_whether_the_node_is_lost_too_is_seen_a_little_later(make, gone):
+@pytest.mark.parametrize(
+    ("error", "otherwise"), [(None, "worker"), (ActorUnavailableError("no route", None), "link")]
+)
+def test_whether_the_node_is_lost_too_is_seen_a_little_later(make, gone, error, otherwise):
     searcher = make(1)
+    searcher.deaths["a"] = worker_death(error)
     trial = lost(searcher, "here")
+    assert searcher.deaths == {}
     searcher.look()
     assert searcher.job_queue.deaths == {}
     ((at, node, job, death),) = searcher.doubtful
@@ -123,29 +133,39 @@ def test_whether_the_node_is_lost_too_is_seen_a_little_later(make, gone):
     else:
         searcher.doubtful = [(at - NOTICE_LOSS, node, job, death)]
     searcher.look()
-    assert searcher.job_queue.deaths == {(trial, gone): 1}
+    assert searcher.job_queue.deaths == {(trial, "node" if gone else otherwise): 1}
     assert searcher.job_queue.next() is job
 
 
-def test_on_this_machine_alone_it_is_the_trials_fault(make):
-    searcher = make(1)
+@pytest.mark.parametrize("error", [None, ActorUnavailableError("too busy", None)])
+def test_on_this_machine_alone_it_is_the_trials_fault(make, error):
+    searcher = make(1, joined=False)
+    searcher.deaths["a"] = worker_death(error)
     trial = lost(searcher, None)
-    assert searcher.job_queue.deaths == {(trial, False): 1}
+    assert searcher.job_queue.deaths == {(trial, "worker"): 1}
 
 
-def test_a_worker_that_cannot_be_reached_is_no_fault_of_the_trial(make):
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (None, "worker"),
+        (RayActorError(error_msg="The actor is dead because its node has died."), "node"),
+    ],
+)
+def test_of_a_worker_of_which_no_node_is_known_ray_alone_knows_what_was_lost(make, error, what):
+    """As of one whose node was lost before the trial began."""
     searcher = make(1)
-    searcher.deaths["a"] = worker_death(ActorUnavailableError("no route", None))
+    searcher.deaths["a"] = worker_death(error)
+    trial = lost(searcher, None)
+    assert searcher.job_queue.deaths == {(trial, what): 1}
+
+
+def test_an_error_that_a_worker_raised_is_in_no_doubt(make):
+    searcher = make(1)
+    searcher.deaths["a"] = WorkerDeath("OSError: disk full", raised=True)
     trial = lost(searcher, "here")
-    assert searcher.job_queue.deaths == {(trial, True): 1}
-    assert searcher.deaths == {}
-
-
-def test_on_this_machine_alone_every_worker_can_be_reached(make):
-    searcher = make(1)
-    searcher.deaths["a"] = worker_death(ActorUnavailableError("too busy", None))
-    trial = lost(searcher, None)
-    assert searcher.job_queue.deaths == {(trial, False): 1}
+    assert searcher.doubtful == []
+    assert searcher.job_queue.deaths == {(trial, "worker"): 1}
 
 
 DIED = """The actor died unexpectedly before finishing this task.
@@ -158,20 +178,34 @@ include: (1) the process was killed by the OOM killer due to high memory usage, 
 
 
 @pytest.mark.parametrize(
-    ("error", "why"),
+    ("error", "death"),
     [
-        (None, ""),
-        (RayActorError(error_msg="The actor is dead because its node has died."), ""),
+        (None, WorkerDeath()),
+        (ActorUnavailableError("x", None), WorkerDeath("it could not be reached", "link")),
+        (
+            RayActorError(error_msg="The actor is dead because its node has died. Why\nelse"),
+            WorkerDeath("its node has died", "node"),
+        ),
         (
             RayActorError(error_msg=DIED),
-            "Worker unexpectedly exits with a connection error code 2. End of file.",
+            WorkerDeath(
+                "Worker unexpectedly exits with a connection error code 2. End of file. It may "
+                "have been killed for want of memory."
+            ),
+        ),
+        (
+            RayActorError(error_msg=f"{DETAIL}Worker exits\n  with code 3." + 300 * "x"),
+            WorkerDeath(("Worker exits with code 3." + 300 * "x")[:LONGEST]),
         ),
         (
             RayActorError(error_msg="Traceback\n  at\nImportError: no x\n", actor_init_failed=True),
-            "ImportError: no x",
+            WorkerDeath("ImportError: no x"),
         ),
-        (OSError("disk\nfull"), "full"),
+        (
+            RayTaskError("train", "Traceback ...", OSError("disk full\nsee the manual")),
+            WorkerDeath("OSError: disk full", raised=True),
+        ),
     ],
 )
-def test_why_a_worker_died(error, why):
-    assert worker_death(error) == WorkerDeath(why)
+def test_why_a_worker_died(error, death):
+    assert worker_death(error) == death

@@ -21,7 +21,7 @@ from study.space.load import load_study
 from study.space.settings import Endpoint
 from study.stages import pilot
 from study.stages.analysis_interface import CALIBRATED
-from study.stages.anchors import as_deep_ensemble, as_single, pool_seeds, single_seeds
+from study.stages.matched import as_deep_ensemble, pool_seeds, single_seeds
 from study.stages.pilot import (
     LEAST,
     MOST,
@@ -32,6 +32,7 @@ from study.stages.pilot import (
     seeds_for,
 )
 from study.stages.plan import Arm, declare, read
+from study.stages.single_network import as_single
 from tests.study.conftest import some_row
 
 SMOKE = Path(__file__).parents[3] / "search_spaces" / "smoke.yaml"

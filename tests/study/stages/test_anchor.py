@@ -1,0 +1,102 @@
+"""The stage ends when neither the anchor nor an arm can be had better."""
+
+import json
+from types import SimpleNamespace
+
+from study.commands.run_study import as_begun
+from study.run_folder.store import RunFolder
+from study.spec import TrialSpec
+from study.stages.anchor import validation_losses
+from study.stages.sequence import stages
+from study.stages.single_network import anchor_jobs, candidates_for_single, tried
+from tests.study.stages.anchoring import other_values, rows_of
+from tests.study.stages.test_sequence import finished, plan_of
+
+
+def test_the_anchor_is_chosen_by_calibrated_nll_where_that_decides(smoke, single):
+    """An over-confident network may be the better one, once its temperature is right."""
+    candidates = candidates_for_single([single, other_values(single, lr=0.2)], [])
+    jobs = anchor_jobs(smoke, candidates)
+    rows = rows_of(jobs, {single.training.lr: (0.5, 0.6), 0.2: (0.8, 0.9)})
+    calibrated = {t: 0.1 * row.val_nll if row.val_nll > 0.7 else row.val_nll
+                  for t, row in rows.items()}  # fmt: skip
+    analysis = SimpleNamespace(calibrated_nll=lambda _, trials: {t: calibrated[t] for t in trials})
+    assert "cll" in smoke.protocol.endpoints
+    losses = validation_losses(smoke, rows, None, analysis)
+    assert tried(candidates, rows, losses)[0].configuration == candidates[1].spec.configuration
+    raw = smoke.protocol.model_copy(update={"endpoints": ("nll", "gain")})
+    losses = validation_losses(smoke.model_copy(update={"protocol": raw}), rows, None, analysis)
+    assert tried(candidates, rows, losses)[0].configuration == single.configuration
+
+
+def test_values_that_an_arm_has_only_by_the_exchange_are_tried_as_a_single_network(smoke, tmp_path):
+    """MC Dropout's own rate beside the single network's values may be the best single network."""
+
+    def suits(job):
+        dropout = job.spec.backbone["dropout"]
+        better = job.spec.stage == "anchor" and dropout > 0 and job.spec.training.lr == 0.1
+        return {"val_nll": -1.0 if better else abs(job.spec.training.lr - 0.1), "val_gain": 0.1}
+
+    finished(smoke, tmp_path, (), suits)
+    plan = plan_of(tmp_path)
+    single = next(a for a in plan["arms"] if a["role"] == "single")
+    assert single["spec"]["training"]["lr"] == 0.1
+    assert single["spec"]["backbone"]["dropout"] > 0
+    assert plan["tried"][0]["source"].startswith("values of mc_dropout")
+    tried_ = [one["configuration"] for one in plan["tried"]]
+    assert len(set(tried_)) == len(tried_)
+    for one in plan["arms"]:
+        if one["role"] in ("candidate", "comparison"):
+            assert one["matched"]["single"] in tried_
+    # Members that draw masks of their own are no null, even if they are identical.
+    negative = next(a for a in plan["arms"] if a["role"] == "negative_control")
+    assert negative["spec"]["backbone"] == single["spec"]["backbone"] | {"dropout": 0.0}
+    own = next(a for a in plan["arms"] if a["configuration"] == negative["matched"]["single"])
+    assert own["role"] == "matched_single"
+    assert own["spec"]["backbone"] == negative["spec"]["backbone"]
+
+
+def test_a_study_that_was_begun_before_there_were_contenders_goes_on_without(smoke, tmp_path):
+    """By NLL, in one round, with the negative control trained as the single network is."""
+
+    def suits(job):
+        dropout = job.spec.backbone["dropout"]
+        better = job.spec.stage == "anchor" and dropout > 0 and job.spec.training.lr == 0.1
+        return {"val_nll": -1.0 if better else abs(job.spec.training.lr - 0.1), "val_gain": 0.1}
+
+    protocol = smoke.protocol.model_copy(update={"anchors": "matched"})
+    before = smoke.model_copy(update={"protocol": protocol})
+    rows = finished(before, tmp_path, (), suits)
+    plan = plan_of(tmp_path)
+    assert plan["protocol"]["anchors"] == "matched"
+    assert "contender" not in {arm["reason"] for arm in plan["arms"]}
+    by_role = {arm["role"]: arm for arm in plan["arms"]}
+    backbone = by_role["single"]["spec"]["backbone"]
+    assert by_role["negative_control"]["spec"]["backbone"] == backbone
+    store = RunFolder(tmp_path)
+    store.write_json(store.study, before.model_dump(mode="json", by_alias=True))
+    again = as_begun(smoke, store)
+    assert again == before
+    known = {row.trial: row for row in rows}
+    asked = SimpleNamespace(calibrated_nll=None, seeds_needed=None)
+    assert not any(stage.remaining for stage in stages(again, store, known, analysis=asked))
+    assert not plan_of(tmp_path)["revisions"]
+    tuned = smoke.protocol.model_copy(update={"anchors": "tuned"})
+    other = smoke.model_copy(update={"protocol": tuned})
+    assert as_begun(other, store) == other  # Asked for.
+
+
+def test_a_study_against_the_tuned_anchors_alone_is_as_before_there_were_others(smoke, tmp_path):
+    protocol = smoke.protocol.model_copy(update={"anchors": "tuned"})
+    rows = finished(smoke.model_copy(update={"protocol": protocol}), tmp_path, ())
+    assert {r.stage for r in rows} == {"search", "rescore", "confirm"}
+    plan = plan_of(tmp_path)
+    assert not {"matched", "seeds"} & {key for one in plan["arms"] for key in one}
+    assert not {"anchors", "single_seeds"} & plan["protocol"].keys()
+    best = min((r for r in rows if r.stage == "rescore" and r.method == "single"),
+               key=lambda r: r.val_nll)  # fmt: skip
+    single = next(a for a in plan["arms"] if a["role"] == "single")
+    assert single["configuration"] == best.configuration
+    assert TrialSpec.model_validate_json(best.spec).alone().model_dump() == json.loads(
+        json.dumps(single["spec"])
+    )
