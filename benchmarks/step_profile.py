@@ -28,17 +28,9 @@ KINDS: Final = {
     ),
     "norms, loss": ("batch_norm", "log_softmax", "nll_loss", "cross_entropy"),
     "element-wise": (
-        *(
-            "aten::sum",
-            "aten::mean",
-            "aten::mul",
-            "aten::add",
-            "aten::sub",
-            "aten::div",
-            "aten::relu",
-            "aten::clamp",
-        ),
-        *("threshold", "aten::copy_", "aten::cat", "aten::fill_", "max_pool", "aten::where"),
+        *("aten::sum", "aten::mean", "aten::mul", "aten::add", "aten::sub", "aten::div"),
+        *("aten::relu", "aten::clamp", "threshold", "aten::copy_", "aten::cat", "aten::fill_"),
+        *("max_pool", "aten::where"),
     ),
 }
 """Parts of the names of operations, looked for in this order."""
