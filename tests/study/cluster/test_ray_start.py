@@ -142,3 +142,36 @@ def test_what_ray_says_of_each_attempt_to_join_is_kept_back(verbose, capfd):
         os.write(2, b"an attempt\n")
     os.write(2, b"the end\n")
     assert capfd.readouterr().err.splitlines() == ["an attempt"] * verbose + ["the end"]
+
+
+ENDING = """
+import os, signal, sys, threading, time
+from study.cluster import ray_start
+
+ray_start.LOOK_EVERY, ray_start.SHUTDOWN = 0.1, 1.0
+signal.signal(signal.SIGTERM, ray_start._terminate)
+with ray_start.ending_with_ray("run", lambda: print("closed")):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        os.kill(os.getpid(), signal.SIGTERM)  # As schedulers may, to make sure.
+        time.sleep(float(sys.argv[1]))
+print("in order")
+"""
+
+
+@pytest.mark.parametrize(
+    ("takes", "code", "said"), [(0.3, 0, "in order\n"), (60, 130, "closed\n\nstopped; nothing")]
+)
+def test_a_process_that_was_told_to_end_does_so_in_order_or_all_the_same(takes, code, said):
+    """Whether or not Ray's processes were ended with it, or it has any."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING, str(takes)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert ended.stdout.startswith(said)
