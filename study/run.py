@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,16 +60,25 @@ def no_interrupt_is_lost() -> Iterator[None]:
     """
     before = sys.unraisablehook
 
+    main_thread = threading.main_thread().ident
+
+    def in_hook() -> bool:
+        frame = sys._current_frames().get(main_thread or 0)
+        while frame is not None and frame.f_code is not again.__code__:
+            frame = frame.f_back
+        return frame is not None
+
+    def send() -> None:
+        while in_hook():  # There it would be dropped as well.
+            time.sleep(0.01)
+        # A real signal, which wakes the main thread wherever it waits.
+        signal.pthread_kill(main_thread or 0, signal.SIGINT)
+
     def again(lost: Any) -> None:
-        if not issubclass(lost.exc_type, KeyboardInterrupt):
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            threading.Thread(target=send, daemon=True).start()
+        else:
             before(lost)
-            return
-        # Later and from another thread: raised here, it would be dropped as well. A real signal,
-        # which wakes the main thread wherever it waits.
-        main_thread = threading.main_thread().ident
-        timer = threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT))
-        timer.daemon = True
-        timer.start()
 
     sys.unraisablehook = again
     try:

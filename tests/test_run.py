@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -259,7 +260,12 @@ class Held:
         signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupt_that_falls_into_a_destructor_is_not_lost(capsys):
+@pytest.mark.parametrize("busy", [0.0, 0.5])
+def test_an_interrupt_that_falls_into_a_destructor_is_not_lost(capsys, monkeypatch, busy):
+    """However long the main thread takes to leave it."""
+    begin = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda own: (begin(own), time.sleep(busy)))
+
     def held():
         Held()
         time.sleep(30)

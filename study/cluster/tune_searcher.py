@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 
 from study.cluster.job_queue import JobQueue, WorkerDeath
 from study.cluster.nodes import NOTICE_LOSS, Nodes
+from study.cluster.out_of_memory import KilledForMemoryError
 from study.errors import StudyError
 from study.jobs import Job
 
@@ -44,6 +45,8 @@ def worker_death(error: Exception | None) -> WorkerDeath:
         return WorkerDeath(f"{type(error.cause).__name__}: {first}"[:LONGEST], raised=True)
     if not isinstance(error, RayActorError) or error.actor_init_failed:
         return WorkerDeath(words.rpartition("\n")[2][:LONGEST])  # The last line of a traceback.
+    if isinstance(error, KilledForMemoryError):
+        return WorkerDeath(words)
     if NODE_DIED in words:
         return WorkerDeath(NODE_DIED, lost="node")
     why = " ".join(words.partition(DETAIL)[2].partition(ADVICE)[0].split())[:LONGEST]

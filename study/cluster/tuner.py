@@ -14,6 +14,7 @@ from ray import tune
 
 from study.cluster.job_queue import JobQueue
 from study.cluster.nodes import Nodes, fitting
+from study.cluster.out_of_memory import survive_out_of_memory
 from study.cluster.ray_start import TERMINATED, ending_with_ray, start_ray
 from study.cluster.runtime import Runtime
 from study.cluster.trackers import callbacks
@@ -135,6 +136,7 @@ def _tuner(
 ) -> tune.Tuner:
     """Return Tune, set up to run what the searcher says."""
     nodes = searcher.nodes
+    survive_out_of_memory()
     return tune.Tuner(
         tune.with_resources(
             tune.with_parameters(trainable, data=data), {"cpu": nodes.cpus, "gpu": nodes.gpus}

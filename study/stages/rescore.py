@@ -40,8 +40,10 @@ def ranked(study: Study, method: str, finalists: list[str], rows: Rows) -> list[
     ordered = rank(judged, is_candidate(study, method))
     if ordered:
         return ordered
-    reasons = Counter(f"{row.status}: {row.reason}" for row in search_rows(method, rows))
+    # Without a finalist it was the search in which all failed.
+    failed = judged or search_rows(method, rows)
+    reasons = Counter(f"{row.status}: {row.reason}" for row in failed)
     raise StudyError(
-        f"{method}: none of the {reasons.total()} search trials is complete (most often "
+        f"{method}: none of the {reasons.total()} {failed[0].stage} trials is complete (most often "
         f"{reasons.most_common(1)[0][0]}); fix the method or its space and choose another --out"
     )

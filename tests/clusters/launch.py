@@ -97,6 +97,12 @@ class Cluster:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return "\n".join(line for line in lines if not LAUNCHER.match(line))
 
+    def launched(self) -> str:
+        """Return what the newest process that starts nodes wrote last, with its updaters."""
+        logs = sorted(self.hosts[0].folder.glob("tmp/ray/session_2*/logs/monitor.*"))
+        newest = [log for log in logs if logs and log.parent == logs[-1].parent]
+        return "\n".join(f"{log.name}: {log.read_text()[-6000:]}" for log in newest)
+
     def wait(self, what: str, holds: Callable[[], Any], seconds: float = 300) -> Any:
         """Wait until something holds, and print when it does.
 
@@ -107,7 +113,7 @@ class Cluster:
         while not (value := holds()):
             if time.monotonic() > deadline:
                 left = {h.name: [line[:80] for line in h.left()] for h in self.hosts}
-                said = self.printed()[-3000:]
+                said = f"{self.printed()[-3000:]}\n{self.launched()}"
                 raise AssertionError(f"not within {seconds} s: {what}\n{left}\n{said}")
             time.sleep(0.5)
         self.say(what)
