@@ -25,7 +25,7 @@ test: $(STATE)-test lint
 
 # What `make test` leaves out as well: whole studies, clusters, other libraries, simulations.
 test-all: $(STATE)-test lint
-	$(BIN)/python -m pytest -n 4 $(PARALLEL) -m "" --hypothesis-profile thorough
+	$(BIN)/python -m pytest -n 5 $(PARALLEL) -m "" --hypothesis-profile thorough --durations 10
 
 test-peers: $(STATE)-test
 	$(BIN)/python -m pytest -m peer

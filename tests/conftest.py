@@ -35,9 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 TOGETHER = {
-    "clusters": tuple(
-        f"tests/clusters/test_{name}.py" for name in ("local", "gpu", "jobs", "nodes", "slurm")
-    ),
+    "clusters": tuple(f"tests/clusters/test_{name}.py" for name in ("local", "slurm")),
+    "more clusters": tuple(f"tests/clusters/test_{name}.py" for name in ("gpu", "jobs", "nodes")),
     "run": ("tests/test_run.py", "tests/test_database.py", "tests/study/stages/test_pilot.py"),
     "read": (
         "tests/test_readme.py",
