@@ -7,7 +7,7 @@ RUN ?= runs/be
 PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null)
 STATE := $(VENV)/.installed
-# More processes than two cores, as many tests wait; more yet of those that `test` leaves out.
+# More processes than two cores, as many tests wait.
 PARALLEL := --dist loadfile --no-loadscope-reorder
 
 .PHONY: study dashboard test test-all test-peers test-cluster bench chaos results audit lint clean
@@ -25,7 +25,7 @@ test: $(STATE)-test lint
 
 # What `make test` leaves out as well: whole studies, clusters, other libraries, simulations.
 test-all: $(STATE)-test lint
-	$(BIN)/python -m pytest -n 5 $(PARALLEL) -m "" --hypothesis-profile thorough --durations 10
+	$(BIN)/python -m pytest -n 3 $(PARALLEL) -m "" --hypothesis-profile thorough --durations 10
 
 test-peers: $(STATE)-test
 	$(BIN)/python -m pytest -m peer

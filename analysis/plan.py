@@ -47,7 +47,7 @@ from analysis.verdict.schema import Against
 from analysis.verdict.seeds_needed import WANTED, pairs_of
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, any_path
-from study.schema import ALPHA, DELTA, LEAST_SEEDS
+from study.thresholds import ALPHA, DELTA, LEAST_SEEDS
 
 SEEDS: Final = (5, 10, 20, 30, 50)
 PAIRS: Final[dict[Against, str]] = {
@@ -464,7 +464,7 @@ def costs_of(trials: pl.DataFrame) -> RunCosts | None:
     means = done.group_by("role", "configuration").agg(pl.col("train_seconds").mean())
     by_role = {role: own["train_seconds"].to_list() for (role,), own in means.group_by("role")}
     single, arms, deep = (by_role.get(r, [0.0]) for r in ("single", "candidate", "deep_ensemble"))
-    # What has, of its own, a share of a configuration's seeds: see ``study.stages.matched``.
+    # What has a share of a configuration's seeds of its own: see study.stages.matched_anchors.
     shares = {"comparison": 1.0, "positive_control": 1.0, "negative_control": 1.0}
     shares |= {"matched_single": 2.0, "matched_deep_ensemble": 0.5}
     beside = sum(share * sum(by_role.get(role, [])) for role, share in shares.items())

@@ -92,7 +92,7 @@ class Result:
         return recoveries_of(self.verdict)
 
     def trials(self) -> pl.DataFrame:
-        """Return every committed trial of every stage: the columns of ``study.schema.TRIAL``."""
+        """Return every committed trial, of every stage: columns of ``parquet_format.TRIAL``."""
         return self.run.trials
 
     def members(self, arm: str, split: str = "test") -> pl.DataFrame:

@@ -47,14 +47,14 @@ class Cost:
 
 def write_run(folder: Path, trials: int, members: int, examples: int) -> None:
     """Write confirm trials of ``members`` each, of ten arms; the first is the Deep Ensemble."""
-    from study import schema
+    from study import parquet_format
     from tests.analysis.make_run import Arm, Data, simulate, table, trial_row
 
     data = Data(test=examples)
     keys = data.keys("test")
     for number in range(trials):
         seed, arm = divmod(number, 10)
-        role: schema.Role = "candidate" if arm else "deep_ensemble"
+        role: parquet_format.Role = "candidate" if arm else "deep_ensemble"
         spec = Arm(role, f"method{arm}", members, diversity=(10 - arm % 10) / 10)
         row = trial_row(spec, seed)
         here = folder / "trials" / row["trial"][0].as_py()

@@ -24,9 +24,9 @@ from study import datasets
 from study.cluster.worker import keep_freed_memory
 from study.diagnostics.curve import Curve
 from study.diagnostics.weight_trajectory import Trajectory
+from study.parquet_format import TrialRow
 from study.run_folder.paths import local_path
 from study.run_folder.store import RunFolder
-from study.schema import TrialRow
 from study.spec import TrialSpec
 from study.trials import evaluation, trial
 

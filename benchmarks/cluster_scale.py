@@ -33,17 +33,17 @@ from study.cluster.job_queue import JobQueue
 from study.cluster.nodes import Nodes
 from study.cluster.tune_searcher import JobQueueSearcher, OldestWithoutWorker
 from study.jobs import Job
+from study.parquet_format import Outcome, TrialRow
 from study.progress.table import Progress
 from study.run_folder.integrity import examine
 from study.run_folder.store import RunFolder
-from study.schema import Outcome, TrialRow
 from study.search import method_search, points
 from study.search.method_search import OBJECTIVES, MethodSearch
 from study.search.storage import open_storage
 from study.space.load import load_study
 from study.space.settings import Study
 from study.spec import TrialSpec
-from study.trials.row import new_row
+from study.trials.new_row import new_row
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
 SLOTS = 1000

@@ -37,9 +37,9 @@ from benchmarks.watched_study import Took, of_rows, took, watched
 from study import datasets
 from study.cluster.worker import keep_freed_memory
 from study.datasets import Dataset
+from study.parquet_format import Stage
 from study.run_folder.paths import local_path
 from study.run_folder.store import RunFolder
-from study.schema import Stage
 from study.space.settings import Study
 from study.training.batches import channel_statistics
 from study.trials.trial import run_trials

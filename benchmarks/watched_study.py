@@ -14,7 +14,7 @@ try:
     import psutil
 except ImportError as error:
     raise SystemExit(f'{error.name} is not installed; run: pip install -e ".[test]"') from None
-from study.schema import TrialRow
+from study.parquet_format import TrialRow
 
 
 @dataclass(frozen=True)

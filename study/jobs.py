@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 
-from study.schema import TrialRow
+from study.parquet_format import TrialRow
 from study.spec import TrialSpec
 
 Rows = dict[str, TrialRow]

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from study.schema import Role, Stage
+from study.parquet_format import Role, Stage
 
 Schedule = Literal["constant", "cosine", "step"]
 

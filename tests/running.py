@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from study.parquet_format import TrialRow
 from study.run_folder.store import RunFolder
-from study.schema import TrialRow
 from study.stages import plan
 
 ROOT = Path(__file__).parents[1]

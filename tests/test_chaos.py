@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 def test_nothing_is_lost_or_doubled_whatever_is_killed(capsys):
     targets = ["--targets", "worker", "driver", "everything"]
-    code = main(["--kills", "4", "--per-study", "4", "--seed", "1", *targets])
+    code = main(["--kills", "3", "--per-study", "3", "--seed", "1", *targets])
     printed = capsys.readouterr().out
     assert code == 0, printed
-    assert "4 kills in" in printed
+    assert "3 kills in" in printed

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "study": [
         ["errors"],
-        ["schema"],
+        ["parquet_format", "thresholds"],
         ["spec", "plugins", "run_folder"],
         ["jobs", "layers", "regularisers", "datasets"],
         ["backbones", "methods"],
@@ -44,7 +44,14 @@ ACROSS = {
         # The formulas are those of the tests which judge; the study's start hands them down.
         "study.commands.power": {"analysis.stats.power", "analysis.metrics", "analysis.data"},
     },
-    "analysis": {"*": {"study.schema", "study.errors", "study.run_folder.paths"}},
+    "analysis": {
+        "*": {
+            "study.parquet_format",
+            "study.thresholds",
+            "study.errors",
+            "study.run_folder.paths",
+        }
+    },
 }
 """What may be imported from the other package, and by whom."""
 

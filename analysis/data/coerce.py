@@ -63,7 +63,7 @@ def check_names(file: AnyPath, found: Sequence[str], split: str) -> None:
 
 
 def typed(file: AnyPath, table: pa.Table, split: str) -> pa.Table:
-    """Return the columns of ``study.schema.predictions``, in its types or wider ones.
+    """Return the columns of ``study.parquet_format.predictions``, in its types or wider ones.
 
     Args:
         file: Where the table was read, for the message.

@@ -21,8 +21,8 @@ def curves(run: Run) -> pl.DataFrame:
     """Return the curves of all complete trials; empty where none was stored.
 
     Returns:
-        trial, and epoch, lr, loss, val_nll, val_members_nll as in ``study.schema.CURVE``, of
-        members that were trained one after another the means.
+        trial, and epoch, lr, loss, val_nll, val_members_nll as in ``study.parquet_format.CURVE``;
+        of members that were trained one after another the means.
 
     Raises:
         StudyError: When a file is damaged or breaks the format.

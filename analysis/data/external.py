@@ -21,7 +21,7 @@ from analysis.data.predictions import LONE
 from analysis.data.protocol import Plan, Protocol, plan_of
 from analysis.data.roles import ANCHORS, CONTROLS, SPLITS
 from analysis.data.run import Run
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
 from study.run_folder.paths import local_path
 
@@ -190,7 +190,7 @@ def _trials(arms: Arms, members: Mapping[str, int]) -> pl.DataFrame:
         for arm, seeds in arms.items()
         for seed, place in seeds.items()
     ]
-    empty = pl.from_arrow(schema.TRIAL.empty_table())
+    empty = pl.from_arrow(parquet_format.TRIAL.empty_table())
     assert isinstance(empty, pl.DataFrame)
     return pl.DataFrame(rows, schema=empty.schema).sort("trial")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, is_lfs_pointer, open_for_arrow, write_atomically
 
@@ -50,18 +50,18 @@ def read_parquet(
 
 
 def read_published(file: AnyPath, schema_name: str, remedy: str) -> pa.Table:
-    """Read a file that must have one of the schemas of ``study.schema``, as ``CURVE``.
+    """Read a file that must have one of the schemas of ``study.parquet_format``, as ``CURVE``.
 
     Raises:
         StudyError: When it is damaged, of another version, or has other columns.
     """
     table = read_parquet(file, open_parquet(file, remedy, page_checksum_verification=True), remedy)
-    schema.check_version(table.schema, str(file))
-    if not table.schema.equals(getattr(schema, schema_name)):
+    parquet_format.check_version(table.schema, str(file))
+    if not table.schema.equals(getattr(parquet_format, schema_name)):
         found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise StudyError(
-            f"{file}: columns must be those of {schema_name} in study/schema.py, but are {found}; "
-            f"{remedy}"
+            f"{file}: columns must be those of {schema_name} in study/parquet_format.py, but are "
+            f"{found}; {remedy}"
         )
     return table
 
@@ -90,7 +90,7 @@ def check_columns(file: AnyPath, found: list[str], wanted: list[str]) -> None:
     extra = [name for name in found if name not in wanted]
     if missing or extra:
         raise StudyError(
-            f"{file}: columns must be those of study/schema.py, but missing: "
+            f"{file}: columns must be those of study/parquet_format.py, but missing: "
             f"{', '.join(missing) or 'none'}, unknown: {', '.join(extra) or 'none'}; "
             "write it with that schema"
         )

@@ -24,7 +24,7 @@ def geometry(run: Run) -> pl.DataFrame:
 
     Returns:
         arm, role, replicate, and quantity, epoch, layer, i, j, value as in
-        ``study.schema.GEOMETRY``. A Deep Ensemble's arm is that of its whole pool.
+        ``study.parquet_format.GEOMETRY``. A Deep Ensemble's arm is that of its whole pool.
 
     Raises:
         StudyError: When a file is damaged or breaks the format.

@@ -15,13 +15,13 @@ import pyarrow as pa
 from analysis.data import coerce
 from analysis.data.files import check_columns, open_parquet, read_parquet
 from analysis.data.run import Run
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath
 
 IntArray = npt.NDArray[np.integer[Any]]
 WIDE = 2**32
-LONE = (schema.COLLAPSED, schema.MEAN_WEIGHTS)
+LONE = (parquet_format.COLLAPSED, parquet_format.MEAN_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def predictions(run: Run, trial: str, split: str) -> Predictions:
 
 
 def _typed(run: Run, file: AnyPath, split: str) -> pa.Table:
-    """Return the columns of ``study.schema.predictions``, in its types or wider ones."""
+    """Return the columns of ``study.parquet_format.predictions``, in its types or wider ones."""
     parquet = open_parquet(file, run.remedy, read_dictionary=["condition"])
     if run.given:
         return coerce.typed(file, read_parquet(file, parquet, run.remedy), split)
@@ -128,8 +128,8 @@ def _sorted(
 
 def _check_predictions_schema(file: AnyPath, found: pa.Schema) -> None:
     """Refuse another version, other columns or other types."""
-    schema.check_version(found, str(file))
-    wanted = schema.predictions(1)
+    parquet_format.check_version(found, str(file))
+    wanted = parquet_format.predictions(1)
     check_columns(file, found.names, wanted.names)
     for name in ("member", "example", "label", "severity"):
         if found.field(name).type != wanted.field(name).type:
@@ -149,7 +149,7 @@ def _check_predictions_schema(file: AnyPath, found: pa.Schema) -> None:
 def _wrong_type(file: AnyPath, name: str, wanted: str, found: pa.Schema) -> None:
     raise StudyError(
         f"{file}: column {name} must be {wanted}, but is {found.field(name).type}; "
-        "write it with study/schema.py"
+        "write it with study/parquet_format.py"
     )
 
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 
 from study.errors import StudyError
+from study.parquet_format import MATCHED, Role
 from study.run_folder.paths import AnyPath, StoreError
-from study.schema import ALPHA, DELTA, MATCHED, Role
+from study.thresholds import ALPHA, DELTA
 
 GATE_LEVEL: Final = 0.025
 """The most that ``gate_level`` may be."""

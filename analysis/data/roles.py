@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from study.schema import MATCHED
+from study.parquet_format import MATCHED
 
 FAMILIES: Final = ("candidate", "comparison")
 

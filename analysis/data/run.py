@@ -11,8 +11,8 @@ import pyarrow as pa
 from analysis.data import coerce
 from analysis.data.files import check_columns, first_line, open_parquet, read_parquet
 from analysis.data.protocol import Plan, read_plan
-from study import schema
 from study.errors import StudyError
+from study.parquet_format import TRIAL, Role, Stage, Status, check_version, completed
 from study.run_folder.paths import AnyPath, ObjectPath, any_path, map_paths
 
 OBJECTS = {"spec": ("dataset", "backbone", "training", "params", "regulariser"), "versions": ()}
@@ -25,7 +25,7 @@ class Run:
 
     Attributes:
         folder: Where it lies; if in an object store, as it was there when it was loaded.
-        trials: All committed trial rows (columns of ``study.schema.TRIAL``), sorted by trial.
+        trials: All committed rows (columns of ``study.parquet_format.TRIAL``), sorted by trial.
         plan: What was declared before the test set was opened, or None.
         given: Whether it is predictions alone (see ``analysis.data.external``): a trial is
             ``arm/seed``, what only a study knows is null, and files may have any program's types.
@@ -110,25 +110,29 @@ def _committed(file: AnyPath) -> pa.Table | None:
 def _trial_row(file: AnyPath) -> pa.Table:
     """Return the one checked row of a trial file."""
     parquet = open_parquet(file, REDO)
-    schema.check_version(parquet.schema_arrow, str(file))
-    table = schema.completed(read_parquet(file, parquet, REDO))
-    check_columns(file, table.column_names, schema.TRIAL.names)
+    check_version(parquet.schema_arrow, str(file))
+    table = completed(read_parquet(file, parquet, REDO))
+    check_columns(file, table.column_names, TRIAL.names)
     if table.num_rows != 1:
         raise StudyError(f"{file}: a trial must be one row, but there are {table.num_rows}; {REDO}")
     try:
-        table = table if table.schema.equals(schema.TRIAL) else table.cast(schema.TRIAL)
+        table = table if table.schema.equals(TRIAL) else table.cast(TRIAL)
     except (pa.ArrowException, ValueError) as error:
         raise StudyError(
-            f"{file}: the row must have the types of study/schema.py, but {first_line(error)}; "
-            "write it with that schema"
+            f"{file}: the row must have the types of study/parquet_format.py, but "
+            f"{first_line(error)}; write it with that schema"
         ) from None
-    allowed = {"role": schema.Role, "stage": schema.Stage, "status": schema.Status}
+    allowed = {
+        "role": Role,
+        "stage": Stage,
+        "status": Status,
+    }
     row = table.select([*allowed, *OBJECTS, "trial"]).to_pylist()[0]
     for column, literal in allowed.items():
         if row[column] not in get_args(literal):
             raise StudyError(
                 f"{file}: {column} must be one of {', '.join(get_args(literal))}, "
-                f"but is {row[column]!r}; write it with study/schema.py"
+                f"but is {row[column]!r}; write it with study/parquet_format.py"
             )
     for column, sections in OBJECTS.items():
         if not _is_object(row[column], sections):

@@ -37,7 +37,7 @@ FOLDER: Final = "features"
 KEY, SCALARS, SUM = b"key", b"scalars", b"sum"
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = (
-    "study/schema.py",
+    "study/parquet_format.py",
     "analysis/data/coerce.py",
     "analysis/data/files.py",
     "analysis/data/predictions.py",

@@ -9,7 +9,7 @@ from analysis.data.roles import ANCHORS, CONTROLS, POOLS, SPLITS, arm_key, ensem
 from analysis.data.run import Run
 from analysis.measures.trial import Task
 from study.errors import StudyError
-from study.schema import MATCHED
+from study.parquet_format import MATCHED
 
 UNDECLARED: Final = "not an arm of the plan"
 

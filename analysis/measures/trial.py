@@ -17,7 +17,7 @@ from analysis.data.predictions import Predictions, predictions, predictions_file
 from analysis.data.run import Run
 from analysis.measures import copies
 from analysis.measures import metrics_per_split as per_split
-from study.schema import COLLAPSED, MEAN_WEIGHTS
+from study.parquet_format import COLLAPSED, MEAN_WEIGHTS
 
 Json = dict[str, Any]
 Array = npt.NDArray[Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis.data.files import write
 from analysis.report import arm_details, html, page, paper_figures, side_by_side, tables, trial_list
 from analysis.result import JudgedRun
-from analysis.verdict.closing import closing
+from analysis.verdict.terminal_summary import terminal_summary
 from study.run_folder.paths import ObjectPath
 
 
@@ -29,7 +29,7 @@ def write_all(found: dict[str, JudgedRun], out: Path, export_to: Path | None) ->
         write_report(own, out, now)
         if export_to:
             paper_figures.write_paper(own, export_to)
-        return closing(own.verdict, "confirm" in own.run.trials["stage"], own.run.given)
+        return terminal_summary(own.verdict, "confirm" in own.run.trials["stage"], own.run.given)
     links = side_by_side.links(found, out)
     for name, own in found.items():
         write_report(own, out.parent / links[name], now)

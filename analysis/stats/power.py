@@ -31,7 +31,7 @@ from analysis.stats.contrasts import (
     Weights,
     degrees_of_freedom,
 )
-from study.schema import ALPHA, DELTA, LEAST_SEEDS
+from study.thresholds import ALPHA, DELTA, LEAST_SEEDS
 
 Verdict = Literal["escape", "track"]
 

@@ -12,7 +12,7 @@ from analysis.stats.power import Spread, power_all, power_escape, power_track
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Question
 from analysis.validation.simulate import Design, Errors, Gaussian
-from study.schema import ALPHA, DELTA
+from study.thresholds import ALPHA, DELTA
 
 CORRELATION: Final = 0.5
 KEYS: Final = {"test": "cll", "shift": "shift_nll"}

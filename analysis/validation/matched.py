@@ -13,7 +13,7 @@ from analysis.validation.gaussian import ALL, CORRELATION, SEEDS, SPREADS, gauss
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Question
 from analysis.validation.simulate import Design, Examples, Gaussian, Pair
-from study.schema import ALPHA, DELTA
+from study.thresholds import ALPHA, DELTA
 
 SCENARIO: Final = "whole study: matched anchors"
 EXAMPLES: Final = Examples(200, 3.0)

@@ -8,7 +8,7 @@ from analysis.validation.gaussian import gaussian_study
 from analysis.validation.populations import ENDPOINTS, Planted
 from analysis.validation.questions import Cell, Kind, Question
 from analysis.validation.simulate import MEMBERS, Design, Pipeline, Population, Units
-from study.schema import DELTA
+from study.thresholds import DELTA
 
 SEARCH_SD: Final = 0.40
 """Of one run's validation score, in gaps: what the pilot's winner's curse presupposes."""

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from analysis.validation.simulate import Design, Pipeline, tally
-from study.schema import ALPHA
+from study.thresholds import ALPHA
 
 Kind = Literal["size", "power", "shown"]
 

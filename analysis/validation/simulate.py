@@ -169,7 +169,7 @@ class Design:
 
     @property
     def pool_seeds(self) -> int:
-        """Replicates of a matched Deep Ensemble: see ``study.stages.matched``."""
+        """Replicates of a matched Deep Ensemble: see ``study.stages.matched_anchors``."""
         return min(self.seeds, max(5, self.seeds // 2))
 
     def run(self, rng: np.random.Generator) -> Outcome:

@@ -10,7 +10,7 @@ from analysis.validation.gaussian import ALL, CORRELATION, SPREADS, gaussian_stu
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Kind, Question
 from analysis.validation.simulate import Design, Errors, Gaussian
-from study.schema import DELTA
+from study.thresholds import DELTA
 
 UNEQUAL: Final = {
     "noisy single": (0.5, 0.05, 0.05),

@@ -23,7 +23,7 @@ from analysis.validation.populations import generated, of_run, planted
 from analysis.validation.questions import LIMIT, TOLERANCE, Cell, Row, run
 from analysis.validation.stress import gate, stress
 from study.run_folder.paths import AnyPath
-from study.schema import ALPHA
+from study.thresholds import ALPHA
 
 REPLICATIONS: Final = 4000
 QUICK: Final = 400

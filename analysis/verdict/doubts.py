@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from analysis.verdict.schema import SOME_ESCAPES, Arm, Effect, Tried, Verdict
 from analysis.verdict.wording import BASELINES, join, names, winner
-from study.schema import APART
+from study.thresholds import APART
 
 State = Literal["yes", "no", "na"]
 EXAMPLES: Final[dict[bool | None, tuple[State, str]]] = {

@@ -13,7 +13,7 @@ from analysis.data.protocol import Endpoint
 from analysis.stats.contrasts import Contrast, FloatArray, Recovery, Summary
 from analysis.verdict.arms import Anchors, PlacedArm, Study, count, failed
 from analysis.verdict.schema import Against
-from study.schema import LEAST_SEEDS
+from study.thresholds import LEAST_SEEDS
 
 OfRuns = Literal["runs failed", "runs missing", "too few seeds", "pool too small", "not measured"]
 OfLosses = Literal["copies", "no noise", "no skill", "gap not shown"]

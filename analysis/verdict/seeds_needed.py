@@ -9,7 +9,7 @@ from analysis.stats.power import POWER, Pair, Replicates, Spread, Verdict, seeds
 from analysis.verdict.arms import Anchors, Study, count
 from analysis.verdict.placements import Case, Placement
 from analysis.verdict.schema import Needed
-from study.schema import LEAST_SEEDS
+from study.thresholds import LEAST_SEEDS
 
 WANTED: Final = 0.5
 """The recovery for which the seeds are told."""

@@ -21,7 +21,7 @@ from analysis.verdict.schema import (
     Arm,
     Verdict,
 )
-from study.schema import LEAST_SEEDS
+from study.thresholds import LEAST_SEEDS
 
 SAID: Final = {
     "escapes": "escapes",

@@ -12,17 +12,17 @@ from typing import Final, Literal
 
 from study.errors import StudyError
 from study.jobs import Job, Rows, Together
+from study.parquet_format import Outcome, TrialRow
 from study.progress.table import Progress
 from study.run_folder.free_space import refuse_full
 from study.run_folder.store import LAST_WORDS, RunFolder
-from study.schema import Outcome, TrialRow
 from study.space.settings import Study
 from study.spec import TrialSpec
 from study.stages.analysis_interface import Analysis
-from study.stages.exchange import Refusal
+from study.stages.hyperparameter_exchange import Refusal
 from study.stages.sequence import stages
 from study.stages.stage import ReplicatesPerJob, Stage, one_replicate
-from study.trials.row import new_row
+from study.trials.new_row import new_row
 
 CRASH: Final = "Fatal Python error: "
 """What the first of a crash's last words begins with."""

@@ -35,7 +35,7 @@ from study.datasets import Dataset
 from study.errors import StudyError
 from study.run_folder.store import RunFolder
 from study.space.settings import Study
-from study.trials.row import versions
+from study.trials.new_row import versions
 
 LAUNCHER: Final = Path("~/ray_bootstrap_config.yaml").expanduser()
 LOOK_EVERY: Final = 5.0

@@ -17,7 +17,7 @@ import ray
 
 from study.run_folder.store import RunFolder
 from study.space.settings import Study
-from study.trials.row import versions
+from study.trials.new_row import versions
 
 NodeReport = dict[str, Any]
 

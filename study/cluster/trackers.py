@@ -14,8 +14,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from study.errors import StudyError
+from study.parquet_format import CurveRow, TrialRow
 from study.run_folder.store import RunFolder
-from study.schema import CurveRow, TrialRow
 from study.spec import TrialSpec
 
 PACKAGES: Final = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
@@ -52,7 +52,8 @@ def figures(rows: Sequence[TrialRow]) -> dict[str, float]:
 def curve(store: RunFolder, trials: Sequence[str]) -> list[dict[str, float]]:
     """Return a job's learning curve: of each epoch, means over its trials and their parts.
 
-    Keys are ``training_iteration`` (the epoch) and ``curve/<column of study.schema.CURVE>``.
+    Keys are ``training_iteration`` (the epoch) and ``curve/<column>``, as in
+    ``study.parquet_format.CURVE``.
     """
     by_epoch: dict[int, list[CurveRow]] = {}
     for trial in trials:

@@ -1,8 +1,8 @@
 """What a user should know before hours are spent: of the study and its data."""
 
 from study.datasets import Dataset, inspect
-from study.schema import LEAST_SEEDS
 from study.space.settings import Study
+from study.thresholds import LEAST_SEEDS
 
 
 def notes(study: Study, data: Dataset) -> list[str]:

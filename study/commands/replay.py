@@ -9,9 +9,9 @@ import torch
 
 from study import datasets
 from study.errors import StudyError
+from study.parquet_format import TrialRow
 from study.run_folder.paths import AnyPath, open_for_arrow
 from study.run_folder.store import CURVE, GEOMETRY, ROW, RunFolder
-from study.schema import TrialRow
 from study.spec import Execution, TrialSpec
 from study.trials.trial import run_trials
 

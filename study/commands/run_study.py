@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from study.cluster.runtime import Runtime
 from study.errors import StudyError
+from study.parquet_format import TrialRow
 from study.run_folder.paths import write_atomically
 from study.run_folder.store import RunFolder
-from study.schema import TrialRow
 from study.space.settings import Protocol, Study
 
 CHECKOUT: Final = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ DECIDING: Final = ("torch", "numpy", "optuna")
 
 def check_same_versions(rows: dict[str, TrialRow]) -> None:
     """Refuse to mix trials of different versions of what decides their numbers."""
-    from study.trials.row import versions
+    from study.trials.new_row import versions
 
     now = json.loads(versions())
     for row in rows.values():

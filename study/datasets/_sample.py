@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from study.datasets._types import Dataset, Images, evenly
-from study.schema import IMAGES
+from study.parquet_format import IMAGES
 
 SHOWN: Final = 12
 """Images of each out-of-distribution set, and test images at least."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from study.diagnostics.objectives import objectives
 from study.methods import Method
-from study.schema import CurveRow
+from study.parquet_format import CurveRow
 from study.training.batches import DeviceImages
 from study.training.fit import EpochDone
 from study.training.prediction import predict

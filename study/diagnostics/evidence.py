@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from study.layers.members import recording_head_inputs
-from study.schema import GeometryRow
+from study.parquet_format import GeometryRow
 
 SHARE: Final = 0.1
 """Share of the pixels that a member's evidence is said to be."""
@@ -173,7 +173,7 @@ def _features(network: nn.Module, x: Tensor) -> Tensor:
 def evidence_rows(
     networks: Sequence[nn.Module], x: Tensor, generator: torch.Generator, epoch: int
 ) -> list[GeometryRow]:
-    """Return rows of ``study.schema.GEOMETRY``: agreement in units and in pixels, and its bounds.
+    """Return rows of ``parquet_format.GEOMETRY``: agreement in units and in pixels, and its bounds.
 
     Args:
         networks: The members as plain networks, in evaluation mode; the first ``MEMBERS`` of them

@@ -21,7 +21,7 @@ from study.diagnostics.weight_trajectory import mean_cosine
 from study.layers.fixed_heads import EquiangularHead, MemberHead
 from study.layers.members import CHUNK, split_members, update_batch_norm
 from study.methods import Method
-from study.schema import GeometryRow
+from study.parquet_format import GeometryRow
 
 STEPS: Final = 10
 """Parts into which the line between two members is cut."""
@@ -152,7 +152,7 @@ def _penultimate(network: nn.Module, x: Tensor) -> Tensor:
 def network_rows(
     method: Method, networks: Sequence[nn.Module], probe: Probe, epoch: int
 ) -> list[GeometryRow]:
-    """Return rows of ``study.schema.GEOMETRY``: barriers by pair and in the mean, and CKA."""
+    """Return rows of ``parquet_format.GEOMETRY``: barriers by pair and in the mean, and CKA."""
     if method.members < 2:
         return []
     pairs = list(combinations(range(min(len(networks), COMPARED)), 2))

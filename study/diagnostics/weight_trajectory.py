@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from study.methods import Method
-from study.schema import GeometryRow
+from study.parquet_format import GeometryRow
 
 POINTS: Final = 8
 """Epochs, beside the start, at which a trial's weights are looked at."""
@@ -95,7 +95,7 @@ WEIGHTS: Final[dict[str, Callable[[Products], float | None]]] = {
     "spread": spread,
     "sign_disagreement": sign_disagreement,
 }
-"""The quantities of the weights alone; their meaning is in ``study.schema.QUANTITIES``."""
+"""The quantities of the weights alone; their meaning is in ``study.parquet_format.QUANTITIES``."""
 
 
 def weight_cosine(method: Method) -> float | None:
@@ -105,7 +105,7 @@ def weight_cosine(method: Method) -> float | None:
 
 
 def weight_rows(method: Method, epoch: int) -> list[GeometryRow]:
-    """Return rows of ``study.schema.GEOMETRY``: every quantity, for all weights and each layer."""
+    """Return every quantity, of all weights and each layer, as in ``parquet_format.GEOMETRY``."""
     if method.members < 2:
         return []
     layers = {str(n): products(w_MP) for n, w_MP in enumerate(method.effective_weights())}

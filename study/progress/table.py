@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 
 from study.jobs import Job, PlannedJob
+from study.parquet_format import TrialRow
 from study.progress.tally import OTHERS, Tally, Use, duration, short_number
 from study.progress.time_left import STAGES, Pace, last_end, lengths
-from study.schema import TrialRow
 from study.stages.stage import Stage
 
 PLAIN_EVERY, LIVE_EVERY = 10.0, 0.5

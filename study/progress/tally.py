@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from study.schema import TrialRow
+from study.parquet_format import TrialRow
 
 OTHERS = ("pruned", "diverged", "failed")
 

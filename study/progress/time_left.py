@@ -13,11 +13,11 @@ from heapq import heapreplace
 from statistics import median, median_low
 from typing import get_args
 
-from study import schema
+from study import parquet_format
 from study.jobs import PlannedJob
 from study.spec import TrialSpec
 
-STAGES = get_args(schema.Stage)
+STAGES = get_args(parquet_format.Stage)
 Kind = tuple[object, ...]
 """What trials have in common: the configuration, or the method and its size."""
 
@@ -29,7 +29,7 @@ class Pace:
         self.training: dict[Kind, list[float]] = defaultdict(list)
         self.besides: dict[str, list[float]] = defaultdict(list)
 
-    def add(self, row: schema.TrialRow) -> None:
+    def add(self, row: parquet_format.TrialRow) -> None:
         """Take a trial's row."""
         training = row.train_seconds if row.status == "complete" else row.seconds
         kind: Kind

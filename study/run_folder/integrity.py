@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from study.errors import StudyError
+from study.parquet_format import TrialRow
 from study.run_folder.store import ROW, DamagedError, RunFolder, checksums
-from study.schema import TrialRow
 
 
 def examine(store: RunFolder, thorough: bool = False) -> tuple[dict[str, TrialRow], dict[str, str]]:

@@ -32,8 +32,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
+from study.parquet_format import CurveRow, File, GeometryRow, TrialRow
 from study.run_folder.lease import held
 from study.run_folder.paths import (
     AnyPath,
@@ -45,7 +46,6 @@ from study.run_folder.paths import (
     stand_in,
     write_atomically,
 )
-from study.schema import CurveRow, File, GeometryRow, TrialRow
 
 ROW = "trial.parquet"
 GEOMETRY, CURVE = "geometry.parquet", "curve.parquet"
@@ -185,12 +185,12 @@ class RunFolder:
 
     def write_geometry(self, trial: str, rows: list[GeometryRow]) -> None:
         """Write where the members lie; visible to readers once the row is committed."""
-        table = _table(rows, schema.GEOMETRY)
+        table = _table(rows, parquet_format.GEOMETRY)
         self._write(trial, GEOMETRY, table, compression="zstd", write_page_checksum=True)
 
     def write_curve(self, trial: str, rows: list[CurveRow]) -> None:
         """Write how a trial was trained; visible to readers once the row is committed."""
-        table = _table(rows, schema.CURVE)
+        table = _table(rows, parquet_format.CURVE)
         self._write(trial, CURVE, table, compression="zstd", write_page_checksum=True)
 
     def curve(self, trial: str) -> list[CurveRow]:
@@ -213,9 +213,9 @@ class RunFolder:
         folder = self.folder(row.trial)
         folder.mkdir(parents=True, exist_ok=True)
         sums = self.written.pop(row.trial, {})
-        columns = {name: getattr(row, name) for name in schema.TRIAL.names}
+        columns = {name: getattr(row, name) for name in parquet_format.TRIAL.names}
         columns["files"] = [{"name": name, "sha256": sums[name]} for name in sorted(sums)]
-        table = pa.Table.from_pylist([columns], schema=schema.TRIAL)
+        table = pa.Table.from_pylist([columns], schema=parquet_format.TRIAL)
         write_atomically(folder / ROW, _parquet(table), lasting=True)
 
     def row(self, trial: str) -> TrialRow | None:
@@ -320,9 +320,9 @@ def _read_row(path: AnyPath) -> TrialRow | None:
         raise
     except (OSError, pa.ArrowException) as error:
         raise DamagedError(_broken(path, " ".join(str(error).split()))) from None
-    schema.check_version(table.schema, str(path))
-    table = schema.completed(table)
-    if len(table) != 1 or not table.schema.equals(schema.TRIAL):
+    parquet_format.check_version(table.schema, str(path))
+    table = parquet_format.completed(table)
+    if len(table) != 1 or not table.schema.equals(parquet_format.TRIAL):
         raise DamagedError(_broken(path, f"it has {len(table)} rows or other columns"))
     columns: dict[str, Any] = table.to_pylist()[0]
     if columns["stack"] is not None:

@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.jobs import Job, PlannedJob, Together, joined
-from study.schema import Role, TrialRow
+from study.parquet_format import Role, TrialRow
 from study.search.points import enqueued_parameters, point_of, suggest
 from study.space.configuration import ENTRY_KEYS, configuration
 from study.space.settings import MethodSpace, Study

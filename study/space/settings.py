@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from study.errors import StudyError
-from study.schema import ALPHA, DELTA
 from study.space.domain import Domain, Point
 from study.spec import Configuration, Execution, Strict
+from study.thresholds import ALPHA, DELTA
 
 Model = TypeVar("Model", bound=Strict)
 

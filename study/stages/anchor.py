@@ -12,7 +12,7 @@ from study.run_folder.store import RunFolder
 from study.space.settings import Study
 from study.spec import Configuration
 from study.stages.analysis_interface import CALIBRATED, Analysis
-from study.stages.exchange import Refusal, exchange_jobs, exchanged, refusals
+from study.stages.hyperparameter_exchange import Refusal, exchange_jobs, exchanged, refusals
 from study.stages.plan import Arm, Tried
 from study.stages.single_network import (
     Candidate,

@@ -3,11 +3,16 @@
 from collections import Counter
 
 from study.jobs import Rows
-from study.schema import TrialRow
+from study.parquet_format import TrialRow
 from study.search.method_search import MethodSearch
 from study.space.settings import Study
 from study.spec import Configuration, TrialSpec
-from study.stages.matched import as_deep_ensemble, single_seeds, with_contenders, with_matched
+from study.stages.matched_anchors import (
+    as_deep_ensemble,
+    single_seeds,
+    with_contenders,
+    with_matched,
+)
 from study.stages.plan import Arm, Reason
 from study.stages.selection import shortlist
 

@@ -16,7 +16,10 @@ from study.run_folder.free_space import RESERVE, free_space
 from study.run_folder.store import RunFolder
 from study.space.domain import Domain
 from study.space.settings import MethodSpace, Study
-from study.stages import exchange, matched, pilot, single_network
+from study.stages import pilot
+from study.stages.hyperparameter_exchange import EXCHANGED
+from study.stages.matched_anchors import MORE, pool_seeds, single_seeds
+from study.stages.single_network import OWN
 
 MEMBERS: Final = 6
 """Sets of logits of a confirmed trial, on average: its members and the controls."""
@@ -51,15 +54,15 @@ def total(study: Study, each: Mapping[str, float]) -> float:
     cost = tuned + pilots + seeds * (arms + negative + (1 + 2 * most) * single)
     if protocol.anchors != "tuned":
         values = sum(min(count, _values(space)) for space, count in counts)
-        own = min(single_network.OWN, _values(study.space("single")))
+        own = min(OWN, _values(study.space("single")))
         networks = budget.anchor_seeds * (own + values)
         if protocol.anchors == "contended":
             # By the exchange all may have new values, and all of the own search be contenders.
             again = values if protocol.exchange else 0.0
-            networks += budget.anchor_seeds * again + matched.MORE * seeds * own
-        networks += values * (matched.MORE * seeds + most * matched.pool_seeds(seeds))
-        networks += matched.single_seeds(study, sum(count for _, count in counts), seeds)
-        exchanged = 2 * exchange.EXCHANGED * arms if protocol.exchange else 0.0
+            networks += budget.anchor_seeds * again + MORE * seeds * own
+        networks += values * (MORE * seeds + most * pool_seeds(seeds))
+        networks += single_seeds(study, sum(count for _, count in counts), seeds)
+        exchanged = 2 * EXCHANGED * arms if protocol.exchange else 0.0
         cost += single * networks + exchanged
     return cost
 

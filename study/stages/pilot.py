@@ -12,12 +12,12 @@ from typing import Final
 
 from study.errors import StudyError
 from study.jobs import Job, Rows
+from study.parquet_format import Role, TrialRow
 from study.run_folder.store import RunFolder
-from study.schema import Role, TrialRow
 from study.space.settings import Study
 from study.spec import derive_seed
 from study.stages.analysis_interface import CALIBRATED, Aim, Analysis, PlannedPair, PlannedSpread
-from study.stages.matched import MORE, pool_seeds, single_seeds
+from study.stages.matched_anchors import MORE, pool_seeds, single_seeds
 from study.stages.plan import Arm, read
 from study.stages.single_network import as_single
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from study.parquet_format import Role
 from study.run_folder.store import RunFolder
-from study.schema import Role
 from study.space.configuration import checked
 from study.space.settings import Protocol, Study
 from study.spec import Configuration, Strict, digest

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from scipy.stats import rankdata
 
-from study.schema import TrialRow
+from study.parquet_format import TrialRow
 
 DULL = 0.25
 """Share of the configurations, those with the least gain, that are ranked behind all others."""

@@ -17,7 +17,7 @@ from study.stages.analysis_interface import Analysis
 from study.stages.anchor import Anchored, anchored, validation_losses
 from study.stages.arms import choose_arms, shortlisted, spec_of
 from study.stages.confirm import confirm_jobs
-from study.stages.exchange import Refusal
+from study.stages.hyperparameter_exchange import Refusal
 from study.stages.pilot import Seen, pilot_jobs, seeds_declared, seeds_for
 from study.stages.plan import declare
 from study.stages.rescore import finalists, ranked, rescore_jobs

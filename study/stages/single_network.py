@@ -13,10 +13,11 @@ from typing import Final
 
 from study.errors import StudyError
 from study.jobs import Job, Rows
-from study.schema import APART, Role, TrialRow
+from study.parquet_format import Role, TrialRow
 from study.space.settings import Study
 from study.spec import Configuration, Regularisation, Strict, derive_seed
 from study.stages.plan import Arm, Tried
+from study.thresholds import APART
 
 OWN: Final = 5
 """Configurations of the single network's own search that are tried again."""

@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
 
-from study import schema
+from study import parquet_format
 from study.jobs import Job, PlannedJob, Rows, joined
-from study.schema import TrialRow
+from study.parquet_format import TrialRow
 from study.search.method_search import MethodSearch
 from study.spec import TrialSpec
 
@@ -35,7 +35,7 @@ class FixedStage:
 
     def __init__(
         self,
-        name: schema.Stage,
+        name: parquet_format.Stage,
         jobs: list[Job],
         rows: Rows,
         replicates_per_job: ReplicatesPerJob = one_replicate,
@@ -69,7 +69,7 @@ class FixedStage:
 class SearchStage:
     """The search of every tuned method, in turns, so that no slot waits for a generation to end."""
 
-    name: schema.Stage = "search"
+    name: parquet_format.Stage = "search"
 
     def __init__(self, searches: list[MethodSearch], rows: Rows) -> None:
         self.searches, self.rows = searches, rows

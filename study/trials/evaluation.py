@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from study import schema
+from study import parquet_format
 from study.datasets import evenly
 from study.diagnostics.curve import Curve
 from study.diagnostics.evidence import IMAGES, evidence_rows
@@ -14,8 +14,8 @@ from study.diagnostics.landscape import Probe, mean_network, member_networks, ne
 from study.diagnostics.objectives import nll, objectives
 from study.diagnostics.weight_trajectory import Trajectory
 from study.methods import Method, single
+from study.parquet_format import Outcome
 from study.run_folder.store import RunFolder
-from study.schema import Outcome
 from study.spec import Execution, TrialSpec, derive_seed
 from study.training.batches import Splits
 from study.training.fit import DivergenceError, OnEpoch
@@ -61,7 +61,7 @@ def evaluate(run: Run, setup: Setup) -> Outcome:
     if spec.stage != "confirm":
         store.write_predictions(spec.trial, "val", clean_table(logits, dataset.val[1], precision))
         return outcome
-    if spec.role in schema.MATCHED:  # There to be compared with on the endpoints alone.
+    if spec.role in parquet_format.MATCHED:  # There to be compared with on the endpoints alone.
         _predict_test(spec.trial, {"": method}, setup)
         return outcome
     networks = member_networks(method)
@@ -85,10 +85,10 @@ def _probe(splits: Splits) -> Probe:
 
 def _controls(method: Method, networks: list[nn.Module], probe: Probe) -> dict[str, Method]:
     """Return the one-member controls of a method, each under the prefix of its files."""
-    controls = {schema.COLLAPSED: method.collapsed()}
+    controls = {parquet_format.COLLAPSED: method.collapsed()}
     if len(networks) > 1 and not method.trained_apart:
         mean = mean_network(networks, probe.train)
-        controls[schema.MEAN_WEIGHTS] = single.Ensemble(single.Params(), lambda: mean, 0)
+        controls[parquet_format.MEAN_WEIGHTS] = single.Ensemble(single.Params(), lambda: mean, 0)
     return {prefix: control for prefix, control in controls.items() if control is not None}
 
 

@@ -1,4 +1,4 @@
-"""Logits as tables of the published format (:mod:`study.schema`), split by split."""
+"""Logits as tables of the published format (:mod:`study.parquet_format`), split by split."""
 
 from typing import Any, Literal
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from study import schema
+from study import parquet_format
 from study.datasets import Shifted
 
 Precision = Literal["float16", "float32"]
@@ -45,7 +45,7 @@ def _table(logits: Tensor, precision: Precision, **columns: np.ndarray[Any, Any]
     m, rows, classes = logits.shape
     if precision == "float16" and logits.abs().max() > torch.finfo(torch.float16).max:
         precision = "float32"
-    table_schema = schema.predictions(classes, precision)
+    table_schema = parquet_format.predictions(classes, precision)
     flat = logits.numpy().astype(precision).ravel()
     arrays = {
         "member": pa.array(np.repeat(np.arange(m), rows), pa.int16()),

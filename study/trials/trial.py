@@ -18,9 +18,9 @@ from study.diagnostics.curve import Curve
 from study.diagnostics.weight_trajectory import Trajectory, weight_cosine, when
 from study.errors import StudyError
 from study.methods import Method
+from study.parquet_format import Outcome, TrialRow
 from study.run_folder.paths import StoreError
 from study.run_folder.store import RunFolder
-from study.schema import Outcome, TrialRow
 from study.spec import Execution, TrialSpec
 from study.training.batches import Splits, default_device
 from study.training.determinism import deterministic
@@ -36,7 +36,7 @@ from study.training.fit import (
 from study.training.prediction import is_out_of_memory
 from study.training.stack import Stack, best_size, joined
 from study.trials.evaluation import Run, Setup, evaluate
-from study.trials.row import new_row, peak_bytes
+from study.trials.new_row import new_row, peak_bytes
 from study.trials.watch import Watch
 
 DEFAULT = Execution()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from study.methods import Method
-from study.schema import Outcome
+from study.parquet_format import Outcome
 from study.training.fit import DivergenceError, EpochDone, OnEpoch
 from study.trials.evaluation import Run
 

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study import schema
+from study import parquet_format
 from study.spec import SETTINGS, canonical, derive_seed, digest
 
 PROTOCOL: dict[str, Any] = {
@@ -45,7 +45,7 @@ class Arm:
     ``failed``: replicate -> status of runs that did not complete (``diverged``, ``failed``).
     """
 
-    role: schema.Role
+    role: parquet_format.Role
     method: str
     members: int = 4
     name: str | None = None
@@ -182,7 +182,7 @@ def simulate(arm: Arm, data: Data, split: str, seed: int) -> np.ndarray:
 def table(logits: np.ndarray, keys: dict[str, np.ndarray]) -> pa.Table:
     """Return logits (M, N, C) and the keys of the N rows in the format of predictions."""
     members, rows, classes = logits.shape
-    wanted = schema.predictions(classes)
+    wanted = parquet_format.predictions(classes)
     arrays = [pa.array(np.repeat(np.arange(members, dtype=np.int16), rows))]
     for name in wanted.names[1:-1]:
         once = pa.array(keys[name].tolist(), wanted.field(name).type)
@@ -229,7 +229,7 @@ def trial_row(
     if arm.method == "batchensemble":
         row |= {"cosine_init": 1 / (1 + arm.init_std**2) ** 2, "cosine": 0.98}
     row |= values
-    return pa.Table.from_pylist([row], schema=schema.TRIAL)
+    return pa.Table.from_pylist([row], schema=parquet_format.TRIAL)
 
 
 def write_trial(
@@ -251,11 +251,11 @@ def write_trial(
             pq.write_table(table(logits, keys), here / f"{split}.parquet")
             if arm.method == "batchensemble" and split != "ood":
                 collapsed = logits.mean(0, keepdims=True)
-                name = f"{schema.COLLAPSED}{split}.parquet"
+                name = f"{parquet_format.COLLAPSED}{split}.parquet"
                 pq.write_table(table(collapsed, keys), here / name)
         rows = geometry_rows(arm, replicate)
         if rows:
-            stored = pa.Table.from_pylist(rows, schema=schema.GEOMETRY)
+            stored = pa.Table.from_pylist(rows, schema=parquet_format.GEOMETRY)
             pq.write_table(stored, here / "geometry.parquet")
     pq.write_table(trial_row(arm, replicate, status=status), here / "trial.parquet")
     return here
@@ -268,7 +268,7 @@ def geometry_rows(arm: Arm, replicate: int) -> list[dict[str, Any]]:
     """
     if arm.members < 2:
         return []
-    empty = dict.fromkeys(schema.GEOMETRY.names)
+    empty = dict.fromkeys(parquet_format.GEOMETRY.names)
     end = 20
     rows = [{"quantity": "cka", "epoch": end, "value": 1 - arm.diversity / 2}]
     if arm.method != "mc_dropout":
@@ -323,8 +323,10 @@ def curve(end: float, gain: float, epochs: int = 8) -> pa.Table:
         left = (epochs - epoch) / epochs
         nll = end + left if epoch % 2 == 0 else None
         members = None if nll is None else nll + gain
-        rows.append(schema.CurveRow(epoch, None, 0.1 * left + 1e-3, 0.5 * end + left, nll, members))
-    return pa.Table.from_pylist([row._asdict() for row in rows], schema=schema.CURVE)
+        rows.append(
+            parquet_format.CurveRow(epoch, None, 0.1 * left + 1e-3, 0.5 * end + left, nll, members)
+        )
+    return pa.Table.from_pylist([row._asdict() for row in rows], schema=parquet_format.CURVE)
 
 
 def plan(arms: Iterable[Arm], seeds: int, **protocol: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a command printed last, by what it is about."""
 
-from analysis.verdict.closing import COLUMN
+from analysis.verdict.terminal_summary import COLUMN
 
 
 def told(printed: str) -> dict[str, str]:

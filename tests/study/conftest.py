@@ -8,11 +8,11 @@ import pytest
 
 from study import backbones, datasets
 from study.datasets import digits
-from study.schema import Outcome, TrialRow
+from study.parquet_format import Outcome, TrialRow
 from study.space.load import load_study
 from study.space.settings import Study
 from study.spec import Regularisation, Training, TrialSpec
-from study.trials.row import new_row
+from study.trials.new_row import new_row
 
 SMOKE = Path(__file__).parents[2] / "search_spaces" / "smoke.yaml"
 

@@ -15,7 +15,7 @@ from analysis.data.predictions import predictions
 from analysis.measures.measure import measure
 from analysis.report.__main__ import main
 from analysis.verdict.judge import judge
-from study import schema
+from study import parquet_format
 from tests.analysis.make_predictions import ARMS, make_predictions
 from tests.analysis.make_run import Data
 from tests.analysis.report.test_report import Page, payload
@@ -40,7 +40,7 @@ def one(tmp_path: Path) -> Path:
 def test_arms_are_folders_and_seeds_their_folders(folder: Path) -> None:
     run = load_predictions(folder)
 
-    assert run.trials.columns == schema.TRIAL.names
+    assert run.trials.columns == parquet_format.TRIAL.names
     roles = dict(run.trials.select("configuration", "role").unique().iter_rows())
     assert roles == {
         "single": "single",

@@ -14,7 +14,7 @@ import pytest
 from analysis.data.predictions import predictions, refuse_other_rows
 from analysis.data.protocol import PlannedArm, Protocol
 from analysis.data.run import Run, load
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
 from tests.analysis.make_run import SINGLE, Arm, Data, make_run, table, trial_row, write_trial
 
@@ -84,7 +84,7 @@ def test_missing_values_have_their_marks(folder: Path) -> None:
 
 def test_half_precision_is_read(folder: Path) -> None:
     full = read(folder).logits
-    change(folder, lambda t: t.cast(schema.predictions(4, "float16")))
+    change(folder, lambda t: t.cast(parquet_format.predictions(4, "float16")))
     np.testing.assert_allclose(read(folder).logits, full, rtol=1e-3)
 
 
@@ -97,7 +97,7 @@ def test_an_uncommitted_trial_is_ignored(folder: Path) -> None:
 def test_trials_keep_the_schema(folder: Path) -> None:
     write_trial(folder, SINGLE, DATA, 0)
     trials = load(folder).trials
-    assert trials.columns == schema.TRIAL.names
+    assert trials.columns == parquet_format.TRIAL.names
     assert trials["trial"].to_list() == sorted(trials["trial"])
 
 
@@ -106,7 +106,7 @@ def drop_version(rows: pa.Table) -> pa.Table:
 
 
 def later_version(rows: pa.Table) -> pa.Table:
-    return rows.replace_schema_metadata({schema.VERSION_KEY: b"99"})
+    return rows.replace_schema_metadata({parquet_format.VERSION_KEY: b"99"})
 
 
 def reorder(rows: pa.Table) -> pa.Table:
@@ -246,7 +246,7 @@ def test_a_row_of_another_type_is_refused(folder: Path) -> None:
     at = row.schema.get_field_index("members")
     row = row.set_column(at, "members", pa.array(["three"]))
     pq.write_table(row, trial_of(folder) / "trial.parquet")
-    with pytest.raises(StudyError, match=r"must have the types of study/schema.py"):
+    with pytest.raises(StudyError, match=r"must have the types of study/parquet_format.py"):
         load(folder)
 
 

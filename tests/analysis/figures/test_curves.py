@@ -20,7 +20,7 @@ from analysis.figures.curves import convergence, curves_figure
 from analysis.figures.pareto import front
 from analysis.measures.measure import Measures
 from analysis.verdict.judge import judge
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
 
 
@@ -105,9 +105,11 @@ def test_members_trained_one_by_one_are_averaged(tmp_path: Path, study: Path) ->
     trial = run.trials.filter(pl.col("status") == "complete")["trial"][0]
     file = study / "trials" / trial / "curve.parquet"
     before = file.read_bytes() if file.exists() else None
-    parts = [schema.CurveRow(1, part, 0.1, 1.0 + part, 2.0 + part, 2.0 + part) for part in (0, 1)]
+    parts = [
+        parquet_format.CurveRow(1, part, 0.1, 1.0 + part, 2.0 + part, 2.0 + part) for part in (0, 1)
+    ]
     try:
-        table = pa.Table.from_pylist([row._asdict() for row in parts], schema=schema.CURVE)
+        table = pa.Table.from_pylist([row._asdict() for row in parts], schema=parquet_format.CURVE)
         pq.write_table(table, file)
         own = curves(run).filter(pl.col("trial") == trial)
     finally:
@@ -121,7 +123,7 @@ def test_a_file_with_other_columns_is_one_line(study: Path) -> None:
     file = study / "trials" / trial[0] / "curve.parquet"
     before = file.read_bytes()
     other = pa.table({"epoch": [1]}).replace_schema_metadata(
-        {schema.VERSION_KEY: str(schema.VERSION)}
+        {parquet_format.VERSION_KEY: str(parquet_format.VERSION)}
     )
     try:
         pq.write_table(other, file)

@@ -15,7 +15,7 @@ from analysis.figures.context import FigureContext, figure_context
 from analysis.figures.members import evidence_figure, landscape_figure, trajectory_figure
 from analysis.measures.measure import measure
 from analysis.verdict.judge import judge
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
 from tests.analysis.make_run import (
     DEEP_ENSEMBLE,
@@ -104,7 +104,7 @@ def rewrite(file: Path, how: str) -> None:
     if how == "cut":
         file.write_bytes(file.read_bytes()[:-40])
     elif how == "version":
-        pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: b"9"}), file)
+        pq.write_table(table.replace_schema_metadata({parquet_format.VERSION_KEY: b"9"}), file)
     elif how == "column":
         pq.write_table(table.drop_columns(["layer"]), file)
     else:

@@ -18,7 +18,7 @@ from analysis.measures import measure as module
 from analysis.measures.columns import METRICS
 from analysis.measures.measure import Measures, measure
 from analysis.measures.selection import UNDECLARED
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
 from tests.analysis.make_run import (
     DEEP_ENSEMBLE,
@@ -159,7 +159,7 @@ def test_members_with_different_tasks_are_not_compared(tmp_path: Path) -> None:
     file = next(tmp_path.glob("trials/*/trial.parquet"))
     before = measure(load(tmp_path)).replicates.row(0, named=True)
     row = pq.read_table(file, partitioning=None).to_pylist()[0] | {"comparable": False}
-    pq.write_table(pa.Table.from_pylist([row], schema=schema.TRIAL), file)
+    pq.write_table(pa.Table.from_pylist([row], schema=parquet_format.TRIAL), file)
     after = measure(load(tmp_path)).replicates.row(0, named=True)
     assert (before["gain"], after["gain"], after["disagreement"]) == (0, None, None)
     assert after["nll"] == before["nll"]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.report.__main__ import main
-from study import schema
+from study import parquet_format
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
 from tests.analysis.printed import told
 from tests.analysis.report.test_report import Page, payload
@@ -43,7 +43,7 @@ def cut(size: int) -> Callable[[Path], object]:
 def version(number: bytes | None) -> Callable[[Path], object]:
     def change(file: Path) -> None:
         table = pq.read_table(file, partitioning=None)
-        metadata = {} if number is None else {schema.VERSION_KEY: number}
+        metadata = {} if number is None else {parquet_format.VERSION_KEY: number}
         pq.write_table(table.replace_schema_metadata(metadata), file)
 
     return change

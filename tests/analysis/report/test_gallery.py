@@ -19,7 +19,7 @@ from analysis.measures.measure import Measures
 from analysis.measures.selection import replicates_by_arm
 from analysis.report.gallery import SHOWN, gallery
 from analysis.verdict.judge import judge
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
 
 SIDE = 6
@@ -58,8 +58,10 @@ def write_images(run: Run, channels: int = 1, height: int = SIDE, most: int = 20
         }
         for n in range(4)
     ]
-    empty = dict.fromkeys(schema.IMAGES.names)
-    table = pa.Table.from_pylist([empty | shape | row for row in rows], schema=schema.IMAGES)
+    empty = dict.fromkeys(parquet_format.IMAGES.names)
+    table = pa.Table.from_pylist(
+        [empty | shape | row for row in rows], schema=parquet_format.IMAGES
+    )
     pq.write_table(table, Path(str(run.folder)) / "images.parquet")
 
 
@@ -137,7 +139,7 @@ def test_a_run_without_images_has_no_such_section(context: FigureContext, own: R
 
 def test_a_file_with_other_columns_is_one_line(own: Run) -> None:
     table = pa.table({"split": ["test"]}).replace_schema_metadata(
-        {schema.VERSION_KEY: str(schema.VERSION)}
+        {parquet_format.VERSION_KEY: str(parquet_format.VERSION)}
     )
     pq.write_table(table, Path(str(own.folder)) / "images.parquet")
     with pytest.raises(StudyError, match="columns must be those of IMAGES"):

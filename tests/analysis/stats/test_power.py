@@ -32,7 +32,7 @@ from analysis.stats.power import (
     seeds_needed,
 )
 from analysis.verdict.decisions import tests_of as p_values_of
-from study.schema import LEAST_SEEDS
+from study.thresholds import LEAST_SEEDS
 
 TEST = Spread(0.30, 0.25, 0.18)
 SHIFT = Spread(0.235, 0.12, 0.08)

@@ -48,8 +48,8 @@ from analysis.validation.stress import gate, stress
 from analysis.verdict.arms import PlacedArm
 from analysis.verdict.judge import judge
 from study.errors import StudyError
-from study.schema import DELTA
-from study.stages.matched import pool_seeds
+from study.stages.matched_anchors import pool_seeds
+from study.thresholds import DELTA
 
 RECOVERIES = [(0.7, 0.8, 0.9), (0.0, 0.0, 0.0), (0.4, 0.3, 0.4), (-0.8, -0.7, 0.0)]
 

@@ -563,7 +563,7 @@ def test_an_unfinished_study_announces_nothing(late: str) -> None:
         parameters=pl.when(pl.col("arm") == "candidate1").then(9.0).otherwise(1.0)
     )
     judged = judge(short_of(found, late), declared(found), spent)
-    assert (judged.unfinished, judged.withheld) == (True, False)
+    assert (judged.unfinished, judged.withheld, judged.stands) == (True, False, False)
     assert wording.headline(judged) == (
         "No verdict yet: the study is not finished: 59 of 60 runs are there.",
     )

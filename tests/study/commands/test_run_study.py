@@ -16,7 +16,7 @@ from study.run import main
 from study.run_folder.store import RunFolder
 from study.spec import canonical
 from study.stages.plan import Arm, declare
-from study.trials.row import versions
+from study.trials.new_row import versions
 from tests.study.conftest import row_of
 
 SMOKE = Path(__file__).parents[3] / "search_spaces" / "smoke.yaml"

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from study import datasets
 from study.datasets._sample import SHOWN
-from study.schema import IMAGES
+from study.parquet_format import IMAGES
 
 
 def image(row):

@@ -22,7 +22,7 @@ from study.diagnostics.landscape import (
 )
 from study.layers.members import repeat_for_members, update_batch_norm
 from study.methods import build
-from study.schema import GeometryRow
+from study.parquet_format import GeometryRow
 
 
 def mlp():

@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
 from study.run_folder.integrity import examine, set_aside, sound_rows, verify
 from study.run_folder.store import ROW, RunFolder
@@ -87,7 +87,9 @@ def test_damage_is_named_and_set_aside(run, capsys, damage):
 def test_a_row_of_another_release_is_no_damage(run):
     store, trials = run
     path = store.folder(trials[0]) / ROW
-    pq.write_table(pq.read_table(path).replace_schema_metadata({schema.VERSION_KEY: b"9"}), path)
+    pq.write_table(
+        pq.read_table(path).replace_schema_metadata({parquet_format.VERSION_KEY: b"9"}), path
+    )
     with pytest.raises(StudyError, match="schema version must be"):
         sound_rows(store)
     assert path.exists()

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from study import schema
+from study import parquet_format
 from study.errors import StudyError
+from study.parquet_format import File, GeometryRow, TrialRow
 from study.run_folder.store import GEOMETRY, ROW, RunFolder
-from study.schema import File, GeometryRow, TrialRow
 from tests.study.conftest import row_of
 
 
@@ -39,20 +39,20 @@ ARROW = {str: "string", int: "int", float: "double", bool: "bool", datetime: "ti
 
 def test_a_row_has_the_columns_of_the_published_schema():
     hints = get_type_hints(TrialRow)
-    assert set(hints) == set(schema.TRIAL.names)
-    for column in schema.TRIAL:
+    assert set(hints) == set(parquet_format.TRIAL.names)
+    for column in parquet_format.TRIAL:
         hint = hints[column.name]
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
         assert column.nullable == (len(kinds) < len(get_args(hint))), column.name
         kind = kinds[0] if column.nullable else hint
         if get_origin(kind) is tuple:
             item = get_args(kind)[0]
-            assert column.type == pa.list_(schema.FILE if item is File else pa.string())
+            assert column.type == pa.list_(parquet_format.FILE if item is File else pa.string())
         else:
             kind = type(get_args(kind)[0]) if get_origin(kind) is Literal else kind
             assert str(column.type).startswith(ARROW[kind]), column.name
-    assert set(GeometryRow._fields) == set(schema.GEOMETRY.names)
-    assert list(get_type_hints(File)) == [schema.FILE.field(i).name for i in range(2)]
+    assert set(GeometryRow._fields) == set(parquet_format.GEOMETRY.names)
+    assert list(get_type_hints(File)) == [parquet_format.FILE.field(i).name for i in range(2)]
 
 
 def test_a_value_of_geometry_that_is_not_finite_is_null(store):
@@ -60,7 +60,7 @@ def test_a_value_of_geometry_that_is_not_finite_is_null(store):
     rows = [GeometryRow("barrier", value, 1, i=0, j=j) for j, value in enumerate(values)]
     store.write_geometry("a1", rows)
     table = pq.read_table(store.folder("a1") / GEOMETRY)
-    assert table.schema.equals(schema.GEOMETRY)
+    assert table.schema.equals(parquet_format.GEOMETRY)
     assert table["value"].to_pylist() == [0.5, None, None, None, None]
     assert table["j"].to_pylist() == [0, 1, 2, 3, 4]
     assert table["layer"].null_count == 5
@@ -122,10 +122,10 @@ def test_a_row_of_before_a_column_was_there_is_read(store, make_spec):
     store.commit(row)
     path = store.folder(row.trial) / ROW
     table = pq.read_table(path).drop_columns("deterministic")
-    pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: b"4"}), path)
+    pq.write_table(table.replace_schema_metadata({parquet_format.VERSION_KEY: b"4"}), path)
     assert store.row(row.trial).deterministic is None
     assert store.row(row.trial).val_nll == row.val_nll
-    pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: b"5"}), path)
+    pq.write_table(table.replace_schema_metadata({parquet_format.VERSION_KEY: b"5"}), path)
     with pytest.raises(StudyError, match="other columns"):
         store.row(row.trial)
 
@@ -135,7 +135,7 @@ def test_another_schema_version_is_refused(store, make_spec):
     store.commit(row)
     path = store.folder(row.trial) / ROW
     table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: b"99"}), path)
+    pq.write_table(table.replace_schema_metadata({parquet_format.VERSION_KEY: b"99"}), path)
     with pytest.raises(StudyError, match="schema version must be 4 or 5, but is 99"):
         store.rows()
     pq.write_table(pa.table({"a": [1]}), path)

@@ -15,13 +15,13 @@ from analysis.data.run import load
 from analysis.stats.power import Pair, Replicates, Spread, power_all, seeds_needed
 from study.commands import power
 from study.errors import StudyError
+from study.parquet_format import TRIAL
 from study.run_folder.store import RunFolder
-from study.schema import TRIAL
 from study.space.load import load_study
 from study.space.settings import Endpoint
 from study.stages import pilot
 from study.stages.analysis_interface import CALIBRATED
-from study.stages.matched import as_deep_ensemble, pool_seeds, single_seeds
+from study.stages.matched_anchors import as_deep_ensemble, pool_seeds, single_seeds
 from study.stages.pilot import (
     LEAST,
     MOST,

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from study.stages.exchange import exchange_jobs, exchanged, with_values_of
+from study.stages.hyperparameter_exchange import exchange_jobs, exchanged, with_values_of
 from study.stages.plan import Arm
 from tests.study.stages.anchoring import arm, nll, other_values, rows_of
 from tests.study.stages.test_sequence import finished, plan_of

@@ -15,7 +15,7 @@ MOST: Final = 3
 """Doubts that are told; the page has all."""
 
 
-def closing(verdict: Verdict, confirmed: bool, given: bool = False) -> list[str]:
+def terminal_summary(verdict: Verdict, confirmed: bool, given: bool = False) -> list[str]:
     """Return lines for a terminal.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from study.schema import Outcome, TrialRow
+from study.parquet_format import Outcome, TrialRow
 from study.spec import TrialSpec, canonical
 
 

@@ -38,14 +38,6 @@ Role = Literal[
 ]
 MATCHED: Final = ("matched_single", "matched_deep_ensemble")
 """Roles of the anchors that have an arm's own backbone and hyperparameters."""
-DELTA: Final = 0.25
-"""The margin, in units of recovery, where none is declared."""
-ALPHA: Final = 0.05
-"""The one-sided level of every test, where none is declared."""
-LEAST_SEEDS: Final = 5
-"""Of every arm: with fewer the shape of the errors cannot be seen, and a t-test rests on that."""
-APART: Final = 2.0
-"""Standard errors of a difference on validation data above which one network is the better one."""
 Stage = Literal["search", "rescore", "anchor", "pilot", "confirm"]
 Status = Literal["complete", "pruned", "diverged", "failed"]
 
@@ -281,7 +273,7 @@ def check_version(schema: pa.Schema, file: str) -> None:
     if found is None:
         raise StudyError(
             f"{file}: no key {VERSION_KEY.decode()!r} in the file's metadata; "
-            f"write it with the schema of study/schema.py (version {VERSION})"
+            f"write it with the schema of study/parquet_format.py (version {VERSION})"
         )
     if found not in [str(version).encode() for version in READABLE]:
         raise StudyError(

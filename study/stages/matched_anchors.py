@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil, sqrt
 from typing import Final
 
-from study.schema import Role
+from study.parquet_format import Role
 from study.space.settings import Study
 from study.spec import Configuration
 from study.stages.plan import Arm, Matched

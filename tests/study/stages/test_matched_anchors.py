@@ -2,7 +2,7 @@
 
 import pytest
 
-from study.stages.matched import MORE, pool_seeds, with_contenders, with_matched
+from study.stages.matched_anchors import MORE, pool_seeds, with_contenders, with_matched
 from tests.study.stages.anchoring import arm, other_values
 from tests.study.stages.test_sequence import finished, plan_of
 

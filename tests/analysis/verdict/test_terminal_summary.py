@@ -8,9 +8,9 @@ import pytest
 from analysis.data.run import load
 from analysis.figures.studies import studies_figure
 from analysis.measures.measure import measure
-from analysis.verdict.closing import closing
 from analysis.verdict.judge import judge
 from analysis.verdict.schema import Verdict
+from analysis.verdict.terminal_summary import terminal_summary
 from tests.analysis import printed
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
 
@@ -24,7 +24,7 @@ def judged(folder: Path, *arms: Arm, seeds: int = 8, controls: bool = True) -> V
 
 
 def told(verdict: Verdict) -> dict[str, str]:
-    return printed.told("\n".join(closing(verdict, confirmed=True)))
+    return printed.told("\n".join(terminal_summary(verdict, confirmed=True)))
 
 
 def test_an_escape_is_to_be_repeated(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_what_is_undecided_has_the_seeds_that_would_decide(tmp_path: Path) -> No
 
 def test_before_anything_is_confirmed_only_that_is_said(tmp_path: Path) -> None:
     verdict = judged(tmp_path / "run", seeds=2, controls=False)
-    assert closing(verdict, confirmed=False) == [verdict.sentence]
+    assert terminal_summary(verdict, confirmed=False) == [verdict.sentence]
 
 
 def test_a_withheld_verdict_is_not_to_be_repeated(tmp_path: Path) -> None:
@@ -70,13 +70,13 @@ def test_a_withheld_verdict_is_not_to_be_repeated(tmp_path: Path) -> None:
 
 def test_of_predictions_alone_no_command_is_told(tmp_path: Path) -> None:
     verdict = judged(tmp_path / "run", Arm("candidate", "batchensemble", name="a", diversity=0.3))
-    assert not any(line.startswith("next") for line in closing(verdict, True, given=True))
+    assert not any(line.startswith("next") for line in terminal_summary(verdict, True, given=True))
 
 
 @pytest.mark.parametrize("diversity", [0.3, 0.95])
 def test_no_line_is_wide_and_no_number_is_broken(tmp_path: Path, diversity: float) -> None:
     name = "a configuration with a name of many words, as people give them"
     arm = Arm("candidate", "batchensemble", name=name, diversity=diversity)
-    lines = closing(judged(tmp_path / "run", arm), confirmed=True)
+    lines = terminal_summary(judged(tmp_path / "run", arm), confirmed=True)
     assert max(map(len, lines)) <= 100
     assert not any(line.strip().startswith("%") for line in lines)
