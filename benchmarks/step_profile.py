@@ -1,6 +1,6 @@
 """What the time of a training step is spent on, ours and the peers'.
 
-``python -m benchmarks.step_profile`` takes every side of the first rows of
+``python -m benchmarks.step_profile`` takes every side of some rows of
 :mod:`benchmarks.training` and prints the median time of a step and, from a profile of further
 steps, the time by kind of operation, in milliseconds. The profile includes the profiler's overhead
 for each operation but no Python between them, so that its columns do not add up to the step.
@@ -16,11 +16,11 @@ from typing import Final
 import torch
 from torch.autograd.profiler import profile
 
-from benchmarks.training import ROWS, Act, Ratio, Setting
+from benchmarks.training import ROWS, Act, Ratio, Setting, stacked
 from study.cluster.worker import keep_freed_memory
 
-PROFILED: Final = 3
-"""How many of the rows there: those of small networks, where not all is convolution."""
+PROFILED: Final = (*ROWS[:3], lambda setting: stacked(32, setting))
+"""Rows of small networks, where not all is convolution."""
 KINDS: Final = {
     "products": (
         *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(0)
     print(f"| what | side | step | {' | '.join((*KINDS, OTHER))} |")
     print("|" + " --- |" * (len(KINDS) + 4))
-    for row in ROWS[:PROFILED]:
+    for row in PROFILED:
         row(Profile(arguments.rounds, torch.device("cpu")))
     return 0
 
