@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from study.trials import row
+from study.trials import new_row
 from study.trials.trial import KEPT
 
 CUDA: Final = torch.device("cuda", 0)
@@ -273,7 +273,7 @@ def pretend_card() -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch, "autocast", _Autocast))
         # What avoids faulty kernels of oneDNN for CPUs does not do so for a card.
         stack.enter_context(without_onednn())
-        for forget in (row.device_name.cache_clear, KEPT.clear):
+        for forget in (new_row.device_name.cache_clear, KEPT.clear):
             forget()
             stack.callback(forget)
         operations = _Operations()

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from study import backbones, schema
+from study import backbones, parquet_format
 from study.diagnostics import curve
 from study.plugins import load_plugin, names
 from study.run_folder.store import CURVE, RunFolder
@@ -106,9 +106,9 @@ def test_a_long_training_is_looked_at_ten_times(make_spec, data, tmp_path):
 def test_what_is_not_finite_is_null(tmp_path):
     store = RunFolder(tmp_path)
     store.create()
-    store.write_curve("a1", [schema.CurveRow(1, None, 0.1, 2.0, math.inf, math.nan)])
+    store.write_curve("a1", [parquet_format.CurveRow(1, None, 0.1, 2.0, math.inf, math.nan)])
     table = pq.read_table(store.folder("a1") / CURVE)
-    assert table.schema.equals(schema.CURVE, check_metadata=True)
+    assert table.schema.equals(parquet_format.CURVE, check_metadata=True)
     assert table.to_pylist()[0]["val_nll"] is table.to_pylist()[0]["val_members_nll"] is None
 
 

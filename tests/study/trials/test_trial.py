@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from study import backbones, schema
+from study import backbones, parquet_format
 from study.diagnostics.cost import Flops
 from study.diagnostics.objectives import log_ensemble, nll, objectives
 from study.diagnostics.weight_trajectory import weight_cosine
@@ -63,7 +63,7 @@ def test_predictions_have_the_published_schema_and_order(make_spec, data, store)
     run(spec, data, store, execution=Execution(precision="float32"))
     for split, rows in (("test", len(data.test[1])), ("shift", len(data.shift.labels))):
         table = pq.read_table(store.folder(spec.trial) / f"{split}.parquet")
-        published = schema.predictions(10, "float32")
+        published = parquet_format.predictions(10, "float32")
         assert table.schema.equals(published)
         assert table.schema.metadata == published.metadata
         np.testing.assert_array_equal(table["member"], np.repeat(np.arange(3), rows))
@@ -115,7 +115,7 @@ def test_half_precision_gives_way_to_overflow(make_spec, data, store):
 
     logits = torch.full((1, 4, 3), 1e5)
     table = clean_table(logits, np.zeros(4, dtype=np.int64), "float16")
-    assert table.schema.field("logits").type.value_type == schema.pa.float32()
+    assert table.schema.field("logits").type.value_type == parquet_format.pa.float32()
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -191,10 +191,10 @@ def test_geometry_follows_the_members_from_start_to_end(make_spec, data, store):
     spec = make_spec("batch_ensemble", BE)
     row = run(spec, data, store)
     table = pq.read_table(store.folder(spec.trial) / GEOMETRY)
-    assert table.schema.equals(schema.GEOMETRY)
-    assert table.schema.metadata == schema.GEOMETRY.metadata
+    assert table.schema.equals(parquet_format.GEOMETRY)
+    assert table.schema.metadata == parquet_format.GEOMETRY.metadata
     rows = table.to_pylist()
-    assert {r["quantity"] for r in rows} == set(schema.QUANTITIES)
+    assert {r["quantity"] for r in rows} == set(parquet_format.QUANTITIES)
     whole = {(r["quantity"], r["epoch"]): r["value"] for r in rows if r["layer"] is None is r["i"]}
     assert [epoch for name, epoch in whole if name == "spread"] == [0, 1, 2]
     assert whole["cosine", 0] == pytest.approx(row.cosine_init)
@@ -211,7 +211,7 @@ def test_geometry_follows_the_members_from_start_to_end(make_spec, data, store):
     [
         ("single", {}, None),
         ("mc_dropout", {"members": 3}, {"cka"}),
-        ("deep_ensemble", {"members": 2}, set(schema.QUANTITIES)),
+        ("deep_ensemble", {"members": 2}, set(parquet_format.QUANTITIES)),
     ],
 )
 def test_geometry_of_other_methods(make_spec, data, store, method, params, found):
