@@ -30,7 +30,7 @@ def trial_list(context: FigureContext) -> dict[str, Any]:
         ``titles`` and ``numeric`` of the columns; ``rows``: what each shows, by column as
         ``html.pack`` has it; ``curves``: trial -> epochs and validation NLLs; ``note``.
     """
-    order = {stage: number for number, stage in enumerate(STAGES)}
+    order = {stage: at for at, stage in enumerate(STAGES)}
     trials = context.trials.sort(
         pl.col("stage").replace_strict(order, return_dtype=pl.Int8), "method", "finished", "trial"
     )

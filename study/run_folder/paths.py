@@ -255,6 +255,18 @@ def local_path(given: str | Path) -> Path:
     return Path(os.path.expanduser(given))
 
 
+def _encodable(path: Path) -> Path:
+    """Refuse a path that Ray and pyarrow cannot take: its bytes are no text in this locale."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise StudyError(
+            f"{path.absolute()}: a path must be UTF-8, but has letters that are not, or that the "
+            "locale lacks; rename it, or set PYTHONUTF8=1"
+        ) from None
+    return path
+
+
 def any_path(address: str | Path) -> AnyPath:
     """Return the place of an address: ``s3://``, ``gs://``, or a path.
 
@@ -265,7 +277,7 @@ def any_path(address: str | Path) -> AnyPath:
     if not separator and str(address).startswith(tuple(f"{known}:" for known in SCHEMES)):
         raise StudyError(f"{address}: an address begins with two slashes, as s3://; fix it")
     if not separator:
-        return local_path(address)
+        return _encodable(local_path(address))
     key = rest.strip("/")
     if {"?", "@"} & set(key):
         raise StudyError(

@@ -204,3 +204,16 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
 def test_a_file_of_the_longest_name_is_written_whole(tmp_path):
     write_atomically(tmp_path / ("x" * 255), b"whole")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"whole"]
+
+
+def test_a_path_that_is_no_text_is_refused_in_one_line(tmp_path, monkeypatch):
+    """As of a folder with an old encoding, or of any accent where the locale is C."""
+    folder = tmp_path / os.fsdecode(b"l\xe4ufe")
+    rule = r"l\\udce4ufe.*: a path must be UTF-8, .*; rename it, or set PYTHONUTF8=1"
+    with pytest.raises(StudyError, match=rule):
+        any_path(folder)
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(StudyError, match=rule):
+        any_path("run")
+    assert any_path(tmp_path / "läufe") == tmp_path / "läufe"
