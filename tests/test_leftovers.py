@@ -11,9 +11,10 @@ import pytest
 from tests.running import ROOT
 
 TESTS = """
-import subprocess, tempfile, time
+import signal, subprocess, tempfile, time
 from tests import leftovers
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A job in the background ignores it.
 leftovers.watch()
 started = subprocess.Popen(["sleep", "1000"], start_new_session=True)
 print(tempfile.mkdtemp(), started.pid, flush=True)
@@ -35,7 +36,7 @@ def test_processes_and_folders_end_with_the_tests(number):
     assert Path(folder).exists()
     assert Path("/proc", pid).exists()
     tests.send_signal(number)
-    tests.communicate()
+    tests.communicate(timeout=60)
     deadline = time.monotonic() + 20
     while Path("/proc", pid).exists() or Path(folder).parent.exists():
         assert time.monotonic() < deadline
