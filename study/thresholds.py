@@ -1,4 +1,4 @@
-"""The numbers on which a verdict rests, where a study declares no others."""
+"""The numbers on which a verdict rests; a study may declare another margin and another level."""
 
 from typing import Final
 

@@ -1,7 +1,8 @@
 """No comprehension hides a function that is called beside it: Python 3.12.1 then loses it.
 
-It computes comprehensions within their function (PEP 709), and took a global name that was also the
-variable of one comprehension and used in another for a local variable: UnboundLocalError.
+It computes comprehensions within their function (PEP 709). Where one has a global name as its
+variable and another uses that name, it takes it for a local variable: UnboundLocalError. Python
+3.13.0 does not.
 """
 
 import ast

@@ -1,6 +1,7 @@
 """Workers that Ray kills when their node is short of memory.
 
-Ray reports that as an error which Tune does not know: it would end the whole study.
+Ray reports that as an error which Tune does not know: it would end the whole study. Ray has no
+types: to mypy its classes are any.
 """
 
 from typing import Any

@@ -100,7 +100,7 @@ class Cluster:
     def launched(self) -> str:
         """Return what the newest process that starts nodes wrote last, with its updaters."""
         logs = sorted(self.hosts[0].folder.glob("tmp/ray/session_2*/logs/monitor.*"))
-        newest = [log for log in logs if logs and log.parent == logs[-1].parent]
+        newest = [log for log in logs if log.parent == logs[-1].parent]
         return "\n".join(f"{log.name}: {log.read_text()[-6000:]}" for log in newest)
 
     def wait(self, what: str, holds: Callable[[], Any], seconds: float = 300) -> Any:

@@ -63,7 +63,7 @@ def test_a_study_outlives_worker_link_and_head(tmp_path):
         cluster.wait("the command has ended", lambda: driver.poll() is not None)
         before = {trial: store.row(trial).finished for trial in store.committed()}
         (machines,) = (head.folder / "tmp" / "ray").glob("cluster-*.state")
-        machines.write_text("")  # As it is left where that fell into Ray's writing it.
+        machines.write_text("")  # As it is left if that falls into Ray's writing it.
         cluster.ray("up", "-y", "--no-config-cache")
         cluster.wait("all hosts have joined", lambda: all(h.processes("raylet/") for h in hosts))
         driver = cluster.study(str(out), *STUDY)
