@@ -10,7 +10,7 @@ STATE := $(VENV)/.installed
 # More processes than two cores, as many tests wait.
 PARALLEL := --dist loadfile --no-loadscope-reorder
 
-.PHONY: study dashboard test test-all test-peers test-cluster bench chaos results audit lint clean
+.PHONY: study dashboard test test-slow test-all test-peers test-cluster bench chaos results audit lint clean
 
 study: $(STATE)-study
 	$(BIN)/python -m study.run --space $(SPACE)
@@ -23,7 +23,11 @@ dashboard: $(STATE)-dashboard
 test: $(STATE)-test lint
 	$(BIN)/python -m pytest -n 3 $(PARALLEL)
 
-# What `make test` leaves out as well: whole studies, clusters, other libraries, simulations.
+# What `make test` leaves out: whole studies, clusters, other libraries, simulations.
+test-slow: $(STATE)-test
+	$(BIN)/python -m pytest -n 3 $(PARALLEL) -m "slow or peer or cluster" --durations 10
+
+# Both at once, with more examples of what is drawn at random.
 test-all: $(STATE)-test lint
 	$(BIN)/python -m pytest -n 3 $(PARALLEL) -m "" --hypothesis-profile thorough --durations 10
 

@@ -32,7 +32,7 @@ from study.run_folder.store import GEOMETRY, ROW, RunFolder
 
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "search_spaces" / "smoke.yaml"
-SHORT = ["budget.trials=8", "protocol.seeds=4", "fixed.training.epochs=120"]
+SHORT = ["budget.trials=8", "protocol.seeds=3", "fixed.training.epochs=60"]
 LONG = ["budget.trials=60", "protocol.seeds=40", "fixed.training.epochs=300"]
 """What a study is made of that outlives few kills, or many: about two minutes on two cores."""
 MARK = "ESCAPE_STUDY_CHAOS"

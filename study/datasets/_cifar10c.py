@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.datasets import Images, Labels, Shifted
-from study.datasets._corruptions import SEVERITIES, subset
+from study.datasets._corruptions import SEVERITIES, copied, subsets
 from study.errors import StudyError
 
 CONDITIONS: Final = (
@@ -34,40 +34,39 @@ CONDITIONS: Final = (
 )
 
 
-def read(folder: Path, labels: Labels, size: int, seed: int) -> Shifted:
-    """Return the corrupted copies of one seeded subset of the test images.
+def read(folder: Path, labels: Labels, size: int, seed: int, distinct: bool = False) -> Shifted:
+    """Return the corrupted copies of seeded subsets of the test images.
 
     Args:
         folder: The published ``CIFAR-10-C``.
         labels: (N,) of the clean test images in their published order.
-        size: Images of the subset at most.
+        size: Images of a subset at most.
         seed: Root of the draw.
+        distinct: See :func:`study.datasets._corruptions.subsets`.
 
     Raises:
         StudyError: When a file is missing, damaged, or does not belong to these test images.
     """
-    example = subset(len(labels), size, seed)
-    severity = np.array(SEVERITIES, np.int8)
+    cells = [(condition, severity) for condition in CONDITIONS for severity in SEVERITIES]
+    examples = subsets(len(cells), len(labels), size, seed, distinct)
     _check_labels(folder / "labels.npy", labels)
-    return Shifted(
-        images=np.concatenate(
-            [_read_condition(folder / f"{name}.npy", example, len(labels)) for name in CONDITIONS]
-        ),
-        labels=np.tile(labels[example], len(CONDITIONS) * len(SEVERITIES)),
-        example=np.tile(example, len(CONDITIONS) * len(SEVERITIES)).astype(np.int32),
-        condition=np.repeat(CONDITIONS, len(SEVERITIES) * len(example)),
-        severity=np.tile(np.repeat(severity, len(example)), len(CONDITIONS)),
-    )
+    by_condition = np.split(examples, len(CONDITIONS))
+    copies = [
+        _read_condition(folder / f"{name}.npy", own, len(labels))
+        for name, own in zip(CONDITIONS, by_condition, strict=True)
+    ]
+    return copied(np.concatenate(copies), labels, examples, cells)
 
 
-def _read_condition(file: Path, example: NDArray[np.int64], total: int) -> Images:
+def _read_condition(file: Path, examples: NDArray[np.int64], total: int) -> Images:
+    """Return the copies under one condition of the images (5, S), severity by severity."""
     stored = _map(file)
     expected = (len(SEVERITIES) * total, 32, 32, 3)
     if stored.shape != expected or stored.dtype != np.uint8:
         raise StudyError(
             f"{file}: must be {expected} uint8, but is {stored.shape} {stored.dtype}; get it again"
         )
-    rows = np.concatenate([example + block * total for block in range(len(SEVERITIES))])
+    rows = (examples + total * np.arange(len(SEVERITIES))[:, None]).ravel()
     return np.ascontiguousarray(stored[rows].transpose(0, 3, 1, 2))
 
 

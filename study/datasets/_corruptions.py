@@ -169,33 +169,70 @@ def shifted(
     seed: int,
     conditions: Sequence[str] = TEST,
     severities: Sequence[int] = SEVERITIES,
+    distinct: bool = False,
 ) -> Shifted:
-    """Return corrupted copies of one seeded subset, the same in every (condition, severity).
+    """Return corrupted copies of seeded subsets.
 
     Args:
         images: (N, C, H, W) clean images of a split.
         labels: (N,).
-        size: Images of the subset at most.
-        seed: Root of the subset and of the corruptions' random draws.
+        size: Images of a subset at most.
+        seed: Root of the subsets and of the corruptions' random draws.
         conditions: Keys of ``CORRUPTIONS``, at least one.
         severities: Any of 1 to 5, at least one.
+        distinct: See :func:`subsets`.
 
     Returns:
         Rows ordered by condition, severity and example, in the order of the arguments.
     """
-    example = subset(len(labels), size, seed)
-    originals = images[example]
     cells = [(condition, severity) for condition in conditions for severity in severities]
+    examples = subsets(len(cells), len(labels), size, seed, distinct)
+    copies = [corrupt(images[own], *cell, seed) for own, cell in zip(examples, cells, strict=True)]
+    return copied(np.concatenate(copies), labels, examples, cells)
+
+
+def copied(
+    images: Images, labels: Labels, examples: NDArray[np.int64], cells: Sequence[tuple[str, int]]
+) -> Shifted:
+    """Return shifted copies with what is known of their originals.
+
+    Args:
+        images: (K * S, C, H, W), in the order of ``examples``.
+        labels: (N,) of the split that the originals are of.
+        examples: (K, S) numbers of the originals.
+        cells: Condition and severity of each of the K rows of these.
+    """
+    _, size = examples.shape
     return Shifted(
-        images=np.concatenate([corrupt(originals, *cell, seed) for cell in cells]),
-        labels=np.tile(labels[example], len(cells)),
-        example=np.tile(example, len(cells)).astype(np.int32),
-        condition=np.repeat([condition for condition, _ in cells], len(example)),
-        severity=np.repeat([severity for _, severity in cells], len(example)).astype(np.int8),
+        images=images,
+        labels=labels[examples].ravel(),
+        example=examples.ravel().astype(np.int32),
+        condition=np.repeat([condition for condition, _ in cells], size),
+        severity=np.repeat([severity for _, severity in cells], size).astype(np.int8),
     )
+
+
+def subsets(
+    number: int, total: int, size: int, seed: int, distinct: bool = False
+) -> NDArray[np.int64]:
+    """Return K subsets of at most S of the numbers below ``total``, each ascending, (K, S).
+
+    Args:
+        number: K.
+        total: Of what they are drawn.
+        size: S.
+        seed: Of the draw.
+        distinct: Whether none shares a number with another before all have been used, or all are
+            the same.
+    """
+    rng = np.random.default_rng(derive_seed("subset", seed))
+    drawn = rng.permutation(total)
+    size = min(size, total)
+    first = np.arange(number) * size if distinct else np.zeros(number, np.int64)
+    return np.sort(drawn[(first[:, None] + np.arange(size)) % total], axis=1)
 
 
 def subset(total: int, size: int, seed: int) -> NDArray[np.int64]:
     """Return at most ``size`` of the numbers below ``total``, ascending, drawn by ``seed``."""
-    rng = np.random.default_rng(derive_seed("subset", seed))
-    return np.sort(rng.permutation(total)[:size])
+    (only,) = subsets(1, total, size, seed)
+    return only

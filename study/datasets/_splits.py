@@ -79,13 +79,13 @@ def assemble(
         train = _sample(pool, "train_size", options.train_size or len(pool[1]), options)
         val = _sample(val, "val_size", options.val_size, options)
         test = test or val
-    seed = shift_seed(options)
-    shift = shift or shifted(*test, options.shift_size, seed)
+    size, seed, distinct = options.shift_size, shift_seed(options), options.shift_distinct
+    shift = shift or shifted(*test, size, seed, distinct=distinct)
     return Dataset(
         train=train,
         val=val,
         test=test,
-        val_shift=shifted(*val, options.shift_size, seed, held_out(shift), VALIDATION_SEVERITIES),
+        val_shift=shifted(*val, size, seed, held_out(shift), VALIDATION_SEVERITIES, distinct),
         shift=shift,
         classes=classes,
         ood={name: keep(images, options) for name, images in ood.items()},

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from study.spec import Strict
 
@@ -27,7 +27,20 @@ class CommonOptions(Strict):
     val_size: int = Field(ge=1, description="images held out of the training set")
     split_seed: int = Field(0, ge=0)
     shift_size: int = Field(400, ge=1, description="images per corruption and severity")
+    shift_distinct: bool = Field(
+        False,
+        description="whether each corruption and severity has images of its own, as far as there "
+        "are: as many copies of more images say more about all images",
+    )
     ood_size: int = Field(1000, ge=1, description="out-of-distribution images kept at most")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what older studies do not have, so that their trials keep their identities."""
+        options: dict[str, Any] = dump(self)
+        if not self.shift_distinct:
+            del options["shift_distinct"]
+        return options
 
 
 @dataclass(frozen=True)

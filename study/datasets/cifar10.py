@@ -65,4 +65,5 @@ def _published_shift(options: Options, folder: Path, test: Labelled) -> Shifted 
     corrupted = folder / "CIFAR-10-C"
     if not corrupted.is_dir():
         return None
-    return _cifar10c.read(corrupted, test[1], options.shift_size, shift_seed(options))
+    size, seed, distinct = options.shift_size, shift_seed(options), options.shift_distinct
+    return _cifar10c.read(corrupted, test[1], size, seed, distinct)

@@ -31,7 +31,7 @@ from pydantic import Field
 
 from study.datasets import CommonOptions, Dataset, Images, Labels, Shifted
 from study.datasets import _splits as splits
-from study.datasets._corruptions import SEVERITIES, VALIDATION_SEVERITIES, subset
+from study.datasets._corruptions import SEVERITIES, VALIDATION_SEVERITIES, copied, subsets
 from study.spec import derive_seed
 
 Series = NDArray[np.float64]
@@ -154,22 +154,16 @@ def _surrogate(series: Series, rng: np.random.Generator) -> Series:
 
 
 def _shifted(split: Draws, options: Options, ladder: Ladder, severities: Sequence[int]) -> Shifted:
-    """Return disturbed copies of one seeded subset, by condition, severity and example."""
-    example = subset(len(split.labels), options.shift_size, splits.shift_seed(options))
-    originals = split[example]
+    """Return disturbed copies of seeded subsets, by condition, severity and example."""
     cells = [(condition, severity) for condition in ladder for severity in severities]
+    size, seed, distinct = options.shift_size, splits.shift_seed(options), options.shift_distinct
+    examples = subsets(len(cells), len(split.labels), size, seed, distinct)
     copies = [
-        digits(originals, **{argument: amounts[severity - 1]})
-        for condition, severity in cells
+        digits(split[own], **{argument: amounts[severity - 1]})
+        for own, (condition, severity) in zip(examples, cells, strict=True)
         for argument, amounts in [ladder[condition]]
     ]
-    return Shifted(
-        images=quantised(np.concatenate(copies)),
-        labels=np.tile(originals.labels, len(cells)),
-        example=np.tile(example, len(cells)).astype(np.int32),
-        condition=np.repeat([condition for condition, _ in cells], len(example)),
-        severity=np.repeat([severity for _, severity in cells], len(example)).astype(np.int8),
-    )
+    return copied(quantised(np.concatenate(copies)), split.labels, examples, cells)
 
 
 def _transformed(templates: Series, seeds: Seeds, **amounts: float) -> Series:

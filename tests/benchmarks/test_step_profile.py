@@ -30,7 +30,7 @@ def test_what_an_operation_counts_as(operation, kind):
 
 
 def test_a_product_is_seen_as_one(capsys):
-    """And takes most of the step's time, which is measured without the profiler."""
+    """And takes most of what the profiler sees; it would not beside other work, by the clock."""
     matrix = torch.randn(600, 600)
     setting = Profile(3, torch.device("cpu"))
     setting.compare("row", lambda: matrix @ matrix, {"a sum": lambda: matrix.sum()})
@@ -39,5 +39,7 @@ def test_a_product_is_seen_as_one(capsys):
     )
     assert ours[1:3] == ["row", "ours"]
     assert peer[2] == "a sum"
-    assert 2 * float(ours[3]) > float(ours[4]) > 0.5 * float(ours[3]) > 0
+    step, products, *others = map(float, ours[3:-1])
+    assert step > 0
+    assert products > sum(others)
     assert float(peer[4]) == 0

@@ -103,10 +103,11 @@ def test_published_files_come_before_parquet(write_cifar: Write, write_parquet: 
     np.testing.assert_array_equal(load(PLAIN, root).test[0], published_test(root))
 
 
-def test_published_corruptions_replace_the_ladder(write_cifar: Write) -> None:
+@pytest.mark.parametrize("distinct", [False, True])
+def test_published_corruptions_replace_the_ladder(write_cifar: Write, distinct: bool) -> None:
     root = write_cifar()
     write_corrupted(root)
-    data = load(PLAIN, root)
+    data = load(PLAIN | {"shift_distinct": distinct}, root)
     shift = data.shift
     assert shift.images.shape == (15 * 5 * 4, 3, 32, 32)
     assert shift.images.flags.c_contiguous

@@ -17,6 +17,7 @@ from study.datasets._corruptions import (
     corrupt,
     shifted,
     subset,
+    subsets,
 )
 from study.datasets.digits import Options
 
@@ -182,6 +183,30 @@ def test_subset_is_seeded_and_bounded() -> None:
     assert subset(5, 9, 0).tolist() == list(range(5))
     assert subset(100, 9, 0).tolist() == subset(100, 9, 0).tolist()
     assert subset(100, 9, 0).tolist() != subset(100, 9, 1).tolist()
+
+
+def test_distinct_subsets_share_nothing_before_all_has_been_used() -> None:
+    assert len(np.unique(subsets(4, 100, 25, 0, distinct=True))) == 100
+    _, times = np.unique(subsets(15, 40, 8, 0, distinct=True), return_counts=True)
+    assert times.tolist() == [3] * 40
+    assert (np.diff(subsets(15, 40, 8, 0, distinct=True)) > 0).all()
+    assert subsets(3, 5, 9, 0, distinct=True).tolist() == [list(range(5))] * 3
+    np.testing.assert_array_equal(subsets(3, 100, 9, 7), [subset(100, 9, 7)] * 3)
+
+
+def test_distinct_copies_are_those_of_their_originals() -> None:
+    images, labels = noise(count=12), np.arange(12)
+    made = shifted(images, labels, 3, 3, ["blur", "contrast"], [2, 5], distinct=True)
+    assert sorted(made.example.tolist()) == list(range(12))
+    np.testing.assert_array_equal(made.labels, made.example)
+    third = made.example[6:9]
+    assert set(made.condition[6:9]) == {"contrast"}
+    np.testing.assert_array_equal(made.images[6:9], corrupt(images[third], "contrast", 2, seed=3))
+
+
+def test_older_studies_have_no_such_option_and_keep_their_identities() -> None:
+    assert "shift_distinct" not in Options().model_dump()
+    assert Options(shift_distinct=True).model_dump()["shift_distinct"] is True
 
 
 @pytest.fixture(scope="module")

@@ -161,12 +161,16 @@ def test_the_ladders_share_nothing() -> None:
     assert not set(TEST) & set(VALIDATION)
 
 
+@pytest.mark.parametrize("distinct", [False, True])
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_shifted_copies_are_of_their_originals(small: Dataset, split: str) -> None:
-    (images, labels), copies = getattr(small, split), small.val_shift
+def test_shifted_copies_are_of_their_originals(split: str, distinct: bool) -> None:
+    data = made(shift_distinct=distinct)
+    (images, labels), copies = getattr(data, split), data.val_shift
     conditions, severities = set(VALIDATION), {1, 2, 3}
     if split == "test":
-        copies, conditions, severities = small.shift, set(TEST), {1, 2, 3, 4, 5}
+        copies, conditions, severities = data.shift, set(TEST), {1, 2, 3, 4, 5}
+    cells = len(conditions) * len(severities)
+    assert len(set(copies.example)) == (min(len(labels), 50 * cells) if distinct else 50)
     assert set(copies.condition) == conditions
     assert set(copies.severity.tolist()) == severities
     assert len(copies.labels) == 50 * len(conditions) * len(severities)
