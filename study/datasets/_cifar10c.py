@@ -47,17 +47,9 @@ def read(folder: Path, labels: Labels, size: int, seed: int) -> Shifted:
         StudyError: When a file is missing, damaged, or does not belong to these test images.
     """
     example = subset(len(labels), size, seed)
-    severity = np.array(SEVERITIES, np.int8)
     _check_labels(folder / "labels.npy", labels)
-    return Shifted(
-        images=np.concatenate(
-            [_read_condition(folder / f"{name}.npy", example, len(labels)) for name in CONDITIONS]
-        ),
-        labels=np.tile(labels[example], len(CONDITIONS) * len(SEVERITIES)),
-        example=np.tile(example, len(CONDITIONS) * len(SEVERITIES)).astype(np.int32),
-        condition=np.repeat(CONDITIONS, len(SEVERITIES) * len(example)),
-        severity=np.tile(np.repeat(severity, len(example)), len(CONDITIONS)),
-    )
+    copies = [_read_condition(folder / f"{name}.npy", example, len(labels)) for name in CONDITIONS]
+    return Shifted.of(np.concatenate(copies), labels[example], example, CONDITIONS, SEVERITIES)
 
 
 def _read_condition(file: Path, example: NDArray[np.int64], total: int) -> Images:

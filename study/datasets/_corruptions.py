@@ -11,6 +11,7 @@ between two severities of a corruption only its amount differs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -185,14 +186,8 @@ def shifted(
     """
     example = subset(len(labels), size, seed)
     originals = images[example]
-    cells = [(condition, severity) for condition in conditions for severity in severities]
-    return Shifted(
-        images=np.concatenate([corrupt(originals, *cell, seed) for cell in cells]),
-        labels=np.tile(labels[example], len(cells)),
-        example=np.tile(example, len(cells)).astype(np.int32),
-        condition=np.repeat([condition for condition, _ in cells], len(example)),
-        severity=np.repeat([severity for _, severity in cells], len(example)).astype(np.int8),
-    )
+    copies = [corrupt(originals, *cell, seed) for cell in product(conditions, severities)]
+    return Shifted.of(np.concatenate(copies), labels[example], example, conditions, severities)
 
 
 def subset(total: int, size: int, seed: int) -> NDArray[np.int64]:

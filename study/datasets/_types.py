@@ -1,6 +1,7 @@
 """What an image set is: arrays, shifted copies, options."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,34 @@ class Shifted:
     example: NDArray[np.int32]
     condition: NDArray[np.str_]
     severity: NDArray[np.int8]
+
+    @classmethod
+    def of(
+        cls,
+        images: Images,
+        labels: Labels,
+        example: NDArray[np.int64],
+        conditions: Sequence[str],
+        severities: Sequence[int],
+    ) -> "Shifted":
+        """Return copies of the same E examples under every condition at every severity.
+
+        Args:
+            images: (R, C, H, W), ordered by condition, severity and example.
+            labels: (E,) of the examples.
+            example: (E,) their numbers in the split.
+            conditions: In order.
+            severities: In order.
+        """
+        cells = len(conditions) * len(severities)
+        by_condition = np.repeat(np.array(severities, np.int8), len(example))
+        return cls(
+            images=images,
+            labels=np.tile(labels, cells),
+            example=np.tile(example, cells).astype(np.int32),
+            condition=np.repeat(conditions, len(severities) * len(example)),
+            severity=np.tile(by_condition, len(conditions)),
+        )
 
 
 @dataclass(frozen=True)

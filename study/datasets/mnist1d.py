@@ -157,19 +157,13 @@ def _shifted(split: Draws, options: Options, ladder: Ladder, severities: Sequenc
     """Return disturbed copies of one seeded subset, by condition, severity and example."""
     example = subset(len(split.labels), options.shift_size, splits.shift_seed(options))
     originals = split[example]
-    cells = [(condition, severity) for condition in ladder for severity in severities]
     copies = [
         digits(originals, **{argument: amounts[severity - 1]})
-        for condition, severity in cells
-        for argument, amounts in [ladder[condition]]
+        for argument, amounts in ladder.values()
+        for severity in severities
     ]
-    return Shifted(
-        images=quantised(np.concatenate(copies)),
-        labels=np.tile(originals.labels, len(cells)),
-        example=np.tile(example, len(cells)).astype(np.int32),
-        condition=np.repeat([condition for condition, _ in cells], len(example)),
-        severity=np.repeat([severity for _, severity in cells], len(example)).astype(np.int8),
-    )
+    images = quantised(np.concatenate(copies))
+    return Shifted.of(images, originals.labels, example, list(ladder), severities)
 
 
 def _transformed(templates: Series, seeds: Seeds, **amounts: float) -> Series:

@@ -15,6 +15,30 @@ CHUNK: Final = 512
 """Images that pass through a network at once."""
 
 
+class MemberModule(nn.Module):
+    """A layer, norm or head that knows the members and has something of each one's own.
+
+    Attributes:
+        members: M.
+    """
+
+    members: int
+
+    def own_parameters(self) -> Iterator[Tensor]:
+        """Yield the parameters that have a leading member axis: by default all."""
+        yield from self.parameters()
+
+    def plain(self, member: int) -> nn.Module:
+        """Return the ordinary module that one member applies."""
+        raise NotImplementedError
+
+    def average_members(self) -> None:
+        """Become the module of one member, whose own parameters are the members' means."""
+        for parameter in self.own_parameters():
+            parameter.data = parameter.data.mean(0, keepdim=True)
+        self.members = 1
+
+
 def repeat_for_members(x: Tensor, members: int, streams: int = 1) -> Tensor:
     """Give every member of a stream its batch: (S*B, ...) -> (S*M*B, ...), keeping its format."""
     if members == 1:

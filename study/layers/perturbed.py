@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from study.errors import StudyError
 from study.layers.convolution import Convolution, conv2d
 from study.layers.input_product import applies, first_product
-from study.layers.members import split_members
+from study.layers.members import MemberModule, split_members
 
 Weighted = nn.Linear | nn.Conv2d
 SCALING = 2
@@ -31,7 +31,7 @@ BATCH: ContextVar[int | None] = ContextVar("BATCH", default=None)
 """Examples of a member for which a convolution's form is chosen; None: as many as there are."""
 
 
-class MemberLayer(nn.Module):
+class MemberLayer(MemberModule):
     """What the layers share: the wrapped layer's own ``weight``, and a bias, shared or per member.
 
     N such layers may be stacked as one of N*M members; each M of them share a weight.
@@ -140,12 +140,6 @@ class MemberLayer(nn.Module):
             own = self.bias if self.bias.dim() == 1 else self.bias[member]
             layer.bias = nn.Parameter(own.detach().clone())
         return layer
-
-    def average_members(self) -> None:
-        """Become the layer of one member, whose own parameters are the members' means."""
-        for parameter in self.own_parameters():
-            parameter.data = parameter.data.mean(0, keepdim=True)
-        self.members = 1
 
     def _apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.dim() > len(self.shape):
