@@ -205,13 +205,10 @@ class RankOneLayer(MemberLayer):
 
     def effective_weight(self) -> Tensor:
         """Return W ∘ s_m r_mᵀ, (M, *shape)."""
-        return self.shared_weight() * self.perturbation()
-
-    def perturbation(self) -> Tensor:
-        """Return s_m r_mᵀ, broadcastable to (M, *shape)."""
-        return self._outer(self.scale("r"), self.scale("s"))
+        return self.shared_weight() * self._outer(self.scale("r"), self.scale("s"))
 
     def _outer(self, r: Tensor | None, s: Tensor | None) -> Tensor:
+        """Return s_m r_mᵀ, broadcastable to (M, *shape)."""
         kernel = [1] * (len(self.shape) - 2)
         product = self.weight.new_ones(self.members, 1, 1, *kernel)
         if r is not None:

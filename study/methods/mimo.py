@@ -99,14 +99,12 @@ class Ensemble(Method):
         rows = [torch.cat([_shuffle(common[:own]), common[own:]]) for _ in range(self.members)]
         return torch.stack(rows)
 
-    def _of_one_image(self, first: Weighted) -> Tensor:
-        return first.weight.detach().unflatten(1, (self.members, -1)).sum(1)
-
     def member_network(self, member: int) -> nn.Module | None:
         """Return the plain backbone that a member is when all inputs are the same image."""
         first = weighted_layers(self.network)[0]
         plain = copy.deepcopy(first)
-        plain.weight = nn.Parameter(self._of_one_image(first))
+        of_images = first.weight.detach().unflatten(1, (self.members, -1))
+        plain.weight = nn.Parameter(of_images.sum(1))
         if isinstance(plain, nn.Linear):
             plain.in_features = plain.weight.shape[1]
         else:
