@@ -4,6 +4,7 @@ Inside a wrapped network the members stand in the batch axis, member by member: 
 that all members share then need no change.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -44,6 +45,19 @@ def repeat_for_members(x: Tensor, members: int, streams: int = 1) -> Tensor:
     if members == 1:
         return x
     return torch.cat([batch for batch in x.chunk(streams) for _ in range(members)])
+
+
+class Folded(nn.Sequential):
+    """A module that gets every member's batch, under its own name: a head is found as one."""
+
+    def __init__(self, name: str, module: nn.Module, members: int) -> None:
+        super().__init__(OrderedDict({name: module}))
+        self.members = members
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give every member the same batch: (B, ...) -> (M*B, ...)."""
+        y: Tensor = self[0](repeat_for_members(x, self.members))
+        return y
 
 
 def split_members(x: Tensor, members: int) -> Tensor:

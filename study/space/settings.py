@@ -186,13 +186,8 @@ class Study(Strict):
     @property
     def execution(self) -> Execution:
         """How each trial is trained and stored."""
-        resources = self.resources
-        return Execution(
-            precision=self.precision,
-            stack=resources.stack,
-            low_memory=resources.low_memory,
-            deterministic=resources.deterministic,
-        )
+        own = self.resources.model_dump(include=set(Execution.model_fields))
+        return Execution(precision=self.precision, **own)
 
     def space(self, method: str) -> MethodSpace:
         """Return the space of ``method``."""
