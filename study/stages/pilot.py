@@ -231,7 +231,7 @@ class Seen:
         def losses(runs: Iterable[TrialRow], endpoint: str) -> list[float]:
             return [_loss(row, endpoint, calibrated) for row in runs]
 
-        endpoints = study.protocol.endpoints
+        endpoints: list[str] = list(study.protocol.endpoints)
         single_losses, deep_losses = ({e: losses(runs, e) for e in endpoints} for runs in anchors)
         others = ({e: [losses(runs, e) for runs in group] for e in endpoints} for group in groups)
         return cls(single_losses, deep_losses, *others)
