@@ -297,41 +297,25 @@ class LowRankLayer(MemberLayer):
 
     Args:
         layer: The layer to wrap.
-        members: M.
-        rank: k.
-        std: Standard deviation of the entries of W_m - W at initialisation, for any k: those of A
-            and B have its square root.
-        start: Initial values of A and B instead, (M, k, in) and (M, out, k); without the factor
-            1/√k.
+        a: Initial values of A, (M, k, in).
+        b: Of B, (M, out, k).
+        factor: In the place of 1/√k.
 
     Raises:
         StudyError: When the rank is above the layer's.
     """
 
-    def __init__(
-        self,
-        layer: Weighted,
-        members: int,
-        rank: int,
-        std: float | None = None,
-        start: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        super().__init__(layer, members)
+    def __init__(self, layer: Weighted, a: Tensor, b: Tensor, factor: float = 1.0) -> None:
+        super().__init__(layer, len(a))
         out, into = self.weight.flatten(1).shape
+        rank = a.shape[1]
         if rank > min(out, into):
             raise StudyError(
                 f"params.rank must be at most {min(out, into)}, the smaller side of a layer with "
                 f"{into} inputs and {out} outputs, but is {rank}; lower it"
             )
-        self.factor = 1.0
-        if start is None:
-            assert std is not None
-            root = math.sqrt(std)
-            start = torch.randn(members, rank, into) * root, torch.randn(members, out, rank) * root
-            self.factor = 1 / math.sqrt(rank)
-        self.fast = nn.ParameterDict(
-            {name: nn.Parameter(v) for name, v in zip("AB", start, strict=True)}
-        )
+        self.factor = factor
+        self.fast = nn.ParameterDict({"A": nn.Parameter(a), "B": nn.Parameter(b)})
 
     def difference(self) -> Tensor:
         """Return W_m - W, (M, *shape)."""

@@ -21,6 +21,7 @@ batches and normalisation are parameters, since each may decide the outcome. The
 members, so a fast weight's gradient carries a factor 1/M that ``fast_lr_multiplier`` may undo.
 """
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -196,7 +197,11 @@ def _perturbed(layer: Weighted, params: Params, first: bool) -> MemberLayer:
         assert params.init_std is not None
         assert params.rank != "full"
         std = params.init_std * layer.weight.detach().std(correction=0).item()
-        return LowRankLayer(layer, params.members, params.rank, std)
+        out, into = layer.weight.flatten(1).shape
+        # The entries of W_m - W have this deviation for any rank: those of A and B its root.
+        a = torch.randn(params.members, params.rank, into) * math.sqrt(std)
+        b = torch.randn(params.members, out, params.rank) * math.sqrt(std)
+        return LowRankLayer(layer, a, b, factor=1 / math.sqrt(params.rank))
     if params.rank != 1:
         assert params.init_std is not None
         rank = None if params.rank == "full" else params.rank
