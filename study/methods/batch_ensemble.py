@@ -22,12 +22,11 @@ members, so a fast weight's gradient carries a factor 1/M that ``fast_lr_multipl
 """
 
 import math
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from study.errors import StudyError
 from study.layers.members import replace_modules
@@ -217,14 +216,11 @@ def _start(params: Params, first_r: bool) -> Start:
         std = params.init_std or 0.0
         return lambda m, n: 1 + std * torch.randn(m, n)
     if params.init == "sign" or (params.init == "tabm_sign" and first_r):
-        return partial(_signs, negative_share=params.negative_share or 0.0)
+        share = params.negative_share or 0.0
+        return lambda m, n: torch.where(torch.rand(m, n) < share, -1.0, 1.0)
     if params.init == "tabm_normal" and first_r:
         return torch.randn
     return torch.ones
-
-
-def _signs(members: int, size: int, negative_share: float) -> Tensor:
-    return torch.where(torch.rand(members, size) < negative_share, -1.0, 1.0)
 
 
 NORMAL = {"members": 2, "init": "normal", "init_std": 0.5}
