@@ -32,7 +32,7 @@ from study.cluster import runtime  # noqa: F401  (keeps Ray quiet)
 from study.cluster.job_queue import JobQueue
 from study.cluster.nodes import Nodes
 from study.cluster.tune_searcher import JobQueueSearcher, OldestWithoutWorker
-from study.jobs import Job
+from study.jobs import Job, Rows
 from study.parquet_format import Outcome, TrialRow
 from study.progress.table import Progress
 from study.run_folder.integrity import examine
@@ -43,6 +43,7 @@ from study.search.storage import open_storage
 from study.space.load import load_study
 from study.space.settings import Study
 from study.spec import TrialSpec
+from study.stages.sequence import stages
 from study.trials.new_row import new_row
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
@@ -123,7 +124,11 @@ def job_queue(size: int, options: argparse.Namespace) -> Cells:
         store, rng, progress = Kept(folder), random.Random(0), Progress()
         progress.slots, progress.console.quiet = SLOTS, True
         study = of_size("smoke", size // 3, SLOTS)
-        plan = JobQueue(study, store, {}, "data", progress)
+
+        def queue(rows: Rows) -> JobQueue:
+            return JobQueue(study, store, rows, "data", progress, stages(study, store, rows))
+
+        plan = queue({})
         out: list[Job] = []
         spent, counted = [0.0, 0.0], size // 4
         for done in range(size - 2 * SLOTS):
@@ -134,12 +139,12 @@ def job_queue(size: int, options: argparse.Namespace) -> Cells:
             job = out.pop(rng.randrange(len(out)))
             store.kept[job.spec.trial] = result(job.spec, rng)
             made = time.process_time()
-            plan.end(job, died=False)
+            plan.end(job)
             if done >= size - 2 * SLOTS - counted:
                 spent[0] += handed - start
                 spent[1] += time.process_time() - made
         left = took(progress.seconds_left)
-        begin = took(lambda: JobQueue(study, store, store.kept, "data", progress))
+        begin = took(lambda: queue(store.kept))
         each = [1e3 * seconds / counted for seconds in spent]
         return {"next, ms": each[0], "end, ms": each[1], "time left, s": left, "start, s": begin}
 

@@ -1,8 +1,9 @@
-"""The error that stands for a user's mistake, and what lets any line be printed."""
+"""A user's mistake as an error, the end of a process, and what lets any line be printed."""
 
 import io
 import os
 import sys
+from typing import NoReturn
 
 
 class StudyError(Exception):
@@ -11,6 +12,12 @@ class StudyError(Exception):
     def __str__(self) -> str:
         """Return the line; what cannot be printed, as from a file, is escaped."""
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+
+
+def end_process(line: str) -> NoReturn:
+    """End the process with an error's line, whatever its threads wait for."""
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def print_anything() -> None:

@@ -12,7 +12,6 @@ Five kinds of file, all with the schema version in their key-value metadata:
 Any program may write this format; nothing in it needs torch or this project.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final, Literal, NamedTuple, get_args, get_type_hints
@@ -56,6 +55,28 @@ def _field(name: str, type_: pa.DataType, meaning: str, nullable: bool = False) 
     return pa.field(name, type_, nullable=nullable, metadata={"meaning": meaning})
 
 
+def _schema(*fields: pa.Field) -> pa.Schema:
+    return pa.schema(fields, metadata={VERSION_KEY: str(VERSION).encode()})
+
+
+ARROW: Final = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+"""The type of a column that names none."""
+
+
+def _schema_of(row: type, first: tuple[str, ...] = ()) -> pa.Schema:
+    """Return the columns of a row, of the annotated type and meaning; null where None may stand.
+
+    Those in ``first`` stand first; the others follow in the order in which they are defined.
+    """
+    hints, fields = get_type_hints(row, include_extras=True), []
+    for name in (*first, *(name for name in hints if name not in first)):
+        *given, meaning = hints[name].__metadata__
+        kinds = get_args(hints[name].__origin__) or (hints[name].__origin__,)
+        type_ = given[0] if given else ARROW[kinds[0]]
+        fields.append(_field(name, type_, meaning, type(None) in kinds))
+    return _schema(*fields)
+
+
 def predictions(classes: int, precision: Literal["float16", "float32"] = "float32") -> pa.Schema:
     """Return the schema of one predictions file.
 
@@ -64,16 +85,13 @@ def predictions(classes: int, precision: Literal["float16", "float32"] = "float3
         precision: Type of the stored logits.
     """
     logit = pa.float16() if precision == "float16" else pa.float32()
-    return pa.schema(
-        [
-            _field("member", pa.int16(), "ensemble member, 0 to M-1; the slowest key of the order"),
-            _field("example", pa.int32(), "example in the split; a shifted copy keeps its number"),
-            _field("label", pa.int16(), "class, 0 to C-1; null for out-of-distribution", True),
-            _field("condition", pa.string(), "corruption or out-of-distribution set", True),
-            _field("severity", pa.int8(), "severity of the corruption, 1 to 5", True),
-            _field("logits", pa.list_(logit, classes), "raw logits before any averaging, in nats"),
-        ],
-        metadata={VERSION_KEY: str(VERSION).encode()},
+    return _schema(
+        _field("member", pa.int16(), "ensemble member, 0 to M-1; the slowest key of the order"),
+        _field("example", pa.int32(), "example in the split; a shifted copy keeps its number"),
+        _field("label", pa.int16(), "class, 0 to C-1; null for out-of-distribution", True),
+        _field("condition", pa.string(), "corruption or out-of-distribution set", True),
+        _field("severity", pa.int8(), "severity of the corruption, 1 to 5", True),
+        _field("logits", pa.list_(logit, classes), "raw logits before any averaging, in nats"),
     )
 
 
@@ -148,25 +166,13 @@ class TrialRow(Outcome):
     ] = None
 
 
-FIRST: Final = (
-    *("trial", "configuration", "name", "method", "role", "stage", "replicate", "seed"),
-    *("members", "spec"),
+TRIAL: Final = _schema_of(
+    TrialRow,
+    first=(
+        *("trial", "configuration", "name", "method", "role", "stage", "replicate", "seed"),
+        *("members", "spec"),
+    ),
 )
-"""The columns that stand first; the others follow in the order in which they are defined."""
-ARROW: Final = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-"""The type of a column that names none."""
-
-
-def _columns() -> Iterator[pa.Field]:
-    """Yield the columns of a row, of the annotated type and meaning; null where None may stand."""
-    hints = get_type_hints(TrialRow, include_extras=True)
-    for name in (*FIRST, *(name for name in hints if name not in FIRST)):
-        *given, meaning = hints[name].__metadata__
-        kinds = get_args(hints[name].__origin__) or (hints[name].__origin__,)
-        yield _field(name, given[0] if given else ARROW[kinds[0]], meaning, type(None) in kinds)
-
-
-TRIAL: Final = pa.schema(_columns(), metadata={VERSION_KEY: str(VERSION).encode()})
 
 QUANTITIES: Final = {
     "cosine": "mean over pairs of members of cos(W_i, W_j), W_m the effective weights",
@@ -190,75 +196,48 @@ QUANTITIES: Final = {
 class GeometryRow(NamedTuple):
     """A row of :data:`GEOMETRY`."""
 
-    quantity: str
-    value: float | None
-    epoch: int | None
-    layer: str | None = None
-    i: int | None = None
-    j: int | None = None
+    quantity: Annotated[str, "what was measured: see QUANTITIES"]
+    value: Annotated[float | None, "null where undefined or not finite"]
+    epoch: Annotated[int | None, pa.int32(), "epochs done, 0 at the start; null if not of an epoch"]
+    layer: Annotated[str | None, "weighted layers in order, from 0; null for all"] = None
+    i: Annotated[int | None, pa.int16(), "member; null for the mean over members or pairs"] = None
+    j: Annotated[int | None, pa.int16(), "other member of the pair"] = None
 
 
-GEOMETRY: Final = pa.schema(
-    [
-        _field("quantity", pa.string(), "what was measured: see QUANTITIES"),
-        _field("epoch", pa.int32(), "epochs done, 0 at the start; null if not of an epoch", True),
-        _field("layer", pa.string(), "weighted layers in order, from 0; null for all", True),
-        _field("i", pa.int16(), "member; null for the mean over members or pairs", True),
-        _field("j", pa.int16(), "other member of the pair", True),
-        _field("value", pa.float64(), "null where undefined or not finite", True),
-    ],
-    metadata={VERSION_KEY: str(VERSION).encode()},
-)
+GEOMETRY: Final = _schema_of(GeometryRow, first=("quantity", "epoch", "layer", "i", "j"))
 
 
 class CurveRow(NamedTuple):
     """A row of :data:`CURVE`."""
 
-    epoch: int
-    part: int | None
-    lr: float
-    loss: float
-    val_nll: float | None
-    val_members_nll: float | None
+    epoch: Annotated[int, pa.int32(), "epochs done, from 1"]
+    part: Annotated[int | None, pa.int16(), "member, where they are trained one by one; else null"]
+    lr: Annotated[float, "learning rate of the epoch's last step"]
+    loss: Annotated[
+        float,
+        "mean over the epoch's steps of what is minimised, nats, diversity term and label "
+        "smoothing included",
+    ]
+    val_nll: Annotated[
+        float | None,
+        "ensemble NLL on up to 1,000 of val, nats; of a part, its own; null where not computed or "
+        "not finite",
+    ]
+    val_members_nll: Annotated[float | None, "mean NLL of the members on the same"]
 
 
-CURVE: Final = pa.schema(
-    [
-        _field("epoch", pa.int32(), "epochs done, from 1"),
-        _field("part", pa.int16(), "member, where they are trained one by one; else null", True),
-        _field("lr", pa.float64(), "learning rate of the epoch's last step"),
-        _field(
-            "loss",
-            pa.float64(),
-            "mean over the epoch's steps of what is minimised, nats, diversity term and label "
-            "smoothing included",
-        ),
-        _field(
-            "val_nll",
-            pa.float64(),
-            "ensemble NLL on up to 1,000 of val, nats; of a part, its "
-            "own; null where not computed or not finite",
-            True,
-        ),
-        _field("val_members_nll", pa.float64(), "mean NLL of the members on the same", True),
-    ],
-    metadata={VERSION_KEY: str(VERSION).encode()},
-)
+CURVE: Final = _schema_of(CurveRow)
 
-
-IMAGES: Final = pa.schema(
-    [
-        _field("split", pa.string(), "test, shift or ood"),
-        _field("example", pa.int32(), "as in the predictions; of ood, in its set"),
-        _field("label", pa.int16(), "class; null for out-of-distribution", True),
-        _field("condition", pa.string(), "corruption or out-of-distribution set", True),
-        _field("severity", pa.int8(), "severity of the corruption, 1 to 5", True),
-        _field("channels", pa.int16(), "of the image; a series has a height of 1"),
-        _field("height", pa.int32(), "pixels"),
-        _field("width", pa.int32(), "pixels"),
-        _field("pixels", pa.binary(), "uint8, channel by channel, row by row"),
-    ],
-    metadata={VERSION_KEY: str(VERSION).encode()},
+IMAGES: Final = _schema(
+    _field("split", pa.string(), "test, shift or ood"),
+    _field("example", pa.int32(), "as in the predictions; of ood, in its set"),
+    _field("label", pa.int16(), "class; null for out-of-distribution", True),
+    _field("condition", pa.string(), "corruption or out-of-distribution set", True),
+    _field("severity", pa.int8(), "severity of the corruption, 1 to 5", True),
+    _field("channels", pa.int16(), "of the image; a series has a height of 1"),
+    _field("height", pa.int32(), "pixels"),
+    _field("width", pa.int32(), "pixels"),
+    _field("pixels", pa.binary(), "uint8, channel by channel, row by row"),
 )
 """What a run's ``images.parquet`` holds: some of the images, as the networks see them."""
 

@@ -11,17 +11,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from study.errors import StudyError
-from study.jobs import Job, Rows, Together
+from study.jobs import Job, Rows
 from study.parquet_format import Outcome, TrialRow
 from study.progress.table import Progress
 from study.run_folder.free_space import refuse_full
 from study.run_folder.store import LAST_WORDS, RunFolder
 from study.space.settings import Study
 from study.spec import TrialSpec
-from study.stages.analysis_interface import Analysis
-from study.stages.hyperparameter_exchange import Refusal
-from study.stages.sequence import stages
-from study.stages.stage import ReplicatesPerJob, Stage, one_replicate
+from study.stages.stage import Stage
 from study.trials.new_row import new_row
 
 CRASH: Final = "Fatal Python error: "
@@ -55,7 +52,16 @@ class WorkerDeath:
 
 
 class JobQueue:
-    """The study as a queue of jobs, one stage after the other."""
+    """The study as a queue of jobs, one stage after the other.
+
+    Args:
+        study: Its resources.
+        store: Where rows lie.
+        rows: Those that are there; the rows of what ends are added.
+        fingerprint: Of the data.
+        progress: Told of all that begins and ends.
+        stages: See :func:`study.stages.sequence.stages`, which sees the same ``rows``.
+    """
 
     def __init__(
         self,
@@ -64,16 +70,10 @@ class JobQueue:
         rows: Rows,
         fingerprint: str,
         progress: Progress,
-        replicates_per_job: ReplicatesPerJob = one_replicate,
-        analysis: Analysis | None = None,
-        together: Together | None = None,
-        refusal: Refusal = lambda spec: None,
+        stages: Iterator[Stage],
     ) -> None:
         self.store, self.rows, self.fingerprint = store, rows, fingerprint
-        self.progress = progress
-        self.stages: Iterator[Stage] = stages(
-            study, store, rows, replicates_per_job, analysis, together, refusal
-        )
+        self.progress, self.stages = progress, stages
         self.stage: Stage | None = None
         self.waiting: Job | None = None
         self.restarts = study.resources.max_failures

@@ -194,9 +194,5 @@ def problems(name: str, here: NodeReport, there: NodeReport, asked: NodeQuery) -
 
 def weights_of(study: Study) -> tuple[str, ...]:
     """Return every file of weights that a space names."""
-    found: set[str] = set()
-    for space in study.spaces:
-        fixed = space.fixed.get("backbone.weights")
-        chosen = [d.choice or () for d in space.search.get("backbone.weights", ())]
-        found |= {w for w in [fixed, *(w for each in chosen for w in each)] if isinstance(w, str)}
-    return tuple(sorted(found))
+    every = (w for space in study.spaces for w in space.values_of("backbone.weights"))
+    return tuple(sorted({weights for weights in every if isinstance(weights, str)}))

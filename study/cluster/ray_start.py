@@ -5,7 +5,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Final
 import ray
 
 from study.cluster.runtime import QUIET
-from study.errors import StudyError
+from study.errors import StudyError, end_process
 
 JOIN: Final = 45.0
 """Seconds in which a cluster must let this process join."""
@@ -126,7 +125,7 @@ def _joining(address: str, verbose: bool) -> Iterator[None]:
 
     def end() -> None:
         os.dup2(stderr, 2)
-        _end(refused)
+        end_process(refused)
 
     timer = threading.Timer(JOIN, end)
     timer.daemon = True
@@ -181,16 +180,10 @@ def ending_with_ray(run: str, close: Callable[[], None]) -> Iterator[None]:
             if dead and not done.wait(GRACE) and not TERMINATED.is_set():
                 close()
                 names = ", ".join(sorted({kind for kind, _ in dead}))
-                _end(f"{run}: Ray's {names} died; give the same command again: {KEPT}")
+                end_process(f"{run}: Ray's {names} died; give the same command again: {KEPT}")
 
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         done.set()
-
-
-def _end(line: str) -> None:
-    """End the process, whatever its threads wait for."""
-    print(f"error: {line}", file=sys.stderr, flush=True)
-    os._exit(2)

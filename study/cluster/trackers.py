@@ -5,7 +5,7 @@ A run of theirs is a job, its steps are epochs; the naps that keep workers warm 
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -38,15 +38,15 @@ def refuse_missing(names: Collection[str]) -> None:
 
 def figures(rows: Sequence[TrialRow]) -> dict[str, float]:
     """Return a job's figures: counts of its trials and means over them, in nats and seconds."""
-    found: dict[str, float] = {"trials": len(rows)}
     whole = [row for row in rows if row.status == "complete"]
-    found["complete"] = len(whole)
-    for names, of in ((RESULTS, whole), (COSTS, rows)):
-        for name in names:
-            values = [v for row in of if (v := getattr(row, name)) is not None]
-            if values:
-                found[name] = fmean(values)
-    return found
+    counts: dict[str, float] = {"trials": len(rows), "complete": len(whole)}
+    return counts | _means(whole, RESULTS) | _means(rows, COSTS)
+
+
+def _means(rows: Iterable[TrialRow | CurveRow], names: Iterable[str]) -> dict[str, float]:
+    """Return the mean of each column over the rows that have it."""
+    found = {name: [v for row in rows if (v := getattr(row, name)) is not None] for name in names}
+    return {name: fmean(values) for name, values in found.items() if values}
 
 
 def curve(store: RunFolder, trials: Sequence[str]) -> list[dict[str, float]]:
@@ -59,15 +59,11 @@ def curve(store: RunFolder, trials: Sequence[str]) -> list[dict[str, float]]:
     for trial in trials:
         for row in store.curve(trial):
             by_epoch.setdefault(row.epoch, []).append(row)
-
-    def point(epoch: int, rows: list[CurveRow]) -> dict[str, float]:
-        found: dict[str, float] = {"training_iteration": epoch}
-        for name in OF_EPOCHS:
-            values = [v for row in rows if (v := getattr(row, name)) is not None]
-            found |= {f"curve/{name}": fmean(values)} if values else {}
-        return found
-
-    return [point(epoch, rows) for epoch, rows in sorted(by_epoch.items())]
+    means = {epoch: _means(rows, OF_EPOCHS) for epoch, rows in sorted(by_epoch.items())}
+    return [
+        {"training_iteration": epoch} | {f"curve/{name}": v for name, v in own.items()}
+        for epoch, own in means.items()
+    ]
 
 
 class Seen:

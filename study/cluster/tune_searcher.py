@@ -133,22 +133,21 @@ class JobQueueSearcher(Stateless, Searcher):  # type: ignore[misc]
 
         None while as many are live as may be.
         """
-        if self.error is None and len(self.live) >= self.most:
-            return None
-        job = None
-        if self.error is None:
-            try:
-                job = self.job_queue.next()
-            except Exception as error:  # Tune would log it and go on.
-                self.error = error
         if self.error is not None:
             return Searcher.FINISHED
-        if job is None and self.nodes.grows and not self.job_queue.finished:
+        if len(self.live) >= self.most:
+            return None
+        try:
+            job = self.job_queue.next()
+        except Exception as error:  # Tune would log it and go on.
+            self.error = error
+            return Searcher.FINISHED
+        if job is None and self.job_queue.finished:
+            return Searcher.FINISHED
+        if job is None and self.nodes.grows:
             return None  # A nap would hold a machine that may go.
         if job is None:
             self.nap = min(max(LONGEST_NAP, self.nodes.slots / MOST_NAPS), 1.5 * self.nap)
-            if self.job_queue.finished:
-                return Searcher.FINISHED
             self.live.add(trial_id)
             return {"specs": None, "name": None, "nap": self.nap}
         self.nap = NAP

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 
 import ray
 from ray import tune
@@ -30,6 +31,7 @@ from study.search.storage import silence
 from study.space.settings import Study
 from study.spec import TrialSpec
 from study.stages.analysis_interface import Analysis
+from study.stages.sequence import stages
 from study.stages.stage import ReplicatesPerJob
 from study.training.stack import alike
 from study.trials.trial import refusal, replicates_as_one
@@ -56,17 +58,10 @@ def schedule(
         silence()
     replicates_per_job = _replicates_per_job(study, data)
     try:
-        job_queue = JobQueue(
-            study,
-            store,
-            rows,
-            fingerprint,
-            Progress(),
-            replicates_per_job,
-            analysis,
-            _together(study, runtime, replicates_per_job),
-            lambda spec: refusal(spec, data.shape, data.classes),
-        )
+        together = _together(study, runtime, replicates_per_job)
+        refused = partial(refusal, shape=data.shape, classes=data.classes)
+        every = stages(study, store, rows, replicates_per_job, analysis, together, refused)
+        job_queue = JobQueue(study, store, rows, fingerprint, Progress(), every)
     except (StudyError, OSError):
         raise
     except Exception as error:  # As of a database.
@@ -74,19 +69,12 @@ def schedule(
     if job_queue.finished:
         print("nothing is missing")
         return True
-    return _run_jobs(study, store, data, fingerprint, runtime, job_queue)
+    return _run_jobs(study, data, runtime, job_queue)
 
 
-def _run_jobs(
-    study: Study,
-    store: RunFolder,
-    data: Dataset,
-    fingerprint: str,
-    runtime: Runtime,
-    job_queue: JobQueue,
-) -> bool:
+def _run_jobs(study: Study, data: Dataset, runtime: Runtime, job_queue: JobQueue) -> bool:
     """Let Ray run what the queue has; return whether nothing is left of it."""
-    verbose = runtime.verbose
+    store, verbose = job_queue.store, runtime.verbose
     nodes: Nodes | None = None
     storage_path = ""
     with ExitStack() as ray_watched:  # In its shutdown, too.
@@ -102,7 +90,7 @@ def _run_jobs(
             searcher = JobQueueSearcher(job_queue, nodes)
             # Tune's state is not needed again; an object store would only make it slow.
             storage_path = tempfile.mkdtemp(prefix="tune-") if store.remote else str(store.ray)
-            tuner = _tuner(study, store, data, fingerprint, runtime, searcher, storage_path)
+            tuner = _tuner(searcher, data, runtime, storage_path)
             try:
                 tuner.fit()
             except Exception as error:
@@ -126,16 +114,10 @@ def _run_jobs(
 
 
 def _tuner(
-    study: Study,
-    store: RunFolder,
-    data: Dataset,
-    fingerprint: str,
-    runtime: Runtime,
-    searcher: JobQueueSearcher,
-    storage_path: str,
+    searcher: JobQueueSearcher, data: Dataset, runtime: Runtime, storage_path: str
 ) -> tune.Tuner:
     """Return Tune, set up to run what the searcher says."""
-    nodes = searcher.nodes
+    nodes, study, store = searcher.nodes, searcher.nodes.study, searcher.nodes.store
     survive_out_of_memory()
     return tune.Tuner(
         tune.with_resources(
@@ -143,7 +125,7 @@ def _tuner(
         ),
         param_space={
             "out": str(store.root),
-            "fingerprint": fingerprint,
+            "fingerprint": searcher.job_queue.fingerprint,
             "hours": study.resources.trial_hours,
             "gpus": nodes.gpus,
             "execution": study.execution.model_dump(),

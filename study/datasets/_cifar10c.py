@@ -5,6 +5,7 @@ their order at severity 1, then at 2, to 5; and their labels. The four extra cor
 for validation, are left aside.
 """
 
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.datasets import Images, Labels, Shifted
-from study.datasets._corruptions import SEVERITIES, copied, subsets
+from study.datasets._corruptions import SEVERITIES, subsets
 from study.errors import StudyError
 
 CONDITIONS: Final = (
@@ -47,7 +48,7 @@ def read(folder: Path, labels: Labels, size: int, seed: int, distinct: bool = Fa
     Raises:
         StudyError: When a file is missing, damaged, or does not belong to these test images.
     """
-    cells = [(condition, severity) for condition in CONDITIONS for severity in SEVERITIES]
+    cells = list(product(CONDITIONS, SEVERITIES))
     examples = subsets(len(cells), len(labels), size, seed, distinct)
     _check_labels(folder / "labels.npy", labels)
     by_condition = np.split(examples, len(CONDITIONS))
@@ -55,7 +56,7 @@ def read(folder: Path, labels: Labels, size: int, seed: int, distinct: bool = Fa
         _read_condition(folder / f"{name}.npy", own, len(labels))
         for name, own in zip(CONDITIONS, by_condition, strict=True)
     ]
-    return copied(np.concatenate(copies), labels, examples, cells)
+    return Shifted.of(np.concatenate(copies), labels, examples, cells)
 
 
 def _read_condition(file: Path, examples: NDArray[np.int64], total: int) -> Images:

@@ -11,6 +11,7 @@ between two severities of a corruption only its amount differs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -185,31 +186,10 @@ def shifted(
     Returns:
         Rows ordered by condition, severity and example, in the order of the arguments.
     """
-    cells = [(condition, severity) for condition in conditions for severity in severities]
+    cells = list(product(conditions, severities))
     examples = subsets(len(cells), len(labels), size, seed, distinct)
     copies = [corrupt(images[own], *cell, seed) for own, cell in zip(examples, cells, strict=True)]
-    return copied(np.concatenate(copies), labels, examples, cells)
-
-
-def copied(
-    images: Images, labels: Labels, examples: NDArray[np.int64], cells: Sequence[tuple[str, int]]
-) -> Shifted:
-    """Return shifted copies with what is known of their originals.
-
-    Args:
-        images: (K * S, C, H, W), in the order of ``examples``.
-        labels: (N,) of the split that the originals are of.
-        examples: (K, S) numbers of the originals.
-        cells: Condition and severity of each of the K rows of these.
-    """
-    _, size = examples.shape
-    return Shifted(
-        images=images,
-        labels=labels[examples].ravel(),
-        example=examples.ravel().astype(np.int32),
-        condition=np.repeat([condition for condition, _ in cells], size),
-        severity=np.repeat([severity for _, severity in cells], size).astype(np.int8),
-    )
+    return Shifted.of(np.concatenate(copies), labels, examples, cells)
 
 
 def subsets(

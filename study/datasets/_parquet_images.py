@@ -55,7 +55,7 @@ SPLITS: Final = {
     "test": ("test",),
 }
 """What files of each split are called."""
-
+NAMES: Final = tuple(name for names in SPLITS.values() for name in names)
 
 PART: Final = re.compile(
     r"(?P<row>[a-z_. -]*)(?P<number>\d{1,6})(-of-(?P<total>\d{1,6}))?([^a-z0-9].*)?", re.IGNORECASE
@@ -132,10 +132,9 @@ def parquet_files(folder: Path) -> list[Path]:
     Raises:
         StudyError: When one of them is still being downloaded.
     """
-    called = {end for names in SPLITS.values() for name in names for end in _folders(name)}
     if not folder.is_dir():
         return []
-    places = [folder, *(path for path in folder.iterdir() if path.name in called)]
+    places = [folder, *(path for path in folder.iterdir() if _stem(path) in NAMES)]
     inside = sorted(file for place in places if place.is_dir() for file in place.iterdir())
     for file in inside:
         if UNFINISHED.fullmatch(file.name):
@@ -152,38 +151,33 @@ def parquet_files(folder: Path) -> list[Path]:
     ]
 
 
-def _folders(name: str) -> tuple[str, str]:
-    """Return what the folder of a split may be called: Spark gives it the name of a file."""
-    return name, f"{name}.parquet"
+def _stem(path: Path) -> str:
+    """Return what the folder of a split is called: Spark gives it the name of a file."""
+    return path.name.removesuffix(".parquet")
 
 
-def _called(folder: Path, name: str) -> list[Path]:
-    """Return the file of a name, the numbered files of that name, or those in its folder."""
+def _name(folder: Path, file: Path) -> str:
+    """Return what a file is called without its number, or the folder in ``folder`` that has it."""
+    if file.parent != folder:
+        return _stem(file.parent)
+    match = PART.fullmatch(file.stem)
+    return _row(match) if match else file.stem.lower()
 
-    def is_called(file: Path) -> bool:
-        match = PART.fullmatch(file.stem)
-        return (_row(match) if match else file.stem.lower()) == name
 
-    return [
-        file
-        for file in parquet_files(folder)
-        if (is_called(file) if file.parent == folder else file.parent.name in _folders(name))
-    ]
+def _called(folder: Path, *names: str) -> list[Path]:
+    """Return the files of one of these names, numbered or not, or in a folder of that name."""
+    return [file for file in parquet_files(folder) if _name(folder, file) in names]
 
 
 def place_of(folder: Path) -> Path:
     """Return where a set lies in its folder: there, or in ``data/`` as in a clone of the hub."""
     below = folder / "data"
-    return below if not _read(folder) and parquet_files(below) else folder
-
-
-def _read(folder: Path) -> set[Path]:
-    return {file for names in SPLITS.values() for name in names for file in _called(folder, name)}
+    return below if not _called(folder, *NAMES) and parquet_files(below) else folder
 
 
 def unread(folder: Path) -> list[str]:
     """Return the names of Parquet files in a folder, or in ``data/`` in it, that nothing reads."""
-    read = _read(place_of(folder))
+    read = set(_called(place_of(folder), *NAMES))
     every = [*parquet_files(folder), *parquet_files(folder / "data")]
     return [str(file.relative_to(folder)) for file in every if file not in read]
 

@@ -1,6 +1,5 @@
 """What every image set does alike: find its folder, check labels, split, make shifted copies."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +80,13 @@ def assemble(
         test = test or val
     size, seed, distinct = options.shift_size, shift_seed(options), options.shift_distinct
     shift = shift or shifted(*test, size, seed, distinct=distinct)
+    # What the test's shifted copies contain is no part of the validation ladder.
+    ladder = [condition for condition in VALIDATION if condition not in shift.condition]
     return Dataset(
         train=train,
         val=val,
         test=test,
-        val_shift=shifted(*val, size, seed, held_out(shift), VALIDATION_SEVERITIES, distinct),
+        val_shift=shifted(*val, size, seed, ladder, VALIDATION_SEVERITIES, distinct),
         shift=shift,
         classes=classes,
         ood={name: keep(images, options) for name, images in ood.items()},
@@ -103,11 +104,6 @@ def _check_two_classes(labels: Labels, name: str) -> None:
             f"dataset {name}: the training images must have at least 2 classes, "
             f"but all have label {labels[0] if len(labels) else None}; check the labels"
         )
-
-
-def held_out(shift: Shifted) -> Sequence[str]:
-    """Return the validation ladder without what the test's shifted copies also contain."""
-    return [condition for condition in VALIDATION if condition not in shift.condition]
 
 
 def split(labels: Labels, options: CommonOptions, spare: int = 0) -> tuple[Rows, Rows, Rows]:

@@ -1,6 +1,7 @@
 """What an image set is: arrays, shifted copies, options."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,32 @@ class Shifted:
     example: NDArray[np.int32]
     condition: NDArray[np.str_]
     severity: NDArray[np.int8]
+
+    @classmethod
+    def of(
+        cls,
+        images: Images,
+        labels: Labels,
+        examples: NDArray[np.int64],
+        cells: Sequence[tuple[str, int]],
+    ) -> "Shifted":
+        """Return copies of S examples in each of K cells.
+
+        Args:
+            images: (K * S, C, H, W), in the order of ``examples``.
+            labels: (N,) of the split that the examples are of.
+            examples: (K, S) their numbers in the split.
+            cells: Condition and severity of each row of these.
+        """
+        conditions, severities = zip(*cells, strict=True)
+        _, size = examples.shape
+        return cls(
+            images=images,
+            labels=labels[examples].ravel(),
+            example=examples.ravel().astype(np.int32),
+            condition=np.repeat(conditions, size),
+            severity=np.repeat(np.array(severities, np.int8), size),
+        )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Final, Literal
 
@@ -31,7 +32,7 @@ from pydantic import Field
 
 from study.datasets import CommonOptions, Dataset, Images, Labels, Shifted
 from study.datasets import _splits as splits
-from study.datasets._corruptions import SEVERITIES, VALIDATION_SEVERITIES, copied, subsets
+from study.datasets._corruptions import SEVERITIES, VALIDATION_SEVERITIES, subsets
 from study.spec import derive_seed
 
 Series = NDArray[np.float64]
@@ -155,7 +156,7 @@ def _surrogate(series: Series, rng: np.random.Generator) -> Series:
 
 def _shifted(split: Draws, options: Options, ladder: Ladder, severities: Sequence[int]) -> Shifted:
     """Return disturbed copies of seeded subsets, by condition, severity and example."""
-    cells = [(condition, severity) for condition in ladder for severity in severities]
+    cells = list(product(ladder, severities))
     size, seed, distinct = options.shift_size, splits.shift_seed(options), options.shift_distinct
     examples = subsets(len(cells), len(split.labels), size, seed, distinct)
     copies = [
@@ -163,7 +164,7 @@ def _shifted(split: Draws, options: Options, ladder: Ladder, severities: Sequenc
         for own, (condition, severity) in zip(examples, cells, strict=True)
         for argument, amounts in [ladder[condition]]
     ]
-    return copied(quantised(np.concatenate(copies)), split.labels, examples, cells)
+    return Shifted.of(quantised(np.concatenate(copies)), split.labels, examples, cells)
 
 
 def _transformed(templates: Series, seeds: Seeds, **amounts: float) -> Series:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.errors import StudyError
-from study.layers.members import split_members
+from study.layers.members import MemberModule, split_members
 
 Kind = Literal["linear", "equiangular", "rotated"]
 FRAME_SEED: Final = 0
@@ -80,10 +80,11 @@ class EquiangularHead(nn.Module):
         return self.scale * F.linear(F.normalize(z, dim=-1), self.frame)
 
 
-class MemberHead(nn.Module):
+class MemberHead(MemberModule):
     """Rotated heads of members in the batch axis: (M*B, F) -> (M*B, C).
 
     Member 0 keeps the frame of ``head``; the others draw theirs from torch's global random state.
+    Averaged class vectors have a length below 1.
     """
 
     def __init__(self, head: EquiangularHead, members: int) -> None:
@@ -105,11 +106,6 @@ class MemberHead(nn.Module):
         head.rotated = True
         head.frame = nn.Parameter(self.frames[member].detach().clone(), requires_grad=False)
         return head
-
-    def average_members(self) -> None:
-        """Become one head with the mean of the class vectors, whose length is then below 1."""
-        self.frames.data = self.frames.data.mean(0, keepdim=True)
-        self.members = 1
 
 
 def install(network: nn.Module, kind: Kind, scale: float) -> None:

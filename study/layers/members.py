@@ -4,6 +4,7 @@ Inside a wrapped network the members stand in the batch axis, member by member: 
 that all members share then need no change.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -15,11 +16,48 @@ CHUNK: Final = 512
 """Images that pass through a network at once."""
 
 
+class MemberModule(nn.Module):
+    """A layer, norm or head that knows the members and has something of each one's own.
+
+    Attributes:
+        members: M.
+    """
+
+    members: int
+
+    def own_parameters(self) -> Iterator[Tensor]:
+        """Yield the parameters that have a leading member axis: by default all."""
+        yield from self.parameters()
+
+    def plain(self, member: int) -> nn.Module:
+        """Return the ordinary module that one member applies."""
+        raise NotImplementedError
+
+    def average_members(self) -> None:
+        """Become the module of one member, whose own parameters are the members' means."""
+        for parameter in self.own_parameters():
+            parameter.data = parameter.data.mean(0, keepdim=True)
+        self.members = 1
+
+
 def repeat_for_members(x: Tensor, members: int, streams: int = 1) -> Tensor:
     """Give every member of a stream its batch: (S*B, ...) -> (S*M*B, ...), keeping its format."""
     if members == 1:
         return x
     return torch.cat([batch for batch in x.chunk(streams) for _ in range(members)])
+
+
+class Folded(nn.Sequential):
+    """A module that gets every member's batch, under its own name: a head is found as one."""
+
+    def __init__(self, name: str, module: nn.Module, members: int) -> None:
+        super().__init__(OrderedDict({name: module}))
+        self.members = members
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give every member the same batch: (B, ...) -> (M*B, ...)."""
+        y: Tensor = self[0](repeat_for_members(x, self.members))
+        return y
 
 
 def split_members(x: Tensor, members: int) -> Tensor:

@@ -3,21 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from study.layers.members import split_members
-
-
-class MemberNorm(nn.Module):
-    """A norm that knows the members; each of its parameters has a part of every member's."""
-
-    members: int
-
-    def plain(self, member: int) -> nn.Module:
-        """Return the ordinary norm that one member applies."""
-        raise NotImplementedError
-
-    def average_members(self) -> None:
-        """Become the one-member norm with averaged statistics, scale and shift."""
-        raise NotImplementedError
+from study.layers.members import MemberModule, split_members
 
 
 class GroupedBatchNorm(nn.Module):
@@ -58,7 +44,7 @@ class GroupedBatchNorm(nn.Module):
         return norm
 
 
-class MemberBatchNorm(GroupedBatchNorm, MemberNorm):
+class MemberBatchNorm(GroupedBatchNorm, MemberModule):
     """Batch normalisation in which each member has its own statistics, scale and shift."""
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, members: int) -> None:

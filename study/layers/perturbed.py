@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from study.errors import StudyError
 from study.layers.convolution import Convolution, conv2d
 from study.layers.input_product import applies, first_product
-from study.layers.members import split_members
+from study.layers.members import MemberModule, split_members
 
 Weighted = nn.Linear | nn.Conv2d
 SCALING = 2
@@ -31,7 +31,7 @@ BATCH: ContextVar[int | None] = ContextVar("BATCH", default=None)
 """Examples of a member for which a convolution's form is chosen; None: as many as there are."""
 
 
-class MemberLayer(nn.Module):
+class MemberLayer(MemberModule):
     """What the layers share: the wrapped layer's own ``weight``, and a bias, shared or per member.
 
     N such layers may be stacked as one of N*M members; each M of them share a weight.
@@ -141,12 +141,6 @@ class MemberLayer(nn.Module):
             layer.bias = nn.Parameter(own.detach().clone())
         return layer
 
-    def average_members(self) -> None:
-        """Become the layer of one member, whose own parameters are the members' means."""
-        for parameter in self.own_parameters():
-            parameter.data = parameter.data.mean(0, keepdim=True)
-        self.members = 1
-
     def _apply_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.dim() > len(self.shape):
             rows = split_members(x, len(weight)).flatten(1, -2)
@@ -211,13 +205,10 @@ class RankOneLayer(MemberLayer):
 
     def effective_weight(self) -> Tensor:
         """Return W ∘ s_m r_mᵀ, (M, *shape)."""
-        return self.shared_weight() * self.perturbation()
-
-    def perturbation(self) -> Tensor:
-        """Return s_m r_mᵀ, broadcastable to (M, *shape)."""
-        return self._outer(self.scale("r"), self.scale("s"))
+        return self.shared_weight() * self._outer(self.scale("r"), self.scale("s"))
 
     def _outer(self, r: Tensor | None, s: Tensor | None) -> Tensor:
+        """Return s_m r_mᵀ, broadcastable to (M, *shape)."""
         kernel = [1] * (len(self.shape) - 2)
         product = self.weight.new_ones(self.members, 1, 1, *kernel)
         if r is not None:
@@ -306,41 +297,25 @@ class LowRankLayer(MemberLayer):
 
     Args:
         layer: The layer to wrap.
-        members: M.
-        rank: k.
-        std: Standard deviation of the entries of W_m - W at initialisation, for any k: those of A
-            and B have its square root.
-        start: Initial values of A and B instead, (M, k, in) and (M, out, k); without the factor
-            1/√k.
+        a: Initial values of A, (M, k, in).
+        b: Of B, (M, out, k).
+        factor: In the place of 1/√k.
 
     Raises:
         StudyError: When the rank is above the layer's.
     """
 
-    def __init__(
-        self,
-        layer: Weighted,
-        members: int,
-        rank: int,
-        std: float | None = None,
-        start: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        super().__init__(layer, members)
+    def __init__(self, layer: Weighted, a: Tensor, b: Tensor, factor: float = 1.0) -> None:
+        super().__init__(layer, len(a))
         out, into = self.weight.flatten(1).shape
+        rank = a.shape[1]
         if rank > min(out, into):
             raise StudyError(
                 f"params.rank must be at most {min(out, into)}, the smaller side of a layer with "
                 f"{into} inputs and {out} outputs, but is {rank}; lower it"
             )
-        self.factor = 1.0
-        if start is None:
-            assert std is not None
-            root = math.sqrt(std)
-            start = torch.randn(members, rank, into) * root, torch.randn(members, out, rank) * root
-            self.factor = 1 / math.sqrt(rank)
-        self.fast = nn.ParameterDict(
-            {name: nn.Parameter(v) for name, v in zip("AB", start, strict=True)}
-        )
+        self.factor = factor
+        self.fast = nn.ParameterDict({"A": nn.Parameter(a), "B": nn.Parameter(b)})
 
     def difference(self) -> Tensor:
         """Return W_m - W, (M, *shape)."""

@@ -13,11 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from study.errors import StudyError
 from study.layers.fixed_heads import EquiangularHead, MemberHead
 from study.layers.members import (
+    MemberModule,
     repeat_for_members,
     replace_modules,
     weighted_layers,
 )
-from study.layers.norms import MemberBatchNorm, MemberNorm
+from study.layers.norms import MemberBatchNorm
 from study.layers.perturbed import MemberLayer, Weighted
 from study.methods import MakeNetwork, Method, Phase, TrainingForward
 from study.methods._one_network import OneNetwork
@@ -192,12 +193,10 @@ class SharedNetwork(OneNetwork):
         return (m for m in self.network.modules() if isinstance(m, MemberLayer))
 
     def own_parameters(self) -> Iterator[Tensor]:
-        """Yield every parameter that each member has for itself."""
+        """Yield every parameter that each member has for itself and that is trained."""
         for module in self.network.modules():
-            if isinstance(module, MemberLayer):
+            if isinstance(module, MemberModule) and not isinstance(module, MemberHead):
                 yield from module.own_parameters()
-            elif isinstance(module, MemberNorm):
-                yield from module.parameters()
 
     def perturbations(self) -> Tensor | None:
         """Return the fast weights' deviations from the unperturbed network, (M, P)."""
@@ -217,7 +216,7 @@ class SharedNetwork(OneNetwork):
         own = {
             id(module): module.plain(member)
             for module in self.network.modules()
-            if isinstance(module, MemberLayer | MemberNorm | MemberHead)
+            if isinstance(module, MemberModule)
         }
         return copy.deepcopy(self.network, own)  # The copy has these in their places.
 
@@ -230,7 +229,7 @@ class SharedNetwork(OneNetwork):
         one = copy.deepcopy(self)
         one.members = 1
         for module in one.network.modules():
-            if isinstance(module, MemberLayer | MemberNorm | MemberHead):
+            if isinstance(module, MemberModule):
                 module.average_members()
         return one
 

@@ -21,12 +21,12 @@ batches and normalisation are parameters, since each may decide the outcome. The
 members, so a fast weight's gradient carries a factor 1/M that ``fast_lr_multiplier`` may undo.
 """
 
-from functools import partial
+import math
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from study.errors import StudyError
 from study.layers.members import replace_modules
@@ -196,7 +196,11 @@ def _perturbed(layer: Weighted, params: Params, first: bool) -> MemberLayer:
         assert params.init_std is not None
         assert params.rank != "full"
         std = params.init_std * layer.weight.detach().std(correction=0).item()
-        return LowRankLayer(layer, params.members, params.rank, std)
+        out, into = layer.weight.flatten(1).shape
+        # The entries of W_m - W have this deviation for any rank: those of A and B its root.
+        a = torch.randn(params.members, params.rank, into) * math.sqrt(std)
+        b = torch.randn(params.members, out, params.rank) * math.sqrt(std)
+        return LowRankLayer(layer, a, b, factor=1 / math.sqrt(params.rank))
     if params.rank != 1:
         assert params.init_std is not None
         rank = None if params.rank == "full" else params.rank
@@ -212,14 +216,11 @@ def _start(params: Params, first_r: bool) -> Start:
         std = params.init_std or 0.0
         return lambda m, n: 1 + std * torch.randn(m, n)
     if params.init == "sign" or (params.init == "tabm_sign" and first_r):
-        return partial(_signs, negative_share=params.negative_share or 0.0)
+        share = params.negative_share or 0.0
+        return lambda m, n: torch.where(torch.rand(m, n) < share, -1.0, 1.0)
     if params.init == "tabm_normal" and first_r:
         return torch.randn
     return torch.ones
-
-
-def _signs(members: int, size: int, negative_share: float) -> Tensor:
-    return torch.where(torch.rand(members, size) < negative_share, -1.0, 1.0)
 
 
 NORMAL = {"members": 2, "init": "normal", "init_std": 0.5}

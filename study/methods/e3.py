@@ -36,7 +36,6 @@ for the number of its own rows; the FLOPs that are counted are those of the K ex
 """
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
 
@@ -45,7 +44,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from study.errors import StudyError
-from study.layers.members import repeat_for_members, split_members, weighted_layers
+from study.layers.members import Folded, split_members, weighted_layers
 from study.layers.perturbed import BATCH
 from study.layers.transformer import FeedForward, Residual
 from study.methods import MakeNetwork, Method
@@ -195,19 +194,6 @@ def load(scores_MNE: Tensor, noisy_MNE: Tensor, top_k: int, std: float) -> Tenso
 
 def _squared_variation(values_ME: Tensor) -> Tensor:
     return (values_ME.var(1, correction=0) / values_ME.mean(1).square()).mean()
-
-
-class Folded(nn.Sequential):
-    """A module that gets every member's batch, under its own name: a head is found as one."""
-
-    def __init__(self, name: str, module: nn.Module, members: int) -> None:
-        super().__init__(OrderedDict({name: module}))
-        self.members = members
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Give every member the same batch: (B, ...) -> (M*B, ...)."""
-        y: Tensor = self[0](repeat_for_members(x, self.members))
-        return y
 
 
 class Ensemble(Method):

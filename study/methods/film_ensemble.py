@@ -24,8 +24,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from study.errors import StudyError
-from study.layers.members import replace_modules, split_members
-from study.layers.norms import MemberBatchNorm, MemberNorm
+from study.layers.members import MemberModule, replace_modules, split_members
+from study.layers.norms import MemberBatchNorm
 from study.methods import MakeNetwork
 from study.methods._shared_network import SharedNetwork
 from study.spec import Strict
@@ -49,7 +49,7 @@ class Params(Strict):
     norm: Literal["shared", "member"] = "shared"
 
 
-class FilmNorm(MemberNorm):
+class FilmNorm(MemberModule):
     """A norm with common statistics, and γ and β (M, F) by member."""
 
     def __init__(self, norm: nn.Module, gamma: Tensor, beta: Tensor) -> None:
@@ -75,12 +75,6 @@ class FilmNorm(MemberNorm):
         for name, value in (("weight", self.gamma), ("bias", self.beta)):
             norm.register_parameter(name, nn.Parameter(value[member].detach().clone()))
         return norm
-
-    def average_members(self) -> None:
-        """Become the one-member norm with averaged γ and β."""
-        for tensor in (self.gamma, self.beta):
-            tensor.data = tensor.data.mean(0, keepdim=True)
-        self.members = 1
 
 
 class Ensemble(SharedNetwork):
@@ -110,7 +104,7 @@ class Ensemble(SharedNetwork):
             )
         replace_modules(self.network, kinds, self._film)
 
-    def _film(self, norm: nn.Module) -> MemberNorm:
+    def _film(self, norm: nn.Module) -> MemberModule:
         assert isinstance(norm.weight, Tensor)
         gamma, beta = (self._start(norm.weight.numel()) for _ in range(2))
         if self.params.init == "around_one":

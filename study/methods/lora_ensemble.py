@@ -98,7 +98,7 @@ def _updated(layer: Weighted, params: Params) -> LowRankLayer:
     bound = params.init_gain * math.sqrt(6 / (params.rank + into))
     a = torch.empty(params.members, params.rank, into).uniform_(-bound, bound)
     b = torch.zeros(params.members, out, params.rank)
-    return LowRankLayer(layer, params.members, params.rank, start=(a, b))
+    return LowRankLayer(layer, a, b)
 
 
 EXAMPLES = [

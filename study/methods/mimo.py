@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from study.errors import StudyError
 from study.layers.convolution import resized
-from study.layers.members import repeat_for_members, replace_modules, split_members, weighted_layers
+from study.layers.members import Folded, replace_modules, split_members, weighted_layers
 from study.layers.perturbed import IndependentLayer, Weighted
 from study.methods import MakeNetwork, Method
 from study.spec import Strict
@@ -45,19 +45,6 @@ class Params(Strict):
     batch_repetition: int = Field(4, ge=1, le=16)
 
 
-class Heads(nn.Module):
-    """The members' heads on features that they share: (B, in) -> (M * B, classes)."""
-
-    def __init__(self, layer: nn.Linear, members: int) -> None:
-        super().__init__()
-        self.head = IndependentLayer(layer, members, random=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply every member's head to all features."""
-        logits: Tensor = self.head(repeat_for_members(x, self.head.members))
-        return logits
-
-
 class Ensemble(Method):
     """One network with M inputs and M heads."""
 
@@ -76,7 +63,8 @@ class Ensemble(Method):
                         "mimo needs a backbone whose last layer is linear, but it is a "
                         "convolution; choose another backbone"
                     )
-                return Heads(layer, self.members)
+                heads = IndependentLayer(layer, self.members, random=True)
+                return Folded("head", heads, self.members)
             return _widened(layer, self.members) if layer is layers[0] else None
 
         replace_modules(self.network, (nn.Linear, nn.Conv2d), adapted)
@@ -99,22 +87,21 @@ class Ensemble(Method):
         rows = [torch.cat([_shuffle(common[:own]), common[own:]]) for _ in range(self.members)]
         return torch.stack(rows)
 
-    def _of_one_image(self, first: Weighted) -> Tensor:
-        return first.weight.detach().unflatten(1, (self.members, -1)).sum(1)
-
     def member_network(self, member: int) -> nn.Module | None:
         """Return the plain backbone that a member is when all inputs are the same image."""
         first = weighted_layers(self.network)[0]
         plain = copy.deepcopy(first)
-        plain.weight = nn.Parameter(self._of_one_image(first))
+        of_images = first.weight.detach().unflatten(1, (self.members, -1))
+        plain.weight = nn.Parameter(of_images.sum(1))
         if isinstance(plain, nn.Linear):
             plain.in_features = plain.weight.shape[1]
         else:
             plain.in_channels = plain.weight.shape[1]
         own: dict[int, Any] = {id(first): plain}
         for module in self.network.modules():
-            if isinstance(module, Heads):
-                own[id(module)] = module.head.plain(member)
+            if isinstance(module, Folded):
+                heads: Any = module[0]
+                own[id(module)] = heads.plain(member)
         return copy.deepcopy(self.network, own)
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 
 from rich.console import Console
@@ -132,9 +132,9 @@ class Progress:
         assert self.stage is not None
         now = time.monotonic()
         running = [PlannedJob(job.spec.method, job) for job in self.running.values()]
-        coming = [*self._coming()]
+        first = [] if self.first is None else [PlannedJob(self.first.spec.method, self.first)]
         known = []
-        for seconds in lengths(self.pace, self.stage.name, [*running, *coming]):
+        for seconds in lengths(self.pace, self.stage.name, [*running, *first, *self.stage.ahead()]):
             if seconds is None:
                 return None
             known.append(seconds)
@@ -142,12 +142,6 @@ class Progress:
         under_way = [max(0.0, s - (now - t)) for s, t in zip(known, begun, strict=False)]
         # Slots are idle between jobs, and at the end of a generation: as much as so far.
         return last_end(under_way, known[len(begun) :], self.slots) / (self._busy_share() or 1.0)
-
-    def _coming(self) -> Iterator[PlannedJob]:
-        assert self.stage is not None
-        if self.first is not None:
-            yield PlannedJob(self.first.spec.method, self.first)
-        yield from self.stage.ahead()
 
     def _busy_share(self) -> float:
         """Return the share of the slots' time in this stage in which jobs ran."""

@@ -8,7 +8,6 @@ over; the holder gives up before. Of two that begin at once the one that wrote l
 import json
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -17,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from study.errors import StudyError
+from study.errors import StudyError, end_process
 from study.run_folder.paths import ObjectPath
 
 RENEW, LAPSE, SETTLE, LOOK_EVERY = 15.0, 60.0, 2.0, 2.0
@@ -64,7 +63,7 @@ def held(at: ObjectPath, lost: Callable[[str], None] | None = None) -> Iterator[
     def end(line: str) -> None:
         if not done.is_set():
             done.set()
-            (lost or _end)(line)
+            (lost or end_process)(line)
 
     def renew() -> None:
         while not done.wait(RENEW):
@@ -157,8 +156,3 @@ def _taken(at: ObjectPath, holder: Holder | None) -> StudyError:
     return StudyError(
         f"--out {at.parent}: {who} is at work there; wait for it to end, or choose another --out"
     )
-
-
-def _end(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr, flush=True)
-    os._exit(2)

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, TypeVar
@@ -63,7 +63,7 @@ Known = dict[str, Stat | None]
 """Key -> what a listing said of an object, or None of what would be a folder."""
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(order=True, unsafe_hash=True, repr=False)
 class ObjectPath:
     """A place in an object store; ``/`` and the methods are those of ``pathlib.Path``.
 
@@ -76,10 +76,10 @@ class ObjectPath:
     """
 
     scheme: str
-    filesystem: fs.FileSystem
+    filesystem: fs.FileSystem = field(compare=False)
     key: str
-    known: Known | None = None
-    patience: float = PATIENCE
+    known: Known | None = field(default=None, compare=False)
+    patience: float = field(default=PATIENCE, compare=False)
 
     def __post_init__(self) -> None:
         pure = PurePosixPath(self.key)
@@ -93,15 +93,6 @@ class ObjectPath:
 
     def __reduce__(self) -> Any:
         return any_path, (str(self),)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ObjectPath) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __lt__(self, other: "ObjectPath") -> bool:
-        return str(self) < str(other)
 
     def __truediv__(self, name: str) -> "ObjectPath":
         return replace(self, key=f"{self.key}/{name}")

@@ -1,6 +1,5 @@
 """Checks of a method's space: keys, conditions, values, enqueued configurations."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -73,7 +72,7 @@ def check_values(space: MethodSpace) -> None:
         if section != "backbone" or "backbone.name" not in space.search
         for name, field in model.model_fields.items()
     }
-    for key, values in _values(space):
+    for key, values in space.values():
         if key not in fields:
             continue
         field = fields[key]
@@ -89,12 +88,6 @@ def check_values(space: MethodSpace) -> None:
                 raise StudyError(
                     f"{space.file}: {key}: {message[0].lower()}{message[1:]}, but got {value!r}"
                 ) from None
-
-
-def _values(space: MethodSpace) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    yield from ((key, (value,)) for key, value in space.fixed.items())
-    for key, _, domain in space.conditional():
-        yield key, tuple(domain.choice or domain.bounds or ())
 
 
 def _all_models(space: MethodSpace) -> dict[str, type[Strict]]:

@@ -118,6 +118,16 @@ class MethodSpace(Strict):
             for number, domain in enumerate(alternatives):
                 yield key, key if len(alternatives) == 1 else f"{key}[{number}]", domain
 
+    def values(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Yield (key, values): what is fixed, every choice, and both ends of every range."""
+        yield from ((key, (value,)) for key, value in self.fixed.items())
+        for key, _, domain in self.conditional():
+            yield key, tuple(domain.choice or domain.bounds or ())
+
+    def values_of(self, key: str) -> list[Any]:
+        """Return the values of one key; none where it is neither fixed nor searched."""
+        return [value for own, values in self.values() if own == key for value in values]
+
 
 class Study(Strict):
     """A whole study: the first file's settings and every method's space."""
@@ -176,13 +186,8 @@ class Study(Strict):
     @property
     def execution(self) -> Execution:
         """How each trial is trained and stored."""
-        resources = self.resources
-        return Execution(
-            precision=self.precision,
-            stack=resources.stack,
-            low_memory=resources.low_memory,
-            deterministic=resources.deterministic,
-        )
+        own = self.resources.model_dump(include=set(Execution.model_fields))
+        return Execution(precision=self.precision, **own)
 
     def space(self, method: str) -> MethodSpace:
         """Return the space of ``method``."""

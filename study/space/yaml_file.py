@@ -23,6 +23,10 @@ DIGITS: Final = 18
 """Of a whole number: more do not fit into 64 bits."""
 
 
+def _refused(node: yaml.Node, why: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, why, node.start_mark)
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML as in its version 1.2: 1e-4 is a number, no is a word; no key stands twice."""
 
@@ -32,13 +36,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:merge":
                 if not isinstance(key, yaml.ScalarNode):
-                    raise yaml.constructor.ConstructorError(
-                        None, None, "a key must be a word", key.start_mark
-                    )
+                    raise _refused(key, "a key must be a word")
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} stands twice", key.start_mark
-                    )
+                    raise _refused(key, f"key {key.value!r} stands twice")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -67,12 +67,10 @@ _Loader.add_implicit_resolver(
 def _whole(_: _Loader, node: yaml.ScalarNode) -> int:
     """Return a whole number; in version 1.1 one that begins with 0 is octal."""
     if len(node.value.lstrip("+-0")) > DIGITS:
-        raise yaml.constructor.ConstructorError(
-            None,
-            None,
+        raise _refused(
+            node,
             f"a whole number must have {DIGITS} digits at most, but one is {node.value:.40}; "
             "shorten it, or put quotes around a text",
-            node.start_mark,
         )
     return int(node.value)
 
@@ -84,6 +82,12 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _parsed(text: str) -> Any:
+    value = yaml.load(text, Loader=_Loader)
+    json.dumps(value, default=str)  # What refers to itself has no end.
+    return value
+
+
 def read_yaml(file: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds.
 
@@ -91,8 +95,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         StudyError: When it cannot be read, is no YAML, or has a key that is not known.
     """
     try:
-        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-        json.dumps(document, default=str)  # What refers to itself has no end.
+        document = _parsed(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise StudyError(f"{file}: cannot be read ({error.strerror}); check --space") from None
     except UnicodeDecodeError as error:
@@ -138,8 +141,7 @@ def set_key(document: dict[str, Any], override: str, file: Path) -> None:
                 f"--set {override}: {part} in {file} is no mapping; name a key inside one"
             )
     try:
-        at[last] = yaml.load(text, Loader=_Loader)
-        json.dumps(at[last], default=str)  # What refers to itself has no end.
+        at[last] = _parsed(text)
         if path[:1] == ["search"] and at[last] is None:
             del at[last]
     except yaml.constructor.ConstructorError as error:

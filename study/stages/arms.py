@@ -7,6 +7,7 @@ from study.parquet_format import TrialRow
 from study.search.method_search import MethodSearch
 from study.space.settings import Study
 from study.spec import Configuration, TrialSpec
+from study.stages.anchor import Anchored
 from study.stages.matched_anchors import (
     as_deep_ensemble,
     single_seeds,
@@ -54,23 +55,17 @@ def shortlisted(
 
 
 def choose_arms(
-    study: Study,
-    searches: list[MethodSearch],
-    single: Configuration,
-    contenders: list[Configuration],
-    judged: list[Arm],
-    seeds: int,
+    study: Study, searches: list[MethodSearch], found: Anchored, seeds: int
 ) -> list[Arm]:
     """Return the arms of the plan: anchors, controls, what is judged, and its matched anchors.
 
     Args:
         study: Its protocol says what is held against what.
         searches: Of every tuned method; one may declare the negative control.
-        single: The single network that was chosen.
-        contenders: Single networks that may be better.
-        judged: Candidates and comparisons.
+        found: What the anchor stage has chosen.
         seeds: Replicates of each.
     """
+    single, judged = found.single, found.judged
     own = [search for search in searches if is_candidate(study, search.space.method)]
     negative = _negative_control(study, single, own)
     # The positive control is what a candidate would be if its members were networks of their own:
@@ -88,7 +83,7 @@ def choose_arms(
         (held, *judged), matched = with_matched([negative, *judged], single, deep, seeds)
         if held.matched and held.matched.single != single.configuration:
             negative = held
-        matched = with_contenders(matched, contenders, seeds)
+        matched = with_contenders(matched, found.contenders, seeds)
     return [
         Arm(spec=single, role="single", reason="anchor", name="single", seeds=more),
         Arm(spec=deep, role="deep_ensemble", reason="anchor", name="deep ensemble"),

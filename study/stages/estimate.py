@@ -9,12 +9,11 @@ assumed. No GPU has confirmed it.
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from study.datasets import Dataset
 from study.run_folder.free_space import RESERVE, free_space
 from study.run_folder.store import RunFolder
-from study.space.domain import Domain
 from study.space.settings import MethodSpace, Study
 from study.stages import pilot
 from study.stages.hyperparameter_exchange import EXCHANGED
@@ -69,12 +68,7 @@ def total(study: Study, each: Mapping[str, float]) -> float:
 
 def _members(space: MethodSpace) -> int:
     """Return the members of a method's largest ensemble."""
-    searched = [m for d in space.search.get("params.members", ()) for m in _ends(d)]
-    return max([*searched, space.fixed.get("params.members", 0)]) or SIZE
-
-
-def _ends(domain: Domain) -> list[Any]:
-    return list(domain.choice or domain.bounds or ())
+    return max(space.values_of("params.members"), default=0) or SIZE
 
 
 def _values(space: MethodSpace) -> float:

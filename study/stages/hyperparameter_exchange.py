@@ -12,14 +12,7 @@ from study.jobs import Job, Rows
 from study.space.settings import Study
 from study.spec import Configuration, Training, TrialSpec
 from study.stages.plan import Arm, Tried
-from study.stages.single_network import (
-    Candidate,
-    Losses,
-    anchor_job,
-    anchor_rows,
-    merit,
-    outcome,
-)
+from study.stages.single_network import Losses, anchor_job, anchor_rows, merit, outcome
 
 WITH_SINGLES: Final = "with the single network's values"
 EXCHANGED: Final = 5
@@ -120,15 +113,12 @@ def exchanged(
         called = arm.name or f"{arm.spec.method} {arm.spec.configuration[:6]}"
         if (why := refused.get(other.spec.configuration)) is not None:
             source = f"{called} {WITH_SINGLES}: not run, as the method refuses them ({why})"
-            seen.append(outcome(Candidate(spec=other.spec, source=source), (), losses))
+            seen.append(outcome(other.spec, source, (), losses))
             chosen.setdefault(arm.spec.configuration, arm)
             continue
         own, moved = (
-            outcome(Candidate(spec=one.spec, source=source), anchor_rows(one.spec, rows), losses)
-            for one, source in (
-                (arm, called),
-                (other, f"{called} {WITH_SINGLES}"),
-            )
+            outcome(one.spec, source, anchor_rows(one.spec, rows), losses)
+            for one, source in ((arm, called), (other, f"{called} {WITH_SINGLES}"))
         )
         seen += [own, moved] if other != arm else []
         one = other if merit(moved)[:2] < merit(own)[:2] else arm

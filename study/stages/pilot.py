@@ -207,46 +207,34 @@ class Seen:
         as_singles = {as_single(spec, single).configuration for spec in own}
         close = {arm.spec.configuration for arm in arms if arm.reason == "contender"}
         ordered = sorted(rows.values(), key=lambda row: (row.replicate, row.trial))
-        found = {
-            "single": [[r for r in ordered if r.trial in pilot and r.role == "single"]],
-            "deep_ensemble": [
-                [r for r in ordered if r.trial in pilot and r.role == "deep_ensemble"]
-            ],
-            # An arm that took the single network's values was never rescored with these.
-            "candidates": _by_configuration(
-                ordered, ("rescore", "anchor"), {spec.configuration for spec in own}
-            ),
-            "matched": _by_configuration(ordered, ("anchor",), as_singles),
-            "contenders": _by_configuration(ordered, ("anchor",), close),
-        }
-        complete = {
-            name: [[r for r in group if r.status == "complete"] for group in groups]
-            for name, groups in found.items()
-        }
+        whole = [row for row in ordered if row.status == "complete"]
+        anchors: list[list[TrialRow]] = []
         for role in ("single", "deep_ensemble"):
-            if len(complete[role][0]) < 2:
+            every = [row for row in ordered if row.trial in pilot and row.role == role]
+            anchors.append([row for row in every if row.status == "complete"])
+            if len(anchors[-1]) < 2:
                 raise StudyError(
                     f"protocol.seeds=auto needs at least 2 complete pilot runs of {role}, but "
-                    f"{len(complete[role][0])} of {len(found[role][0])} are; "
-                    "give protocol.seeds a number"
+                    f"{len(anchors[-1])} of {len(every)} are; give protocol.seeds a number"
                 )
+        groups = [
+            # An arm that took the single network's values was never rescored with these.
+            _by_configuration(whole, ("rescore", "anchor"), {spec.configuration for spec in own}),
+            _by_configuration(whole, ("anchor",), as_singles),
+            _by_configuration(whole, ("anchor",), close),
+        ]
         calibrated: dict[str, float] = {}
         if CALIBRATED in study.protocol.endpoints:
-            used = [r.trial for own in complete.values() for group in own for r in group]
+            used = [row.trial for runs in (anchors, *groups) for one in runs for row in one]
             calibrated = analysis.calibrated_nll(store, used)
 
-        def losses(name: str) -> Groups:
-            return {
-                endpoint: [[_loss(r, endpoint, calibrated) for r in g] for g in complete[name]]
-                for endpoint in study.protocol.endpoints
-            }
+        def losses(runs: Iterable[TrialRow], endpoint: str) -> list[float]:
+            return [_loss(row, endpoint, calibrated) for row in runs]
 
-        single_losses, deep_losses = (
-            {endpoint: only for endpoint, (only,) in losses(role).items()}
-            for role in ("single", "deep_ensemble")
-        )
-        groups = (losses(name) for name in ("candidates", "matched", "contenders"))
-        return cls(single_losses, deep_losses, *groups)
+        endpoints: list[str] = list(study.protocol.endpoints)
+        single_losses, deep_losses = ({e: losses(runs, e) for e in endpoints} for runs in anchors)
+        others = ({e: [losses(runs, e) for runs in group] for e in endpoints} for group in groups)
+        return cls(single_losses, deep_losses, *others)
 
 
 def _by_configuration(

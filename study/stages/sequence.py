@@ -64,9 +64,7 @@ def stages(
         losses = partial(validation_losses, study, rows, store, analysis)
         fixed = partial(FixedStage, "anchor", rows=rows, replicates_per_job=replicates_per_job)
         found = yield from anchored(study, own, judged, rows, losses, fixed, refusal)
-    arms_of = partial(
-        choose_arms, study, list(searches.values()), found.single, found.contenders, found.judged
-    )
+    arms_of = partial(choose_arms, study, list(searches.values()), found)
     seeds, because = study.protocol.seeds, "as asked for"
     if seeds == "auto":
         arms = arms_of(study.budget.pilot_seeds)

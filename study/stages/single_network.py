@@ -82,7 +82,9 @@ def tried(candidates: Iterable[Candidate], rows: Rows, losses: Losses) -> list[T
     Raises:
         StudyError: When none has two complete runs.
     """
-    found = [outcome(one, anchor_rows(one.spec, rows), losses) for one in candidates]
+    found = [
+        outcome(one.spec, one.source, anchor_rows(one.spec, rows), losses) for one in candidates
+    ]
     usable = [one for one in found if one.mean is not None]
     if not usable:
         raise StudyError(
@@ -115,14 +117,14 @@ def merit(one: Tried) -> tuple[int, float, str]:
     return -one.seeds, inf if one.mean is None else one.mean, one.configuration
 
 
-def outcome(candidate: Candidate, rows: Iterable[TrialRow], losses: Losses) -> Tried:
-    """Return how a candidate did in its complete runs among ``rows``."""
+def outcome(spec: Configuration, source: str, rows: Iterable[TrialRow], losses: Losses) -> Tried:
+    """Return how a configuration did in its complete runs among ``rows``."""
     ordered = sorted(rows, key=lambda row: row.replicate)
     known = [losses[row.trial] for row in ordered if row.trial in losses]
     several = len(known) > 1
     return Tried(
-        configuration=candidate.spec.configuration,
-        source=candidate.source,
+        configuration=spec.configuration,
+        source=source,
         seeds=len(known),
         mean=fmean(known) if several else None,
         se=stdev(known) / sqrt(len(known)) if several else None,

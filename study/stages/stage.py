@@ -1,7 +1,7 @@
 """The two kinds of stage: jobs known beforehand, and jobs that a search proposes."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from itertools import zip_longest
 
 from study import parquet_format
@@ -16,10 +16,6 @@ ReplicatesPerJob = Callable[[TrialSpec], int]
 def one_replicate(spec: TrialSpec) -> int:
     """Return how many replicates of ``spec`` make up a job: one."""
     return 1
-
-
-def _arm(spec: TrialSpec) -> tuple[str, str]:
-    return spec.role, spec.configuration
 
 
 class FixedStage:
@@ -42,11 +38,12 @@ class FixedStage:
     ) -> None:
         self.name, self.total = name, len(jobs)
         self.open = {job.spec.trial for job in jobs if job.spec.trial not in rows}
-        self.queue = deque(
-            job
-            for job in joined(jobs, lambda job: (_arm(job.spec), replicates_per_job(job.spec)))
-            if any(s.trial in self.open for s in job.specs)
-        )
+
+        def kind(job: Job) -> tuple[Hashable, int]:
+            return (job.spec.role, job.spec.configuration), replicates_per_job(job.spec)
+
+        several = joined(jobs, kind)
+        self.queue = deque(j for j in several if any(s.trial in self.open for s in j.specs))
 
     @property
     def remaining(self) -> int:

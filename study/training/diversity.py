@@ -1,7 +1,6 @@
 """The diversity term of a step: which outputs of the members a regulariser is given."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,7 +38,7 @@ def diversity_term(
             checked = True
         seen = features[-1].float().flatten(1) if features else None
         every = (logits_MBC, y_MB, x.flatten(1), seen, method.perturbations())
-        parts = (_split(tensor, streams) for tensor in every)
+        parts = ([None] * streams if v is None else v.chunk(streams) for v in every)
         terms = []
         for logits, labels, images, z, deviations in zip(*parts, strict=True):
             z = None if z is None else _by_member(z, members, len(images))
@@ -79,7 +78,3 @@ def _by_member(features: Tensor, members: int, examples: int) -> Tensor:
     if len(features) == examples:
         return features.expand(members, *features.shape)
     return split_members(features, members)
-
-
-def _split(tensor: Tensor | None, streams: int) -> Sequence[Any]:
-    return [None] * streams if tensor is None else tensor.chunk(streams)

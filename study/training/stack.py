@@ -245,20 +245,15 @@ def joined(
     size = best_size(parts[0][0], most)
     if size < 2 or not all(stackable(method) for method, _ in parts):
         return list(parts)
-    starts = range(0, len(parts), size)
-    return [
-        _stack(parts[i : i + size], trainings and trainings[i : i + size])
-        if len(parts) - i > 1
-        else parts[i]
-        for i in starts
-    ]
-
-
-def _stack(
-    parts: Sequence[tuple[Method, int]], trainings: Sequence[Training] | None
-) -> tuple[Method, int]:
-    methods, seeds = zip(*parts, strict=True)
-    return Stack(methods, seeds, trainings), 0
+    found: list[tuple[Method, int]] = []
+    for i in range(0, len(parts), size):
+        own = parts[i : i + size]
+        if len(own) > 1:
+            methods, seeds = zip(*own, strict=True)
+            found.append((Stack(methods, seeds, trainings and trainings[i : i + size]), 0))
+        else:
+            found += own
+    return found
 
 
 def alike(spec: Configuration) -> str:

@@ -67,12 +67,10 @@ class Watch:
         if run.spec.trial not in self.diverged:
             return run
         epoch, reason = self.diverged[run.spec.trial]
-        return replace(
-            run,
-            outcome=Outcome(
-                members=run.spec.members, status="diverged", reason=reason, epochs=epoch - 1
-            ),
+        found = Outcome(
+            members=run.spec.members, status="diverged", reason=reason, epochs=epoch - 1
         )
+        return replace(run, outcome=found)
 
     @property
     def seconds(self) -> float:

@@ -8,6 +8,7 @@ from study.jobs import Job
 from study.progress.table import Progress
 from study.progress.tally import Use
 from study.run_folder.store import RunFolder
+from study.stages.sequence import stages
 from study.stages.stage import FixedStage
 from tests.study.conftest import row_of, some_row
 
@@ -15,7 +16,8 @@ from tests.study.conftest import row_of, some_row
 def make(study, tmp_path):
     store = RunFolder(tmp_path / "run")
     store.create()
-    return JobQueue(study, store, {}, "data", Progress())
+    rows = {}
+    return JobQueue(study, store, rows, "data", Progress(), stages(study, store, rows))
 
 
 def test_a_job_whose_worker_died_is_the_next(smoke, tmp_path):

@@ -17,6 +17,7 @@ from study.cluster.tune_searcher import (
 )
 from study.progress.table import Progress
 from study.run_folder.store import RunFolder
+from study.stages.sequence import stages
 
 
 class Nodes:
@@ -40,9 +41,9 @@ def make(smoke, tmp_path):
     def make(slots, joined=True):
         store = RunFolder(tmp_path / "run")
         store.create()
-        return JobQueueSearcher(
-            JobQueue(smoke, store, {}, "data", Progress()), Nodes(slots, joined)
-        )
+        rows = {}
+        job_queue = JobQueue(smoke, store, rows, "data", Progress(), stages(smoke, store, rows))
+        return JobQueueSearcher(job_queue, Nodes(slots, joined))
 
     return make
 

@@ -10,6 +10,7 @@ from study.cluster.runtime import Runtime
 from study.cluster.tuner import _replicates_per_job, _together
 from study.progress.table import Progress
 from study.run_folder.store import RunFolder
+from study.stages.sequence import stages
 from study.trials.trial import run_trials
 
 
@@ -43,7 +44,9 @@ def search(study, data, folder, lives=0):
     store.lives = lives
     together = _together(study, Runtime(), _replicates_per_job(study, data))
     rows, print_ = store.rows(), data.fingerprint
-    jobs = JobQueue(study, store, rows, print_, Progress(), together=together)
+    jobs = JobQueue(
+        study, store, rows, print_, Progress(), stages(study, store, rows, together=together)
+    )
     while jobs.stage.name == "search":
         job = jobs.next()
         run_trials(job.specs, data, store, fingerprint=print_, name=job.name)

@@ -31,6 +31,12 @@ def normal(members, size):
     return 1 + 0.5 * torch.randn(members, size)
 
 
+def additive(layer):
+    out, into = layer.weight.flatten(1).shape
+    a, b = torch.randn(M, 2, into), torch.randn(M, out, 2)
+    return LowRankLayer(layer, 0.3 * a, 0.3 * b, factor=0.5**0.5)
+
+
 LAYERS = {
     "rank one": lambda layer: RankOneLayer(layer, M, {"r": normal, "s": normal}),
     "toward one": lambda layer: RankOneLayer(layer, M, {"r": normal, "s": normal}, anchor=1.0),
@@ -38,7 +44,7 @@ LAYERS = {
     "s": lambda layer: RankOneLayer(layer, M, {"s": normal}),
     "scaled": lambda layer: LowRankScaledLayer(layer, M, 2, 0.5),
     "full": lambda layer: LowRankScaledLayer(layer, M, None, 0.5),
-    "additive": lambda layer: LowRankLayer(layer, M, 2, 0.1),
+    "additive": additive,
     "independent": lambda layer: IndependentLayer(layer, M, random=True),
     "masked": lambda layer: MaskedLayer(layer, M, 2.0),
     "bayesian": lambda layer: BayesianLayer(layer, M, normal, 0.1),

@@ -91,7 +91,6 @@ def test_one_member_of_a_lora_ensemble_is_pefts(layer, shape):
     config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["0"], init_lora_weights=False)
     other = peft.get_peft_model(nn.Sequential(*plain), config)
     a, b = (getattr(other.base_model.model[0], f"lora_{part}")["default"].weight for part in "AB")
-    start = a.detach().flatten(1).unsqueeze(0), b.detach().flatten(1).unsqueeze(0)
-    own = LowRankLayer(base, 1, 2, start=start)
+    own = LowRankLayer(base, *(v.detach().flatten(1).unsqueeze(0) for v in (a, b)))
     x = torch.randn(B, *shape)
     assert_same(own(x), other(x), [(own.fast["A"], a), (own.fast["B"], b)])

@@ -27,7 +27,7 @@ def test_a_member_adds_b_a_to_the_base(layer):
     torch.manual_seed(0)
     inner = layer.weight.flatten(1).shape[1]
     a, b = torch.randn(2, 3, inner), torch.randn(2, 4, 3)
-    own = LowRankLayer(layer, 2, 3, start=(a, b))
+    own = LowRankLayer(layer, a, b)
     x = torch.randn(5, 6) if isinstance(layer, nn.Linear) else torch.randn(5, 2, 8, 8)
     out = own(torch.cat([x, x])).unflatten(0, (2, 5))
     base = layer.weight.detach().clone()

@@ -10,6 +10,7 @@ from study.progress import table
 from study.progress.time_left import Pace, last_end, lengths
 from study.run_folder.store import RunFolder
 from study.space.load import load_study
+from study.stages.sequence import stages
 from tests.study.conftest import SMOKE, row_of
 
 BE = SMOKE.with_name("be.yaml")
@@ -93,9 +94,9 @@ def known_times(tmp_path, clock, capsys):
     study = load_study([BE], ["budget.trials=20", "budget.generation=10", "protocol.seeds=6"])
     store = RunFolder(tmp_path / "run")
     store.create()
-    watched = table.Progress()
+    watched, rows = table.Progress(), {}
     watched.slots = 2
-    job_queue = JobQueue(study, store, {}, "data", watched)
+    job_queue = JobQueue(study, store, rows, "data", watched, stages(study, store, rows))
     busy, seen, cold = [], {}, 2
 
     def hand_out():
@@ -154,7 +155,7 @@ def test_a_slow_table_is_drawn_less_often(smoke, tmp_path, monkeypatch):
     store = RunFolder(tmp_path / "run")
     store.create()
     watched = table.Progress()
-    JobQueue(smoke, store, {}, "data", watched)
+    JobQueue(smoke, store, {}, "data", watched, stages(smoke, store, {}))
 
     class Slow:
         def update(self, table, refresh):
