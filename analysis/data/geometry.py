@@ -26,8 +26,8 @@ def geometry(run: Run) -> pl.DataFrame:
     Raises:
         StudyError: When a file is damaged or breaks the format.
     """
-    done = pl.col("stage") == "confirm", pl.col("status") == "complete"
-    trials = run.trials.filter(*done).sort("role", "configuration", "replicate").to_dicts()
+    done = run.trials.filter(stage="confirm", status="complete")
+    trials = done.sort("role", "configuration", "replicate").to_dicts()
     tables = published(run, [trial["trial"] for trial in trials], "geometry")
     if not tables:
         return pl.DataFrame(schema=_COLUMNS)

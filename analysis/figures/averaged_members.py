@@ -48,8 +48,7 @@ def collapsed_figure(context: FigureContext) -> Figure | None:
     kept = ["arm", "label", "method", "panel", "kind", "nll", "low", "high", "other"]
     destroyed = _destroyed(context, rows)
     rows = rows.filter(~pl.col("arm").is_in([arm for arm, _ in destroyed]))
-    first = rows.filter(pl.col("panel") == rows["panel"][0], pl.col("kind") == "collapsed")
-    first = first.filter(pl.col("role") == "candidate")
+    first = rows.filter(panel=rows["panel"][0], kind="collapsed", role="candidate")
     loss = first.with_columns(loss=pl.col("nll") - pl.col("other")).sort("loss", descending=True)
     if loss.is_empty():
         return None

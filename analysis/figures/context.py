@@ -223,7 +223,7 @@ def _recoveries(protocol: Protocol, effects: Mapping[str, Mapping[str, Effect]])
 
 
 def _arms(verdict: Verdict) -> pl.DataFrame:
-    """Return one row per judged arm, best candidate first, then the anchors (see ``FigureContext``)."""
+    """Return one row per judged arm, best candidate first, then the anchors."""
     rows: list[tuple[str | int, ...]] = []
     every = (letters for n in (1, 2) for letters in product(ascii_uppercase, repeat=n))
     tags, called = map("".join, every), names(verdict.arms)

@@ -221,10 +221,9 @@ def landscape_figure(context: FigureContext) -> Figure | None:
     rows = per_arm(context, NETWORKS, ["arm", "quantity"])
     if rows.is_empty():
         return None
-    anchor = context.trials.filter(
-        pl.col("stage") == "confirm", pl.col("role") == "single", pl.col("status") == "complete"
-    )["val_nll"].mean()
-    basin = ONE_BASIN * anchor if isinstance(anchor, float) else None
+    anchor = context.trials.filter(stage="confirm", role="single", status="complete")
+    loss = anchor["val_nll"].mean()
+    basin = ONE_BASIN * loss if isinstance(loss, float) else None
     is_barrier = pl.col("quantity") == "barrier"
     rows = rows.sort("place", "quantity").with_columns(
         low=pl.when(is_barrier).then(pl.col("low").clip(0)).otherwise("low"),

@@ -62,11 +62,10 @@ def severity_figure(context: FigureContext) -> Figure | None:
     rows = pl.concat(panels).select(kept)
     rows = rows.sort(pl.col("metric").cast(pl.Enum([*choices])), maintain_order=True)
     top = max(rows["severity"].to_list())
-    hardest = rows.filter((pl.col("metric") == "nll") & (pl.col("severity") == top))
+    hardest = rows.filter(metric="nll", severity=top)
     lead = context.lead()
-    ours = hardest.filter((pl.col("arm") == lead["arm"]) & ~pl.col("anchor"))["value"]
-    deep = (pl.col("arm") == lead["reference"]) & (pl.col("panel") == lead["label"])
-    theirs = hardest.filter(deep)["value"]
+    ours = hardest.filter(arm=lead["arm"], anchor=False)["value"]
+    theirs = hardest.filter(arm=lead["reference"], panel=lead["label"])["value"]
     claim = "How the gap to the single network grows with the severity of the shift"
     if len(ours) and len(theirs):
         claim = (
