@@ -33,7 +33,8 @@ from analysis.data.roles import arm_key
 from analysis.figures import encodings
 from analysis.figures.theme import colours
 from analysis.publication import RESULTS, read_frame
-from analysis.stats.resampling import RESAMPLES, generator
+from analysis.stats.resampling import seed_weights
+from analysis.verdict.arms import pool_of
 from study.errors import StudyError
 
 LEVEL: Final = 0.95
@@ -165,10 +166,7 @@ class Means:
                 f"{np.isfinite(values).sum()} of {n}; let the study end first"
             )
         # Sizes of a Deep Ensemble are made of the same runs.
-        pool, _, size = arm.rpartition("-")
-        runs = pool if "deep_ensemble" in arm and size.isdigit() else arm
-        rng = generator("factorial", runs, self.endpoint)
-        weights = rng.multinomial(n - 1, [1 / n] * n, RESAMPLES) / (n - 1)
+        weights = seed_weights(n, "factorial", pool_of(arm), self.endpoint)
         return self.sign * np.concatenate([[values.mean()], weights @ values])
 
     def recovery(self, cell: Cell) -> Floats:
@@ -256,14 +254,11 @@ def within(published: pl.DataFrame, found: pl.DataFrame, tolerance: float) -> bo
 
 def compare_all() -> int:
     """Print of each published factorial whether it is as published; return the exit status."""
-    agree = {file.parent.name: is_as_published(file.parent) for file in _published()}
+    published = sorted(RESULTS.glob(f"*/{EFFECTS}"))
+    agree = {file.parent.name: is_as_published(file.parent) for file in published}
     for name, same in agree.items():
         print(f"{name}: effects {'as published' if same else 'differ from those published'}")
     return 0 if all(agree.values()) else 1
-
-
-def _published() -> list[Path]:
-    return sorted(RESULTS.glob(f"*/{EFFECTS}"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

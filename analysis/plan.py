@@ -26,6 +26,8 @@ from analysis.measures.measure import measure
 from analysis.stats.power import (
     MOST_SEEDS,
     POWER,
+    VERDICTS,
+    Aim,
     Costs,
     Pair,
     Replicates,
@@ -44,7 +46,7 @@ from analysis.verdict import wording
 from analysis.verdict.arms import Study, count, study_of
 from analysis.verdict.decisions import decide
 from analysis.verdict.schema import Against
-from analysis.verdict.seeds_needed import WANTED, pairs_of
+from analysis.verdict.seeds_needed import pairs_of
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath, any_path
 from study.thresholds import ALPHA, DELTA, LEAST_SEEDS
@@ -56,7 +58,6 @@ PAIRS: Final[dict[Against, str]] = {
     "contender": "a contender",
 }
 CONFIGURATIONS: Final = 8
-VERDICTS: Final[tuple[Verdict, Verdict]] = "escape", "track"
 Needs = Mapping[Verdict, Sequence[int | None]]
 """Seeds of each configuration, in order; None where no number does."""
 
@@ -105,49 +106,30 @@ class Planned:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: configurations, endpoints, the wanted recovery and power, margin, level.
+    """What is asked: configurations, endpoints, costs, and what is to be shown.
 
-    ``many`` is how many share Holm's correction; ``unplaced`` are those that cannot be planned for,
-    as two of their anchors do not differ.
+    ``unplaced`` are those that cannot be planned for, as two of their anchors do not differ.
     """
 
     planned: Sequence[Planned]
     endpoints: Sequence[str]
     costs: RunCosts | None
-    many: int
-    recovery: float
-    power: float
-    delta: float
-    alpha: float
+    aim: Aim
     unplaced: Sequence[str] = ()
 
     def seeds(self, own: Planned, verdict: Verdict) -> int | None:
         """Return the seeds that a configuration needs; None where no number does."""
-        truth = self.recovery if verdict == "escape" else 0.0
-        limits = truth, self.power, self.delta, self.alpha, self.many
-        return seeds_needed(own.pairs(verdict), verdict, *limits)
+        return seeds_needed(own.pairs(verdict), replace(self.aim, verdict=verdict))
 
     def chance(self, own: Planned, verdict: Verdict, seeds: int) -> float:
         """Return how often so many seeds show a verdict."""
-        escape = verdict == "escape"
-        truth, level = (self.recovery, self.alpha / self.many) if escape else (0.0, self.alpha)
-        limits = self.delta, level, self.gate
-        return power_between(own.pairs(verdict), verdict, truth, seeds, *limits)
-
-    @property
-    def gate(self) -> float:
-        """Return the level at which anchors must differ."""
-        return gate_level(self.alpha)
+        return power_between(own.pairs(verdict), replace(self.aim, verdict=verdict), seeds)
 
     def judged(self, own: Planned, seeds: int) -> float:
         """Return the chance that every gap is shown, between every pair."""
         tests = [(spread, pair.numbers(seeds)) for pair in own.escape for spread in pair.spreads]
-        return prod(power_gate(spread, numbers, self.gate) for spread, numbers in tests)
-
-    def least(self, own: Planned, seeds: int) -> float | None:
-        """Return the least recovery that is found with the wanted power; None where none is."""
-        limits = self.power, self.delta, self.alpha, self.many
-        return recovery_found(own.escape, seeds, *limits)
+        level = gate_level(self.aim.alpha)
+        return prod(power_gate(spread, numbers, level) for spread, numbers in tests)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,9 +181,9 @@ def _question(given: argparse.Namespace) -> tuple[Question, list[int]]:
         found, at_hand = _of_run(any_path(given.runs))
     else:
         found, at_hand = _of_options(given), []
-    delta = found.delta if given.delta is None else given.delta
-    alpha = found.alpha if given.alpha is None else given.alpha
-    many = found.many if given.configurations is None else given.configurations
+    delta = found.aim.delta if given.delta is None else given.delta
+    alpha = found.aim.alpha if given.alpha is None else given.alpha
+    many = found.aim.configurations if given.configurations is None else given.configurations
     _within("--delta", delta, 1)
     _within("--alpha", alpha, 0.5)
     _within("--power", given.power, 1)
@@ -218,8 +200,8 @@ def _question(given: argparse.Namespace) -> tuple[Question, list[int]]:
             said = ", ".join(f"{cost:g}" for cost in given.costs)
             raise StudyError(f"--costs must be above 0, but are {said}; give seconds of training")
         costs = RunCosts(*given.costs)
-    changed = {"recovery": given.recovery, "power": given.power, "delta": delta, "alpha": alpha}
-    return replace(found, many=many, costs=costs, **changed), at_hand
+    aim = Aim("escape", given.recovery, given.power, delta, alpha, many)
+    return replace(found, costs=costs, aim=aim), at_hand
 
 
 def _of_options(given: argparse.Namespace) -> Question:
@@ -240,8 +222,7 @@ def _of_options(given: argparse.Namespace) -> Question:
     spread = Spread(given.sd_single, arm, given.sd_ensemble, given.gap)
     pairs = [Pair([spread])]
     planned = [Planned("this spread", pairs, pairs, ["tuned"])]
-    asked = WANTED, POWER, DELTA, ALPHA
-    return Question(planned, ["this endpoint"], None, CONFIGURATIONS, *asked)
+    return Question(planned, ["this endpoint"], None, Aim(configurations=CONFIGURATIONS))
 
 
 def _within(name: str, value: float, high: float) -> None:
@@ -262,8 +243,8 @@ def _of_run(folder: AnyPath) -> tuple[Question, list[int]]:
     level, (planned, unplaced) = study.protocol, planned_of(study)
     many = sum(arm.role == "candidate" for arm in study.arms) or CONFIGURATIONS
     names = [endpoint.label for endpoint in level.endpoints]
-    limits = WANTED, POWER, level.delta, level.alpha
-    asked = Question(planned, names, costs_of(run.trials), many, *limits, unplaced)
+    aim = Aim(delta=level.delta, alpha=level.alpha, configurations=many)
+    asked = Question(planned, names, costs_of(run.trials), aim, unplaced)
     return asked, [max(count(study, arm.arm) for arm in study.arms)]
 
 
@@ -299,10 +280,10 @@ def planned_of(study: Study) -> tuple[list[Planned], list[str]]:
 
 def report(question: Question, seeds: Sequence[int]) -> Iterator[str]:
     """Yield the lines of the plan."""
-    q = question
+    q, aim, many = question, question.aim, question.aim.configurations
     yield (
-        f"Margin {q.delta:g}, one-sided level {q.alpha:g}; {q.many} configurations, each at "
-        f"{q.alpha:g}/{q.many} to escape (Holm's strictest step); wanted power {q.power:g}."
+        f"Margin {aim.delta:g}, one-sided level {aim.alpha:g}; {many} configurations, each at "
+        f"{aim.alpha:g}/{many} to escape (Holm's strictest step); wanted power {aim.power:g}."
     )
     yield ""
     yield from _spreads(q)
@@ -310,7 +291,7 @@ def report(question: Question, seeds: Sequence[int]) -> Iterator[str]:
     needs = {verdict: [q.seeds(own, verdict) for own in q.planned] for verdict in VERDICTS}
     yield from _needed(q, needs, max(seeds))
     if q.costs is not None:
-        yield from _cheapest(q, needs, q.costs.of_study(q.many))
+        yield from _cheapest(q, needs, q.costs.of_study(many))
     yield ""
     yield from _at(q, seeds)
     yield ""
@@ -324,7 +305,7 @@ def _spreads(question: Question) -> Iterator[str]:
     yield "single model and Deep Ensemble"
     heads = "single", "arm", "ensemble", "examples"
     yield f"{'':{width}}" + "".join(f"{head:>16}" for head in heads)
-    weights = 1 - question.delta, -1.0, question.delta
+    weights = 1 - question.aim.delta, -1.0, question.aim.delta
     for i, name in enumerate(question.endpoints):
         spreads = [own.escape[0].spreads[i] for own in question.planned]
         columns = [
@@ -348,7 +329,7 @@ def _needed(question: Question, needs: Needs, most: int) -> Iterator[str]:
     q = question
     several = len(q.endpoints) > 1
     yield "Seeds of a configuration needed"
-    heads = f"escapes at R = {q.recovery:g}", "tracks at R = 0"
+    heads = f"escapes at R = {q.aim.recovery:g}", "tracks at R = 0"
     yield "".join(f"{head:>20}" for head in heads) + (
         f"   configuration (where it escapes least often with {most})" if several else ""
     )
@@ -398,16 +379,14 @@ def _cheapest(question: Question, needs: Needs, costs: Costs) -> Iterator[str]:
     yield "Seeds with the least training, for the configuration that needs the most seeds of those"
     yield f"that need no more than {MOST_SEEDS}"
     yield f"{'':28}{'of an arm':>12}{'of an anchor':>14}{'hours':>10}"
-    asked: tuple[tuple[Verdict, float], ...] = ("escape", q.recovery), ("track", 0.0)
-    for verdict, recovery in asked:
+    for verdict in VERDICTS:
         # What no number decides needs 0 here, and so is only planned for where all do.
         _, own = max(zip(needs[verdict], q.planned, strict=True), key=lambda need: need[0] or 0)
-        pairs = own.pairs(verdict)
-        limits = verdict, recovery, q.power, q.delta, q.alpha, q.many
+        pairs, aim = own.pairs(verdict), replace(q.aim, verdict=verdict)
         equal = [replace(pair, seeds=Replicates.of) if pair.shared else pair for pair in pairs]
-        found, same = cheapest_seeds(pairs, costs, *limits), seeds_needed(equal, *limits)
+        found, same = cheapest_seeds(pairs, costs, aim), seeds_needed(equal, aim)
         rows: tuple[tuple[str, Seeds | None], ...] = (
-            (f"{verdict}s at R = {recovery:g}", found),
+            (f"{verdict}s at R = {aim.truth:g}", found),
             ("  the same for all", same),
         )
         for name, split in rows:
@@ -421,12 +400,13 @@ def _cheapest(question: Question, needs: Needs, costs: Costs) -> Iterator[str]:
 
 def _at(question: Question, seeds: Sequence[int]) -> Iterator[str]:
     """Yield what numbers of seeds show, on average over the configurations."""
-    q = question
+    q, aim = question, question.aim
     yield "With so many seeds, the mean of all configurations"
-    heads = (f"least R found, {q.power:g}", f"escapes at {q.recovery:g}", "tracks at 0", "judged")
+    heads = f"least R found, {aim.power:g}", f"escapes at {aim.recovery:g}", "tracks at 0", "judged"
     yield f"{'seeds':>7}" + "".join(f"{head:>22}" for head in heads)
     for n in seeds:
-        found = fmean(inf if (r := q.least(own, n)) is None else r for own in q.planned)
+        least_found = [recovery_found(own.escape, n, aim) for own in q.planned]
+        found = fmean(inf if least is None else least for least in least_found)
         columns = (
             fmean(q.chance(own, "escape", n) for own in q.planned),
             fmean(q.chance(own, "track", n) for own in q.planned),
@@ -437,7 +417,6 @@ def _at(question: Question, seeds: Sequence[int]) -> Iterator[str]:
 
 
 def _floors(question: Question, fewest: int) -> Iterator[str]:
-    level = question.alpha / question.many
     yield "least R found: the least recovery that escapes with the wanted power; none: no recovery"
     yield "of some configuration does, as its anchors are not shown to differ so often."
     yield "judged: the chance that the anchors are shown to differ; else nothing is judged."
@@ -451,7 +430,7 @@ def _floors(question: Question, fewest: int) -> Iterator[str]:
     )
     yield (
         f"nor a flip of paired signs below {least_sign_flip_p(fewest):.2g}, and "
-        f"{question.many} configurations ask for {level:.2g}."
+        f"{question.aim.configurations} configurations ask for {question.aim.level:.2g}."
     )
 
 

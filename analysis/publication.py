@@ -238,7 +238,7 @@ def picture(results: Path) -> None:
     files = [file for file in every if not (file.parent / SUPERSEDED).exists()]
     verdicts = {file.parent.name: _published(file) for file in files}
     if (figure := studies_figure(verdicts)) is not None:
-        themed(figure, None, {}).save(results / "studies.svg")
+        themed(figure).save(results / "studies.svg")
 
 
 def _published(file: Path) -> Verdict:

@@ -1,7 +1,7 @@
 """A run with all that is said of it: measured once, for notebooks, the page and the export."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -26,7 +26,7 @@ from analysis.measures.summary import summarise_measures
 from analysis.text.names import apart
 from analysis.text.numbers import interval, number
 from analysis.verdict.judge import judge
-from analysis.verdict.schema import Effect, Verdict
+from analysis.verdict.schema import BOUNDS, Effect, Verdict
 from analysis.verdict.wording import names
 from study.errors import StudyError
 from study.run_folder.paths import AnyPath
@@ -38,7 +38,6 @@ WIDTH: Final = 560
 """Of a figure of one panel in a notebook, px."""
 LONGEST_LABEL: Final = 210
 LONGEST_HEADER: Final = 300
-BOUNDS: Final = ("low", "high", "low_wide", "high_wide")
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,10 @@ class Result:
             for replicate, trial, size in self._confirmed[key]
         )
 
-    @cached_property
+    @property
     def figures(self) -> list[str]:
         """Keys of the figures that this run can fill, in the order of the report."""
-        return list(self._figures)
+        return [figure.key for figure in self.drawn]
 
     def figure(self, key: str, metric: str | None = None) -> alt.TopLevelMixin:
         """Return a figure of the report as an Altair chart, in the report's light colours.
@@ -136,8 +135,9 @@ class Result:
         Raises:
             StudyError: For an unknown figure or metric, with those that there are.
         """
-        _check_known("figure", key, self._figures)
-        return themed(self._figures[key], metric, self._scene.titles)
+        known = {figure.key: figure for figure in self.drawn}
+        _check_known("figure", key, known)
+        return themed(known[key], metric)
 
     def _repr_html_(self) -> str:
         """Return the verdict, and a table of recoveries with a row per arm."""
@@ -157,12 +157,14 @@ class Result:
         return f"Result({str(self.run.folder)!r}, {len(self.run.trials)} trials)"
 
     @cached_property
-    def _scene(self) -> FigureContext:
+    def context(self) -> FigureContext:
+        """What figures and tables are made of."""
         return figure_context(self.run, self.measures, self.verdict)
 
     @cached_property
-    def _figures(self) -> dict[str, Figure]:
-        return {figure.key: figure for figure in all_figures.draw(self._scene)}
+    def drawn(self) -> Sequence[Figure]:
+        """The figures themselves, as the report has them."""
+        return all_figures.draw(self.context)
 
     @cached_property
     def _confirmed(self) -> dict[str, list[tuple[int, str, int]]]:
@@ -247,7 +249,7 @@ def _members_of(run: Run, trial: str, split: str, size: int) -> pl.DataFrame:
     return pl.DataFrame(columns).drop(absent)
 
 
-def themed(figure: Figure, metric: str | None, titles: Mapping[str, str]) -> alt.TopLevelMixin:
+def themed(figure: Figure, metric: str | None = None) -> alt.TopLevelMixin:
     """Return a chart with the report's look and, in place of the page's controls, its own."""
     spec = figure.spec()
     choices = dict(figure.choices)
@@ -261,7 +263,7 @@ def themed(figure: Figure, metric: str | None, titles: Mapping[str, str]) -> alt
     for param in spec.get("params", []):
         if param["name"] == "metric":
             param["value"] = metric
-    theme.add_legend(spec, titles, WIDTH)
+    theme.add_legend(spec, WIDTH)
     config = theme.config(LONGEST_LABEL, LONGEST_HEADER)
     spacing = config.pop("facet")["spacing"]  # Altair takes two numbers of the chart alone.
     spec |= {"config": config} | ({"spacing": spacing} if "facet" in spec else {"width": WIDTH})
@@ -285,18 +287,8 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # --- what the report writes
 
 
-@dataclass(frozen=True)
-class JudgedRun:
-    """A run, its verdict, and its figures."""
-
-    run: Run
-    verdict: Verdict
-    context: FigureContext
-    drawn: Sequence[Figure]
-
-
-def judge_run(run: Run, workers: int = 1) -> JudgedRun:
-    """Measure, judge and draw a run.
+def judge_run(run: Run, workers: int = 1) -> Result:
+    """Measure, judge and draw a run at once.
 
     Args:
         run: The run.
@@ -306,10 +298,11 @@ def judge_run(run: Run, workers: int = 1) -> JudgedRun:
         StudyError: When a file breaks the format.
     """
     found = Result(run, workers)
-    return JudgedRun(run, found.verdict, found._scene, list(found._figures.values()))
+    _ = found.drawn
+    return found
 
 
-def judge_folder(folder: AnyPath, workers: int = 1) -> JudgedRun:
+def judge_folder(folder: AnyPath, workers: int = 1) -> Result:
     """Judge a run, at which the study may be at work.
 
     Raises:

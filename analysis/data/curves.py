@@ -1,15 +1,12 @@
 """The learning curves of trials, as one frame."""
 
-from functools import partial
 from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
 
-from analysis.data.files import read_published
-from analysis.data.predictions import predictions_file
+from analysis.data.predictions import published
 from analysis.data.run import Run
-from study.run_folder.paths import map_paths
 
 COLUMNS: Final[dict[str, Any]] = {
     **{"trial": pl.String, "epoch": pl.Int32},
@@ -28,15 +25,12 @@ def curves(run: Run) -> pl.DataFrame:
         StudyError: When a file is damaged or breaks the format.
     """
     trials = run.trials.filter(pl.col("status") == "complete")["trial"].sort().to_list()
-    files = [predictions_file(run, trial, "curve") for trial in trials]
-    there = [(trial, file) for trial, file in zip(trials, files, strict=True) if file.exists()]
-    if not there:
+    tables = published(run, trials, "curve")
+    if not tables:
         return pl.DataFrame(schema=COLUMNS)
-    read = partial(read_published, schema_name="CURVE", remedy=run.remedy)
-    tables = map_paths(read, [file for _, file in there])
     found = [
         table.append_column("trial", pa.repeat(trial, len(table)).cast(pa.large_string()))
-        for (trial, _), table in zip(there, tables, strict=True)
+        for trial, table in tables.items()
     ]
     frame = pl.from_arrow(pa.concat_tables(found))
     assert isinstance(frame, pl.DataFrame)

@@ -17,7 +17,7 @@ import yaml
 
 from analysis.data import coerce
 from analysis.data.files import open_parquet, read_parquet
-from analysis.data.predictions import LONE
+from analysis.data.predictions import LONE, refuse_nulls
 from analysis.data.protocol import Plan, Protocol, plan_of
 from analysis.data.roles import ANCHORS, CONTROLS, SPLITS
 from analysis.data.run import Run
@@ -138,14 +138,11 @@ def _members(arm: str, seeds: Mapping[int, Path]) -> int:
         file = place / "test.parquet"
         parquet = open_parquet(file, coerce.AGAIN)
         coerce.check_names(file, parquet.schema_arrow.names, "test")
-        column = read_parquet(file, parquet, coerce.AGAIN, ["member"])["member"]
+        table = read_parquet(file, parquet, coerce.AGAIN, ["member"])
+        column = table["member"]
         if not len(column):
             raise StudyError(f"{file}: must have rows, but is empty; {coerce.AGAIN}")
-        if column.null_count:
-            raise StudyError(
-                f"{file}: column member must have no null, but has {column.null_count}; "
-                f"{coerce.AGAIN}"
-            )
+        refuse_nulls(file, table, ["member"], coerce.AGAIN)
         if pa.types.is_nested(column.type):
             raise StudyError(
                 f"{file}: column member must be whole numbers, but is {column.type}; {coerce.AGAIN}"

@@ -1,17 +1,14 @@
 """The geometry files of the confirmed ensembles, as one frame."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
 
-from analysis.data.files import read_published
-from analysis.data.predictions import predictions_file
+from analysis.data.predictions import published
 from analysis.data.roles import arm_key
 from analysis.data.run import Run
-from study.run_folder.paths import map_paths
 
 _COLUMNS: Final[dict[str, Any]] = {
     **{"arm": pl.String, "role": pl.String, "replicate": pl.Int32, "quantity": pl.String},
@@ -29,21 +26,19 @@ def geometry(run: Run) -> pl.DataFrame:
     Raises:
         StudyError: When a file is damaged or breaks the format.
     """
-    done = pl.col("stage") == "confirm", pl.col("status") == "complete"
-    trials = run.trials.filter(*done).sort("role", "configuration", "replicate").to_dicts()
-    files = [predictions_file(run, trial["trial"], "geometry") for trial in trials]
-    there = [(trial, file) for trial, file in zip(trials, files, strict=True) if file.exists()]
-    if not there:
+    done = run.trials.filter(stage="confirm", status="complete")
+    trials = done.sort("role", "configuration", "replicate").to_dicts()
+    tables = published(run, [trial["trial"] for trial in trials], "geometry")
+    if not tables:
         return pl.DataFrame(schema=_COLUMNS)
-    read = partial(read_published, schema_name="GEOMETRY", remedy=run.remedy)
-    tables = list(map_paths(read, [file for _, file in there]))
     about = [
-        (_arm(trial), trial["role"], trial["replicate"], len(table))
-        for (trial, _), table in zip(there, tables, strict=True)
+        (_arm(trial), trial["role"], trial["replicate"], len(tables[trial["trial"]]))
+        for trial in trials
+        if trial["trial"] in tables
     ]
     keys = pl.DataFrame(about, schema=["arm", "role", "replicate", "rows"], orient="row")
     of_rows = keys.select(pl.exclude("rows").repeat_by("rows").explode())
-    frame = pl.from_arrow(pa.concat_tables(tables))
+    frame = pl.from_arrow(pa.concat_tables(tables.values()))
     assert isinstance(frame, pl.DataFrame)
     found = pl.concat([of_rows, frame], how="horizontal")
     return found.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items())

@@ -4,8 +4,9 @@ Nothing downstream of this module checks a shape again.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from analysis.data import coerce
-from analysis.data.files import check_columns, open_parquet, read_parquet
+from analysis.data.files import check_columns, open_parquet, read_parquet, read_published
 from analysis.data.run import Run
 from study import parquet_format
 from study.errors import StudyError
-from study.run_folder.paths import AnyPath
+from study.run_folder.paths import AnyPath, map_paths
 
 IntArray = npt.NDArray[np.integer[Any]]
 WIDE = 2**32
@@ -65,6 +66,18 @@ def predictions_name(run: Run, trial: str, split: str) -> str:
     return f"{'' if run.given else 'trials/'}{trial}/{split}.parquet"
 
 
+def published(run: Run, trials: Iterable[str], name: str) -> dict[str, pa.Table]:
+    """Return a file of each trial that has it, by trial: ``curve`` or ``geometry``.
+
+    Raises:
+        StudyError: When a file is damaged or breaks the format.
+    """
+    files = {trial: predictions_file(run, trial, name) for trial in trials}
+    there = {trial: file for trial, file in files.items() if file.exists()}
+    read = partial(read_published, schema_name=name.upper(), remedy=run.remedy)
+    return dict(zip(there, map_paths(read, [*there.values()]), strict=True))
+
+
 def predictions(run: Run, trial: str, split: str) -> Predictions:
     """Read and check one trial's predictions.
 
@@ -78,7 +91,7 @@ def predictions(run: Run, trial: str, split: str) -> Predictions:
     """
     file, remedy = predictions_file(run, trial, split), run.remedy
     table = _typed(run, file, split)
-    _refuse_nulls(file, table, ("member", "example", "logits"), remedy)
+    refuse_nulls(file, table, ("member", "example", "logits"), remedy)
     classes = int(table.schema.field("logits").type.list_size)
     logits = _logits(file, table["logits"], remedy).reshape(-1, classes)
     condition, conditions = _codes(table["condition"])
@@ -153,7 +166,12 @@ def _wrong_type(file: AnyPath, name: str, wanted: str, found: pa.Schema) -> None
     )
 
 
-def _refuse_nulls(file: AnyPath, table: pa.Table, names: tuple[str, ...], remedy: str) -> None:
+def refuse_nulls(file: AnyPath, table: pa.Table, names: Iterable[str], remedy: str) -> None:
+    """Refuse a column of these that has a null.
+
+    Raises:
+        StudyError: With the first such column.
+    """
     for name in names:
         if nulls := table[name].null_count:
             raise StudyError(f"{file}: column {name} must have no null, but has {nulls}; {remedy}")
@@ -275,17 +293,17 @@ def _logits(file: AnyPath, column: Any, remedy: str) -> npt.NDArray[np.float32]:
     return logits
 
 
-def refuse_other_rows(found: Mapping[str, tuple[str, dict[str, str]]]) -> None:
+def refuse_other_rows(found: Iterable[tuple[str, dict[str, str]]]) -> None:
     """Refuse trials whose rows or labels of one split are not the same.
 
     Args:
-        found: File by trial -> (file, its ``Predictions.fingerprints()``), all of one split.
+        found: Each trial's file and its ``Predictions.fingerprints()``, all of one split.
 
     Raises:
         StudyError: With both files and what differs.
     """
     first: tuple[str, dict[str, str]] | None = None
-    for file, marks in found.values():
+    for file, marks in found:
         first = first or (file, marks)
         for what, mark in marks.items():
             if mark != first[1][what]:

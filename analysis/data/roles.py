@@ -10,7 +10,7 @@ SPLITS: Final = ("test", "shift", "ood")
 ANCHORS: Final = ("single", "deep_ensemble")
 POOLS: Final = ("deep_ensemble", "matched_deep_ensemble")
 """Roles whose trials are pools of members, of which an arm of each size is made."""
-CONTROLS: Final = ("negative_control", "positive_control")
+CONTROLS: Final = ("positive_control", "negative_control")
 
 
 def arm_key(role: str, configuration: str) -> str:

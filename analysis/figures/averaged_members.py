@@ -1,12 +1,13 @@
 """What each ensemble loses when its members are averaged into one network."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import Figure, FigureContext, over_seeds, reference_ensemble
+from analysis.figures.context import Figure, FigureContext, over_seeds
 from analysis.figures.encodings import Facets, Frame
 
 
@@ -24,11 +25,10 @@ def collapsed_figure(context: FigureContext) -> Figure | None:
         pair = context.without_tail(context.judged()).join(
             alone.select("arm", other="mean"), on="arm"
         )
-        anchor = context.arms.filter(pl.col("arm").is_in(["single", reference_ensemble(context)]))
         for kind, arms, values in (
             ("full", pair.drop("other"), per_arm),
             ("collapsed", pair.drop("other"), alone),
-            ("anchor", anchor.with_columns(label=pl.lit(None, pl.String)), per_arm),
+            ("anchor", context.anchors().with_columns(label=pl.lit(None, pl.String)), per_arm),
         ):
             frames.append(
                 arms.join(values, on="arm", maintain_order="left").with_columns(
@@ -48,8 +48,7 @@ def collapsed_figure(context: FigureContext) -> Figure | None:
     kept = ["arm", "label", "method", "panel", "kind", "nll", "low", "high", "other"]
     destroyed = _destroyed(context, rows)
     rows = rows.filter(~pl.col("arm").is_in([arm for arm, _ in destroyed]))
-    first = rows.filter(pl.col("panel") == rows["panel"][0], pl.col("kind") == "collapsed")
-    first = first.filter(pl.col("role") == "candidate")
+    first = rows.filter(panel=rows["panel"][0], kind="collapsed", role="candidate")
     loss = first.with_columns(loss=pl.col("nll") - pl.col("other")).sort("loss", descending=True)
     if loss.is_empty():
         return None
@@ -100,29 +99,26 @@ def collapsed_chart(rows: Frame, methods: Sequence[str]) -> Facets:
     """
     scale = alt.Scale(zero=False, nice=True, padding=8)
     axis = alt.Axis(tickCount=4, grid=False)
-
-    def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title="NLL (nats)", scale=scale, axis=axis)
-
+    x = partial(alt.X, title="NLL (nats)", scale=scale, axis=axis)
     y = encodings.arms(rows)
     base = alt.Chart().encode(y=y, color=encodings.colour(methods), opacity=encodings.dim())
     full, single_pass = (f"datum.kind=='{kind}'" for kind in ("full", "collapsed"))
     tips = [("label", "Configuration", ""), ("kind", "Kind", ""), ("nll", "NLL", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
-    anchor = alt.Chart().encode(x=x("nll"), tooltip=encodings.tips([tips[1], tips[2]]))
+    anchor = alt.Chart().encode(x=x("nll:Q"), tooltip=encodings.tips([tips[1], tips[2]]))
     chart = alt.layer(
         anchor.transform_filter("datum.kind=='single'").mark_rule(style="single"),
         anchor.transform_filter("datum.kind=='Deep Ensemble'").mark_rule(style="ensemble"),
-        base.transform_filter(single_pass).mark_rule(size=2).encode(x=x("nll"), x2="other:Q"),
+        base.transform_filter(single_pass).mark_rule(size=2).encode(x=x("nll:Q"), x2="other:Q"),
         base.transform_filter(f"{full}||{single_pass}")
         .mark_rule(size=1, strokeDash=[2, 2])
-        .encode(x=x("low"), x2="high:Q"),
+        .encode(x=x("low:Q"), x2="high:Q"),
         base.transform_filter(single_pass)
         .mark_point(style="hollow", size=85)
-        .encode(x=x("nll"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
+        .encode(x=x("nll:Q"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
         base.transform_filter(full)
         .mark_point(filled=True, size=85)
-        .encode(x=x("nll"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
+        .encode(x=x("nll:Q"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
     )
     height = max(306, 26 * rows["label"].drop_nulls().n_unique())
     return encodings.panels(chart, rows, columns=2, least=250, height=height, free=("x",))

@@ -1,18 +1,13 @@
 """Reliability diagrams."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import altair as alt
 import polars as pl
 
 from analysis.figures import encodings
-from analysis.figures.context import (
-    Figure,
-    FigureContext,
-    over_seeds,
-    reference_ensemble,
-    said,
-)
+from analysis.figures.context import Figure, FigureContext, over_seeds, said
 from analysis.figures.encodings import Facets, Frame
 
 SHOWN = 4
@@ -35,8 +30,7 @@ def reliability_figure(context: FigureContext) -> Figure | None:
     )
     pooled = pooled.with_columns(share=pl.col("count") / pl.col("count").sum().over("arm"))
     ece = over_seeds(context.measures.replicates, ["arm"], "ece").select("arm", ece="mean")
-    anchors = context.arms.filter(pl.col("arm").is_in([reference_ensemble(context), "single"]))
-    shown = pl.concat([anchors.sort("role", descending=True), context.judged().head(SHOWN)])
+    shown = pl.concat([context.anchors(), context.judged().head(SHOWN)])
     rows = (
         shown.join(ece, on="arm", maintain_order="left")
         .with_columns(error=pl.col("ece").map_elements("{:.3f}".format, pl.String))
@@ -44,8 +38,7 @@ def reliability_figure(context: FigureContext) -> Figure | None:
         .join(pooled.filter(pl.col("count") >= LEAST_IN_BIN), on="arm")
         .join(band.select("arm", "bin", "low", "high"), on=["arm", "bin"], how="left")
     )
-    order = {arm: n for n, arm in enumerate(shown["arm"])}
-    rows = rows.sort(pl.col("arm").replace_strict(order), "bin").with_columns(
+    rows = rows.sort(pl.col("arm").cast(pl.Enum(shown["arm"])), "bin").with_columns(
         pl.col("low", "high").clip(0, 1)
     )
     by_arm = dict(ece.iter_rows())
@@ -72,11 +65,12 @@ def reliability_chart(rows: Frame, methods: Sequence[str]) -> Facets:
     unit = alt.Scale(domain=[0, 1], nice=False)
     axis = alt.Axis(format="%", values=[0, 0.5, 1], labelFlush=True)
     x = alt.X("confidence:Q", title="confidence", scale=unit, axis=axis)
+    y = partial(alt.Y, title="accuracy", scale=unit, axis=axis)
     base = alt.Chart().encode(x=x, color=encodings.colour(methods))
     diagonal = (
         alt.Chart(pl.DataFrame({"confidence": [0, 1], "accuracy": [0, 1]}))
         .mark_line(style="ref", clip=True)
-        .encode(x=x, y=encodings.y("accuracy", "accuracy", unit, axis))
+        .encode(x=x, y=y("accuracy:Q"))
     )
     tips = [("panel", "Configuration", ""), ("confidence", "Confidence", ".3f")]
     tips += [
@@ -87,12 +81,10 @@ def reliability_chart(rows: Frame, methods: Sequence[str]) -> Facets:
     tips += [("share", "Share of predictions", ".1%")]
     chart = alt.layer(
         diagonal,
-        base.mark_area(style="ribbon", clip=True).encode(
-            y=encodings.y("low", "accuracy", unit, axis), y2="high:Q"
-        ),
-        base.mark_line(size=1.5).encode(y=encodings.y("accuracy", "accuracy", unit, axis)),
+        base.mark_area(style="ribbon", clip=True).encode(y=y("low:Q"), y2="high:Q"),
+        base.mark_line(size=1.5).encode(y=y("accuracy:Q")),
         base.mark_point(filled=True, opacity=1).encode(
-            y=encodings.y("accuracy", "accuracy", unit, axis),
+            y=y("accuracy:Q"),
             size=alt.Size("share:Q", scale=alt.Scale(domain=[0, 1], range=[6, 260]), legend=None),
             tooltip=encodings.tips(tips),
         ),

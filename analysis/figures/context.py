@@ -1,6 +1,6 @@
 """What every figure is drawn from, and what a figure is."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from string import ascii_uppercase
@@ -13,13 +13,13 @@ from scipy import stats
 
 from analysis.data.curves import curves
 from analysis.data.geometry import geometry
+from analysis.data.roles import CONTROLS, FAMILIES
 from analysis.data.run import Run
 from analysis.data.search_space import Space, spaces
 from analysis.figures.encodings import Chart
 from analysis.measures.measure import Measures
-from analysis.text.names import title
-from analysis.verdict.schema import Arm, Effect, Protocol, Verdict
-from analysis.verdict.wording import join, names
+from analysis.verdict.schema import BOUNDS, Arm, Effect, Protocol, Verdict
+from analysis.verdict.wording import names
 
 SHOWN: Final = 40
 """Candidates in what only describes."""
@@ -48,7 +48,6 @@ class FigureContext:
         equivalents: arm, members, low, high: the size of the Deep Ensemble that is as good in
             calibrated NLL; null where none in the pool is.
         methods: Domain of colour: deep_ensemble, single, then the others by name.
-        titles: Method -> readable name.
         margin: Half width of the band around the single network.
         primary: The first endpoint of performance on which there is a recovery, or None.
         levels: What the intervals of recovery cover, in words: the one that decides, the wider one.
@@ -65,7 +64,6 @@ class FigureContext:
     own: pl.DataFrame
     equivalents: pl.DataFrame
     methods: list[str]
-    titles: dict[str, str]
     margin: float
     primary: str | None
     levels: tuple[str, str]
@@ -109,22 +107,22 @@ class FigureContext:
         least, most = min(counts), max(counts)
         return f"{most}" if least == most else f"{least} to {most}"
 
-    def counted(self, arms: Sequence[str]) -> str:
-        """Return how many of the arms have which role, in words."""
-        roles = self.arms.filter(pl.col("arm").is_in(arms))["role"].to_list()
-        names = {"configuration": "candidate", "comparison": "comparison", "control": "_control"}
-        found = {name: sum(role.endswith(end) for role in roles) for name, end in names.items()}
-        return join(f"{n} {name}{'s' * (n > 1)}" for name, n in found.items() if n)
-
     def axis(self) -> str:
         """Return the title of an axis of recovery on the primary endpoint."""
         own = self.recovery.filter(pl.col("endpoint") == self.primary)
         return f"recovery, {own['panel'][0]}"
 
-    def estimate(self, arm: str) -> float | None:
-        """Return the recovery of ``arm`` on the primary endpoint."""
-        found = self.recovery.filter((pl.col("arm") == arm) & (pl.col("endpoint") == self.primary))
-        return found["estimate"].item() if len(found) else None
+    def anchors(self) -> pl.DataFrame:
+        """Return the single network, and the Deep Ensemble beside the first judged arm."""
+        own = self.arms.filter(pl.col("arm").is_in(["single", self.lead()["reference"]]))
+        return own.sort("role", descending=True)
+
+    def baselines(self) -> pl.DataFrame:
+        """Return the anchors of all sizes with their ``estimate``: 0 and 1 by construction."""
+        single = pl.col("role") == "single"
+        return self.arms.filter(verdict="reference").with_columns(
+            estimate=pl.when(single).then(0.0).otherwise(1.0)
+        )
 
 
 @dataclass(frozen=True)
@@ -181,11 +179,6 @@ def said(arm: Mapping[str, Any]) -> str:
     return words.get(arm["role"], str(arm["tag"]))
 
 
-def reference_ensemble(context: FigureContext) -> str:
-    """Return the arm of the Deep Ensemble that the first judged arm is measured against."""
-    return str(context.lead()["reference"])
-
-
 def figure_context(run: Run, measures: Measures, verdict: Verdict) -> FigureContext:
     """Put names, order and recovery to the arms that were judged."""
     protocol = verdict.protocol
@@ -206,7 +199,6 @@ def figure_context(run: Run, measures: Measures, verdict: Verdict) -> FigureCont
         own=_recoveries(protocol, own),
         equivalents=_equivalents(verdict),
         methods=methods,
-        titles={method: title(method) for method in methods},
         margin=protocol.delta,
         primary=next((key for key in performance if key in known), None),
         levels=(f"{100 * protocol.level:g} %", f"{100 * protocol.level_wide:g} %"),
@@ -216,27 +208,27 @@ def figure_context(run: Run, measures: Measures, verdict: Verdict) -> FigureCont
 
 def _recoveries(protocol: Protocol, effects: Mapping[str, Mapping[str, Effect]]) -> pl.DataFrame:
     """Return the frame of recoveries, in the order of endpoints and arms."""
-    bounds = ("low", "high", "low_wide", "high_wide")
     rows = [
         {"arm": arm, "endpoint": key, "panel": label, "estimate": effect.recovery}
-        | {name: getattr(effect, name) for name in bounds}
+        | {name: getattr(effect, name) for name in BOUNDS}
         | {"single": effect.single, "deep": effect.deep_ensemble}
         for key, label in protocol.labels.items()
         for arm, own in effects.items()
         if (effect := own.get(key)) and effect.recovery is not None
     ]
     columns = dict.fromkeys(("arm", "endpoint", "panel"), pl.String) | dict.fromkeys(
-        ("estimate", *bounds, "single", "deep"), pl.Float64
+        ("estimate", *BOUNDS, "single", "deep"), pl.Float64
     )
     return pl.DataFrame(rows, schema=columns)
 
 
 def _arms(verdict: Verdict) -> pl.DataFrame:
-    """Return one row per judged arm, best candidate first, then the anchors (see ``Scene``)."""
+    """Return one row per judged arm, best candidate first, then the anchors."""
     rows: list[tuple[str | int, ...]] = []
-    letters, called = _tags(), names(verdict.arms)
+    every = (letters for n in (1, 2) for letters in product(ascii_uppercase, repeat=n))
+    tags, called = map("".join, every), names(verdict.arms)
     for arm in sorted(verdict.arms, key=lead_order):
-        tag, name = OTHERS.get(arm.role) or (next(letters), called[arm.arm])
+        tag, name = OTHERS.get(arm.role) or (next(tags), called[arm.arm])
         row = (arm.arm, tag, name, arm.method, arm.role, arm.reference, arm.verdict, arm.members)
         rows.append(row)
     sizes = sum(anchor.role == "deep_ensemble" for anchor in verdict.anchors)
@@ -252,7 +244,7 @@ def _arms(verdict: Verdict) -> pl.DataFrame:
 
 
 def _equivalents(verdict: Verdict) -> pl.DataFrame:
-    """Return each arm's Deep Ensemble equivalent (see ``Scene``)."""
+    """Return each arm's Deep Ensemble equivalent (see ``FigureContext``)."""
     rows = [
         (arm.arm, found.members, found.low, found.high)
         for arm in verdict.arms
@@ -264,10 +256,4 @@ def _equivalents(verdict: Verdict) -> pl.DataFrame:
 
 def lead_order(arm: Arm) -> tuple[int, bool, bool]:
     """Return the sort key that puts what escapes first and what is not whole last of its role."""
-    roles = ("candidate", "comparison", "positive_control", "negative_control")
-    return roles.index(arm.role), arm.verdict != "escapes", arm.failed > 0
-
-
-def _tags() -> Iterator[str]:
-    for length in (1, 2):
-        yield from map("".join, product(ascii_uppercase, repeat=length))
+    return (*FAMILIES, *CONTROLS).index(arm.role), arm.verdict != "escapes", arm.failed > 0

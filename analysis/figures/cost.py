@@ -8,8 +8,7 @@ import polars as pl
 from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import F, Facets, Frame
-from analysis.measures.costs import costs as arm_costs
-from analysis.measures.costs import multiples
+from analysis.measures.costs import costs, multiples
 from analysis.text.numbers import number
 
 
@@ -22,31 +21,28 @@ def cost_figure(context: FigureContext) -> Figure | None:
         "train_flops": "Training FLOPs",
         "infer_flops": "Inference FLOPs",
     }
-    multiples = costs(context).unpivot(
+    spent = multiples(costs(context.trials, context.measures)).unpivot(
         on=list(kinds), index="arm", variable_name="kind", value_name="cost"
     )
     recovery = context.recovery.filter(pl.col("endpoint") == context.primary).drop("panel")
-    anchors = context.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"])).with_columns(
-        estimate=pl.when(pl.col("role") == "single").then(0.0).otherwise(1.0)
-    )
+    judged = context.judged().join(recovery, on="arm")
     rows = (
-        pl.concat([context.judged().join(recovery, on="arm"), anchors], how="diagonal_relaxed")
-        .join(multiples, on="arm")
+        pl.concat([judged, context.baselines()], how="diagonal_relaxed")
+        .join(spent, on="arm")
         .drop_nulls(["cost", "estimate"])
         .with_columns(panel=pl.col("kind").replace_strict(kinds))
         .pipe(with_front)
     )
-    order = {name: n for n, name in enumerate(kinds)}
-    rows = rows.sort(pl.col("kind").replace_strict(order), maintain_order=True)
+    rows = rows.sort(pl.col("kind").cast(pl.Enum([*kinds])), maintain_order=True)
     if rows.is_empty():
         return None
     lead = context.lead()
-    price = {r["kind"]: r["cost"] for r in rows.filter(pl.col("arm") == lead["arm"]).to_dicts()}
-    estimate = context.estimate(lead["arm"])
+    own = rows.filter(arm=lead["arm"])
+    price = dict(own.select("kind", "cost").iter_rows())
     claim = "Recovery against cost"
-    if estimate is not None and {"parameters", "infer_flops"} <= price.keys():
+    if {"parameters", "infer_flops"} <= price.keys():
         claim = (
-            f"{lead['tag']} recovers {number(estimate)} of the gap for "
+            f"{lead['tag']} recovers {number(own['estimate'][0])} of the gap for "
             f"{price['parameters']:.2f}× the parameters and {price['infer_flops']:.2f}× the "
             "inference FLOPs of a single network"
         )
@@ -59,11 +55,6 @@ def cost_figure(context: FigureContext) -> Figure | None:
         f"{context.verdict.covers}.",
         cost_chart(rows.select(kept), context.margin, context.methods, context.axis()),
     )
-
-
-def costs(context: FigureContext) -> pl.DataFrame:
-    """Return arm and its parameters, bytes and FLOPs as multiples of the single network's."""
-    return multiples(arm_costs(context.trials, context.measures))
 
 
 def with_front(rows: pl.DataFrame) -> pl.DataFrame:

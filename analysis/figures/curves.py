@@ -8,6 +8,7 @@ import polars as pl
 from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import Facets, Frame
+from analysis.text.names import title
 
 METRICS: Final = {"val_nll": "Validation NLL (nats)", "loss": "Training loss (nats)"}
 SCHEDULE: Final = "lr"
@@ -38,10 +39,8 @@ def curves_figure(context: FigureContext) -> Figure | None:
     first = next((a["method"] for a in context.arms.to_dicts() if a["role"] == "candidate"), own[0])
     own = [first, *(m for m in own if m != first)] if first in own else own
     frames = [_three(ended.filter(pl.col("method") == m)) for m in own]
-    panels = {
-        m: f"{context.titles[m]}\n{_said(_counts(ended, m))}".replace("g, ", "g,\n") for m in own
-    }
-    rates = {m: f"{context.titles[m]}\nlearning rate" for m in own}
+    panels = {m: f"{title(m)}\n{_said(_counts(ended, m))}".replace("g, ", "g,\n") for m in own}
+    rates = {m: f"{title(m)}\nlearning rate" for m in own}
     index = ["trial", "method", "rank", "end", "epoch"]
     step = (pl.col("epoch").max().over("trial") / DRAWN).ceil().cast(pl.Int32)
     drawn = (pl.col("epoch") % step == 0) | pl.col("val_nll").is_not_null()
@@ -60,7 +59,7 @@ def curves_figure(context: FigureContext) -> Figure | None:
     return Figure(
         "curves",
         "Training",
-        _claim(context.titles[own[0]], _counts(ended, own[0])),
+        _claim(title(own[0]), _counts(ended, own[0])),
         f"{len(ended)} complete trials, of the search where the method has one; validation NLL of "
         "the ensemble at a few epochs, on up to 1,000 examples; of members that are trained one "
         "after another, the mean of their own. Values of 0 and below are not drawn.",
@@ -145,12 +144,12 @@ def curves_chart(rows: Frame, methods: list[str]) -> Facets:
             detail="trial:N",
         )
     )
-    y = encodings.y(
-        "value",
-        "",
-        alt.Scale(type="log", nice=False, padding=6),
+    y = alt.Y(
+        "value:Q",
+        title="",
+        scale=alt.Scale(type="log", nice=False, padding=6),
         # Labels of one width keep the panels of two rows below one another.
-        alt.Axis(
+        axis=alt.Axis(
             tickCount=5, minExtent=40, labelExpr="format(datum.value,datum.value<1e-3?'~e':'~g')"
         ),
     )

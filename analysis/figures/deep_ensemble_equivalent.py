@@ -1,5 +1,7 @@
 """How large a Deep Ensemble every configuration is worth: the growing Deep Ensemble as a curve."""
 
+from functools import partial
+
 import altair as alt
 import polars as pl
 
@@ -54,17 +56,13 @@ def growth_figure(context: FigureContext) -> Figure | None:
 def growth_chart(curve: pl.DataFrame, rows: pl.DataFrame, methods: list[str]) -> Chart:
     """Draw the growing Deep Ensemble as a curve, and every arm where it meets it."""
     largest = int(curve["members"][-1])
-    title = "calibrated NLL (nats)"
     seen = [*curve["low"].drop_nulls(), *curve["high"].drop_nulls(), *curve["mean"], *rows["mean"]]
     scale = alt.Scale(domain=[min(seen), max(seen)], nice=True, padding=10)
-    axis = alt.Axis(tickCount=5)
+    y = partial(alt.Y, title="calibrated NLL (nats)", scale=scale, axis=alt.Axis(tickCount=5))
     x_axis = alt.Axis(grid=False, values=list(range(1, largest + 1)), format="d")
     ends = alt.Scale(domain=[0.7, largest + 2 * BEYOND], nice=False)
-
-    def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title="members of a Deep Ensemble", scale=ends, axis=x_axis)
-
-    grown = alt.Chart(encodings.tidy(curve)).encode(x=x("members"))
+    x = partial(alt.X, title="members of a Deep Ensemble", scale=ends, axis=x_axis)
+    grown = alt.Chart(encodings.tidy(curve)).encode(x=x("members:Q"))
     tips = [("members", "Members", "d"), ("mean", "NLL", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
     placed = encodings.placed(
@@ -73,20 +71,18 @@ def growth_chart(curve: pl.DataFrame, rows: pl.DataFrame, methods: list[str]) ->
     own = alt.Chart(encodings.tidy(placed)).encode(
         color=encodings.colour(methods), opacity=encodings.dim()
     )
-    y = encodings.y("mean", title, scale, axis)
+    mean = y("mean:Q")
     about = [("label", "Configuration", ""), ("mean", "NLL", ".4f"), ("said", "Worth", "")]
     chart = alt.layer(
-        grown.mark_area(style="ribbon").encode(
-            y=encodings.y("low", title, scale, axis), y2="high:Q"
-        ),
-        grown.mark_line(style="ensemble").encode(y=y),
+        grown.mark_area(style="ribbon").encode(y=y("low:Q"), y2="high:Q"),
+        grown.mark_line(style="ensemble").encode(y=mean),
         grown.mark_point(style="ensemble", filled=True, size=50, opacity=1).encode(
-            y=y, tooltip=encodings.tips(tips)
+            y=mean, tooltip=encodings.tips(tips)
         ),
-        own.mark_rule(size=1.5).encode(y=y, x=x("low"), x2="high:Q"),
+        own.mark_rule(size=1.5).encode(y=mean, x=x("low:Q"), x2="high:Q"),
         own.mark_point(filled=True, size=85).encode(
-            y=y, x=x("at"), shape=encodings.shape(methods), tooltip=encodings.tips(about)
+            y=mean, x=x("at:Q"), shape=encodings.shape(methods), tooltip=encodings.tips(about)
         ),
-        *encodings.labels(own.encode(x=x("at")), y),
+        *encodings.labels(own.encode(x=x("at:Q")), mean),
     )
     return chart.add_params(encodings.SELECTED).properties(width="container", height=340)

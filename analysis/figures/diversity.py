@@ -10,6 +10,7 @@ from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext, over_seeds
 from analysis.figures.encodings import Chart, F, Frame
 from analysis.text.numbers import number
+from analysis.verdict.wording import counted
 
 
 def diversity_figure(context: FigureContext) -> Figure | None:
@@ -23,12 +24,9 @@ def diversity_figure(context: FigureContext) -> Figure | None:
         .join(spread.select("arm", disagreement="mean"), on="arm", maintain_order="left")
     )
     anchors = (
-        context.arms.filter(pl.col("role").is_in(["single", "deep_ensemble"]))
+        context.baselines()
         .join(spread.select("arm", disagreement="mean"), on="arm", how="left")
-        .with_columns(
-            pl.col("disagreement").fill_null(0.0),
-            estimate=pl.when(pl.col("role") == "single").then(0.0).otherwise(1.0),
-        )
+        .with_columns(pl.col("disagreement").fill_null(0.0))
     )
     rows = rows.drop_nulls(["disagreement", "estimate"])
     if rows.is_empty():
@@ -46,7 +44,7 @@ def diversity_figure(context: FigureContext) -> Figure | None:
         "diversity",
         "Recovery",
         claim,
-        f"{context.counted(rows['arm'].to_list())}, mean over seeds; whiskers are "
+        f"{counted(rows['role'])}, mean over seeds; whiskers are "
         f"{context.levels[0]} intervals. The correlation is descriptive.",
         diversity_chart(
             pl.concat([rows, anchors], how="diagonal_relaxed").select(kept),

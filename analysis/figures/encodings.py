@@ -268,11 +268,6 @@ def either(wide: str, narrow: str) -> str:
     return f"(room>={ABREAST}?{wide}:{narrow})"
 
 
-def y(field: str, title: str, scale: alt.Scale, axis: alt.Axis) -> alt.Y:
-    """Return a quantitative y that layers can share: same title, scale and axis."""
-    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
-
-
 def colour(methods: Sequence[str]) -> alt.Color:
     """Return the methods' colours; the page's key stands for a legend."""
     return alt.Color("method:N", scale=alt.Scale(domain=list(methods)), legend=None)
@@ -291,8 +286,7 @@ def dim() -> Any:
 
 def tips(fields: Sequence[Tip]) -> list[alt.Tooltip]:
     """Return tooltips of (field, title, format); without a format the field is text."""
-    kinds = {"": "N"}
     return [
-        alt.Tooltip(f"{field}:{kinds.get(form, 'Q')}", title=title, format=form or alt.Undefined)
+        alt.Tooltip(f"{field}:{'Q' if form else 'N'}", title=title, format=form or alt.Undefined)
         for field, title, form in fields
     ]

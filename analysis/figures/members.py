@@ -4,6 +4,7 @@ Descriptive: nothing here feeds a verdict.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import altair as alt
@@ -109,13 +110,12 @@ def per_arm(context: FigureContext, panels: dict[str, str], by: list[str]) -> pl
     found = over_seeds(context.geometry.filter(whole), by, "value")
     shown = context.arms.filter(~pl.col("role").is_in(["single", "positive_control"]))
     shown = context.without_tail(shown)
-    order = {quantity: number for number, quantity in enumerate(panels)}
     return (
         shown.with_row_index("place")
         .join(found, on="arm")
         .with_columns(
+            pl.col("quantity").cast(pl.Enum([*panels])),
             panel=pl.col("quantity").replace_strict(panels, return_dtype=pl.String),
-            panel_order=pl.col("quantity").replace_strict(order, return_dtype=pl.Int32),
         )
     )
 
@@ -136,7 +136,7 @@ def trajectory_figure(context: FigureContext) -> Figure | None:
     if rows.is_empty():
         return None
     last = pl.col("epoch") == pl.col("epoch").max().over("arm")
-    rows = rows.with_columns(end=last).sort("panel_order", "place", "epoch")
+    rows = rows.with_columns(end=last).sort("quantity", "place", "epoch")
     anchor = pl.col("role").is_in(["deep_ensemble", "negative_control"])
     tagged = rows.filter("end", anchor | (pl.col("place") < TAGGED))
     ends = pl.concat(_tags_apart(panel) for _, panel in tagged.group_by("panel"))
@@ -201,18 +201,17 @@ def trajectory_chart(rows: Frame, methods: Sequence[str]) -> Facets:
         opacity=encodings.dim(),
         detail="arm:N",
     )
-    zero, ticks = alt.Scale(zero=True), alt.Axis(tickCount=5)
-    y = encodings.y("mean", "", zero, ticks)
+    y = partial(alt.Y, title="", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
     tips = [("label", "Configuration", ""), ("epoch", "Epoch", "d"), ("mean", "Mean", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
     chart = alt.layer(
-        base.mark_line(size=1.5).encode(y=y),
+        base.mark_line(size=1.5).encode(y=y("mean:Q")),
         base.mark_point(filled=True, size=32).encode(
-            y=y, shape=encodings.shape(methods), tooltip=encodings.tips(tips)
+            y=y("mean:Q"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
         base.transform_filter("datum.end&&isValid(datum.at)")
         .mark_text(align="left", dx=8, fontWeight=600)
-        .encode(y=encodings.y("at", "", zero, ticks), text="tag:N"),
+        .encode(y=y("at:Q"), text="tag:N"),
     )
     return encodings.panels(chart, rows, columns=2, least=250, height=260, free=("y",))
 
@@ -222,12 +221,11 @@ def landscape_figure(context: FigureContext) -> Figure | None:
     rows = per_arm(context, NETWORKS, ["arm", "quantity"])
     if rows.is_empty():
         return None
-    anchor = context.trials.filter(
-        pl.col("stage") == "confirm", pl.col("role") == "single", pl.col("status") == "complete"
-    )["val_nll"].mean()
-    basin = ONE_BASIN * anchor if isinstance(anchor, float) else None
+    anchor = context.trials.filter(stage="confirm", role="single", status="complete")
+    loss = anchor["val_nll"].mean()
+    basin = ONE_BASIN * loss if isinstance(loss, float) else None
     is_barrier = pl.col("quantity") == "barrier"
-    rows = rows.sort("place", "panel_order").with_columns(
+    rows = rows.sort("place", "quantity").with_columns(
         low=pl.when(is_barrier).then(pl.col("low").clip(0)).otherwise("low"),
         high=pl.when(is_barrier).then("high").otherwise(pl.col("high").clip(upper_bound=1)),
         mark=pl.when(is_barrier & is_barrier.is_first_distinct()).then(basin),
@@ -265,11 +263,7 @@ def landscape_chart(rows: Frame, methods: Sequence[str]) -> Facets:
         methods: Domain of colour and shape.
     """
     scale = alt.Scale(zero=False, nice=True, padding=8)
-    axis = alt.Axis(tickCount=5, grid=False)
-
-    def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title="", scale=scale, axis=axis)
-
+    x = partial(alt.X, title="", scale=scale, axis=alt.Axis(tickCount=5, grid=False))
     y = encodings.arms(rows)
     base = alt.Chart().encode(y=y, color=encodings.colour(methods), opacity=encodings.dim())
     tips = [("label", "Configuration", ""), ("panel", "Quantity", ""), ("mean", "Mean", ".4f")]
@@ -281,13 +275,13 @@ def landscape_chart(rows: Frame, methods: Sequence[str]) -> Facets:
         alt.Chart()
         .mark_rule(style="ref")
         .encode(
-            x=x("_mark"),
+            x=x("_mark:Q"),
             opacity=seen,
             tooltip=encodings.tips([("mark", "Called none below", ".4f")]),
         ),
-        base.mark_rule(size=1.5).encode(x=x("low"), x2="high:Q"),
+        base.mark_rule(size=1.5).encode(x=x("low:Q"), x2="high:Q"),
         base.mark_point(filled=True, size=80).encode(
-            x=x("mean"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
+            x=x("mean:Q"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
     )
     height = 26 * rows["label"].n_unique()
@@ -305,7 +299,7 @@ def evidence_figure(context: FigureContext) -> Figure | None:
         rows = rows.join(
             other.select("arm", "panel", pl.col("mean").alias(bound)), on=["arm", "panel"]
         )
-    rows = rows.sort("place", "panel_order")
+    rows = rows.sort("place", "quantity")
     kept = ["arm", "label", "method", "panel", "mean", "low", "high", *BOUNDS]
     return Figure(
         "evidence",
@@ -339,19 +333,16 @@ def evidence_chart(rows: Frame, methods: Sequence[str]) -> Facets:
         methods: Domain of colour and shape.
     """
     scale = alt.Scale(domainMin=0, nice=True)
-
-    def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title="Jaccard index", scale=scale, axis=alt.Axis(grid=False))
-
+    x = partial(alt.X, title="Jaccard index", scale=scale, axis=alt.Axis(grid=False))
     y = encodings.arms(rows)
     base = alt.Chart().encode(y=y, color=encodings.colour(methods), opacity=encodings.dim())
     tips = [("label", "Configuration", ""), ("mean", "Two members", ".3f")]
     tips += [("chance", "Random sets", ".3f"), ("same", "One member twice", ".3f")]
     chart = alt.layer(
-        base.mark_rule(size=6, strokeOpacity=0.3).encode(x=x("chance"), x2="same:Q"),
-        base.mark_rule(size=1.5).encode(x=x("low"), x2="high:Q"),
+        base.mark_rule(size=6, strokeOpacity=0.3).encode(x=x("chance:Q"), x2="same:Q"),
+        base.mark_rule(size=1.5).encode(x=x("low:Q"), x2="high:Q"),
         base.mark_point(filled=True, size=80).encode(
-            x=x("mean"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
+            x=x("mean:Q"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
     )
     height = 26 * rows["label"].n_unique()

@@ -1,5 +1,7 @@
 """Figures on images from elsewhere: scores in and out of distribution, ROC, and the areas below."""
 
+from functools import partial
+
 import altair as alt
 import polars as pl
 
@@ -21,7 +23,7 @@ def scores_figure(context: FigureContext) -> Figure | None:
     if found.is_empty():
         return None
     area = _areas(context, "entropy").select("arm", area="mean")
-    shown = pl.concat([_anchors(context), context.judged().head(SHOWN)]).join(
+    shown = pl.concat([context.anchors(), context.judged().head(SHOWN)]).join(
         area, on="arm", maintain_order="left"
     )
     mean = found.group_by("arm", "kind", "at", maintain_order=True).agg(pl.col("share").mean())
@@ -49,7 +51,7 @@ def roc_figure(context: FigureContext) -> Figure | None:
     """Draw the ROC of every arm."""
     found = context.measures.scores.filter(pl.col("kind") == "roc")
     area = _areas(context, "entropy").select("arm", area="mean")
-    shown = pl.concat([context.judged().head(MANY), _anchors(context)])
+    shown = pl.concat([context.judged().head(MANY), context.anchors()])
     every = shown.join(area, on="arm", maintain_order="left")
     mean = found.group_by("arm", "at", maintain_order=True).agg(pl.col("share").mean())
     rows = every.join(mean, on="arm", maintain_order="left_right")
@@ -72,7 +74,7 @@ def roc_figure(context: FigureContext) -> Figure | None:
 
 def areas_figure(context: FigureContext) -> Figure | None:
     """Draw the AUROC of every arm by every score, with intervals over seeds."""
-    every = pl.concat([context.judged(), _anchors(context)])
+    every = pl.concat([context.judged(), context.anchors()])
     frames = [
         every.join(own, on="arm", maintain_order="left").with_columns(metric=pl.lit(score))
         for score in SCORES
@@ -112,12 +114,6 @@ def _areas(context: FigureContext, score: str) -> pl.DataFrame:
     return over_seeds(context.measures.replicates, ["arm"], f"ood_auroc_{score}")
 
 
-def _anchors(context: FigureContext) -> pl.DataFrame:
-    """Return the single network and the Deep Ensemble that the first arm is measured against."""
-    arms = ["single", context.lead()["reference"]]
-    return context.arms.filter(pl.col("arm").is_in(arms)).sort("role", descending=True)
-
-
 def _histograms(rows: pl.DataFrame) -> encodings.Facets:
     x = alt.X(
         "at:Q",
@@ -125,7 +121,8 @@ def _histograms(rows: pl.DataFrame) -> encodings.Facets:
         scale=alt.Scale(domain=[0, 1], nice=False),
         axis=alt.Axis(values=[0, 0.5, 1], grid=False, labelFlush=True, format="~g"),
     )
-    y = encodings.y("share", "share of images", alt.Scale(), alt.Axis(format="~%", tickCount=4))
+    percent = alt.Axis(format="~%", tickCount=4)
+    y = alt.Y("share:Q", title="share of images", scale=alt.Scale(), axis=percent)
     tips = [("panel", "Configuration", ""), ("kind", "Images", ""), ("at", "From", ".2f")]
     tips += [("share", "Share", ".1%")]
     base = alt.Chart().encode(x=x, y=y, opacity=encodings.dim(), tooltip=encodings.tips(tips))
@@ -140,7 +137,7 @@ def _histograms(rows: pl.DataFrame) -> encodings.Facets:
 def _curves(rows: pl.DataFrame, methods: list[str]) -> Chart:
     unit, axis = alt.Scale(domain=[0, 1], nice=False), alt.Axis(format="~%", tickCount=5)
     x = alt.X("at:Q", title="false positive rate", scale=unit, axis=axis)
-    y = encodings.y("share", "true positive rate", unit, axis)
+    y = alt.Y("share:Q", title="true positive rate", scale=unit, axis=axis)
     blind = alt.Chart(pl.DataFrame({"at": [0, 1], "share": [0, 1]})).mark_line(style="ref")
     tips = [
         ("label", "Configuration", ""),
@@ -164,10 +161,7 @@ def _curves(rows: pl.DataFrame, methods: list[str]) -> Chart:
 def _points(rows: pl.DataFrame, methods: list[str]) -> Chart:
     y = encodings.arms(rows)
     scale, axis = alt.Scale(zero=False, padding=8), alt.Axis(tickCount=5, grid=False)
-
-    def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title="AUROC", scale=scale, axis=axis)
-
+    x = partial(alt.X, title="AUROC", scale=scale, axis=axis)
     base = (
         alt.Chart(encodings.tidy(rows))
         .transform_filter("datum.metric==metric")
@@ -176,9 +170,9 @@ def _points(rows: pl.DataFrame, methods: list[str]) -> Chart:
     tips = [("label", "Configuration", ""), ("mean", "AUROC", ".4f")]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
     chart = alt.layer(
-        base.mark_rule(size=1.5).encode(x=x("low"), x2="high:Q"),
+        base.mark_rule(size=1.5).encode(x=x("low:Q"), x2="high:Q"),
         base.mark_point(filled=True, size=80).encode(
-            x=x("mean"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
+            x=x("mean:Q"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
     )
     chart = chart.add_params(

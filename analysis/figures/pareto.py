@@ -13,6 +13,7 @@ from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import Facets, Frame
 from analysis.figures.search import history
+from analysis.text.names import title
 
 SIGNS: Final = {"val_nll": 1, "val_shift_nll": 1, "val_gain": -1}
 """The search's objectives, with the sign that makes less of each better."""
@@ -34,13 +35,13 @@ def pareto_figure(context: FigureContext) -> Figure | None:
         for _, own in complete.sort("method", "trial").group_by("method", maintain_order=True)
     ]
     rows = pl.concat(frames).with_columns(
-        panel=pl.col("method").replace_strict(context.titles),
+        panel=pl.col("method").map_elements(title, pl.String),
         shown=pl.col("val_nll").clip(upper_bound=top),
     )
     kept = ["trial", "method", "panel", *SIGNS, "shown", "front"]
     judged = context.trials.filter(pl.col("role") == "candidate")["method"].unique().to_list()
     first = next((own for own in frames if own["method"][0] in judged), frames[0])
-    name = context.titles[first["method"][0]]
+    name = title(first["method"][0])
     beyond = len(rows.filter(pl.col("val_nll") > top))
     cut = f" {beyond} trials beyond the frame stand at its top." if beyond else ""
     return Figure(
@@ -84,7 +85,7 @@ def pareto_chart(rows: Frame, methods: list[str]) -> Facets:
             scale=scale,
             axis=alt.Axis(grid=False, tickCount=4),
         ),
-        y=encodings.y("shown", "validation NLL (nats)", scale, alt.Axis(tickCount=5)),
+        y=alt.Y("shown:Q", title="validation NLL (nats)", scale=scale, axis=alt.Axis(tickCount=5)),
         color=encodings.colour(methods),
         shape=encodings.shape(methods),
         tooltip=encodings.tips(tips),

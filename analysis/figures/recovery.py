@@ -9,9 +9,9 @@ import polars as pl
 from analysis.figures import encodings
 from analysis.figures.context import Figure, FigureContext
 from analysis.figures.encodings import F, Facets, Frame
+from analysis.verdict.schema import BOUNDS
 from analysis.verdict.wording import tally
 
-BOUNDS: Final = ("low", "high", "low_wide", "high_wide")
 MANY: Final = 40
 """Configurations up to which the main figure has high rows, with a dot for each seed."""
 
@@ -24,10 +24,11 @@ def recovery_figure(context: FigureContext) -> Figure:
         rows = pl.concat([rows, *_seeds(context)], how="diagonal_relaxed")
     else:
         rows = pl.concat([rows, _baselines(context)], how="diagonal_relaxed")
-    order = {arm: n for n, arm in enumerate(_order(context))}
+    first = context.arms["verdict"] == "reference"  # The baselines.
+    arms = pl.concat([context.arms.filter(first), context.arms.filter(~first)])["arm"]
     rows = rows.sort(
-        pl.col("panel").replace_strict({p: n for n, p in enumerate(_panels(context))}),
-        pl.col("arm").replace_strict(order),
+        pl.col("panel").cast(pl.Enum(_panels(context))),
+        pl.col("arm").cast(pl.Enum(arms)),
         maintain_order=True,
     )
     own = (rows["kind"] == "own").any()
@@ -50,46 +51,31 @@ def _panels(context: FigureContext) -> list[str]:
     return list(context.verdict.protocol.labels.values())
 
 
-def _order(context: FigureContext) -> list[str]:
-    """Return all arms, the baselines first."""
-    first = context.arms["verdict"] == "reference"
-    return [*context.arms.filter(first)["arm"], *context.arms.filter(~first)["arm"]]
-
-
 def _with_own(context: FigureContext) -> Frame:
     """Return every judged arm in every measure: kind ``tuned`` or, where nothing can be measured,
     ``none``; and ``own`` where it has anchors of its own."""
     about = context.judged_all().select("arm", "label", "method")
     panels = pl.DataFrame({"panel": _panels(context)})
-    tuned = about.join(panels, how="cross").join(
-        context.recovery, on=["arm", "panel"], how="left", maintain_order="left"
-    )
-    kind = pl.when(pl.col("estimate").is_null()).then(pl.lit("none")).otherwise(pl.lit("tuned"))
     held = [a.arm for a in context.verdict.arms if a.own and a.own.single != "single"]
-    own = (
-        about.filter(pl.col("arm").is_in(held))
-        .join(panels, how="cross")
-        .join(context.own, on=["arm", "panel"], how="left", maintain_order="left")
-    )
+    own = about.filter(pl.col("arm").is_in(held))
     lost = pl.col("estimate").is_null()
-    of_own = pl.when(lost).then(pl.lit("own none")).otherwise(pl.lit("own"))
-    return pl.concat(
-        [tuned.with_columns(kind=kind), own.with_columns(kind=of_own)], how="diagonal_relaxed"
-    )
+    frames = [
+        arms.join(panels, how="cross")
+        .join(recovery, on=["arm", "panel"], how="left", maintain_order="left")
+        .with_columns(kind=pl.when(lost).then(pl.lit(none)).otherwise(pl.lit(kind)))
+        for arms, recovery, kind, none in (
+            (about, context.recovery, "tuned", "none"),
+            (own, context.own, "own", "own none"),
+        )
+    ]
+    return pl.concat(frames, how="diagonal_relaxed")
 
 
 def _baselines(context: FigureContext) -> Frame:
-    """Return both baselines, whose recovery is 0 and 1 by construction."""
-    anchors = context.arms.filter(pl.col("verdict") == "reference")
-    return (
-        anchors.select("arm", "label", "method", "role")
-        .join(pl.DataFrame({"panel": _panels(context)}), how="cross")
-        .with_columns(
-            kind=pl.lit("baseline"),
-            estimate=pl.when(pl.col("role") == "single").then(0.0).otherwise(1.0),
-        )
-        .drop("role")
-    )
+    """Return both baselines in every measure."""
+    panels = pl.DataFrame({"panel": _panels(context)})
+    anchors = context.baselines().select("arm", "label", "method", "estimate")
+    return anchors.join(panels, how="cross").with_columns(kind=pl.lit("baseline"))
 
 
 def _seeds(context: FigureContext) -> list[Frame]:

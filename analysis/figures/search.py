@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -26,7 +27,7 @@ def history_figure(context: FigureContext) -> Figure | None:
     rows, top = history(context.trials)
     if rows.is_empty():
         return None
-    rows = rows.with_columns(panel=pl.col("method").replace_strict(context.titles))
+    rows = rows.with_columns(panel=pl.col("method").map_elements(title, pl.String))
     complete = rows.drop_nulls("counted")
     best = complete.sort("counted").row(0, named=True)
     total = len(rows.filter(pl.col("method") == best["method"]))
@@ -89,7 +90,7 @@ def history_chart(rows: Frame, methods: Sequence[str], top: float) -> Facets:
     """
     bottom = min(rows["shown"].to_list())
     scale = alt.Scale(domain=[bottom, top], nice=False, padding=6)
-    y = encodings.y("shown", "validation NLL (nats)", scale, alt.Axis(tickCount=5))
+    y = partial(alt.Y, title="validation NLL (nats)", scale=scale, axis=alt.Axis(tickCount=5))
     base = alt.Chart().encode(
         x=alt.X(
             "order:Q",
@@ -104,13 +105,11 @@ def history_chart(rows: Frame, methods: Sequence[str], top: float) -> Facets:
     chart = alt.layer(
         base.transform_filter("datum.kind=='complete'")
         .mark_point(filled=True, size=28, opacity=0.45)
-        .encode(y=y, shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
+        .encode(y=y("shown:Q"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)),
         base.transform_filter("datum.kind!='complete'")
         .mark_text(text="×", fontSize=14, baseline="middle")
-        .encode(y=y, tooltip=encodings.tips(tips)),
-        base.mark_line(interpolate="step-after", size=2, clip=True).encode(
-            y=encodings.y("best", "validation NLL (nats)", scale, alt.Axis(tickCount=5))
-        ),
+        .encode(y=y("shown:Q"), tooltip=encodings.tips(tips)),
+        base.mark_line(interpolate="step-after", size=2, clip=True).encode(y=y("best:Q")),
     )
     return encodings.panels(chart, rows, columns=3, least=250, height=230)
 
@@ -127,7 +126,6 @@ class SearchedParameter:
     parameter: str
     domain: Domain
     values: list[Any] = field(default_factory=list)
-    trials: list[str] = field(default_factory=list)
 
 
 def coverage_figure(context: FigureContext) -> Figure | None:
@@ -140,7 +138,8 @@ def coverage_figure(context: FigureContext) -> Figure | None:
     each = rows.unique(["method", "parameter"], keep="first", maintain_order=True)
     drawn = {space.method for space in context.spaces if space.candidate} & {*rows["method"]}
     drawn = drawn or {*rows["method"]}
-    tried = {method: _tried(each.filter(pl.col("method") == method)) for method in _order(each)}
+    methods = encodings.order(each, "method")
+    tried = {method: _tried(each.filter(pl.col("method") == method)) for method in methods}
     first = next(method for method in tried if method in drawn)
     own = each.filter(pl.col("method") == first).with_columns(
         share=pl.col("covered") / pl.col("slots")
@@ -179,10 +178,6 @@ def coverage_figure(context: FigureContext) -> Figure | None:
     )
 
 
-def _order(each: pl.DataFrame) -> list[str]:
-    return each["method"].unique(maintain_order=True).to_list()
-
-
 def _tried(own: pl.DataFrame) -> float:
     return float(own["covered"].to_numpy().sum() / own["slots"].to_numpy().sum())
 
@@ -203,7 +198,6 @@ def seen(spaces: Sequence[Space], trials: pl.DataFrame) -> list[SearchedParamete
                 at = (key, -1 if domain.choices else space.search[key].index(domain))
                 if at in own:
                     own[at].values.append(value)
-                    own[at].trials.append(trial)
         found += own.values()
     return found
 
@@ -240,8 +234,7 @@ def coverage(parameters: Sequence[SearchedParameter]) -> pl.DataFrame:
 
     Returns:
         method, parameter, declared (range or choices in words), slot, what (the slot in words),
-        trials, covered (slots with a trial), slots (of the domain), active (complete trials in
-        which the parameter was active).
+        trials, covered (slots with a trial), slots (of the domain).
     """
     rows = []
     for one in parameters:
@@ -254,14 +247,13 @@ def coverage(parameters: Sequence[SearchedParameter]) -> pl.DataFrame:
             "declared": declared(one.domain),
             "covered": len(counts),
             "slots": one.domain.slots,
-            "active": len(one.values),
         }
         rows += [
             common | {"slot": slot, "what": _slot_text(one.domain, slot), "trials": counts[slot]}
             for slot in range(one.domain.slots)
         ]
     schema: dict[str, Any] = dict.fromkeys(("method", "parameter", "declared", "what"), pl.String)
-    schema |= dict.fromkeys(("slot", "trials", "covered", "slots", "active"), pl.Int64)
+    schema |= dict.fromkeys(("slot", "trials", "covered", "slots"), pl.Int64)
     return pl.DataFrame(rows, schema=schema)
 
 
@@ -299,15 +291,11 @@ def coverage_chart(rows: Frame) -> Facets:
     """
     rows, most = _aligned(rows)
     y = alt.Y("_row:N", sort=encodings.order(rows, "_row"), title=None, axis=alt.Axis(grid=False))
-    title = "declared range or choices"
     axis = alt.Axis(
         values=[0, 1], grid=False, labelFlush=True, labelExpr="datum.value?'highest, last':'lowest'"
     )
-
-    def x(field: str) -> alt.X:
-        scale = alt.Scale(domain=[0, 1.17], nice=False)
-        return alt.X(f"{field}:Q", title=title, scale=scale, axis=axis)
-
+    scale = alt.Scale(domain=[0, 1.17], nice=False)
+    x = partial(alt.X, title="declared range or choices", scale=scale, axis=axis)
     tips = [("parameter", "Parameter", ""), ("declared", "Declared", ""), ("what", "Part", "")]
     tips += [("trials", "Trials", "d")]
     legend = alt.Legend(title="complete trials", orient="top", gradientLength=160, tickMinStep=1)
@@ -318,7 +306,7 @@ def coverage_chart(rows: Frame) -> Facets:
         .transform_calculate(_from="datum.low+0.0015", _to="datum.high-0.0015")
         .mark_bar(height=13, opacity=1)
         .encode(
-            x=x("_from"),
+            x=x("_from:Q"),
             x2="_to:Q",
             color=alt.Color("trials:Q", scale=alt.Scale(domainMin=0), legend=legend),
             tooltip=encodings.tips(tips),
@@ -326,11 +314,11 @@ def coverage_chart(rows: Frame) -> Facets:
         base.transform_filter("datum.trials==0")
         .transform_calculate(_middle="(datum.low+datum.high)/2")
         .mark_text(style="quiet", baseline="middle")
-        .encode(x=x("_middle"), text=alt.value("0"), tooltip=encodings.tips(tips)),
+        .encode(x=x("_middle:Q"), text=alt.value("0"), tooltip=encodings.tips(tips)),
         base.transform_filter("datum.low==0")
         .transform_calculate(_end="1.03")
         .mark_text(style="quiet", align="left", baseline="middle")
-        .encode(x=x("_end"), text="share:N"),
+        .encode(x=x("_end:Q"), text="share:N"),
     )
     return encodings.panels(chart, rows, columns=2, least=300, height=21 * most, free=("y",))
 

@@ -1,6 +1,7 @@
 """How the arms hold up as the test images are corrupted."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import altair as alt
 import polars as pl
@@ -58,15 +59,13 @@ def severity_figure(context: FigureContext) -> Figure | None:
     kept = ["arm", "method", "panel", "metric", "severity", "value", "low", "high", "anchor"]
     choices = {key: f"{name} − single" for key, name in metrics.items()}
     choices |= {f"{key}_itself": name for key, name in metrics.items()}
-    order = {key: number for number, key in enumerate(choices)}
     rows = pl.concat(panels).select(kept)
-    rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
+    rows = rows.sort(pl.col("metric").cast(pl.Enum([*choices])), maintain_order=True)
     top = max(rows["severity"].to_list())
-    hardest = rows.filter((pl.col("metric") == "nll") & (pl.col("severity") == top))
+    hardest = rows.filter(metric="nll", severity=top)
     lead = context.lead()
-    ours = hardest.filter((pl.col("arm") == lead["arm"]) & ~pl.col("anchor"))["value"]
-    deep = (pl.col("arm") == lead["reference"]) & (pl.col("panel") == lead["label"])
-    theirs = hardest.filter(deep)["value"]
+    ours = hardest.filter(arm=lead["arm"], anchor=False)["value"]
+    theirs = hardest.filter(arm=lead["reference"], panel=lead["label"])["value"]
     claim = "How the gap to the single network grows with the severity of the shift"
     if len(ours) and len(theirs):
         claim = (
@@ -103,7 +102,6 @@ def severity_chart(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
         metric: Shown first; the page switches the parameter ``metric``.
     """
     x = alt.X("severity:O", title="severity", axis=alt.Axis(labelAngle=0, grid=False))
-    title = encodings.CHOSEN
     base = (
         alt.Chart()
         .transform_filter("datum.metric==metric")
@@ -115,16 +113,13 @@ def severity_chart(rows: Frame, methods: Sequence[str], metric: str) -> Facets:
         ("value", "Value", ".4f"),
     ]
     tips += [("low", "95 % from", ".4f"), ("high", "95 % to", ".4f")]
-    scale = alt.Scale(zero=False)
     axis = alt.Axis(format="~g", tickCount=5)
-    y = encodings.y("value", title, scale, axis)
+    y = partial(alt.Y, title=encodings.CHOSEN, scale=alt.Scale(zero=False), axis=axis)
     chart = alt.layer(
-        base.mark_area(style="ribbon").encode(
-            y=encodings.y("low", title, scale, axis), y2="high:Q"
-        ),
-        base.mark_line(size=2).encode(y=y),
+        base.mark_area(style="ribbon").encode(y=y("low:Q"), y2="high:Q"),
+        base.mark_line(size=2).encode(y=y("value:Q")),
         base.mark_point(filled=True, size=45, opacity=1).encode(
-            y=y, shape=encodings.shape(methods), tooltip=encodings.tips(tips)
+            y=y("value:Q"), shape=encodings.shape(methods), tooltip=encodings.tips(tips)
         ),
     )
     chart = chart.add_params(alt.param(name="metric", value=metric))

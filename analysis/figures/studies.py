@@ -7,7 +7,7 @@ import polars as pl
 
 from analysis.figures.context import Figure
 from analysis.figures.ruler import LINE, ROW, least_of, legend, ruler_chart, ruler_frame, why_of
-from analysis.verdict.schema import Arm, Verdict
+from analysis.verdict.schema import Verdict
 from analysis.verdict.wording import names, winner
 
 
@@ -37,22 +37,12 @@ def studies_figure(verdicts: Mapping[str, Verdict]) -> Figure | None:
     )
 
 
-def _weakest(arm: Arm) -> float:
-    """Return the least recovery of an arm, which has one."""
-    assert arm.least is not None
-    return arm.least[2].recovery or 0.0
-
-
 def _rows(verdicts: Mapping[str, Verdict]) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     for place, (study, verdict) in enumerate(verdicts.items()):
         called = names(verdict.arms)
-        own = [arm for arm in verdict.arms if arm.role == "candidate"]
-        best = winner(verdict)
-        own = sorted(
-            (arm for arm in own if arm.least and arm.least[2].recovery is not None),
-            key=lambda arm: (best is None or arm.arm != best.arm, -_weakest(arm)),
-        )
+        best, own = winner(verdict), [a for a in verdict.arms if a.role == "candidate" and a.least]
+        own.sort(key=lambda arm: arm is not best)  # The others stay as they are: by their least.
         at = ROW * (place + LINE)
         for number, arm in enumerate(own):
             label = f"{study} · {called[arm.arm]}"

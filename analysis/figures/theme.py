@@ -5,10 +5,12 @@ Colours are read from ``report/templates/colours.css``.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+from analysis.text.names import title
 
 COLOURS: Final = Path(__file__).parents[1] / "report" / "templates" / "colours.css"
 FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -122,7 +124,7 @@ def _coloured(value: Any, known: dict[str, str]) -> Any:
     return known[value.removeprefix("--")] if named else value
 
 
-def add_legend(spec: dict[str, Any], titles: Mapping[str, str], room: float) -> None:
+def add_legend(spec: dict[str, Any], room: float) -> None:
     """Give the methods' colours and shapes a legend, of those methods that are drawn."""
     channels = [
         encoding[channel]
@@ -134,7 +136,7 @@ def add_legend(spec: dict[str, Any], titles: Mapping[str, str], room: float) -> 
         return
     seen = {row.get("method") for rows in spec["datasets"].values() for row in rows}
     used = [method for method in channels[0]["scale"]["domain"] if method in seen]
-    names = json.dumps({method: titles.get(method, method) for method in used})
+    names = json.dumps({method: title(method) for method in used})
     legend = {
         "title": None,
         "orient": "bottom",

@@ -216,8 +216,7 @@ def _corruption_errors(severities: pl.DataFrame) -> dict[tuple[str, int], float]
 def _refuse_other_rows(run: Run, tasks: list[Task], scalars: list[Json]) -> None:
     """Refuse trials whose rows or labels of a split differ."""
     for split in tasks[0].splits if tasks else ():
-        marks = {}
-        for task, found in zip(tasks, scalars, strict=True):
-            file = str(predictions_file(run, task.trial, split))
-            marks[file] = (file, found["fingerprints"][split])
-        refuse_other_rows(marks)
+        refuse_other_rows(
+            (str(predictions_file(run, task.trial, split)), found["fingerprints"][split])
+            for task, found in zip(tasks, scalars, strict=True)
+        )

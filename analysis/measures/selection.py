@@ -22,8 +22,8 @@ def confirmed(run: Run) -> tuple[list[dict[str, Any]], list[Task]]:
             and replicate.
     """
     trials = run.trials.with_columns(declared=_declared(run))
-    complete = pl.col("stage") == "confirm", pl.col("status") == "complete", pl.col("declared")
-    rows = trials.filter(*complete).sort("role", "configuration", "replicate", "trial").to_dicts()
+    complete = trials.filter("declared", stage="confirm", status="complete")
+    rows = complete.sort("role", "configuration", "replicate", "trial").to_dicts()
     _refuse_twins(run, rows)
     return rows, _tasks(rows, _splits(run, rows))
 

@@ -212,9 +212,8 @@ def _controls(run: Run, task: Task, marks: Mapping[str, dict[str, str]]) -> Json
     for name in files(run, task)[len(task.splits) :]:
         prefix, _, base = name.rpartition("_")
         found = predictions(run, task.trial, name)
-        own = str(predictions_file(run, task.trial, name))
-        other = str(predictions_file(run, task.trial, base))
-        refuse_other_rows({"a": (other, marks[base]), "b": (own, found.fingerprints())})
+        known = (base, marks[base]), (name, found.fingerprints())
+        refuse_other_rows((str(predictions_file(run, task.trial, of)), own) for of, own in known)
         if base == "test":
             logq = per_split.reduce(found, [1], per_split.mean_logp)[1]["logq"].T
             values[f"{prefix}_nll"] = metrics.nll(logq, found.labels)

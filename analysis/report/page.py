@@ -1,11 +1,10 @@
 """Compute, then render: from a run and its result to every text of the page."""
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -70,20 +69,12 @@ def _question(run: Run, verdict: Verdict) -> str:
 
 
 def _subtitle(run: Run, verdict: Verdict) -> str:
-    roles = Counter(arm.role for arm in verdict.arms)
-    numbers = {
-        "configuration": roles["candidate"],
-        "comparison": roles["comparison"],
-        "control": roles["positive_control"] + roles["negative_control"],
-    }
-    words = [f"{n} {what}{'s' * (n > 1)}" for what, n in numbers.items() if n]
-    judged = wording.join(words) if words else ""
+    judged = wording.counted(arm.role for arm in verdict.arms)
     if run.given:
         seeds = run.trials["replicate"].n_unique()
         what = f"{judged}, on {seeds} seeds" if judged else f"{len(run.trials)} runs"
         return f"{what}: judged from predictions alone."
-    specs = [json.loads(text) for text in run.trials["spec"].unique().sort()]
-    data, backbones = (named(specs, key) for key in ("dataset", "backbone"))
+    data, backbones = (named(run, section) for section in ("dataset", "backbone"))
     searched = len(run.trials.filter(pl.col("stage") == "search"))
     looked = f" {searched} training runs looked for good settings." if searched else ""
     if not judged:
@@ -92,8 +83,9 @@ def _subtitle(run: Run, verdict: Verdict) -> str:
     return f"On {data}, with {backbones}.{looked} {judged} were trained on {fresh} and tested."
 
 
-def named(specs: Sequence[Mapping[str, Any]], section: str) -> str:
-    """Return the names that a section of the specifications has, joined."""
+def named(run: Run, section: str) -> str:
+    """Return the names that a section of the trials' specifications has, joined."""
+    specs = [json.loads(text) for text in run.trials["spec"].unique()]
     names = {spec.get(section, {}).get("name", "unknown") for spec in specs}
     return " and ".join(sorted(map(str, names)))
 
@@ -117,12 +109,9 @@ def _banners(run: Run, verdict: Verdict) -> list[tuple[str, str]]:
             if nothing
             else "The study is not finished, and the verdict can still change."
         )
-        banners.append(("PARTIAL", " ".join([begin, *map(_as_sentence, lines)])))
+        told = (f"{line[:1].upper()}{line[1:]}." for line in lines)
+        banners.append(("PARTIAL", " ".join([begin, *told])))
     return banners
-
-
-def _as_sentence(line: str) -> str:
-    return f"{line[:1].upper()}{line[1:]}."
 
 
 def tone(verdict: Verdict) -> str:

@@ -5,7 +5,7 @@ and text keep their proportions; the page's key of methods becomes a legend.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from math import ceil
 from pathlib import Path
@@ -20,7 +20,7 @@ from analysis.figures.context import Figure
 from analysis.report import paper_tables
 from analysis.report.html import VEGA_LITE
 from analysis.report.missing_trials import lacking
-from analysis.result import JudgedRun
+from analysis.result import Result
 
 INCHES: Final = {"column": 3.3, "page": 6.8}
 POINTS: Final = 72
@@ -38,7 +38,7 @@ NARROW: Final = 200
 """Width of a panel, px, below which not every number fits on its axis."""
 
 
-def write_paper(own: JudgedRun, place: Path) -> None:
+def write_paper(own: Result, place: Path) -> None:
     """Write all figures and tables of a run into a folder.
 
     Raises:
@@ -46,25 +46,18 @@ def write_paper(own: JudgedRun, place: Path) -> None:
     """
     open_ = lacking(own.run)
     partial = f"PARTIAL: {'; '.join(open_)}. " if open_ else ""
-    write_figures(
-        own.drawn, own.context.titles, place, partial, own.context.arms["label"].to_list()
-    )
+    write_figures(own.drawn, place, partial, own.context.arms["label"].to_list())
     for name, text in paper_tables.files(own.context, own.verdict, partial):
         write(place / name, text)
 
 
 def write_figures(
-    drawn: Sequence[Figure],
-    titles: Mapping[str, str],
-    place: Path,
-    partial: str = "",
-    arms: Sequence[str] = (),
+    drawn: Sequence[Figure], place: Path, partial: str = "", arms: Sequence[str] = ()
 ) -> None:
     """Write every figure at both widths, each of its choices on its own, and their captions.
 
     Args:
         drawn: The figures.
-        titles: Method -> its readable name.
         place: Folder.
         partial: What the captions begin with.
         arms: What the letters in the figures stand for.
@@ -79,7 +72,7 @@ def write_figures(
             name = f"{figure.key}_{choice}" if choice else figure.key
             names.append(name)
             for width, inches in INCHES.items():
-                svg, scale = picture(figure, inches, titles, (choice, said) if choice else None)
+                svg, scale = picture(figure, inches, (choice, said) if choice else None)
                 write(place / f"{name}_{width}.svg", _sized(svg, scale, "pt"))
                 # To the converter a px is a point.
                 pdf = vl_convert.svg_to_pdf(_sized(svg, scale, "px"))
@@ -93,17 +86,13 @@ def write_figures(
 
 
 def picture(
-    figure: Figure,
-    inches: float,
-    titles: Mapping[str, str],
-    choice: tuple[str, str] | None = None,
+    figure: Figure, inches: float, choice: tuple[str, str] | None = None
 ) -> tuple[str, float]:
     """Return a figure as SVG, and by what to scale it for the width.
 
     Args:
         figure: What to draw.
         inches: Its width in print.
-        titles: Method -> its readable name.
         choice: Value of its parameter ``metric``, and the name of that.
     """
     spec = figure.spec()
@@ -120,7 +109,7 @@ def picture(
                 if isinstance(channel, dict) and isinstance(channel.get("title"), str):
                     channel["title"] = channel["title"].replace(encodings.CHOSEN, choice[1])
     if not hint.get("columns"):
-        theme.add_legend(spec, titles, room)
+        theme.add_legend(spec, room)
         spec |= {"width": room, "autosize": {"type": "fit-x", "contains": "padding"}}
         svg = _draw(spec, room, room)
         return svg, _scale(svg, inches)
@@ -132,7 +121,7 @@ def picture(
     svg = ""
     for _ in range(PASSES):
         spec["columns"] = columns
-        theme.add_legend(spec, titles, columns * cell)
+        theme.add_legend(spec, columns * cell)
         _thin_out(spec, cell)
         height = flat * (cell * hint["ratio"] if hint.get("ratio") else hint["height"])
         spec["spec"] |= {"width": cell, "height": round(height)}
@@ -147,18 +136,14 @@ def picture(
 
 
 def _draw(spec: dict[str, Any], room: float, cell: float) -> str:
-    config = theme.config(_label_limit(room), cell)
+    # Labels of an axis are as long as on the page at most, or half of a narrow figure.
+    config = theme.config(min(210.0, room * 0.5), cell)
     drawn = vl_convert.vegalite_to_svg(
         {key: value for key, value in spec.items() if key not in ("config", "usermeta")},
         vl_version=VEGA_LITE,
         config=config,
     )
     return str(drawn)
-
-
-def _label_limit(room: float) -> float:
-    """Return the longest label of an axis: as on the page, or half of a narrow figure."""
-    return min(210.0, room * 0.5)
 
 
 def _size(svg: str, side: str) -> float:

@@ -13,7 +13,7 @@ from analysis.report import measures_table
 from analysis.report.fairness_tables import HEADINGS
 from analysis.report.tables import effect_cell, equivalent_cell
 from analysis.text.numbers import number, size
-from analysis.verdict.schema import Amount, Anchor, Arm, Record, Verdict
+from analysis.verdict.schema import BOUNDS, Amount, Anchor, Arm, Record, Verdict
 
 TEX: Final = {
     "\\": r"\textbackslash{}",
@@ -91,7 +91,7 @@ def files(context: FigureContext, verdict: Verdict, partial: str = "") -> Iterat
 
 # --- content
 
-Named = Mapping[str, Any]  # A row of ``Scene.arms``.
+Named = Mapping[str, Any]  # A row of ``FigureContext.arms``.
 
 
 def _judged(verdict: Verdict) -> dict[str, Arm | Anchor]:
@@ -110,9 +110,8 @@ def _numbers(arms: Iterable[Named], verdict: Verdict) -> Iterator[Mapping[str, o
         row |= {"seeds": own.seeds, "failed": own.failed, "verdict": arm["verdict"]}
         row |= _of(own, {key: key for key in ("p_escape", "p_holm", "p_track")})
         for key in verdict.protocol.endpoints:
-            ends = ("recovery", "low", "high", "low_wide", "high_wide")
             effect = own.endpoints.get(key) if isinstance(own, Arm) else None
-            row |= _of(effect, {f"{key}_{end}": end for end in ends})
+            row |= _of(effect, {f"{key}_{end}": end for end in ("recovery", *BOUNDS)})
         for key in ("nll", "accuracy"):
             row |= _of(means.get(key), {f"{key}_mean": "mean", f"{key}_sd": "sd"})
         row |= _of(getattr(own, "equivalent", None), equivalent)

@@ -1,6 +1,5 @@
 """Several runs on one page: verdicts, anchors, best configurations side by side, never pooled."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -15,7 +14,7 @@ from analysis.figures.context import Figure
 from analysis.figures.studies import studies_figure
 from analysis.report import html, page, tables
 from analysis.report.missing_trials import lacking
-from analysis.result import JudgedRun
+from analysis.result import Result
 from analysis.text import numbers
 from analysis.text.names import title
 from analysis.verdict.schema import Anchor, Arm, Verdict
@@ -56,7 +55,7 @@ def links(names: Iterable[str], out: Path) -> dict[str, str]:
     return found
 
 
-def comparison_page(found: Mapping[str, JudgedRun], files: Mapping[str, str], now: datetime) -> str:
+def comparison_page(found: Mapping[str, Result], files: Mapping[str, str], now: datetime) -> str:
     """Return the page of the comparison.
 
     Args:
@@ -66,7 +65,8 @@ def comparison_page(found: Mapping[str, JudgedRun], files: Mapping[str, str], no
     """
     figures = drawn(found)
     first = studies_figure({name: own.verdict for name, own in found.items()})
-    arms = {method: _of_method(found, method) for method in _methods(found)}
+    best = {name: own_lead.arm.method for name, own in found.items() if (own_lead := lead(own))}
+    arms = {method: [n for n in best if best[n] == method] for method in _methods(found)}
     labels = _labels(found)
     content = {
         "title": f"{len(found)} studies side by side",
@@ -104,7 +104,7 @@ class Lead(NamedTuple):
     label: str
 
 
-def lead(own: JudgedRun) -> Lead | None:
+def lead(own: Result) -> Lead | None:
     """Return the best candidate, None before there is one."""
     candidates = own.context.judged().filter(pl.col("role") == "candidate")
     if candidates.is_empty():
@@ -113,25 +113,20 @@ def lead(own: JudgedRun) -> Lead | None:
     return Lead(own.verdict.by_arm()[key], tag, label)
 
 
-def _of_method(found: Mapping[str, JudgedRun], method: str) -> list[str]:
-    best = {name: lead(own) for name, own in found.items()}
-    return [name for name, found in best.items() if found and found.arm.method == method]
-
-
-def _methods(found: Mapping[str, JudgedRun]) -> list[str]:
+def _methods(found: Mapping[str, Result]) -> list[str]:
     """Return the domain of colour: the anchors, then every other method by name."""
     every = {method for own in found.values() for method in own.context.methods[2:]}
     return ["deep_ensemble", "single", *sorted(every)]
 
 
-def _labels(found: Mapping[str, JudgedRun]) -> dict[str, str]:
+def _labels(found: Mapping[str, Result]) -> dict[str, str]:
     """Return every endpoint that any run was judged on, and what it is called."""
     return {
         key: label for own in found.values() for key, label in own.verdict.protocol.labels.items()
     }
 
 
-def drawn(found: Mapping[str, JudgedRun]) -> list[Figure]:
+def drawn(found: Mapping[str, Result]) -> list[Figure]:
     """Return the figure of recoveries: one for each margin and level, as each has its own rule."""
     groups: dict[tuple[float, tuple[str, str]], list[str]] = {}
     for name, own in found.items():
@@ -140,8 +135,8 @@ def drawn(found: Mapping[str, JudgedRun]) -> list[Figure]:
     figures = []
     for number, ((margin, levels), names) in enumerate(groups.items()):
         rows = pl.concat([_recoveries(name, found[name]) for name in names])
-        order = {label: at for at, label in enumerate(_labels(found).values())}
-        rows = rows.sort(pl.col("panel").replace_strict(order), maintain_order=True)
+        panels = pl.Enum([*_labels(found).values()])
+        rows = rows.sort(pl.col("panel").cast(panels), maintain_order=True)
         passed = sum(_escapes(found[name]) for name in names)
         seeds = ", ".join(f"{found[name].verdict.seeds.span} in {name}" for name in names)
         covers = sorted({found[name].verdict.covers for name in names})
@@ -162,7 +157,7 @@ def drawn(found: Mapping[str, JudgedRun]) -> list[Figure]:
     return figures
 
 
-def _recoveries(name: str, own: JudgedRun) -> pl.DataFrame:
+def _recoveries(name: str, own: Result) -> pl.DataFrame:
     best = lead(own)
     assert best is not None
     rows = own.context.recovery.filter(pl.col("arm") == best.arm.arm)
@@ -174,7 +169,7 @@ def _recoveries(name: str, own: JudgedRun) -> pl.DataFrame:
     )
 
 
-def _escapes(own: JudgedRun) -> bool:
+def _escapes(own: Result) -> bool:
     best = lead(own)
     return bool(best and best.arm.verdict == "escapes" and own.verdict.stands)
 
@@ -182,7 +177,7 @@ def _escapes(own: JudgedRun) -> bool:
 # --- the tables
 
 
-def _row(name: str, own: JudgedRun, href: str, labels: Mapping[str, str]) -> dict[str, object]:
+def _row(name: str, own: Result, href: str, labels: Mapping[str, str]) -> dict[str, object]:
     verdict, best = own.verdict, lead(own)
     ends = best.arm.endpoints if best else {}
     anchors = [anchor for anchor in verdict.anchors if anchor.arm in verdict.measures]
@@ -209,7 +204,7 @@ def _row(name: str, own: JudgedRun, href: str, labels: Mapping[str, str]) -> dic
     }
 
 
-def _about(own: JudgedRun) -> str:
+def _about(own: Result) -> str:
     known = dict(_of_run(own))
     return f"{known['Data']} with {known['Backbone']}"
 
@@ -221,7 +216,7 @@ def _anchor(anchor: Anchor, verdict: Verdict) -> str:
     return f"{called}: NLL {numbers.number(nll, 4)}, accuracy {numbers.number(accuracy, 3)}"
 
 
-def _facts(found: Mapping[str, JudgedRun]) -> list[dict[str, object]]:
+def _facts(found: Mapping[str, Result]) -> list[dict[str, object]]:
     """Return what each run is of: a row per fact, and whether it is the same in all runs."""
     facts = [dict(_of_run(own)) for own in found.values()]
     return [
@@ -231,17 +226,15 @@ def _facts(found: Mapping[str, JudgedRun]) -> list[dict[str, object]]:
     ]
 
 
-def _of_run(own: JudgedRun) -> list[tuple[str, str]]:
+def _of_run(own: Result) -> list[tuple[str, str]]:
     trials, verdict, protocol = own.run.trials, own.verdict, own.verdict.protocol
-    specs = [json.loads(text) for text in trials["spec"].unique().sort()]
-    data, backbones = (page.named(specs, key) for key in ("dataset", "backbone"))
     candidates = trials.filter(pl.col("role") == "candidate")["method"].unique().sort()
     plan = verdict.plan.hash if verdict.plan else "none"
     why = "; ".join(verdict.exploratory_reasons)
     return [
-        ("Data", data),
+        ("Data", page.named(own.run, "dataset")),
         ("Fingerprint of the data", tables.several(trials["data"].to_list())),
-        ("Backbone", backbones),
+        ("Backbone", page.named(own.run, "backbone")),
         ("Candidates", f"{verdict.counts.candidates} of {_all(map(title, candidates))}"),
         ("Search trials", f"{(trials['stage'] == 'search').sum()}"),
         ("Endpoints", _all(protocol.labels.values())),

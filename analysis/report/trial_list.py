@@ -9,6 +9,7 @@ import polars as pl
 from analysis.data.search_space import Space, flatten
 from analysis.figures.context import FigureContext
 from analysis.report.html import pack
+from analysis.text.names import title
 from analysis.text.numbers import number, plain
 
 MOST: Final = 3000
@@ -30,17 +31,15 @@ def trial_list(context: FigureContext) -> dict[str, Any]:
         ``titles`` and ``numeric`` of the columns; ``rows``: what each shows, by column as
         ``html.pack`` has it; ``curves``: trial -> epochs and validation NLLs; ``note``.
     """
-    order = {stage: at for at, stage in enumerate(STAGES)}
-    trials = context.trials.sort(
-        pl.col("stage").replace_strict(order, return_dtype=pl.Int8), "method", "finished", "trial"
-    )
+    order = pl.col("stage").cast(pl.Enum(STAGES))
+    trials = context.trials.sort(order, "method", "finished", "trial")
     shown = trials.head(MOST)
     spaces = {space.method: space for space in context.spaces}
     rows = []
     for trial in shown.iter_rows(named=True):
         stage, role = trial["stage"], trial["role"].replace("_", " ")
         stage = f"{stage}, {role}" if stage == "confirm" else stage
-        about = (trial["trial"], stage, context.titles.get(trial["method"]))
+        about = (trial["trial"], stage, title(trial["method"]))
         settings = trial["name"] or _settings(spaces.get(trial["method"]), trial["spec"])
         ended = (
             trial["status"] if trial["reason"] is None else f"{trial['status']}: {trial['reason']}"

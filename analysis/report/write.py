@@ -7,12 +7,12 @@ from pathlib import Path
 
 from analysis.data.files import write
 from analysis.report import arm_details, html, page, paper_figures, side_by_side, tables, trial_list
-from analysis.result import JudgedRun
+from analysis.result import Result
 from analysis.verdict.terminal_summary import terminal_summary
 from study.run_folder.paths import ObjectPath
 
 
-def write_all(found: dict[str, JudgedRun], out: Path, export_to: Path | None) -> list[str]:
+def write_all(found: dict[str, Result], out: Path, export_to: Path | None) -> list[str]:
     """Write every page, verdict and export; return a line on each run.
 
     Args:
@@ -39,12 +39,11 @@ def write_all(found: dict[str, JudgedRun], out: Path, export_to: Path | None) ->
             )
     write(out, side_by_side.comparison_page(found, links, now))
     if export_to:
-        titles = {method: t for own in found.values() for method, t in own.context.titles.items()}
-        paper_figures.write_figures(side_by_side.drawn(found), titles, export_to)
+        paper_figures.write_figures(side_by_side.drawn(found), export_to)
     return [f"{name}: {own.verdict.sentence}" for name, own in found.items()]
 
 
-def write_report(own: JudgedRun, out: Path, now: datetime) -> None:
+def write_report(own: Result, out: Path, now: datetime) -> None:
     """Write page and ``verdict.json`` of a run.
 
     That of predictions alone, or of a folder that cannot be written, lies beside the page.

@@ -21,7 +21,6 @@ from scipy.special import ndtr, roots_legendre, stdtrit
 from scipy.stats import chi2, qmc
 
 from analysis.data.protocol import GATE_LEVEL, gate_level
-from analysis.metrics import IntArray
 from analysis.stats.contrasts import (
     Contrast,
     FloatArray,
@@ -34,6 +33,7 @@ from analysis.stats.contrasts import (
 from study.thresholds import ALPHA, DELTA, LEAST_SEEDS
 
 Verdict = Literal["escape", "track"]
+VERDICTS: Final[tuple[Verdict, Verdict]] = "escape", "track"
 
 POWER: Final = 0.8
 MOST_SEEDS: Final = 2000
@@ -84,6 +84,39 @@ class Costs:
         """Return the cost of a study whose anchors have the same number of seeds."""
         numbers = Replicates.of(seeds)
         return numbers.arm * self.arms + numbers.single * self.anchors
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What an arm is to show, and how surely.
+
+    Attributes:
+        verdict: ``escape``, or ``track`` at a recovery of 0.
+        recovery: Of what escapes, on every endpoint between every pair.
+        power: Wanted probability of the verdict.
+        delta: Margin.
+        alpha: One-sided level.
+        configurations: How many share Holm's correction; an escape is planned at alpha over this
+            number, Holm's strictest step, so the seeds suffice whatever the others do. Tracking is
+            not corrected.
+    """
+
+    verdict: Verdict = "escape"
+    recovery: float = 0.5
+    power: float = POWER
+    delta: float = DELTA
+    alpha: float = ALPHA
+    configurations: int = 1
+
+    @property
+    def truth(self) -> float:
+        """True recovery."""
+        return self.recovery if self.verdict == "escape" else 0.0
+
+    @property
+    def level(self) -> float:
+        """One-sided level of the arm's tests."""
+        return self.alpha / self.configurations if self.verdict == "escape" else self.alpha
 
 
 @dataclass(frozen=True)
@@ -203,50 +236,29 @@ def power_all(
     return prod(power(spread, recovery, seeds, delta, alpha) for spread in spreads)
 
 
-def power_between(
-    pairs: Sequence[Pair],
-    verdict: Verdict,
-    recovery: float,
-    seeds: Seeds,
-    delta: float = DELTA,
-    alpha: float = ALPHA,
-    gate: float = GATE_LEVEL,
-    least: float = 0.0,
-) -> float:
+def power_between(pairs: Sequence[Pair], aim: Aim, seeds: Seeds, least: float = 0.0) -> float:
     """Return the power between all pairs of anchors at once: again a product, of the gates, too.
 
     Where the gap between two anchors is not shown nothing is judged between them.
 
     Args:
         pairs: What an arm is held against.
-        verdict: What is to be shown.
-        recovery: True recovery on every endpoint between every pair.
+        aim: What is to be shown.
         seeds: Of the arm, from which those of its anchors follow; or those of all that is shared.
-        delta: Margin.
-        alpha: One-sided level.
-        gate: One-sided level at which the anchors must differ.
         least: Where the product falls below this it is not completed.
     """
     reached = 1.0
     for pair in pairs:
         numbers = pair.numbers(seeds)
         for spread in pair.spreads:
-            reached *= power_all([spread], verdict, recovery, numbers, delta, alpha)
-            reached *= power_gate(spread, numbers, gate)
+            reached *= power_all([spread], aim.verdict, aim.truth, numbers, aim.delta, aim.level)
+            reached *= power_gate(spread, numbers, gate_level(aim.alpha))
             if reached < least:
                 return reached
     return reached
 
 
-def seeds_needed(
-    pairs: Sequence[Pair],
-    verdict: Verdict = "escape",
-    recovery: float = 0.5,
-    power: float = POWER,
-    delta: float = DELTA,
-    alpha: float = ALPHA,
-    configurations: int = 1,
-) -> int | None:
+def seeds_needed(pairs: Sequence[Pair], aim: Aim) -> int | None:
     """Return the fewest seeds per arm with this power between all pairs of anchors at once.
 
     The power is a product, so too low where endpoints or pairs go up and down together: pairs share
@@ -254,38 +266,20 @@ def seeds_needed(
 
     Args:
         pairs: What an arm is held against.
-        verdict: ``escape`` at ``recovery``, or ``track`` (pass ``recovery=0``).
-        recovery: True recovery on every endpoint between every pair.
-        power: Wanted probability of the verdict.
-        delta: Margin.
-        alpha: One-sided level.
-        configurations: How many share Holm's correction; an escape is planned at alpha over this
-            number, Holm's strictest step, so the seeds suffice whatever the others do. Tracking is
-            not corrected.
+        aim: What is to be shown.
 
     Returns:
         Number of seeds of an arm, at least ``LEAST_SEEDS``, as fewer are not judged; None where
         ``MOST_SEEDS`` do not suffice.
     """
-    level = alpha / configurations if verdict == "escape" else alpha
-    limits = delta, level, gate_level(alpha), power
 
     def enough(arm: int) -> bool:
-        return power_between(pairs, verdict, recovery, arm, *limits) >= power
+        return power_between(pairs, aim, arm, aim.power) >= aim.power
 
     return _fewest(enough, MOST_SEEDS)
 
 
-def cheapest_seeds(
-    pairs: Sequence[Pair],
-    costs: Costs,
-    verdict: Verdict = "escape",
-    recovery: float = 0.5,
-    power: float = POWER,
-    delta: float = DELTA,
-    alpha: float = ALPHA,
-    configurations: int = 1,
-) -> Replicates | None:
+def cheapest_seeds(pairs: Sequence[Pair], costs: Costs, aim: Aim) -> Replicates | None:
     """Return the seeds of an arm and of shared anchors that have this power at the least cost.
 
     Most arms are compared with the same anchors, so a seed of these serves all arms: where all runs
@@ -295,15 +289,15 @@ def cheapest_seeds(
     Args:
         pairs: What an arm is held against; anchors that are not shared have their own seeds still.
         costs: Of one seed.
+        aim: What is to be shown.
 
-    The others are those of ``seeds_needed``. None where no number up to ``MOST_SEEDS`` suffices.
+    Returns:
+        None where no number up to ``MOST_SEEDS`` suffices.
     """
-    level = alpha / configurations if verdict == "escape" else alpha
-    limits = delta, level, gate_level(alpha), power
 
     def enough(arm: int, anchors: int) -> bool:
         numbers = Replicates(arm, anchors, anchors)
-        return power_between(pairs, verdict, recovery, numbers, *limits) >= power
+        return power_between(pairs, aim, numbers, aim.power) >= aim.power
 
     start = _fewest(lambda seeds: enough(seeds, seeds), MOST_SEEDS)
     if start is None:
@@ -330,27 +324,20 @@ def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
     return low + bisect_left(range(low, high), True, key=enough)
 
 
-def recovery_found(
-    pairs: Sequence[Pair],
-    seeds: Seeds,
-    power: float = POWER,
-    delta: float = DELTA,
-    alpha: float = ALPHA,
-    configurations: int = 1,
-) -> float | None:
+def recovery_found(pairs: Sequence[Pair], seeds: Seeds, aim: Aim) -> float | None:
     """Return the least recovery on every endpoint between all pairs that ESCAPE finds so often.
 
     Gates included: None where anchors are not shown to differ so often, or only beyond
-    ``MOST_RECOVERY``. An escape is asked for at alpha over ``configurations``.
+    ``MOST_RECOVERY``. The recovery of ``aim`` is no matter.
     """
-    limits = delta, alpha / configurations, gate_level(alpha)
 
     def short(recovery: float) -> float:
-        return power - power_between(pairs, "escape", recovery, seeds, *limits)
+        return aim.power - power_between(pairs, replace(aim, recovery=recovery), seeds)
 
     if short(MOST_RECOVERY) > 0:
         return None
-    return delta if short(delta) <= 0 else float(brentq(short, delta, MOST_RECOVERY, xtol=1e-6))
+    least = aim.delta
+    return least if short(least) <= 0 else float(brentq(short, least, MOST_RECOVERY, xtol=1e-6))
 
 
 def least_permutation_p(seeds: int) -> float:
@@ -381,7 +368,8 @@ def _estimated(spread: Spread, seeds: Seeds, weights: Weights) -> tuple[FloatArr
     that over test examples, of which there are many, is taken as known.
     """
     numbers = np.array(Replicates.of(seeds).of_contrast)
-    parts = np.square(weights) * spread.variances / numbers * _chi2(numbers)
+    chi2_of = [_chi2_of(term, int(n) - 1, DRAWS) for term, n in enumerate(numbers)]
+    parts = np.square(weights) * spread.variances / numbers * np.stack(chi2_of, 1)
     variance = parts.sum(1)
     over_examples = spread.examples.variance(weights) if spread.examples else 0.0
     if not variance.any():
@@ -391,14 +379,9 @@ def _estimated(spread: Spread, seeds: Seeds, weights: Weights) -> tuple[FloatArr
     return np.sqrt(variance + over_examples), np.asarray(df)
 
 
-def _chi2(numbers: IntArray) -> FloatArray:
-    """Return chi²/df of three independent variances of so many seeds, (DRAWS, 3)."""
-    return np.stack([_chi2_of(term, int(n) - 1, DRAWS) for term, n in enumerate(numbers)], 1)
-
-
 @cache
 def _chi2_of(term: int, df: int, draws: int) -> FloatArray:
-    """Return chi²/df of one of the three, (draws,)."""
+    """Return chi²/df of one of three independent variances, (draws,)."""
     uniform = qmc.Sobol(3, scramble=False).random(draws)[:, term] + 0.5 / draws
     return np.asarray(chi2.ppf(uniform, df) / df)
 

@@ -20,6 +20,14 @@ def generator(*words: str) -> np.random.Generator:
     return np.random.default_rng([SEED, int.from_bytes(mark)])
 
 
+def seed_weights(n: int, *words: str) -> FloatArray:
+    """Return the weights of n seeds in each resample, (RESAMPLES, n).
+
+    Of n seeds n - 1 are drawn (Rao & Wu 1988), by the generator that belongs to ``words``.
+    """
+    return generator(*words).multinomial(n - 1, [1 / n] * n, RESAMPLES) / (n - 1)
+
+
 def permutation_test(
     single: FloatArray, arm: FloatArray, deep: FloatArray, theta: float, rng: np.random.Generator
 ) -> tuple[float, float]:

@@ -6,7 +6,7 @@ this code was written, with degrees of freedom of its own.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from analysis.stats.power import Spread, power_all, power_escape, power_track
 from analysis.validation.populations import ENDPOINTS
@@ -23,6 +23,7 @@ SPREADS: Final = {
     "narrow": Spread(1.0, 0.8, 0.55),
 }
 ALL: Final = ("test", "shift", "gain")
+ALL_SPREADS: Final = [SPREADS[pattern] for pattern in ALL]
 PILOT: Final[dict[tuple[str, str], dict[int, float]]] = {
     ("test", "escape .5"): {5: 0.48, 10: 0.73, 20: 0.95},
     ("test", "escape .75"): {5: 0.92, 10: 1.0, 20: 1.0},
@@ -35,6 +36,17 @@ PILOT: Final[dict[tuple[str, str], dict[int, float]]] = {
     ("shift", "all 8 track"): {10: 0.48, 20: 0.90},
 }
 SEEDS: Final = (5, 10, 20, 30)
+
+
+def replicates(
+    recovery: Sequence[float],
+    of: Literal["single", "arm", "deep_ensemble"],
+    spreads: Sequence[Spread] = ALL_SPREADS,
+    errors: Errors = "normal",
+) -> Gaussian:
+    """Return the population of one kind of arm around its recovery, by endpoint."""
+    sd = tuple(getattr(spread, of) for spread in spreads)
+    return Gaussian(tuple(recovery), sd, CORRELATION if len(sd) > 1 else 0.0, errors)
 
 
 def gaussian_study(
@@ -55,14 +67,9 @@ def gaussian_study(
         errors: Shape of the errors.
         controls: Whether both controls are there; the negative one has exactly no gain.
     """
-    several = len(endpoints)
-
-    def population(recovery: Sequence[float], sd: Sequence[float]) -> Gaussian:
-        return Gaussian(tuple(recovery), tuple(sd), CORRELATION if several > 1 else 0, errors)
-
-    single = population((0.0,) * several, [s.single for s in spreads])
-    deep = population((1.0,) * several, [s.deep_ensemble for s in spreads])
-    arms = tuple(population(r, [s.arm for s in spreads]) for r in recoveries)
+    single = replicates((0.0,) * len(endpoints), "single", spreads, errors)
+    deep = replicates((1.0,) * len(endpoints), "deep_ensemble", spreads, errors)
+    arms = tuple(replicates(recovery, "arm", spreads, errors) for recovery in recoveries)
     return Design(tuple(endpoints), single, deep, arms, seeds, single if controls else None)
 
 
@@ -128,28 +135,22 @@ def _of_eight(pattern: str, key: str, seeds: int) -> Iterator[Cell]:
 
 def three_endpoints() -> Iterator[Cell]:
     """Yield the whole rule on test, shift and gain, and the global verdict with its controls."""
-    spreads = [SPREADS[pattern] for pattern in ALL]
     escape, track = Question("first_escapes", "size"), Question("first_tracks", "size")
     for seeds in SEEDS:
-        quick = seeds == 10
 
         def cell(
-            setting: str,
-            recovery: Sequence[float],
-            *questions: Question,
-            n: int = seeds,
-            q: bool = quick,
+            setting: str, recovery: Sequence[float], *questions: Question, seeds: int = seeds
         ) -> Cell:
-            design = gaussian_study(spreads, [recovery], n, ENDPOINTS)
+            design = gaussian_study(ALL_SPREADS, [recovery], seeds, ENDPOINTS)
             name = "three endpoints, one configuration"
-            return Cell(name, setting, design, questions, quick=q)
+            return Cell(name, setting, design, questions, quick=seeds == 10)
 
-        power = power_all(spreads, "track", 0.0, seeds)
+        power = power_all(ALL_SPREADS, "track", 0.0, seeds)
         tracks = Question("first_tracks", "power", formula=power, bound=True)
         yield cell("R = 0 on all", (0, 0, 0), escape, tracks, Question("first_worse", "size"))
         yield cell("R = 0.25 on all", (DELTA,) * 3, escape, track)
         for recovery in (0.5, 0.75):
-            power = power_all(spreads, "escape", recovery, seeds)
+            power = power_all(ALL_SPREADS, "escape", recovery, seeds)
             escapes = Question("first_escapes", "power", formula=power, bound=True)
             yield cell(f"R = {recovery:g} on all", (recovery,) * 3, escapes)
         for i, pattern in enumerate(ALL):
@@ -161,14 +162,14 @@ def three_endpoints() -> Iterator[Cell]:
             at = [-DELTA if j == i else -1.0 for j in range(3)]
             setting = f"R = -0.25 on {ALL[i]}, -1 elsewhere"
             yield cell(setting, at, Question("first_worse", "size"))
-        yield from _global(spreads, seeds)
+        yield from _global(seeds)
 
 
-def _global(spreads: Sequence[Spread], seeds: int) -> Iterator[Cell]:
+def _global(seeds: int) -> Iterator[Cell]:
     def cell(
         setting: str, recoveries: Sequence[Sequence[float]], *questions: Question, quick: bool
     ) -> Cell:
-        design = gaussian_study(spreads, recoveries, seeds, ENDPOINTS, controls=True)
+        design = gaussian_study(ALL_SPREADS, recoveries, seeds, ENDPOINTS, controls=True)
         name = "whole study: eight configurations and controls"
         return Cell(name, setting, design, questions, 0.5, quick and seeds == 10)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from analysis.stats.power import Replicates, power_all
-from analysis.validation.gaussian import ALL, CORRELATION, SEEDS, SPREADS, gaussian_study
+from analysis.validation.gaussian import ALL, ALL_SPREADS, SEEDS, gaussian_study, replicates
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Question
-from analysis.validation.simulate import Design, Examples, Gaussian, Pair
+from analysis.validation.simulate import Design, Examples, Pair
 from study.thresholds import ALPHA, DELTA
 
 SCENARIO: Final = "whole study: matched anchors"
@@ -44,11 +44,7 @@ class Truth:
         parts = list(zip(self.tuned, self.own, self.gaps, strict=True))
         single = tuple(tuned - own * gap for tuned, own, gap in parts)
         deep = tuple(tuned + (1 - own) * gap for tuned, own, gap in parts)
-        spreads = [SPREADS[key] for key in ALL]
-        return Pair(
-            Gaussian(single, tuple(s.single for s in spreads), CORRELATION),
-            Gaussian(deep, tuple(s.deep_ensemble for s in spreads), CORRELATION),
-        )
+        return Pair(replicates(single, "single"), replicates(deep, "deep_ensemble"))
 
 
 def both(recovery: float) -> Truth:
@@ -74,9 +70,8 @@ def at(tuned: float, own: float, endpoint: int) -> Truth:
 
 def matched_study(truths: Sequence[Truth], seeds: int) -> Design:
     """Return a study with both controls whose every candidate has anchors of its own."""
-    spreads = [SPREADS[key] for key in ALL]
     tuned = [truth.tuned for truth in truths]
-    plain = gaussian_study(spreads, tuned, seeds, ENDPOINTS, controls=True)
+    plain = gaussian_study(ALL_SPREADS, tuned, seeds, ENDPOINTS, controls=True)
     return replace(plain, own=tuple(truth.pair for truth in truths))
 
 
@@ -150,7 +145,6 @@ def _several(seeds: int) -> Iterator[Cell]:
 
 def _effects(seeds: int) -> Iterator[Cell]:
     """Yield candidates one of which escapes, and the bound of power for it."""
-    spreads = [SPREADS[key] for key in ALL]
     some = Question("some_escape", "power")
     for many in (1, 8):
         for recovery in (0.5, 0.75):
@@ -162,7 +156,7 @@ def _effects(seeds: int) -> Iterator[Cell]:
             level = ALPHA / many
             bound = 1.0
             for own in numbers:
-                bound *= power_all(spreads, "escape", recovery, own, DELTA, level)
+                bound *= power_all(ALL_SPREADS, "escape", recovery, own, DELTA, level)
             first = Question("first_escapes", "power", formula=bound, bound=True)
             rest = ", seven 0" if many > 1 else ""
             setting = f"one R = {recovery:g} between either pair{rest}"
@@ -180,14 +174,13 @@ def _contended(seeds: int) -> Iterator[Cell]:
     some = Question("some_escape", "size")
     better = 0.3  # By so many gaps.
     edge = DELTA + better * (1 - DELTA)
-    spreads = tuple(SPREADS[key].single for key in ALL)
-    close = Gaussian((better, 0.0, 0.0), spreads, CORRELATION)
+    close = replicates((better, 0.0, 0.0), "single")
     for many in (1, 8):
         truths = [Truth((edge, 2.5, 1.0), (1.0, 1.0, 1.0))] * many
         design = replace(matched_study(truths, seeds), contenders=(close,))
         setting = "R = 0.25 on test against a contender, far above elsewhere"
         yield _cell(setting, design, some, share=0.5, quick=many == 8)
-    near = Gaussian((0.0, 0.0, 0.0), spreads, CORRELATION)
+    near = replicates((0.0, 0.0, 0.0), "single")
     design = replace(matched_study([both(1.0)], seeds), contenders=(near, near, near))
     shown = Question("first_escapes", "shown")
     yield _cell("R = 1 against all, three contenders", design, shown, share=0.5)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import polars as pl
 from scipy.optimize import brentq
 
 from analysis import metrics
@@ -80,8 +79,7 @@ def of_run(run: Run) -> Members:
     Raises:
         StudyError: When there are fewer than ``FEWEST``, or no shifted predictions.
     """
-    wanted = ("stage", "confirm"), ("role", "deep_ensemble"), ("status", "complete")
-    pools = run.trials.filter(*(pl.col(key) == value for key, value in wanted))
+    pools = run.trials.filter(stage="confirm", role="deep_ensemble", status="complete")
     trials = pools.sort("replicate")["trial"].to_list()
     members = int(pools["members"].sum())
     if members < FEWEST:

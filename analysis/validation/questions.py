@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from scipy.stats import binomtest
@@ -131,10 +131,6 @@ class Row:
             return ""
         return "FAILS" if self.fails else "off plan" if self.off_plan else "ok"
 
-    def entry(self) -> dict[str, Any]:
-        """Return the row for JSON."""
-        return asdict(self) | {"mark": self.mark}
-
 
 def run(cell: Cell, replications: int, seed: int) -> list[Row]:
     """Simulate a cell and return its rows; the numbers depend on cell and seed alone."""
@@ -144,23 +140,20 @@ def run(cell: Cell, replications: int, seed: int) -> list[Row]:
     found = tally(cell.design, max(2, round(replications * cell.share)), rng)
     rows = []
     for question in cell.questions:
-        values = found.known(question.event)
-        value, low, high = _estimate(values.tolist(), question.event == "apparent")
+        values = found[question.event].drop_nans().to_list()
+        value, low, high = _estimate(values, question.event == "apparent")
+        asked = asdict(question) | {"event": LABELS[question.event]}
         rows.append(
             Row(
                 scenario=cell.scenario,
                 setting=cell.setting,
                 seeds=study.seeds,
                 arms=cell.arms,
-                event=LABELS[question.event],
-                kind=question.kind,
                 studies=len(values),
                 value=value,
                 low=low,
                 high=high,
-                pilot=question.pilot,
-                formula=question.formula,
-                bound=question.bound,
+                **asked,
             )
         )
     return rows

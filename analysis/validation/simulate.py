@@ -7,19 +7,20 @@ of unequal arms are those of ``study.stages``, which the analysis cannot ask.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, sqrt
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 
 from analysis.data.protocol import ENDPOINTS, Protocol
-from analysis.data.roles import arm_key
+from analysis.data.roles import CONTROLS, arm_key
 from analysis.measures.over_examples import MeasuredCovariances
 from analysis.measures.per_example import ExampleValues
 from analysis.stats.contrasts import FloatArray
-from analysis.verdict.arms import Anchors, PlacedArm, Price, Study
+from analysis.verdict.arms import Anchors, PlacedArm, Study, price
 from analysis.verdict.decisions import decide
 from analysis.verdict.schema import ALL_TRACK, SOME_ESCAPES, Role
 
@@ -247,8 +248,7 @@ def draw_study(
     if design.negative is not None:
         losses["positive_control"] = design.deep.draw(rng, design.seeds)
         losses["negative_control"] = design.negative.draw(rng, design.seeds)
-    controls: tuple[Role, Role] = ("positive_control", "negative_control")
-    roles: dict[str, Role] = {name: name for name in controls if name in losses}
+    roles: dict[str, Role] = {name: name for name in CONTROLS if name in losses}
     lost: Counter[str] = Counter()
     for i, own in enumerate(candidates):
         name = f"candidate{i}"
@@ -288,7 +288,7 @@ def draw_study(
     protocol = Protocol(endpoints=tuple(ENDPOINTS[key] for key in design.endpoints))
     counts = {name: len(own) for name, own in losses.items()}
     seen = frozenset(["single", "deep_ensemble"])
-    prices = {f"candidate{i}": Price(infer_flops=design.price) for i in range(len(candidates))}
+    prices = {f"candidate{i}": price(infer_flops=design.price) for i in range(len(candidates))}
     return Study(protocol, arms, columns, counts, seen, lost, prices=prices)
 
 
@@ -338,26 +338,6 @@ def judged(study: Study) -> Outcome:
     }
 
 
-@dataclass
-class Tally:
-    """How often, or how much on average, over simulated studies."""
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, outcome: Outcome) -> None:
-        """Count one study."""
-        for name, value in outcome.items():
-            self.values.setdefault(name, []).append(value)
-
-    def known(self, name: str) -> FloatArray:
-        """Return the values of one event, without studies in which it is undefined."""
-        values = np.array(self.values[name])
-        return values[~np.isnan(values)]
-
-
-def tally(design: Design | Pipeline, times: int, rng: np.random.Generator) -> Tally:
-    """Draw and judge a design ``times`` times."""
-    found = Tally()
-    for _ in range(times):
-        found.add(design.run(rng))
-    return found
+def tally(design: Design | Pipeline, times: int, rng: np.random.Generator) -> pl.DataFrame:
+    """Draw and judge a design ``times`` times; return a row per study, a column per event."""
+    return pl.DataFrame([design.run(rng) for _ in range(times)])

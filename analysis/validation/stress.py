@@ -1,15 +1,16 @@
 """What the assumptions of the tests do not cover: tails, variances, diverged runs, bad anchors."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from analysis.stats.power import Spread
-from analysis.validation.gaussian import ALL, CORRELATION, SPREADS, gaussian_study
+from analysis.validation.gaussian import ALL_SPREADS, SPREADS, gaussian_study, replicates
 from analysis.validation.populations import ENDPOINTS
 from analysis.validation.questions import Cell, Kind, Question
-from analysis.validation.simulate import Design, Errors, Gaussian
+from analysis.validation.simulate import Design, Errors
 from study.thresholds import DELTA
 
 UNEQUAL: Final = {
@@ -44,11 +45,7 @@ def stress() -> Iterator[Cell]:
         for worst, name in ((None, "left as failed"), (2.0, "given a loss of 2 gaps")):
             for recovery in (0.25, 0.75):
                 plain = gaussian_study([SPREADS["test"]], [[recovery]], seeds, ["cll"])
-                design = Design(
-                    *(plain.endpoints, plain.single, plain.deep, plain.arms, seeds),
-                    diverged=0.05,
-                    worst=worst,
-                )
+                design = replace(plain, diverged=0.05, worst=worst)
                 kind: Kind = "size" if recovery == DELTA else "shown"
                 setting = f"{name}, R = {recovery:g} without them"
                 question = Question("first_escapes", kind)
@@ -91,10 +88,9 @@ def _anchors(
     deep: tuple[float, ...], arm: float, seeds: int, setting: str, questions: tuple[Question, ...]
 ) -> Cell:
     several = len(deep)
-    spreads = [SPREADS[pattern] for pattern in ALL[:several]]
-    rho = CORRELATION if several > 1 else 0.0
-    single = Gaussian((0.0,) * several, tuple(s.single for s in spreads), rho)
-    better = Gaussian((arm,) * several, tuple(s.arm for s in spreads), rho)
-    other = Gaussian(deep, tuple(s.deep_ensemble for s in spreads), rho)
+    spreads = ALL_SPREADS[:several]
+    single = replicates((0.0,) * several, "single", spreads)
+    better = replicates((arm,) * several, "arm", spreads)
+    other = replicates(deep, "deep_ensemble", spreads)
     design = Design(ENDPOINTS[:several], single, other, (better,), seeds)
     return Cell("anchors", setting, design, questions, quick=seeds == 10)

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -112,7 +112,7 @@ def _told(each: Iterable[list[Row]], total: int) -> Iterable[list[Row]]:
 
 def as_json(table: Table) -> str:
     """Return the table as JSON."""
-    rows = [row.entry() for row in table.rows]
+    rows = [asdict(row) | {"mark": row.mark} for row in table.rows]
     content = {"summary": table.summary, "made": table.made, "rows": rows}
     return json.dumps(content, indent=1, allow_nan=False)
 

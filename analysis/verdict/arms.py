@@ -22,13 +22,13 @@ from analysis.data.protocol import (
     Protocol,
     protocol_of,
 )
-from analysis.data.roles import FAMILIES, arm_key, ensemble_key
+from analysis.data.roles import CONTROLS, FAMILIES, arm_key, ensemble_key
 from analysis.measures.measure import Measures
 from analysis.measures.over_examples import ExampleCovariances, MeasuredCovariances
 from analysis.stats.contrasts import FloatArray, Recovery, Summary, summary
-from analysis.verdict.schema import Against, Role
+from analysis.verdict.schema import Against, Price, Role
 
-CONTROLS: Final = ("positive_control", "negative_control")
+PRICED: Final = ("parameters", "stored_bytes", "infer_flops")
 NOTHING: Final[FloatArray] = np.empty(0)
 DEARER: Final = 1.01
 """Multiple of a Deep Ensemble's cost above which an arm counts as dearer."""
@@ -91,20 +91,6 @@ class PlacedArm(PlannedArm):
         """Every pair, each once."""
         own = () if self.own in (None, self.tuned) else (self.own,)
         return self.tuned, *own, *self.contenders
-
-
-@dataclass(frozen=True)
-class Price:
-    """What an arm costs, in units of the tuned Deep Ensemble of its size; None where unknown."""
-
-    parameters: float | None = None
-    stored_bytes: float | None = None
-    infer_flops: float | None = None
-
-    @property
-    def dearer(self) -> tuple[str, ...]:
-        """In what it costs more than that Deep Ensemble: then it is no efficient ensemble."""
-        return tuple(name for name, times in vars(self).items() if times and times > DEARER)
 
 
 @dataclass(frozen=True)
@@ -208,8 +194,14 @@ def study_of(
     return Study(protocol, placed, losses, counts, roles, lost, blind, own_seeds, prices, examples)
 
 
+def price(**times: float | None) -> Price:
+    """Return a price of so many times the Deep Ensemble's; what is not given is not known."""
+    known = {name: times.get(name) for name in PRICED}
+    dearer = tuple(name for name, own in known.items() if own and own > DEARER)
+    return Price(**known, dearer=dearer)
+
+
 def _prices(arms: Iterable[PlacedArm], spent: pl.DataFrame) -> dict[str, Price]:
-    names = tuple(Price.__dataclass_fields__)
     costs = {row["arm"]: row for row in spent.to_dicts()}
     pairs = (
         (a.arm, costs[a.arm], costs[a.reference])
@@ -217,7 +209,7 @@ def _prices(arms: Iterable[PlacedArm], spent: pl.DataFrame) -> dict[str, Price]:
         if {a.arm, a.reference} <= costs.keys()
     )
     return {
-        arm: Price(*(own[n] / deep[n] if own[n] and deep[n] else None for n in names))
+        arm: price(**{n: own[n] / deep[n] if own[n] and deep[n] else None for n in PRICED})
         for arm, own, deep in pairs
     }
 

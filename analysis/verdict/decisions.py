@@ -11,9 +11,17 @@ from typing import Final, Literal
 from analysis.data.protocol import Endpoint, Protocol
 from analysis.data.roles import FAMILIES
 from analysis.stats.contrasts import Recovery, holm
-from analysis.verdict.arms import Price, Study, runs_there
+from analysis.verdict.arms import Study, price, runs_there
 from analysis.verdict.placements import Case, Gates, Placement, Reason, case_of, gates_of
-from analysis.verdict.schema import ALL_TRACK, INCONCLUSIVE, SOME_ESCAPES, Global, Kind, Tests
+from analysis.verdict.schema import (
+    ALL_TRACK,
+    INCONCLUSIVE,
+    SOME_ESCAPES,
+    Global,
+    Kind,
+    Price,
+    Tests,
+)
 
 Label = (
     Literal["better but not diverse", "diverse but not better"]
@@ -120,7 +128,7 @@ class Decided:
 
     def price(self, arm: str) -> Price:
         """Return what an arm costs beside the Deep Ensemble of its size."""
-        return self.study.prices.get(arm, Price())
+        return self.study.prices.get(arm, price())
 
     @property
     def escaping(self) -> dict[str, Decision]:

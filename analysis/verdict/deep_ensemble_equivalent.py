@@ -4,18 +4,13 @@ Ashukha et al. 2020 (arXiv 2002.06470), section 4.2, on calibrated NLL. The pape
 from the curve's mean ± SD; here the interval is a bootstrap over the seeds of arm and curve.
 """
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from analysis.measures.measure import Measures
 from analysis.metrics import deep_ensemble_equivalent
-from analysis.stats.resampling import RESAMPLES, generator
+from analysis.stats.resampling import seed_weights
 from analysis.verdict.schema import Equivalent
-
-Floats = npt.NDArray[np.floating[Any]]
 
 
 class Equivalents:
@@ -40,17 +35,11 @@ class Equivalents:
             return None
         curve = self.curve_RL.mean(0)
         point = deep_ensemble_equivalent(float(cll_R.mean()), curve)
-        arms_B = _drawn(arm, len(cll_R)) @ cll_R
-        curves_BL = _drawn("curve", len(self.curve_RL)) @ self.curve_RL
+        arms_B = seed_weights(len(cll_R), "equivalent", arm) @ cll_R
+        curves_BL = seed_weights(len(self.curve_RL), "equivalent", "curve") @ self.curve_RL
         drawn = [
             deep_ensemble_equivalent(float(a), c) for a, c in zip(arms_B, curves_BL, strict=True)
         ]
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
         # Infinity, which becomes null, is an arm better than the whole pool.
         return Equivalent(members=point, low=float(low), high=float(high), largest=len(curve))
-
-
-def _drawn(name: str, n: int) -> Floats:
-    """Return the weights of n seeds in each resample, (B, n): n - 1 are drawn (Rao & Wu 1988)."""
-    rng = generator("equivalent", name)
-    return rng.multinomial(n - 1, [1 / n] * n, RESAMPLES) / (n - 1)

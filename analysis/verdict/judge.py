@@ -4,15 +4,15 @@ Nothing here or below rounds or prints, and every draw has its own seed: same st
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from math import inf, isinf
+from collections.abc import Mapping
+from math import inf
 from statistics import median
 from typing import Final, Literal, get_args
 
 import polars as pl
 
 from analysis.data.protocol import Endpoint, Plan, Protocol
-from analysis.data.roles import FAMILIES
+from analysis.data.roles import CONTROLS, FAMILIES
 from analysis.measures.measure import Measures
 from analysis.measures.over_examples import ExampleCovariances
 from analysis.measures.selection import UNDECLARED
@@ -20,7 +20,7 @@ from analysis.stats.contrasts import Recovery, detectable_effect, fieller
 from analysis.stats.power import POWER
 from analysis.stats.resampling import PERMUTATIONS, RESAMPLES, SEED
 from analysis.verdict import schema, wording
-from analysis.verdict.arms import CONTROLS, count, failed, more_than_declared, study_of
+from analysis.verdict.arms import count, failed, more_than_declared, study_of
 from analysis.verdict.decisions import (
     EXPECTED,
     ControlName,
@@ -175,7 +175,7 @@ def _arm(
 ) -> schema.Arm:
     protocol, arm = decided.study.protocol, case.arm
     decision = decided.decisions[arm.arm]
-    effects, price = _effects(case.tuned.effects, protocol), decided.price(arm.arm)
+    effects = _effects(case.tuned.effects, protocol)
     every = [effect for one in case.placements for effect in one.effects.values()]
     lows = [fieller(effect, protocol.level)[0] for effect in every]
     whole = all(low is not None and low >= DE_LIKE for low in lows)
@@ -204,7 +204,7 @@ def _arm(
         endpoints=effects,
         own=_own(case, decision.own, protocol),
         contenders=tuple(_contender(one, sources, protocol) for one in case.contenders),
-        price=schema.Price(**vars(price), dearer=price.dearer),
+        price=decided.price(arm.arm),
         against=_against(case, losses),
         needed=needed_of(decided.study, case, family),
         equivalent=equivalents.of(arm.arm, protocol.level),
@@ -330,8 +330,8 @@ def _detectable(decided: Decided) -> schema.Detectable:
     """Return the least recovery that the median candidate would have shown, by endpoint."""
     protocol, own = decided.study.protocol, decided.candidates
     alpha = protocol.alpha / max(1, len(own))
-    found: dict[str, list[float | None]] = {e.key: [] for e in protocol.endpoints}
-    worst: list[float | None] = []
+    found: dict[str, list[float]] = {e.key: [] for e in protocol.endpoints}
+    worst: list[float] = []
     for case in decided.cases:
         if case.arm.arm not in own:
             continue
@@ -339,25 +339,17 @@ def _detectable(decided: Decided) -> schema.Detectable:
         least = {key: _least_found(case, key, protocol.delta, alpha, power) for key in found}
         for key, value in least.items():
             found[key].append(value)
-        known = [value for value in least.values() if value is not None]
-        worst.append(max(known) if len(known) == len(least) else None)
+        worst.append(max(least.values()))
     return schema.Detectable(
         power=POWER,
         alpha=alpha,
-        endpoints={key: _median(values) for key, values in found.items()},
-        worst=_median(worst),
+        endpoints={key: median(values or [inf]) for key, values in found.items()},
+        worst=median(worst or [inf]),
     )
 
 
-def _least_found(case: Case, key: str, delta: float, alpha: float, power: float) -> float | None:
-    """Return the least recovery that would have been found between each pair of anchors."""
+def _least_found(case: Case, key: str, delta: float, alpha: float, power: float) -> float:
+    """Return the least recovery that would have been found between each pair; inf for none."""
     effects = [placement.effects.get(key) for placement in case.placements]
     found = [None if e is None else detectable_effect(e, delta, alpha, power) for e in effects]
-    known = [value for value in found if value is not None]
-    return max(known) if len(known) == len(found) else None
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    """Return the median, where None is more than any number; None where that is it."""
-    found = median([inf if value is None else value for value in values] or [inf])
-    return None if isinf(found) else found
+    return max(inf if value is None else value for value in found)

@@ -41,8 +41,11 @@ def check(case: Case, protocol: Protocol) -> Robustness | None:
     if case.tuned.reasons:
         return None
     tests = joint_of(tests_between(case.tuned.over_seeds, protocol), protocol)
-    primary = verdict_of(tests, protocol.alpha)
-    intervals = {e: _bca(case, e, protocol.level) for e in protocol.endpoints}
+    primary, arm = verdict_of(tests, protocol.alpha), case.arm.arm
+    intervals = {
+        e: bca_interval(*case.tuned.values[e.key], protocol.level, generator("bca", arm, e.key))
+        for e in protocol.endpoints
+    }
     return Robustness(
         primary=primary,
         permutation=_by_permutation(case, protocol, primary),
@@ -71,11 +74,6 @@ def _permuted(case: Case, endpoint: Endpoint, delta: float) -> Tests:
     (escape, track), (above, worse) = at(delta), at(-delta)
     both = max(track, above) if endpoint.kind == "performance" else track
     return Tests(p_escape=escape, p_track=both, p_worse=worse)
-
-
-def _bca(case: Case, endpoint: Endpoint, level: float) -> Interval:
-    rng = generator("bca", case.arm.arm, endpoint.key)
-    return bca_interval(*case.tuned.values[endpoint.key], level, rng)
 
 
 def _by_interval(

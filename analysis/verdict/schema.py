@@ -26,6 +26,8 @@ Global = Literal["some configuration escapes", "all tested track a single model"
 SOME_ESCAPES: Final = "some configuration escapes"
 ALL_TRACK: Final = "all tested track a single model"
 INCONCLUSIVE: Final = "inconclusive"
+BOUNDS: Final = ("low", "high", "low_wide", "high_wide")
+"""Ends of both intervals of an ``Effect``."""
 
 
 class Record(BaseModel):

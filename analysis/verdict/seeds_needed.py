@@ -5,7 +5,16 @@ from typing import Final
 
 from analysis.data.protocol import Endpoint
 from analysis.stats.contrasts import Recovery
-from analysis.stats.power import POWER, Pair, Replicates, Spread, Verdict, seeds_needed
+from analysis.stats.power import (
+    POWER,
+    VERDICTS,
+    Aim,
+    Pair,
+    Replicates,
+    Spread,
+    Verdict,
+    seeds_needed,
+)
 from analysis.verdict.arms import Anchors, Study, count
 from analysis.verdict.placements import Case, Placement
 from analysis.verdict.schema import Needed
@@ -26,16 +35,15 @@ def needed_of(study: Study, case: Case, family: int) -> Needed | None:
     if case.tuned.reasons:
         return None
     protocol = study.protocol
-    asked: tuple[tuple[Verdict, float, int], ...] = ("escape", WANTED, family), ("track", 0.0, 1)
     found: dict[str, int | None] = {}
-    for verdict, recovery, many in asked:
-        limits = verdict, recovery, POWER, protocol.delta, protocol.alpha, many
+    for verdict in VERDICTS:
+        aim = Aim(verdict, WANTED, POWER, protocol.delta, protocol.alpha, family)
         pairs = pairs_of(study, case, verdict)
         on_these = [pair.over_seeds for pair in pairs or ()]
-        found[f"{verdict}_on_these"] = seeds_needed(on_these, *limits) if pairs else None
+        found[f"{verdict}_on_these"] = seeds_needed(on_these, aim) if pairs else None
         known = any(spread.examples for pair in pairs or () for spread in pair.spreads)
         found[verdict] = (
-            seeds_needed(pairs, *limits) if pairs and known else found[f"{verdict}_on_these"]
+            seeds_needed(pairs, aim) if pairs and known else found[f"{verdict}_on_these"]
         )
     return Needed(power=POWER, recovery=WANTED, **found)
 

@@ -117,20 +117,21 @@ def headline(verdict: Verdict) -> tuple[str, ...]:
 
 def tally(verdict: Verdict) -> str:
     """Return how many candidates came out how."""
-    counts = verdict.counts
-    found = [
-        f"{number} {(ONE if number == 1 else MANY)[kind]}"
-        for kind in ONE
-        if (number := getattr(counts, kind))
-    ]
-    said, number = "No configuration was tested", counts.candidates
+    said, number = "No configuration was tested", verdict.counts.candidates
+    found = {kind: n for kind in ONE if (n := getattr(verdict.counts, kind))}
     if len(found) == 1:  # All alike.
-        kind = next(kind for kind in ONE if getattr(counts, kind))
+        (kind,) = found
         every = f"All {number} configurations {MANY[kind]}"
         said = every if number > 1 else f"The tested configuration {ONE[kind]}"
     elif found:
-        said = f"Of {number} configurations, {join(found)}"
+        said = f"Of {number} configurations, {_numbers(found)}"
     return f"{said}, before a control withholds the verdict" if verdict.withheld else said
+
+
+def _numbers(found: Mapping[str, int]) -> str:
+    """Return how many came out in each way that some did."""
+    each = {kind: found[kind] for kind in ONE if found.get(kind)}
+    return join(f"{n} {(ONE if n == 1 else MANY)[kind]}" for kind, n in each.items())
 
 
 def winner(verdict: Verdict) -> Arm | None:
@@ -233,14 +234,9 @@ def _none_escapes(decisions: Sequence[Decision]) -> str:
             f"{subject}, but {'costs' if dear == 1 else 'each costs'} more than the Deep Ensemble "
             "of its size: no efficient ensemble escapes"
         )
-    parts = [
-        f"{number} {(ONE if number == 1 else MANY)[kind]}"
-        for kind in ONE
-        if (number := verdicts[kind])
-    ]
     why_open = {detail(found) for found in decisions if found.verdict == "inconclusive"}
     because = f" ({why_open.pop()})" if len(why_open) == 1 else ""
-    return f"no tested configuration escapes: {join(parts)}{because}"
+    return f"no tested configuration escapes: {_numbers(verdicts)}{because}"
 
 
 def undeclared(runs: int) -> list[str]:
@@ -420,6 +416,14 @@ def names(arms: Sequence[Arm | PlacedArm]) -> dict[str, str]:
             whole = arm.name.replace("-", " ").lower().startswith(method.lower())
             found[arm.arm] = arm.name if whole else f"{method}: {arm.name}"
     return found
+
+
+def counted(roles: Iterable[str]) -> str:
+    """Return how many arms have which role; nothing for none."""
+    found = Counter(role.partition("_")[2] or role for role in roles)
+    names = {"configuration": "candidate", "comparison": "comparison", "control": "control"}
+    words = [f"{n} {name}{'s' * (n > 1)}" for name, role in names.items() if (n := found[role])]
+    return join(words) if words else ""
 
 
 def join(words: Iterable[str]) -> str:

@@ -31,4 +31,4 @@ def seeds_needed(pairs: Sequence[PlannedPair], aim: Aim) -> int | None:
         spreads = [power.Spread(*vars(spread).values()) for spread in pair.spreads]
         return power.Pair(spreads, lambda seeds: power.Replicates(*pair.seeds(seeds)))
 
-    return power.seeds_needed([planned(pair) for pair in pairs], "escape", **vars(aim))
+    return power.seeds_needed([planned(pair) for pair in pairs], power.Aim(**vars(aim)))

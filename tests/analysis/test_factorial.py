@@ -10,6 +10,7 @@ import pytest
 
 from analysis import factorial
 from analysis.factorial import effects
+from analysis.stats import resampling
 from study.errors import StudyError
 
 FACTORS = ["params.init", "params.decay", "backbone.width"]
@@ -79,7 +80,7 @@ def test_without_noise_every_effect_is_the_planted_one(tmp_path: Path) -> None:
 def test_intervals_cover_the_truth_as_often_as_they_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factorial, "RESAMPLES", 400)
+    monkeypatch.setattr(resampling, "RESAMPLES", 400)
     inside = 0
     for seed in range(120):
         found = effects(publish(tmp_path / f"{seed}", seed), FACTORS)

@@ -11,6 +11,8 @@ from analysis.data.run import Run
 from analysis.measures.measure import Measures
 from analysis.plan import RunCosts, costs_of, main, planned_of
 from analysis.stats.power import (
+    VERDICTS,
+    Aim,
     Pair,
     Spread,
     cheapest_seeds,
@@ -32,12 +34,12 @@ def test_a_plan_from_deviations(capsys: Any) -> None:
     spread = next(line for line in text.splitlines() if line.startswith("this endpoint")).split()
     assert spread[2:] == ["0.30", "0.25", "0.18"]
     lines = [line.split() for line in text.splitlines()]
+    aim = Aim(configurations=8)
     escape, track = (
-        seeds_needed([Pair([SPREAD])], verdict, recovery, configurations=8)  # type: ignore[arg-type]
-        for verdict, recovery in (("escape", 0.5), ("track", 0.0))
+        seeds_needed([Pair([SPREAD])], replace(aim, verdict=verdict)) for verdict in VERDICTS
     )
     assert [str(escape), str(track)] in lines
-    least = recovery_found([Pair([SPREAD])], 20, configurations=8)
+    least = recovery_found([Pair([SPREAD])], 20, aim)
     row = next(line for line in lines if line[:1] == ["20"])
     assert row[1] == f"{least:.2f}"
     assert row[3] == f"{power_track(SPREAD, 0.0, 20):.2f}"
@@ -56,7 +58,7 @@ def test_a_plan_from_a_run(study: Path, run: Run, measures: Measures, capsys: An
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if "(where it escapes least often with" in line)
     for line, own in zip(lines[start + 1 :], planned, strict=False):
-        needed = seeds_needed(own.escape, configurations=4)
+        needed = seeds_needed(own.escape, Aim(configurations=4))
         assert line.split()[0] == (str(needed) if needed else "over")
         assert f"   {own.name} (" in line
         assert line.endswith(", the tuned anchors)")
@@ -85,8 +87,8 @@ def test_the_cheapest_seeds_stand_beside_equal_ones(capsys: Any) -> None:
     assert main([*OPTIONS, *costs, "--n", "20", "--configurations", "8"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     spent = RunCosts(360, 360, 1440).of_study(8)
-    found = cheapest_seeds([Pair([SPREAD])], spent, configurations=8)
-    equal = seeds_needed([Pair([SPREAD])], configurations=8)
+    found = cheapest_seeds([Pair([SPREAD])], spent, Aim(configurations=8))
+    equal = seeds_needed([Pair([SPREAD])], Aim(configurations=8))
     assert found is not None
     assert equal is not None
     split, same = lines[next(i for i, line in enumerate(lines) if line[:4] == LEAST) + 3 :][:2]

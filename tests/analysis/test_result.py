@@ -148,9 +148,10 @@ def test_a_figure_shows_the_metric_that_was_asked_for(result: Result) -> None:
 
 
 def test_a_figure_leaves_the_page_as_it_was(result: Result) -> None:
-    before = result._figures["severity"].chart.to_dict()
+    (severity,) = (figure for figure in result.drawn if figure.key == "severity")
+    before = severity.chart.to_dict()
     result.figure("severity", metric="accuracy")
-    assert result._figures["severity"].chart.to_dict() == before
+    assert severity.chart.to_dict() == before
 
 
 @pytest.mark.parametrize(

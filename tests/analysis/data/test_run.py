@@ -293,13 +293,10 @@ def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 def test_trials_on_other_rows_are_refused(folder: Path) -> None:
     same, relabelled = read(folder).fingerprints(), read(folder, "shift").fingerprints()
-    refuse_other_rows({"a": ("a.parquet", same), "b": ("b.parquet", same)})
+    refuse_other_rows([("a.parquet", same), ("b.parquet", same)])
     with pytest.raises(StudyError, match=r"b.parquet: labels .* differ from a.parquet"):
         refuse_other_rows(
-            {
-                "a": ("a.parquet", same),
-                "b": ("b.parquet", same | {"labels": relabelled["labels"]}),
-            }
+            [("a.parquet", same), ("b.parquet", same | {"labels": relabelled["labels"]})]
         )
 
 

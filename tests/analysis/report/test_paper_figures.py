@@ -13,7 +13,7 @@ import pytest
 from analysis.figures import theme
 from analysis.report import paper_figures, paper_tables
 from analysis.report.__main__ import main
-from analysis.result import JudgedRun, judge_folder
+from analysis.result import Result, judge_folder
 from tests.analysis.make_run import DEEP_ENSEMBLE, NEGATIVE, POSITIVE, SINGLE, Arm, Data, make_run
 
 EVIL = '</script><b>100%_$&#{x}~^\\ | `[a](b)` "q" \n*'
@@ -22,7 +22,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> JudgedRun:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Result:
     arms = (
         *(SINGLE, DEEP_ENSEMBLE, POSITIVE, NEGATIVE),
         Arm("candidate", NEGATIVE.method, name=EVIL, diversity=0.8),
@@ -33,8 +33,11 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> JudgedRun:
     return judge_folder(folder)
 
 
-def figures(own: JudgedRun, *keys: str) -> JudgedRun:
-    return replace(own, drawn=[figure for figure in own.drawn if figure.key in keys])
+def figures(own: Result, *keys: str) -> Result:
+    found = replace(own)
+    chosen = [figure for figure in own.drawn if figure.key in keys]
+    vars(found).update(vars(own), drawn=chosen)
+    return found
 
 
 def size(svg: str) -> tuple[float, float]:
@@ -58,13 +61,13 @@ def words(svg: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def place(own: JudgedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(own: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     paper_figures.write_paper(figures(own, "recovery", "severity"), folder)
     return folder
 
 
-def test_every_choice_and_width_is_there_as_svg_and_pdf(own: JudgedRun, place: Path) -> None:
+def test_every_choice_and_width_is_there_as_svg_and_pdf(own: Result, place: Path) -> None:
     severity = next(figure for figure in own.drawn if figure.key == "severity")
     assert len(severity.choices) >= 3
     names = ["recovery", *(f"severity_{value}" for value, _ in severity.choices)]
@@ -97,7 +100,7 @@ def test_names_are_text_in_a_picture(place: Path) -> None:
 
 
 def test_before_anything_is_confirmed_there_is_the_search_alone(
-    own: JudgedRun, tmp_path: Path
+    own: Result, tmp_path: Path
 ) -> None:
     run = make_run(tmp_path / "run", [SINGLE], seeds=0, data=SMALL, search=12, declare=False)
     place = tmp_path / "out"
@@ -108,7 +111,7 @@ def test_before_anything_is_confirmed_there_is_the_search_alone(
 
 
 def test_an_export_that_cannot_be_written_is_one_line(
-    own: JudgedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     arguments = ["--runs", str(own.run.folder), "--out", str(tmp_path / "r.html")]
@@ -117,7 +120,7 @@ def test_an_export_that_cannot_be_written_is_one_line(
 
 
 @pytest.mark.slow
-def test_all_figures_of_a_report_are_exported(own: JudgedRun, tmp_path: Path) -> None:
+def test_all_figures_of_a_report_are_exported(own: Result, tmp_path: Path) -> None:
     paper_figures.write_paper(own, tmp_path)
     for figure in own.drawn:
         assert list(tmp_path.glob(f"{figure.key}_*page.pdf")), figure.key
@@ -152,7 +155,7 @@ def test_every_colour_of_the_look_has_a_value_in_light_and_dark() -> None:
 # --- tables
 
 
-def test_csv_holds_the_verdict_unrounded(own: JudgedRun, place: Path) -> None:
+def test_csv_holds_the_verdict_unrounded(own: Result, place: Path) -> None:
     rows = {row["arm"]: row for row in csv.DictReader(io.StringIO((place / "configurations.csv").read_text()))}  # fmt: skip
     assert len(rows) == 8  # 5 judged, single, Deep Ensembles of 2 and 4
     for arm in own.verdict.arms:

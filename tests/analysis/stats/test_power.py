@@ -14,6 +14,7 @@ from analysis.stats import contrasts, power
 from analysis.stats.contrasts import OverExamples, Recovery, summary
 from analysis.stats.power import (
     POWER,
+    Aim,
     Costs,
     Pair,
     Replicates,
@@ -175,13 +176,13 @@ def test_more_seeds_never_hurt() -> None:
 def test_seeds_needed_are_the_fewest() -> None:
     for verdict, recovery, alpha in (("escape", 0.5, 0.05 / 8), ("track", 0.0, 0.05)):
         both = [TEST, SHIFT]
-        seeds = seeds_needed([Pair(both)], verdict, recovery, configurations=8)
+        seeds = seeds_needed([Pair(both)], Aim(verdict, configurations=8))
         assert seeds is not None
         assert power_all(both, verdict, recovery, seeds, alpha=alpha) >= 0.8
         assert power_all(both, verdict, recovery, seeds - 1, alpha=alpha) < 0.8
-    assert seeds_needed([Pair([Spread(0, 0, 0)])]) == LEAST_SEEDS
-    assert seeds_needed([Pair([Spread(100, 100, 100)])]) is None
-    one, eight = (seeds_needed([Pair([TEST])], configurations=k) for k in (1, 8))
+    assert seeds_needed([Pair([Spread(0, 0, 0)])], Aim()) == LEAST_SEEDS
+    assert seeds_needed([Pair([Spread(100, 100, 100)])], Aim()) is None
+    one, eight = (seeds_needed([Pair([TEST])], Aim(configurations=k)) for k in (1, 8))
     assert one is not None
     assert eight is not None
     assert one < eight
@@ -198,12 +199,11 @@ def test_one_number_of_seeds_is_that_of_all_three(monkeypatch: pytest.MonkeyPatc
     for seeds in (12, same):
         assert power_escape(TEST, 0.5, seeds, alpha=0.05 / 8) == pytest.approx(POWERS[0], abs=1e-12)
         assert power_track(TEST, 0.0, seeds) == pytest.approx(POWERS[1], abs=1e-12)
-        assert recovery_found([Pair([TEST, SHIFT])], seeds) == recovery_found(
-            [Pair([TEST, SHIFT])], 12
-        )
+        pairs = [Pair([TEST, SHIFT])]
+        assert recovery_found(pairs, seeds, Aim()) == recovery_found(pairs, 12, Aim())
     narrow = Spread(1.0, 0.8, 0.55)
     assert power_gate(narrow, 12) == power_gate(narrow, same)
-    assert seeds_needed([Pair([TEST, SHIFT])], configurations=8) == 23
+    assert seeds_needed([Pair([TEST, SHIFT])], Aim(configurations=8)) == 23
 
 
 def test_each_arms_own_seeds_count() -> None:
@@ -218,9 +218,9 @@ def test_each_arms_own_seeds_count() -> None:
 
 
 def test_anchors_with_more_seeds_spare_those_of_arms() -> None:
-    equal = seeds_needed([Pair([TEST, SHIFT])], configurations=8)
+    equal = seeds_needed([Pair([TEST, SHIFT])], Aim(configurations=8))
     more = Pair([TEST, SHIFT], lambda n: Replicates(n, *2 * [int(np.ceil(8**0.5 * n))]))
-    shared = seeds_needed([more], configurations=8)
+    shared = seeds_needed([more], Aim(configurations=8))
     assert equal is not None
     assert shared is not None
     assert shared < equal
@@ -232,8 +232,8 @@ def test_anchors_with_more_seeds_spare_those_of_arms() -> None:
 def test_an_arm_is_held_against_every_pair() -> None:
     wide = Pair([TEST, SHIFT], lambda n: Replicates(n, 3 * n, n))
     narrow = Pair([TEST], lambda n: Replicates(n, n, max(2, n // 2)))
-    alone = seeds_needed([wide]), seeds_needed([narrow])
-    both = seeds_needed([wide, narrow])
+    alone = seeds_needed([wide], Aim()), seeds_needed([narrow], Aim())
+    both = seeds_needed([wide, narrow], Aim())
     assert None not in (*alone, both)
     assert both > max(alone)  # type: ignore[operator,type-var]
 
@@ -250,10 +250,11 @@ def test_more_shared_anchors_leave_an_arms_own_as_they_are() -> None:
     assert shared.numbers(numbers) == numbers
     assert own.numbers(numbers) == own.numbers(12) == Replicates(12, 24, 5)
     by_hand = power_escape(TEST, 0.5, numbers) * power_escape(TEST, 0.5, Replicates(12, 24, 5))
-    assert power_between([shared, own], "escape", 0.5, numbers) == pytest.approx(by_hand)
-    least = recovery_found([shared, own], numbers)
+    assert power_between([shared, own], Aim(), numbers) == pytest.approx(by_hand)
+    least = recovery_found([shared, own], numbers, Aim())
     assert least is not None
-    assert power_between([shared, own], "escape", least, numbers) == pytest.approx(POWER, abs=1e-4)
+    found = power_between([shared, own], Aim(recovery=least), numbers)
+    assert found == pytest.approx(POWER, abs=1e-4)
 
 
 @pytest.mark.parametrize("costs", [Costs(8, 2), Costs(8, 5), Costs(1, 5), Costs(24, 5)])
@@ -268,8 +269,9 @@ def test_the_cheapest_seeds_have_the_power_and_their_neighbours_do_not(
         numbers = Replicates(arm, anchors, anchors)
         return power_all(spreads, verdict, recovery, numbers, alpha=level) >= 0.8
 
-    found = cheapest_seeds([Pair(spreads)], costs, verdict, recovery, configurations=8)
-    equal = seeds_needed([Pair(spreads)], verdict, recovery, configurations=8)
+    aim = Aim(verdict, configurations=8)
+    found = cheapest_seeds([Pair(spreads)], costs, aim)
+    equal = seeds_needed([Pair(spreads)], aim)
     assert found is not None
     assert equal is not None
     assert found.single == found.deep_ensemble
@@ -284,32 +286,33 @@ def test_the_cheapest_seeds_have_the_power_and_their_neighbours_do_not(
 def test_the_cheapest_anchors_follow_dunnetts_rule() -> None:
     """K arms and anchors of equal deviations, of which T(1/2) takes half each: sqrt(K/2) times."""
     spread, costs = Spread(0.4, 0.4, 0.4), Costs(16, 2)
-    found = cheapest_seeds([Pair([spread])], costs, recovery=0.8, delta=0.5)
+    found = cheapest_seeds([Pair([spread])], costs, Aim(recovery=0.8, delta=0.5))
     assert found is not None
     # The cost K a + 2 b for a variance 1/a + (1/4 + 1/4)/b is least at b/a = sqrt(K/4) = 2.
     assert found.single / found.arm == pytest.approx(2, rel=0.15)
 
 
 def test_what_no_seeds_can_show_has_no_price() -> None:
-    assert cheapest_seeds([Pair([Spread(100, 100, 100)])], Costs(8, 5)) is None
-    assert cheapest_seeds([Pair([Spread(0, 0, 0)])], Costs(8, 5)) == Replicates(5, 5, 5)
+    assert cheapest_seeds([Pair([Spread(100, 100, 100)])], Costs(8, 5), Aim()) is None
+    assert cheapest_seeds([Pair([Spread(0, 0, 0)])], Costs(8, 5), Aim()) == Replicates(5, 5, 5)
 
 
 def test_the_recovery_found_is_found() -> None:
     for spreads in ([TEST], [TEST, SHIFT, GAIN]):
         for seeds, many in ((10, 1), (20, 8)):
-            least = recovery_found([Pair(spreads)], seeds, 0.8, configurations=many)
+            aim = Aim(power=0.8, configurations=many)
+            least = recovery_found([Pair(spreads)], seeds, aim)
             assert least is not None
-            power = power_between([Pair(spreads)], "escape", least, seeds, alpha=0.05 / many)
+            power = power_between([Pair(spreads)], replace(aim, recovery=least), seeds)
             assert power == pytest.approx(0.8, abs=1e-4)
 
 
 def test_where_anchors_seldom_differ_no_recovery_is_found() -> None:
     """The gate bounds the power, whatever the recovery: here at about a half."""
     noisy = Pair([Spread(1.0, 0.1, 1.0)])
-    assert power_between([noisy], "escape", 50.0, 10) < 0.7
-    assert recovery_found([noisy], 10, 0.8) is None
-    assert recovery_found([noisy], 10, 0.4) is not None
+    assert power_between([noisy], Aim(recovery=50.0), 10) < 0.7
+    assert recovery_found([noisy], 10, Aim(power=0.8)) is None
+    assert recovery_found([noisy], 10, Aim(power=0.4)) is not None
 
 
 def test_at_a_stricter_level_anchors_must_differ_more_surely() -> None:
@@ -318,10 +321,10 @@ def test_at_a_stricter_level_anchors_must_differ_more_surely() -> None:
     assert gate_level(0.01) == 0.005
     spread = Spread(1.0, 0.2, 1.0)
     assert power_gate(spread, 12, 0.005) < power_gate(spread, 12)
-    strict, usual = (seeds_needed([Pair([spread])], alpha=alpha) for alpha in (0.01, 0.05))
+    strict, usual = (seeds_needed([Pair([spread])], Aim(alpha=alpha)) for alpha in (0.01, 0.05))
     assert strict is not None
     assert usual is not None
-    assert power_between([Pair([spread])], "escape", 0.5, strict, alpha=0.01, gate=0.005) >= 0.8
+    assert power_between([Pair([spread])], Aim(alpha=0.01), strict) >= 0.8
     assert strict > usual
 
 
@@ -332,8 +335,8 @@ def test_floors_by_hand() -> None:
 
 def test_no_number_of_seeds_makes_up_for_test_examples() -> None:
     few = replace(SHIFT, examples=OverExamples(((0.1, 0, 0), (0, 0.1, 0), (0, 0, 0.1))))
-    assert seeds_needed([Pair([SHIFT])]) is not None
-    assert seeds_needed([Pair([few])]) is None
+    assert seeds_needed([Pair([SHIFT])], Aim()) is not None
+    assert seeds_needed([Pair([few])], Aim()) is None
 
 
 def test_planning_needs_no_frames() -> None:

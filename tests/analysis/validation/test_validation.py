@@ -137,7 +137,7 @@ def test_the_whole_rule_is_simulated(truth: Truth, price: float, escapes: int, s
     asked = replace(matched_study([truth] * 2, 20), price=price)
     found = tally(asked, 20, np.random.default_rng(10))
     for event, expected in (("first_escapes", escapes), ("some_escape", some)):
-        assert found.known(event).mean() == pytest.approx(expected, abs=0.1)
+        assert found[event].mean() == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize(("sd", "holds"), [(0.1, 1.0), (6.0, 0.0)])
@@ -153,14 +153,14 @@ def test_other_examples_may_take_an_escape_back(sd: float, holds: float) -> None
         means = sign * known.values[key].mean(1)
         assert means == pytest.approx(moved.losses["candidate0", key], abs=1e-5)
     found = tally(replace(asked, examples=Examples(100, sd)), 10, rng)
-    assert found.known("first_escapes").mean() == pytest.approx(holds, abs=0.1)
+    assert found["first_escapes"].mean() == pytest.approx(holds, abs=0.1)
 
 
 def test_luck_with_the_examples_is_no_escape_however_many_are_tried() -> None:
     """Of thirty candidates at the margin some are lucky with 200 examples, in most studies."""
     asked = replace(matched_study([at(DELTA, 2.5, 0)] * 30, 20), examples=Examples(200, 3.0))
     found = tally(asked, 25, np.random.default_rng(12))
-    assert found.known("some_escape").mean() <= 0.12
+    assert found["some_escape"].mean() <= 0.12
     blind = replace(asked, examples=None)
     rng, lucky = np.random.default_rng(12), 0
     for _ in range(25):
@@ -183,19 +183,19 @@ def test_failed_runs_are_left_out_or_written_as_the_worst() -> None:
     plain = design([(0.9, 0.9, 0.9)], controls=False)
     parts = (plain.endpoints, plain.single, plain.deep, plain.arms, plain.seeds)
     rng = np.random.default_rng(4)
-    assert tally(plain, 20, rng).known("first_escapes").mean() > 0.9
+    assert tally(plain, 20, rng)["first_escapes"].mean() > 0.9
     assert Design(*parts, diverged=1.0).run(rng)["first_escapes"] == 0
     assert Design(*parts, diverged=0.3).run(rng)["first_escapes"] == 0
     found = tally(Design(*parts, diverged=0.5, worst=5.0), 20, rng)
-    assert found.known("first_escapes").mean() == 0
+    assert found["first_escapes"].mean() == 0
 
 
 def test_a_search_without_effect_sees_one() -> None:
     """The best of 50 means of one run is about 2.25 standard deviations too good."""
     asked = design([(0.0, 0.0, 0.0)], controls=False)
     found = tally(Pipeline(asked, 50, 1, asked.arms[0], (0.0, -1.0)), 150, np.random.default_rng(5))
-    assert found.known("apparent").mean() == pytest.approx(2.25 * 0.25, abs=0.05)
-    assert found.known("any_escapes").mean() < 0.03
+    assert found["apparent"].mean() == pytest.approx(2.25 * 0.25, abs=0.05)
+    assert found["any_escapes"].mean() < 0.03
 
 
 def test_units_are_measured_as_the_study_measures(members: Members) -> None:
@@ -234,8 +234,8 @@ def test_a_unit_that_is_drawn_twice_is_no_copy(truths: Planted) -> None:
     for truth, verdict in ((truths.singles, "tracks"), (truths.deep[4], "escapes")):
         asked = Design(ENDPOINTS, truths.singles, truths.deep[4], (truth,), 60)
         found = tally(asked, 20, np.random.default_rng(8))
-        assert found.known("assessed").mean() == 1
-        assert found.known(f"first_{verdict}").mean() > 0.5
+        assert found["assessed"].mean() == 1
+        assert found[f"first_{verdict}"].mean() > 0.5
     assert (truths.singles.draw(np.random.default_rng(9), 20)[:, 2] == 0).all()
 
 

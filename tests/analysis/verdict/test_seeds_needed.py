@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.stats.power import Replicates, power_between, seeds_needed
+from analysis.stats.power import Aim, Replicates, power_between, seeds_needed
 from analysis.validation.gaussian import ALL, CORRELATION, SPREADS
 from analysis.validation.matched import both, matched_study
 from analysis.validation.simulate import Examples, Gaussian, draw_study, with_examples
@@ -62,9 +62,9 @@ def test_seeds_that_are_needed_allow_for_every_pair_and_for_other_examples():
     case = of_first(study)
     found = needed_of(study, case, family=4)
     escape = pairs_of(study, case, "escape")
-    limits = "escape", WANTED, 0.8, 0.25, 0.05, 4
-    assert found.escape == seeds_needed(escape, *limits)
-    assert found.escape > seeds_needed(escape[:1], *limits)
+    aim = Aim("escape", WANTED, 0.8, 0.25, 0.05, 4)
+    assert found.escape == seeds_needed(escape, aim)
+    assert found.escape > seeds_needed(escape[:1], aim)
     assert found.escape > found.escape_on_these
     assert found.track >= found.track_on_these
     alone = needed_of(study, case, family=1)
@@ -98,7 +98,7 @@ def test_studies_find_it_at_least_as_often_as_is_predicted(examples):
     large = drawn(replace(made, seeds=60), examples)
     pairs = pairs_of(large, of_first(large), "escape")
     # One study's deviations err by a tenth, and its product is a bound.
-    predicted = power_between(pairs, "escape", 0.5, SEEDS)
+    predicted = power_between(pairs, Aim(), SEEDS)
     escapes = [
         next(iter(decide(drawn(made, examples, seed)).candidates.values())).verdict == "escapes"
         for seed in range(1, 301)

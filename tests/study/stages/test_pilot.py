@@ -12,7 +12,7 @@ import yaml
 from analysis import metrics
 from analysis.data.predictions import predictions
 from analysis.data.run import load
-from analysis.stats.power import Pair, Replicates, Spread, power_all, seeds_needed
+from analysis.stats.power import Aim, Pair, Replicates, Spread, power_all, seeds_needed
 from study.commands import power
 from study.errors import StudyError
 from study.parquet_format import TRIAL
@@ -112,7 +112,7 @@ def test_without_matched_anchors_there_is_one_pair_of_equal_seeds(study, arms):
 
     seen = [*spreads(0.4, 0.4, 0.3)[:2], Spread(0.0, 0.3, 0.3, two_sided=False)]
     pair = Pair(seen, lambda n: Replicates(n, n, n))
-    assert seeds == seeds_needed([pair]) < seeds_of(study, arms, rows(0.4, 0.3))[0]
+    assert seeds == seeds_needed([pair], Aim()) < seeds_of(study, arms, rows(0.4, 0.3))[0]
 
 
 def test_what_varies_more_needs_more_seeds(study, arms):
