@@ -34,7 +34,7 @@ def replicates_by_arm(run: Run) -> dict[str, list[tuple[int, str, int]]]:
     for row, task in zip(*confirmed(run), strict=True):
         for size in task.sizes:
             key = arm_key(row["role"], row["configuration"])
-            key = ensemble_key(key, size) if key == "deep_ensemble" else key
+            key = ensemble_key(key, size) if row["role"] in POOLS else key
             arms.setdefault(key, []).append((row["replicate"], task.trial, size))
     return arms
 

@@ -141,7 +141,7 @@ def _disputed(context: FigureContext, run: Run, clean: Sequence[Image]) -> list[
     tags = dict(context.arms.select("arm", "tag").iter_rows())
     sides = []
     for arm in (lead["arm"], lead["reference"]):
-        if not trials.get(arm):
+        if not (trials.get(arm) and arm in tags):
             return []
         _, trial, size = trials[arm][0]
         sides.append((tags[arm], predictions(run, trial, "test"), size))

@@ -4,6 +4,7 @@ The one place where the study asks the analysis: the formulas are those of the t
 """
 
 from collections.abc import Iterable, Sequence
+from math import log
 
 from study.run_folder.store import RunFolder
 from study.stages.analysis_interface import Aim, PlannedPair
@@ -21,6 +22,14 @@ def calibrated_nll(store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
         logq_NC = metrics.ensemble(metrics.log_softmax(stored.logits))
         found[trial] = metrics.cll(logq_NC, stored.labels)
     return found
+
+
+def chance_nll(store: RunFolder, trial: str) -> float:
+    """Return the NLL on a trial's data of whoever gives every class the same probability."""
+    from analysis.data.predictions import predictions
+    from analysis.data.run import load
+
+    return log(predictions(load(store.root), trial, "val").logits.shape[-1])
 
 
 def seeds_needed(pairs: Sequence[PlannedPair], aim: Aim) -> int | None:

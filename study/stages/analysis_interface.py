@@ -59,5 +59,8 @@ class Analysis(Protocol):
     def calibrated_nll(self, store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
         """Return each trial's calibrated NLL on validation data."""
 
+    def chance_nll(self, store: RunFolder, trial: str) -> float:
+        """Return the NLL on a trial's data of whoever gives every class the same probability."""
+
     def seeds_needed(self, pairs: Sequence[PlannedPair], aim: Aim) -> int | None:
         """Return the fewest seeds of a candidate that escapes so often; None for too many."""

@@ -6,6 +6,7 @@ network, and a better single network has some that no arm has been tried with.
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from math import inf
 
 from study.jobs import Job, Rows
 from study.run_folder.store import RunFolder
@@ -53,6 +54,10 @@ def validation_losses(
     over-confident network would lose to a worse one, and be the better anchor all the same; that is
     how it was before anchors could be contended.
 
+    A run that is no better than chance has failed, as one that diverged: it is left out. Its loss
+    may be any number, and a mean over such runs has an error by which validation could never tell
+    that the network is worse.
+
     Args:
         study: Its endpoints.
         rows: All rows; those of the stage ``anchor`` count.
@@ -62,7 +67,9 @@ def validation_losses(
     complete = [r for r in rows.values() if r.stage == "anchor" and r.status == "complete"]
     calibrated = CALIBRATED in study.protocol.endpoints and study.protocol.anchors == "contended"
     if calibrated and analysis is not None:
-        return analysis.calibrated_nll(store, [row.trial for row in complete])
+        losses = analysis.calibrated_nll(store, [row.trial for row in complete])
+        chance = analysis.chance_nll(store, complete[0].trial) if complete else inf
+        return {trial: loss for trial, loss in losses.items() if loss < chance}
     return {row.trial: row.val_nll for row in complete if row.val_nll is not None}
 
 

@@ -23,7 +23,7 @@ OWN: Final = 5
 """Configurations of the single network's own search that are tried again."""
 
 Losses = Mapping[str, float]
-"""Validation loss by trial, of complete trials alone."""
+"""Validation loss by trial, of complete trials that are better than chance."""
 
 
 class Candidate(Strict):

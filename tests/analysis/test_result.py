@@ -120,6 +120,22 @@ def test_members_of_a_pool_are_the_first_of_it(tmp_path: Path) -> None:
     assert opened.members("deep_ensemble-3")["member"].unique().to_list() == [0, 1, 2]
 
 
+def test_members_of_a_matched_pool_are_those_of_one_size(tmp_path: Path) -> None:
+    matched = Arm("matched_deep_ensemble", "deep_ensemble", members=5, diversity=1.0)
+    arms = (
+        SINGLE,
+        Arm("deep_ensemble", "deep_ensemble", members=4, diversity=0.9),
+        matched,
+        *(Arm("candidate", NEGATIVE.method, members=m, name=f"be {m}") for m in (2, 3)),
+    )
+    opened = analysis.open(make_run(tmp_path / "run", arms, seeds=3, data=SMALL))
+    configuration = matched.spec(0, "confirm")["configuration"]
+    for size in (2, 3):
+        frame = opened.members(f"matched_deep_ensemble-{configuration}-{size}")
+        assert frame["member"].unique().to_list() == list(range(size))
+        assert not frame.select("replicate", "member", "example").is_duplicated().any()
+
+
 def test_members_have_the_columns_of_their_split(result: Result) -> None:
     shift, ood = result.members("single", "shift"), result.members("single", "ood")
     assert set(shift["condition"]) == {"gaussian_noise", "rotation"}

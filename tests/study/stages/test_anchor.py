@@ -8,9 +8,17 @@ from study.run_folder.store import RunFolder
 from study.spec import TrialSpec
 from study.stages.anchor import validation_losses
 from study.stages.sequence import stages
-from study.stages.single_network import anchor_jobs, candidates_for_single, tried
+from study.stages.single_network import anchor_jobs, candidates_for_single, contenders, tried
 from tests.study.stages.anchoring import other_values, rows_of
 from tests.study.stages.test_sequence import finished, plan_of
+
+
+def analysis_of(calibrated, chance=2.3):
+    """Return what knows calibrated NLL: that of ``calibrated``."""
+    return SimpleNamespace(
+        calibrated_nll=lambda _, trials: {t: calibrated[t] for t in trials},
+        chance_nll=lambda _, trial: chance,
+    )
 
 
 def test_the_anchor_is_chosen_by_calibrated_nll_where_that_decides(smoke, single):
@@ -20,13 +28,30 @@ def test_the_anchor_is_chosen_by_calibrated_nll_where_that_decides(smoke, single
     rows = rows_of(jobs, {single.training.lr: (0.5, 0.6), 0.2: (0.8, 0.9)})
     calibrated = {t: 0.1 * row.val_nll if row.val_nll > 0.7 else row.val_nll
                   for t, row in rows.items()}  # fmt: skip
-    analysis = SimpleNamespace(calibrated_nll=lambda _, trials: {t: calibrated[t] for t in trials})
+    analysis = analysis_of(calibrated)
     assert "cll" in smoke.protocol.endpoints
     losses = validation_losses(smoke, rows, None, analysis)
     assert tried(candidates, rows, losses)[0].configuration == candidates[1].spec.configuration
     raw = smoke.protocol.model_copy(update={"endpoints": ("nll", "gain")})
     losses = validation_losses(smoke.model_copy(update={"protocol": raw}), rows, None, analysis)
     assert tried(candidates, rows, losses)[0].configuration == single.configuration
+
+
+def test_a_run_that_is_no_better_than_chance_makes_no_contender(smoke, single):
+    """By its mean and error, validation could not tell a network with such runs from the best."""
+    candidates = candidates_for_single([single, other_values(single, lr=0.2)], [])
+    jobs = anchor_jobs(smoke, candidates)
+    rows = rows_of(jobs, {single.training.lr: (0.5, 0.6), 0.2: (0.8, 0.9)})
+    calibrated = {trial: row.val_nll for trial, row in rows.items()}
+    exploded = max(calibrated, key=calibrated.get)
+    analysis = analysis_of(calibrated | {exploded: 1e12})
+    choice = tried(candidates, rows, validation_losses(smoke, rows, None, analysis))
+    seeds = smoke.budget.anchor_seeds
+    assert [one.seeds for one in choice] == [seeds, seeds - 1]
+    assert contenders(choice) == []
+    analysis = analysis_of(calibrated | {exploded: 1e12}, chance=1e13)
+    choice = tried(candidates, rows, validation_losses(smoke, rows, None, analysis))
+    assert contenders(choice) == [candidates[1].spec.configuration]
 
 
 def test_values_that_an_arm_has_only_by_the_exchange_are_tried_as_a_single_network(smoke, tmp_path):

@@ -188,6 +188,7 @@ def test_calibrated_nll_is_that_of_the_stored_predictions(finished_study):
         logq = metrics.ensemble(metrics.log_softmax(stored.logits))
         assert found[trial] == metrics.cll(logq, stored.labels)
         assert found[trial] != store.rows()[trial].val_nll
+        assert power.chance_nll(store, trial) == pytest.approx(np.log(10))
 
 
 def test_the_pilot_is_seen_by_calibrated_nll(finished_study, smoke):

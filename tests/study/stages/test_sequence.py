@@ -1,5 +1,6 @@
 """Which configurations reach the confirm stage."""
 
+import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -39,7 +40,11 @@ def finished(
     def loss(_, trials):  # Rows that are made up have no predictions to calibrate.
         return {trial: rows[trial].val_nll for trial in trials}
 
-    asked = SimpleNamespace(calibrated_nll=loss, seeds_needed=analysis.seeds_needed)
+    asked = SimpleNamespace(
+        calibrated_nll=loss,
+        chance_nll=lambda store, trial: math.inf,
+        seeds_needed=analysis.seeds_needed,
+    )
     for stage in stages(study, store, rows, analysis=asked, refusal=refusal):
         while stage.remaining:
             job = stage.next()
