@@ -145,5 +145,11 @@ def _tried(tried: Sequence[Tried], arms: Sequence[Arm]) -> tuple[State, str]:
     gap, se = second.mean - first.mean, hypot(first.se, second.se)
     if second.seeds < first.seeds:  # Then it comes second, however good it is.
         return "na", f"{text}; runs of the next one failed"
+    if gap < 0:
+        return "na", (
+            f"the single network is one of {len(tried)} ({source}): of those that clean validation "
+            "data cannot tell apart, the best under validation shift; another is "
+            f"{-gap:.4f} nats better on clean data, with a standard error of {se:.4f}"
+        )
     text += f"; the next is {gap:.4f} nats behind, with a standard error of {se:.4f}"
     return ("yes" if gap > APART * se else "na"), text

@@ -38,12 +38,13 @@ class Protocol(Strict):
     seeds: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
         "auto", description="fresh seeds per arm; auto: as many as the pilot's spread asks for"
     )
-    anchors: Literal["contended", "matched", "tuned"] = Field(
-        "contended",
+    anchors: Literal["robust", "contended", "matched", "tuned"] = Field(
+        "robust",
         description="what a configuration is held against: the tuned single network and its Deep "
         "Ensemble; with matched also those with its own backbone and hyperparameters; with "
         "contended also every single network that validation cannot tell from the tuned one, which "
-        "is then chosen by calibrated NLL",
+        "is then chosen by calibrated NLL; with robust the tuned one is, of those that validation "
+        "cannot tell apart, the best under validation shift, and has no run at chance level",
     )
     exchange: bool = Field(
         True,
@@ -73,6 +74,11 @@ class Protocol(Strict):
         if not all(0 < delta < 1 for delta in self.sensitivity):
             raise ValueError(f"sensitivity must lie between 0 and 1, but is {self.sensitivity}")
         return self
+
+    @property
+    def contended(self) -> bool:
+        """Whether other single networks may be held against an arm than the tuned one."""
+        return self.anchors in ("robust", "contended")
 
 
 class Resources(Strict):

@@ -8,6 +8,8 @@ from study.run_folder.store import RunFolder
 
 CALIBRATED: Final = "cll"
 """The endpoint that no column of a row stands for: it is taken from the stored predictions."""
+SHIFTED: Final = "shift_nll"
+"""The endpoint by which single networks that are alike on clean data are told apart."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ network, and a better single network has some that no arm has been tried with.
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from math import inf
 
 from study.jobs import Job, Rows
 from study.run_folder.store import RunFolder
 from study.space.settings import Study
 from study.spec import Configuration
-from study.stages.analysis_interface import CALIBRATED, Analysis
+from study.stages.analysis_interface import CALIBRATED, SHIFTED, Analysis
 from study.stages.hyperparameter_exchange import Refusal, exchange_jobs, exchanged, refusals
 from study.stages.plan import Arm, Tried
 from study.stages.single_network import (
@@ -21,6 +20,7 @@ from study.stages.single_network import (
     anchor_jobs,
     candidates_for_single,
     contenders,
+    robust_first,
     tried,
 )
 from study.stages.stage import Stage
@@ -54,9 +54,9 @@ def validation_losses(
     over-confident network would lose to a worse one, and be the better anchor all the same; that is
     how it was before anchors could be contended.
 
-    A run that is no better than chance has failed, as one that diverged: it is left out. Its loss
-    may be any number, and a mean over such runs has an error by which validation could never tell
-    that the network is worse.
+    A run that is no better than chance has failed, as one that diverged: with ``anchors: robust``
+    it is left out. Its loss may be any number, and a mean over such runs has an error by which
+    validation could never tell that the network is worse.
 
     Args:
         study: Its endpoints.
@@ -65,10 +65,12 @@ def validation_losses(
         analysis: What knows calibrated NLL.
     """
     complete = [r for r in rows.values() if r.stage == "anchor" and r.status == "complete"]
-    calibrated = CALIBRATED in study.protocol.endpoints and study.protocol.anchors == "contended"
+    calibrated = CALIBRATED in study.protocol.endpoints and study.protocol.contended
     if calibrated and analysis is not None:
         losses = analysis.calibrated_nll(store, [row.trial for row in complete])
-        chance = analysis.chance_nll(store, complete[0].trial) if complete else inf
+        if study.protocol.anchors != "robust" or not complete:
+            return losses
+        chance = analysis.chance_nll(store, complete[0].trial)
         return {trial: loss for trial, loss in losses.items() if loss < chance}
     return {row.trial: row.val_nll for row in complete if row.val_nll is not None}
 
@@ -97,15 +99,19 @@ def anchored(
         fixed: Makes a stage of jobs.
         refusal: Why a method refuses a spec.
     """
-    contended = study.protocol.anchors == "contended"
+    contended = study.protocol.contended
+    robust = study.protocol.anchors == "robust" and SHIFTED in study.protocol.endpoints
     candidates, more = list[Candidate](), candidates_for_single(own, shortlist)
     while True:
         candidates += more
         yield fixed(anchor_jobs(study, more))
         choice = tried(candidates, rows, losses())
         specs = {one.spec.configuration: one.spec for one in candidates}
+        tied = [choice[0].configuration, *(contenders(choice) if contended else ())]
+        if robust:
+            choice = robust_first(choice, rows)
         single = specs[choice[0].configuration]
-        close = [specs[c] for c in contenders(choice)] if contended else []
+        close = [specs[c] for c in tied if c != single.configuration]
         if not study.protocol.exchange:
             return Anchored(single, shortlist, close, choice)
         refused = refusals(study, shortlist, single, refusal)

@@ -138,7 +138,7 @@ def _negative_control(study: Study, single: Configuration, searches: list[Method
     if not declared:
         return Arm(spec=single, role="negative_control", reason="control", name="fresh single")
     spec, name = declared[0].spec, declared[0].name
-    masked = study.protocol.anchors == "contended" and single.backbone.get("dropout")
+    masked = study.protocol.contended and single.backbone.get("dropout")
     backbone = single.backbone | ({"dropout": 0.0} if masked else {})
     own = single.model_copy(
         update={"method": spec.method, "params": spec.params, "backbone": backbone}

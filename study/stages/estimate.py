@@ -55,7 +55,7 @@ def total(study: Study, each: Mapping[str, float]) -> float:
         values = sum(min(count, _values(space)) for space, count in counts)
         own = min(OWN, _values(study.space("single")))
         networks = budget.anchor_seeds * (own + values)
-        if protocol.anchors == "contended":
+        if protocol.contended:
             # By the exchange all may have new values, and all of the own search be contenders.
             again = values if protocol.exchange else 0.0
             networks += budget.anchor_seeds * again + MORE * seeds * own

@@ -28,7 +28,7 @@ def with_values_of(study: Study, arm: Arm, single: Configuration) -> Arm:
     What the arm's method has a range of its own for, as the dropout of MC Dropout, stays; so does,
     where anchors may be contended, what its space fixes.
     """
-    contended = study.protocol.anchors == "contended"
+    contended = study.protocol.contended
     own = study.space(arm.spec.method)
     theirs = study.space("single")
     values = {}

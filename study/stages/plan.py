@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from study.parquet_format import Role
 from study.run_folder.store import RunFolder
@@ -27,6 +27,8 @@ class Tried(Strict, extra="ignore"):
         mean: Validation loss, nats (calibrated NLL where that is an endpoint and anchors are
             contended, else NLL); None with fewer than two runs.
         se: Its standard error over seeds.
+        shift_nll: Mean NLL on shifted validation data, of what may be the tuned single network;
+            None of the others.
     """
 
     configuration: str
@@ -34,6 +36,15 @@ class Tried(Strict, extra="ignore"):
     seeds: int
     mean: float | None
     se: float | None
+    shift_nll: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what plans without it do not have, so that these stay as they are."""
+        fields: dict[str, Any] = dump(self)
+        if self.shift_nll is None:
+            del fields["shift_nll"]
+        return fields
 
 
 class Matched(Strict, extra="ignore"):

@@ -112,6 +112,39 @@ def contenders(choice: Sequence[Tried]) -> list[str]:
     ]
 
 
+def robust_first(choice: Sequence[Tried], rows: Rows) -> list[Tried]:
+    """Return what was tried, first the best under validation shift of the best and its contenders.
+
+    On clean data one network may win by a hair that is far behind under shift. Then a contender may
+    do better there than the Deep Ensemble of the winner, and no recovery can be told.
+
+    Args:
+        choice: What :func:`tried` returned.
+        rows: All rows.
+    """
+    tied = {choice[0].configuration, *contenders(choice)}
+    known = [
+        one.model_copy(update={"shift_nll": _shift_nll(one, rows)})
+        if one.configuration in tied
+        else one
+        for one in choice
+    ]
+    losses = {one.configuration: one.shift_nll for one in known if one.shift_nll is not None}
+    first = min(losses, key=lambda configuration: losses[configuration], default=None)
+    return sorted(known, key=lambda one: one.configuration != first) if first else list(choice)
+
+
+def _shift_nll(one: Tried, rows: Rows) -> float | None:
+    """Return the mean NLL on shifted validation data over the runs of the stage ``anchor``."""
+    known = [
+        row.val_shift_nll
+        for row in rows.values()
+        if row.stage == "anchor" and row.configuration == one.configuration
+        if row.val_shift_nll is not None
+    ]
+    return fmean(known) if known else None
+
+
 def merit(one: Tried) -> tuple[int, float, str]:
     """Return what sorts the best first: the most complete runs, then the lowest loss."""
     return -one.seeds, inf if one.mean is None else one.mean, one.configuration

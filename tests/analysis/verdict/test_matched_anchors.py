@@ -367,3 +367,19 @@ def test_how_sure_the_choice_of_the_single_network_is(mean, seeds, state, end):
     lines = doubts(judge(found, declared(found, tried=tried)))
     text = "the single network is the best of 2 on validation data (its own search)"
     assert (state, text + end) in lines
+
+
+def test_a_single_network_that_is_the_best_under_shift_alone_is_said_to_be_so():
+    tried = [
+        {"configuration": c, "source": s, "seeds": 5, "mean": mean, "se": 0.01, "shift_nll": shift}
+        for c, s, mean, shift in [("a", "its own search", 0.52, 1.0), ("b", "x", 0.51, 2.0)]
+    ]
+    found = measured({"candidate1": all_three(0.0)})
+    ((state, line),) = [
+        one for one in doubts(judge(found, declared(found, tried=tried))) if "one of 2" in one[1]
+    ]
+    assert state == "na"
+    assert line.endswith(
+        "the best under validation shift; another is 0.0100 nats better on clean data, with a "
+        "standard error of 0.0141"
+    )

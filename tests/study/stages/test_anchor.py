@@ -1,6 +1,7 @@
 """The stage ends when neither the anchor nor an arm can be had better."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 from study.commands.run_study import as_begun
@@ -8,7 +9,13 @@ from study.run_folder.store import RunFolder
 from study.spec import TrialSpec
 from study.stages.anchor import validation_losses
 from study.stages.sequence import stages
-from study.stages.single_network import anchor_jobs, candidates_for_single, contenders, tried
+from study.stages.single_network import (
+    anchor_jobs,
+    candidates_for_single,
+    contenders,
+    robust_first,
+    tried,
+)
 from tests.study.stages.anchoring import other_values, rows_of
 from tests.study.stages.test_sequence import finished, plan_of
 
@@ -52,6 +59,31 @@ def test_a_run_that_is_no_better_than_chance_makes_no_contender(smoke, single):
     analysis = analysis_of(calibrated | {exploded: 1e12}, chance=1e13)
     choice = tried(candidates, rows, validation_losses(smoke, rows, None, analysis))
     assert contenders(choice) == [candidates[1].spec.configuration]
+
+
+def test_of_single_networks_that_tie_the_best_under_validation_shift_is_held_against(smoke, single):
+    """Not one that is behind on clean data, however good it is under shift."""
+    others = [other_values(single, lr=lr) for lr in (0.2, 0.25)]
+    candidates = candidates_for_single([single, *others], [])
+    losses = {single.training.lr: (0.50, 0.60), 0.2: (0.51, 0.61), 0.25: (1.0, 1.1)}
+    under_shift = {single.training.lr: 2.0, 0.2: 1.5, 0.25: 1.0}
+    rows = {
+        trial: replace(row, val_shift_nll=under_shift[json.loads(row.spec)["training"]["lr"]])
+        for trial, row in rows_of(anchor_jobs(smoke, candidates), losses).items()
+    }
+    choice = tried(candidates, rows, {trial: row.val_nll for trial, row in rows.items()})
+    assert choice[0].configuration == single.configuration
+    found = robust_first(choice, rows)
+    assert [one.configuration for one in found] == [
+        others[0].configuration, single.configuration, others[1].configuration
+    ]  # fmt: skip
+    assert [one.shift_nll for one in found] == [1.5, 2.0, None]
+    assert "shift_nll" not in found[2].model_dump()
+    assert {one.configuration: one.mean for one in found} == {
+        one.configuration: one.mean for one in choice
+    }
+    unknown = {trial: replace(row, val_shift_nll=None) for trial, row in rows.items()}
+    assert robust_first(choice, unknown) == list(choice)
 
 
 def test_values_that_an_arm_has_only_by_the_exchange_are_tried_as_a_single_network(smoke, tmp_path):
