@@ -30,3 +30,13 @@ def print_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Tell whether an error came up while an interrupt was dealt with.
+
+    Optuna's lock on its journal, for one, is let go twice where Ctrl-C falls into letting it go.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

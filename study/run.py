@@ -15,7 +15,7 @@ from typing import Any
 
 from study.cluster.runtime import Runtime, is_dashboard
 from study.commands.run_study import run
-from study.errors import StudyError, print_anything
+from study.errors import StudyError, is_interruption, print_anything
 from study.run_folder.paths import local_path
 from study.run_folder.store import RunFolder
 
@@ -36,19 +36,18 @@ def main(argv: list[str] | None = None) -> int:
         _refuse_shadows()
         with no_interrupt_is_lost():
             return _dispatch(arguments, command, argv)
-    except KeyboardInterrupt:
-        print(f"\nstopped; nothing that was finished is lost; to go on: {command}")
-        return 130
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {where}{error.strerror or error}; fix that and run the same command again: "
-            "nothing that was finished is lost",
-            file=sys.stderr,
-        )
+    except (KeyboardInterrupt, StudyError, OSError) as error:
+        if is_interruption(error):
+            print(f"\nstopped; nothing that was finished is lost; to go on: {command}")
+            return 130
+        line = str(error)
+        if isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else ""
+            line = (
+                f"{where}{error.strerror or error}; fix that and run the same command again: "
+                "nothing that was finished is lost"
+            )
+        print(f"error: {line}", file=sys.stderr)
         return 2
 
 

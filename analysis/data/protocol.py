@@ -165,8 +165,8 @@ class Plan:
     Attributes:
         hash: Digest of what was declared; ``content_hash`` is of what the file holds now.
         tuning: Method -> its planned search ``trials``; None where that is not known.
-        tried: What the single network was chosen from, the best first; empty where its own search
-            alone decided.
+        tried: What the single network was chosen from, the chosen one, then the best first; empty
+            where its own search alone decided.
         note: What the study's file says to readers.
         revised: How often the study was declared anew.
         other_seeds: What the protocol declares, in words, where it is not ``protocol.seeds``.

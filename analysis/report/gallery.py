@@ -112,14 +112,17 @@ def gallery(context: FigureContext, run: Run) -> Gallery | None:
 
 
 def _by_severity(clean: Sequence[Image], corrupted: Sequence[Image]) -> list[Strip]:
-    """Return a strip for each corruption: one example, clean and by severity."""
+    """Return a strip for each corruption: one example, clean and by severity, or one of each."""
     originals = {one.example: one for one in clean}
     strips = []
     for name in dict.fromkeys(one.condition for one in corrupted):
         own = [one for one in corrupted if one.condition == name]
-        example = own[0].example
-        own = sorted((o for o in own if o.example == example), key=lambda one: one.severity or 0)
-        first = [_picture(originals[example], "clean")] if example in originals else []
+        example, severities = own[0].example, {one.severity for one in own}
+        alike = {one.severity: one for one in own if one.example == example}
+        whole = len(alike) == len(severities)
+        first = [_picture(originals[example], "clean")] if whole and example in originals else []
+        by_severity = alike if whole else {one.severity: one for one in own}
+        own = sorted(by_severity.values(), key=lambda one: one.severity or 0)
         pictures = first + [_picture(one, f"{one.severity}") for one in own]
         strips.append(Strip(str(name).replace("_", " "), pictures))
     return strips

@@ -328,11 +328,12 @@ def recovery_found(pairs: Sequence[Pair], seeds: Seeds, aim: Aim) -> float | Non
     """Return the least recovery on every endpoint between all pairs that ESCAPE finds so often.
 
     Gates included: None where anchors are not shown to differ so often, or only beyond
-    ``MOST_RECOVERY``. The recovery of ``aim`` is no matter.
+    ``MOST_RECOVERY``. Recovery and verdict of ``aim`` are ignored.
     """
 
     def short(recovery: float) -> float:
-        return aim.power - power_between(pairs, replace(aim, recovery=recovery), seeds)
+        asked = replace(aim, verdict="escape", recovery=recovery)
+        return aim.power - power_between(pairs, asked, seeds)
 
     if short(MOST_RECOVERY) > 0:
         return None

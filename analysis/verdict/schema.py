@@ -61,7 +61,8 @@ class Plan(Record):
     note: str | None
     """What the study's file says to readers."""
     tried: tuple[Tried, ...]
-    """What the single network was chosen from, the best first; empty: its own search decided."""
+    """What the single network was chosen from, the chosen one, then the best first; empty: its own
+    search decided."""
     hash: str
     """Digest of study, protocol and arms as declared."""
     content_hash: str

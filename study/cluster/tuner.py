@@ -22,7 +22,7 @@ from study.cluster.trackers import callbacks
 from study.cluster.tune_searcher import JobQueueSearcher, OldestWithoutWorker, Watching
 from study.cluster.worker import trainable
 from study.datasets import Dataset
-from study.errors import StudyError
+from study.errors import StudyError, is_interruption
 from study.jobs import Rows, Together
 from study.progress.table import Progress
 from study.run_folder.free_space import free_space
@@ -95,7 +95,8 @@ def _run_jobs(study: Study, data: Dataset, runtime: Runtime, job_queue: JobQueue
                 tuner.fit()
             except Exception as error:
                 searcher.error = searcher.error or error
-            if TERMINATED.is_set():  # What is ended while it works may fail in any way.
+            # What is ended while it works may fail in any way.
+            if TERMINATED.is_set() or is_interruption(searcher.error):
                 return False
             if (why := searcher.error) is not None:
                 told = isinstance(why, StudyError | OSError)

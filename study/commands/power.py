@@ -3,6 +3,7 @@
 The one place where the study asks the analysis: the formulas are those of the tests that judge.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import log
 
@@ -25,11 +26,12 @@ def calibrated_nll(store: RunFolder, trials: Iterable[str]) -> dict[str, float]:
 
 
 def chance_nll(store: RunFolder, trial: str) -> float:
-    """Return the NLL on a trial's data of whoever gives every class the same probability."""
+    """Return the NLL on a trial's validation data of whoever knows but how frequent classes are."""
     from analysis.data.predictions import predictions
     from analysis.data.run import load
 
-    return log(predictions(load(store.root), trial, "val").logits.shape[-1])
+    labels = predictions(load(store.root), trial, "val").labels.tolist()
+    return -sum(n * log(n / len(labels)) for n in Counter(labels).values()) / len(labels)
 
 
 def seeds_needed(pairs: Sequence[PlannedPair], aim: Aim) -> int | None:

@@ -1,6 +1,7 @@
 """The images of a data set that its report shows, as a table of the public format."""
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, Final
 
 import numpy as np
@@ -22,13 +23,18 @@ def sample(dataset: Dataset) -> pa.Table:
     """Return test images, corrupted copies of some and out-of-distribution ones."""
     images, labels = dataset.test
     shift = dataset.shift
-    # Of each corruption one example is shown at every severity, in turn another.
+    # Of each corruption one example is shown at every severity, in turn another; where none has
+    # copies at all severities, one of each severity.
     at, copied = [], []
     for number, name in enumerate(dict.fromkeys(shift.condition.tolist())):
         own = np.flatnonzero(shift.condition == name)
-        examples = np.unique(shift.example[own])
-        copied.append(examples[number % len(examples)])
-        at += own[shift.example[own] == copied[-1]].tolist()
+        cells = [own[shift.severity[own] == s] for s in np.unique(shift.severity[own])]
+        everywhere = reduce(np.intersect1d, [shift.example[cell] for cell in cells])
+        for cell in cells:
+            if len(everywhere):
+                cell = cell[shift.example[cell] == everywhere[number % len(everywhere)]]
+            at.append(int(cell[number % len(cell)]))
+            copied.append(shift.example[at[-1]])
     most = max(SHOWN, min(MOST, MOST_BYTES // images[0].nbytes))
     kept = np.union1d(evenly(len(images), most), copied)
     rows = list(_rows("test", images[kept], example=kept, label=labels[kept]))

@@ -40,7 +40,7 @@ class CommonOptions(Strict):
         """Leave out what older studies do not have, so that their trials keep their identities."""
         options: dict[str, Any] = dump(self)
         if not self.shift_distinct:
-            del options["shift_distinct"]
+            options.pop("shift_distinct", None)
         return options
 
 

@@ -62,7 +62,7 @@ class Analysis(Protocol):
         """Return each trial's calibrated NLL on validation data."""
 
     def chance_nll(self, store: RunFolder, trial: str) -> float:
-        """Return the NLL on a trial's data of whoever gives every class the same probability."""
+        """Return the NLL on a trial's validation data of whoever knows but class frequencies."""
 
     def seeds_needed(self, pairs: Sequence[PlannedPair], aim: Aim) -> int | None:
         """Return the fewest seeds of a candidate that escapes so often; None for too many."""

@@ -4,6 +4,7 @@ One calls for the other: an arm may get hyperparameters that have not been tried
 network, and a better single network has some that no arm has been tried with.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
@@ -34,7 +35,7 @@ class Anchored:
         single: The tuned single network.
         judged: Candidates and comparisons, each with the better hyperparameters.
         contenders: Single networks that may be better than the tuned one.
-        tried: How all single networks did, the best first.
+        tried: How all single networks did, the tuned one first, then the best.
         exchanged: How each arm did with its own values and with the single network's.
     """
 
@@ -54,9 +55,10 @@ def validation_losses(
     over-confident network would lose to a worse one, and be the better anchor all the same; that is
     how it was before anchors could be contended.
 
-    A run that is no better than chance has failed, as one that diverged: with ``anchors: robust``
-    it is left out. Its loss may be any number, and a mean over such runs has an error by which
-    validation could never tell that the network is worse.
+    A run whose calibrated NLL is no better than chance has failed, as one that diverged: with
+    ``anchors: robust`` it is left out, where a single network has two better runs. Its loss may be
+    any number, and a mean over such runs has an error by which validation could never tell that the
+    network is worse.
 
     Args:
         study: Its endpoints.
@@ -71,7 +73,11 @@ def validation_losses(
         if study.protocol.anchors != "robust" or not complete:
             return losses
         chance = analysis.chance_nll(store, complete[0].trial)
-        return {trial: loss for trial, loss in losses.items() if loss < chance}
+        better = {trial: loss for trial, loss in losses.items() if loss < chance}
+        singles = Counter(
+            row.configuration for row in complete if row.method == "single" and row.trial in better
+        )
+        return better if max(singles.values(), default=0) > 1 else losses
     return {row.trial: row.val_nll for row in complete if row.val_nll is not None}
 
 
@@ -88,7 +94,7 @@ def anchored(
 
     Where the single network may be contended, hyperparameters that an arm has only since it was
     tried with the single network's are tried as a single network in turn. That ends: each round
-    needs a single network better than all before.
+    needs values that no earlier round had, and all are combinations of finitely many.
 
     Args:
         study: Its protocol and spaces.
@@ -109,7 +115,7 @@ def anchored(
         specs = {one.spec.configuration: one.spec for one in candidates}
         tied = [choice[0].configuration, *(contenders(choice) if contended else ())]
         if robust:
-            choice = robust_first(choice, rows)
+            choice = robust_first(choice, rows, losses())
         single = specs[choice[0].configuration]
         close = [specs[c] for c in tied if c != single.configuration]
         if not study.protocol.exchange:

@@ -23,7 +23,7 @@ class Tried(Strict, extra="ignore"):
     Attributes:
         configuration: Its identity.
         source: Where its values are from.
-        seeds: Complete runs.
+        seeds: Complete runs that count: see ``study.stages.anchor.validation_losses``.
         mean: Validation loss, nats (calibrated NLL where that is an endpoint and anchors are
             contended, else NLL); None with fewer than two runs.
         se: Its standard error over seeds.
@@ -43,7 +43,7 @@ class Tried(Strict, extra="ignore"):
         """Leave out what plans without it do not have, so that these stay as they are."""
         fields: dict[str, Any] = dump(self)
         if self.shift_nll is None:
-            del fields["shift_nll"]
+            fields.pop("shift_nll", None)
         return fields
 
 
@@ -121,8 +121,8 @@ class Plan(Strict, extra="ignore"):
         seeds: Of each arm.
         seeds_because: The reason for their number.
         tuning: Search trials (``trials``) by method.
-        tried: What the single network was chosen from, the best first; empty where its own search
-            alone decided.
+        tried: What the single network was chosen from, the chosen one, then the best first; empty
+            where its own search alone decided.
         exchanged: Every arm with its own values, and with those of the single network; the better
             of each two is judged. What the method refuses was not run, and its ``source`` says why.
         note: What the study's file says to readers of the verdict.

@@ -23,7 +23,7 @@ OWN: Final = 5
 """Configurations of the single network's own search that are tried again."""
 
 Losses = Mapping[str, float]
-"""Validation loss by trial, of complete trials that are better than chance."""
+"""Validation loss by trial, of the complete trials that count: see ``validation_losses``."""
 
 
 class Candidate(Strict):
@@ -112,37 +112,52 @@ def contenders(choice: Sequence[Tried]) -> list[str]:
     ]
 
 
-def robust_first(choice: Sequence[Tried], rows: Rows) -> list[Tried]:
-    """Return what was tried, first the best under validation shift of the best and its contenders.
+def robust_first(choice: Sequence[Tried], rows: Rows, losses: Losses) -> list[Tried]:
+    """Return what was tried, the tuned single network first: the most robust of those that tie.
 
     On clean data one network may win by a hair that is far behind under shift. Then a contender may
-    do better there than the Deep Ensemble of the winner, and no recovery can be told.
+    do better there than the Deep Ensemble of the winner, and no recovery can be told. So a
+    contender takes the winner's place that is ahead of it under validation shift by more than
+    ``APART`` standard errors of the difference; of several, the one with the lowest loss.
 
     Args:
         choice: What :func:`tried` returned.
         rows: All rows.
+        losses: See :func:`validation_losses`; runs without one do not count.
     """
-    tied = {choice[0].configuration, *contenders(choice)}
+    best = choice[0]
+    tied = {best.configuration, *contenders(choice)}
+    shifted = {c: own for c in tied if len(own := _shift_losses(c, rows, losses)) > 1}
     known = [
-        one.model_copy(update={"shift_nll": _shift_nll(one, rows)})
-        if one.configuration in tied
+        one.model_copy(update={"shift_nll": fmean(shifted[one.configuration])})
+        if one.configuration in shifted
         else one
         for one in choice
     ]
-    losses = {one.configuration: one.shift_nll for one in known if one.shift_nll is not None}
-    first = min(losses, key=lambda configuration: losses[configuration], default=None)
-    return sorted(known, key=lambda one: one.configuration != first) if first else list(choice)
+    if best.configuration not in shifted:
+        return list(choice)
+    winners = shifted[best.configuration]
+    ahead = {
+        c: fmean(own)
+        for c, own in shifted.items()
+        if fmean(winners) - fmean(own) > APART * hypot(_se(winners), _se(own))
+    }
+    first = min(ahead, key=lambda c: (ahead[c], c), default=best.configuration)
+    return sorted(known, key=lambda one: one.configuration != first)
 
 
-def _shift_nll(one: Tried, rows: Rows) -> float | None:
-    """Return the mean NLL on shifted validation data over the runs of the stage ``anchor``."""
-    known = [
+def _shift_losses(configuration: str, rows: Rows, losses: Losses) -> list[float]:
+    """Return the NLL on shifted validation data of each run of the stage ``anchor``."""
+    return [
         row.val_shift_nll
         for row in rows.values()
-        if row.stage == "anchor" and row.configuration == one.configuration
-        if row.val_shift_nll is not None
+        if row.stage == "anchor" and row.configuration == configuration
+        if row.trial in losses and row.val_shift_nll is not None
     ]
-    return fmean(known) if known else None
+
+
+def _se(values: Sequence[float]) -> float:
+    return stdev(values) / sqrt(len(values))
 
 
 def merit(one: Tried) -> tuple[int, float, str]:
@@ -160,7 +175,7 @@ def outcome(spec: Configuration, source: str, rows: Iterable[TrialRow], losses: 
         source=source,
         seeds=len(known),
         mean=fmean(known) if several else None,
-        se=stdev(known) / sqrt(len(known)) if several else None,
+        se=_se(known) if several else None,
     )
 
 

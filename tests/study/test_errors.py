@@ -7,7 +7,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from study.errors import print_anything
+from study import run
+from study.errors import StudyError, print_anything
 
 PRINT = r"""
 import os, sys
@@ -40,3 +41,21 @@ def test_a_terminal_of_no_columns_shows_lines(monkeypatch):
     monkeypatch.setenv("COLUMNS", "0")
     print_anything()
     assert Console().width > 0
+
+
+@pytest.mark.parametrize("error", [OSError(2, "No such file"), StudyError("a file is missing")])
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_an_error_that_an_interrupt_led_to_is_an_interruption(
+    error, interrupted, monkeypatch, capsys
+):
+    """Optuna's lock is let go again where Ctrl-C falls into letting it go, and is not there."""
+
+    def fails(*arguments):
+        try:
+            raise KeyboardInterrupt if interrupted else ValueError
+        except (KeyboardInterrupt, ValueError):
+            raise error  # noqa: B904 - as Optuna does
+
+    monkeypatch.setattr(run, "_dispatch", fails)
+    assert run.main(["--space", "smoke"]) == (130 if interrupted else 2)
+    assert ("to go on: " in capsys.readouterr().out) == interrupted

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from study import datasets
 from study.datasets._sample import SHOWN
@@ -33,13 +34,19 @@ def test_every_kept_image_is_the_one_that_its_numbers_say(data):
         assert row["label"] == label
 
 
-def test_what_is_corrupted_is_there_clean_and_at_every_severity(data):
+@pytest.mark.parametrize("distinct", [False, True])
+def test_what_is_corrupted_is_there_clean_and_at_every_severity(data, distinct):
+    if distinct:
+        options = {"name": "digits", "train_size": 100, "shift_size": 5, "shift_distinct": True}
+        data = datasets.load(options)
     rows = datasets.sample(data).to_pylist()
     clean = {r["example"] for r in rows if r["split"] == "test"}
     shifted = [r for r in rows if r["split"] == "shift"]
     conditions = set(data.shift.condition.tolist())
     assert {r["example"] for r in shifted} <= clean
-    assert len({(r["condition"], r["example"]) for r in shifted}) == len(conditions)
+    examples = {(r["condition"], r["example"]) for r in shifted}
+    assert len(examples) == len(conditions) * (5 if distinct else 1)
+    assert len({(r["condition"], r["severity"]) for r in shifted}) == len(conditions) * 5
     assert len(shifted) == len(conditions) * 5
     assert len([r for r in rows if r["split"] == "ood"]) == SHOWN * len(data.ood)
 
@@ -49,10 +56,10 @@ def test_large_images_are_few(data):
     copies = datasets.Shifted(
         images=large[:2],
         labels=data.test[1][:2],
-        example=np.array([30, 31], np.int32),
+        example=np.array([30, 30], np.int32),
         condition=np.array(["blur", "blur"]),
         severity=np.array([1, 2], np.int8),
     )
     table = datasets.sample(replace(data, test=(large, data.test[1][:60]), shift=copies, ood={}))
     splits = pa.compute.value_counts(table["split"]).to_pylist()
-    assert {s["values"]: s["counts"] for s in splits} == {"test": SHOWN + 1, "shift": 1}
+    assert {s["values"]: s["counts"] for s in splits} == {"test": SHOWN + 1, "shift": 2}

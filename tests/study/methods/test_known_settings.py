@@ -70,7 +70,7 @@ def accuracy(found: Tensor) -> float:
 @pytest.mark.parametrize("method", TUNED)
 def test_a_known_setting_learns_the_series(method):
     reached = {name: accuracy(logits(method, point)) for name, point in known(method).items()}
-    assert max(reached.values()) >= 0.42, reached  # Logistic regression reaches 0.21.
+    assert max(reached.values()) >= 0.35, reached  # Logistic regression reaches 0.21.
 
 
 @pytest.mark.slow

@@ -56,6 +56,8 @@ def test_a_run_that_is_no_better_than_chance_makes_no_contender(smoke, single):
     seeds = smoke.budget.anchor_seeds
     assert [one.seeds for one in choice] == [seeds, seeds - 1]
     assert contenders(choice) == []
+    # Where no run is any better, as after one epoch, all count.
+    assert validation_losses(smoke, rows, None, analysis_of(calibrated, chance=0.1)) == calibrated
     analysis = analysis_of(calibrated | {exploded: 1e12}, chance=1e13)
     choice = tried(candidates, rows, validation_losses(smoke, rows, None, analysis))
     assert contenders(choice) == [candidates[1].spec.configuration]
@@ -71,9 +73,10 @@ def test_of_single_networks_that_tie_the_best_under_validation_shift_is_held_aga
         trial: replace(row, val_shift_nll=under_shift[json.loads(row.spec)["training"]["lr"]])
         for trial, row in rows_of(anchor_jobs(smoke, candidates), losses).items()
     }
-    choice = tried(candidates, rows, {trial: row.val_nll for trial, row in rows.items()})
+    counted = {trial: row.val_nll for trial, row in rows.items()}
+    choice = tried(candidates, rows, counted)
     assert choice[0].configuration == single.configuration
-    found = robust_first(choice, rows)
+    found = robust_first(choice, rows, counted)
     assert [one.configuration for one in found] == [
         others[0].configuration, single.configuration, others[1].configuration
     ]  # fmt: skip
@@ -83,7 +86,53 @@ def test_of_single_networks_that_tie_the_best_under_validation_shift_is_held_aga
         one.configuration: one.mean for one in choice
     }
     unknown = {trial: replace(row, val_shift_nll=None) for trial, row in rows.items()}
-    assert robust_first(choice, unknown) == list(choice)
+    assert robust_first(choice, unknown, counted) == list(choice)
+    # Neither a lead that is no larger than its error, nor a run that does not count, decides.
+    of_other = [trial for trial, row in rows.items() if row.val_shift_nll == 1.5]
+    vague = {of_other[0]: replace(rows[of_other[0]], val_shift_nll=2.9)}
+    assert robust_first(choice, rows | vague, counted)[0].configuration == single.configuration
+    without = {trial: loss for trial, loss in counted.items() if trial != of_other[0]}
+    assert robust_first(choice, rows | vague, without)[0].configuration != single.configuration
+
+
+def test_the_tuned_single_network_of_a_study_is_the_robust_one(smoke, tmp_path):
+    """The best on clean data becomes a contender; in older folders it stays the tuned one."""
+
+    def suits(job):
+        best = abs(job.spec.training.lr - 0.1) < 0.02
+        anchor = job.spec.stage == "anchor" and job.spec.method == "single"
+        loss = 0.5 + 1e-4 * job.spec.replicate + (0.0 if best else 1e-5 if anchor else 0.1)
+        return {"val_nll": loss, "val_gain": 0.1, "val_shift_nll": 2.0 if best else 1.0}
+
+    chosen = {}
+    for anchors in ("robust", "contended"):
+        protocol = smoke.protocol.model_copy(update={"anchors": anchors})
+        study = smoke.model_copy(update={"protocol": protocol})
+        finished(study, tmp_path / anchors, (), suits)
+        plan = plan_of(tmp_path / anchors)
+        (single,) = [arm for arm in plan["arms"] if arm["role"] == "single"]
+        chosen[anchors] = single["configuration"]
+        assert plan["tried"][0]["configuration"] == single["configuration"]
+        close = [arm["configuration"] for arm in plan["arms"] if arm["reason"] == "contender"]
+        assert close
+        assert single["configuration"] not in close
+        if anchors == "robust":
+            assert plan["tried"][0]["shift_nll"] == 1.0
+            best = min(plan["tried"], key=lambda one: one["mean"])
+            assert best["configuration"] in close
+        else:
+            assert "shift_nll" not in plan["tried"][0]
+    assert chosen["robust"] != chosen["contended"]
+
+
+def test_a_folder_keeps_the_anchors_that_it_was_begun_with(smoke, tmp_path):
+    assert smoke.protocol.anchors == "robust"
+    store = RunFolder(tmp_path)
+    store.create()
+    protocol = smoke.protocol.model_copy(update={"anchors": "contended"})
+    before = smoke.model_copy(update={"protocol": protocol})
+    store.write_json(store.study, before.model_dump(mode="json", by_alias=True))
+    assert as_begun(smoke, store) == before
 
 
 def test_values_that_an_arm_has_only_by_the_exchange_are_tried_as_a_single_network(smoke, tmp_path):

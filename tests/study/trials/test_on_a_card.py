@@ -24,10 +24,10 @@ RESIDUAL = ("resnet18", "wide_resnet")
 """Backbones of the same layers, which take seconds each: a method's examples have them in turn."""
 ALL = [
     (method, params, backbone)
-    for method in METHODS
+    for first, method in enumerate(METHODS)
     for number, params in enumerate(load_plugin("study.methods", method).EXAMPLES)
     for backbone in names("study.backbones")
-    if backbone not in RESIDUAL or backbone == RESIDUAL[number % 2]
+    if backbone not in RESIDUAL or backbone == RESIDUAL[(first + number) % 2]
 ]
 BE = {"members": 2, "init": "normal", "init_std": 0.5}
 
