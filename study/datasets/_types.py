@@ -31,7 +31,7 @@ class CommonOptions(Strict):
     shift_distinct: bool = Field(
         False,
         description="whether each corruption and severity has images of its own, as far as there "
-        "are: as many copies of more images say more about all images",
+        "are enough: as many copies then say more about images in general",
     )
     ood_size: int = Field(1000, ge=1, description="out-of-distribution images kept at most")
 
