@@ -111,11 +111,12 @@ def anchored(
     while True:
         candidates += more
         yield fixed(anchor_jobs(study, more))
-        choice = tried(candidates, rows, losses())
+        measured = losses()
+        choice = tried(candidates, rows, measured)
         specs = {one.spec.configuration: one.spec for one in candidates}
         tied = [choice[0].configuration, *(contenders(choice) if contended else ())]
         if robust:
-            choice = robust_first(choice, rows, losses())
+            choice = robust_first(choice, rows, measured)
         single = specs[choice[0].configuration]
         close = [specs[c] for c in tied if c != single.configuration]
         if not study.protocol.exchange:
