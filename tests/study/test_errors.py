@@ -5,14 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
 from rich.console import Console
 
 from study import run
-from study.errors import StudyError, print_anything
+from study.errors import StudyError, is_interruption, print_anything
 
 PRINT = r"""
 import os, sys
-from study.errors import StudyError, print_anything
+from study.errors import StudyError, is_interruption, print_anything
 print_anything()
 print("caf\u00e9 \u201c\u2026\u201d", os.fsdecode(b"\xff"))
 print(f"error: {StudyError(os.fsdecode(bytes([255])))}", file=sys.stderr)
@@ -59,3 +60,21 @@ def test_an_error_that_an_interrupt_led_to_is_an_interruption(
     monkeypatch.setattr(run, "_dispatch", fails)
     assert run.main(["--space", "smoke"]) == (130 if interrupted else 2)
     assert ("to go on: " in capsys.readouterr().out) == interrupted
+
+
+@pytest.mark.parametrize("kind", [JournalFileSymlinkLock, JournalFileOpenLock])
+def test_an_interrupt_while_optuna_lets_its_lock_go(kind, tmp_path, monkeypatch):
+    (tmp_path / "journal").touch()
+    lock = kind(str(tmp_path / "journal"))
+    lock.acquire()
+    unlink = os.unlink
+
+    def interrupted(path):
+        monkeypatch.setattr(os, "unlink", unlink)
+        unlink(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "unlink", interrupted)
+    with pytest.raises(OSError, match="No such file") as caught:
+        lock.release()
+    assert is_interruption(caught.value)
