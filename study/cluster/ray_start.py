@@ -8,11 +8,12 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
 import ray
+from ray._private.node import Node
 
 from study.cluster.runtime import QUIET
 from study.errors import StudyError, end_process
@@ -50,7 +51,7 @@ def start_ray(address: str | None, verbose: bool) -> None:
         _reach(address)
     folder = None if address else _short_folder()
     try:
-        with _joining(address, verbose) if address else nullcontext():
+        with _joining(address, verbose) if address else _outliving_sigterm():
             ray.init(
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -88,6 +89,28 @@ def _terminate(number: int, frame: FrameType | None) -> None:
         return  # A second one would interrupt the orderly end.
     TERMINATED.set()
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _outliving_sigterm() -> Iterator[None]:
+    """Let the processes that Ray starts meanwhile pass over SIGTERM, as Ray lets them over SIGINT.
+
+    systemd, and SLURM on request, send it to all processes of a study at once. Where Ray's died
+    of it, Ray ended this process too, at any moment and without a word. Workers, which inherit it,
+    take SIGTERM again once they have a trial.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    node = ray._private.worker._global_node
+
+    def kill(check_alive: bool = False, allow_graceful: bool = False, wait: bool = False) -> None:
+        # Gracefully is with SIGTERM, and a second's wait for each. Workers end with the raylet.
+        Node.kill_all_processes(node, check_alive=check_alive, wait=wait)
+
+    node.kill_all_processes = kill
 
 
 def _short_folder() -> str:
@@ -158,8 +181,8 @@ def _not_joined(address: str, why: str) -> str:
 def ending_with_ray(run: str, close: Callable[[], None]) -> Iterator[None]:
     """End this process when one that Ray started here dies: Ray itself would wait for ever.
 
-    Also ends it after a SIGTERM, if that takes longer than ``SHUTDOWN``: where a scheduler ends all
-    processes of a job at once, ``ray.shutdown`` hangs.
+    Also ends it after a SIGTERM, if that takes longer than ``SHUTDOWN``: where a scheduler ends a
+    cluster's processes with this one, ``ray.shutdown`` hangs.
 
     Args:
         run: What the line begins with.

@@ -7,6 +7,7 @@ By itself glibc gives large blocks back to the system, and each step then pays f
 import ctypes
 import os
 import re
+import signal
 import time
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ def trainable(config: dict[str, Any], data: Dataset) -> None:
         return
     if not config["gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Newer releases of Ray leave them in sight.
+    # Of what a trial starts, as a pool of processes, some may have to be ended by it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     execution = Execution(**config["execution"])
     if execution.deterministic:
         fix_workspace()  # Of cuBLAS, which looks when CUDA starts.
