@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import hypot
 from typing import Final, Literal
 
+from analysis.text.numbers import number
 from analysis.verdict.schema import SOME_ESCAPES, Arm, Effect, Tried, Verdict
 from analysis.verdict.wording import BASELINES, join, names, winner
 from study.thresholds import APART
@@ -115,7 +116,7 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
         )
     if parts := arm.against.get("own") or arm.against.get("tuned"):
         total, better, gain = (
-            number or 0.0 for number in (parts.total, parts.better_members, parts.ensemble_gain)
+            one or 0.0 for one in (parts.total, parts.better_members, parts.ensemble_gain)
         )
         yield (
             "no" if better > max(gain, 0.0) else "na",
@@ -131,7 +132,7 @@ def _about(arm: Arm, name: str) -> Iterator[tuple[State, str]]:
 
 def _least(effects: Iterable[Effect]) -> str:
     known = [effect.recovery for effect in effects if effect.recovery is not None]
-    return f"{min(known):.2f}" if known else "none measurable"
+    return number(min(known)) if known else "none measurable"
 
 
 def _tried(tried: Sequence[Tried], arms: Sequence[Arm]) -> tuple[State, str]:
