@@ -10,6 +10,7 @@ Not pretended: random numbers of a GPU, its rounding, streams, and how much memo
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any, Final
 from unittest import mock
 
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from study.trials import new_row
 from study.trials.trial import KEPT
@@ -59,7 +59,14 @@ def _mark(result: Any, on_card: bool = True) -> Any:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Return the tensors of nested arguments; torch's own walk took a fifth of a test's time."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return []
+    return [tensor for inner in tree for tensor in _tensors(inner)]
 
 
 class _Calls(TorchFunctionMode):
@@ -166,13 +173,18 @@ class _Operations(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func is ATEN.copy_.default:
             return result
-        makes = any(argument.name == "device" for argument in func._schema.arguments)
         on_card = any(marks) or (not given and self.some)
-        if makes and self.wanted is not None:
+        if self.wanted is not None and _makes(func):
             on_card = self.wanted
         if on_card:
             _mark(result)
         return result
+
+
+@cache
+def _makes(func: Any) -> bool:
+    """Tell whether an operation takes the device of what it makes."""
+    return any(argument.name == "device" for argument in func._schema.arguments)
 
 
 def _refuse_mixture(

@@ -107,13 +107,16 @@ def test_a_damaged_trial_is_set_aside_and_done_again(out, undisturbed):
 def test_two_runs_of_one_address_are_kept_apart(object_store, tmp_path):
     object_store.bucket("shared")
     out = Out("s3://shared/run", tmp_path)
-    lock = any_path("s3://shared/run/.lock")
+    lock, trials = any_path("s3://shared/run/.lock"), any_path("s3://shared/run/trials")
     first = start(out)
     wait_for(lock.exists, first)
     code, printed = finish(start(out))
     assert code == 2
     assert "is at work there; wait for it to end, or choose another --out" in printed
-    assert finish(first)[0] == 0
+    wait_for(lambda: list(trials.glob("*/trial.parquet")), first)  # Undisturbed.
+    first.terminate()
+    assert finish(first)[0] == 130
+    assert not lock.exists()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from study.cluster.trackers import PACKAGES
 from study.run import main, no_interrupt_is_lost
+from study.run_folder.integrity import examine
 from study.run_folder.store import RunFolder
 from study.space.load import load_study
 from study.stages import estimate
@@ -378,7 +379,7 @@ def test_a_study_goes_on_after_trials_that_hang_or_end_their_worker(tmp_path):
         "dataset": {"name": "digits", "train_size": 100, "val_size": 100, "shift_size": 20},
         "budget": {"trials": 4, "generation": 4, "rescore": 1, "rescore_seeds": 1},
         "protocol": {"seeds": 2, "shortlist": 1},
-        "resources": {"trial_hours": 0.004, "max_failures": 1},
+        "resources": {"trial_hours": 0.002, "max_failures": 1},
         "fixed": {"backbone": {"name": "mlp", "width": 8}, "training": {"epochs": 1}},
         "search": {"params": {"does": {"choice": ["well", "hang", "exit"]}}},
         "enqueue": [{"name": does, "params.does": does} for does in ("well", "hang", "exit")],
@@ -393,7 +394,7 @@ def test_a_study_goes_on_after_trials_that_hang_or_end_their_worker(tmp_path):
     assert {row.status for row in rows["well"]} == {"complete"}
     assert {row.status for row in rows["hang"] + rows["exit"]} == {"failed"}
     for row in rows["hang"]:
-        assert "took more than resources.trial_hours=0.004" in row.reason
+        assert "took more than resources.trial_hours=0.002" in row.reason
         assert "training_forward" in RunFolder(out).last_words(row.trial)
     # Of an exit and a lost connection Ray tells what it saw first, and nothing if neither.
     seen = "Worker (unexpectedly exits|exits)|it ended without a word"
@@ -445,4 +446,6 @@ def test_a_folder_that_vanishes(tmp_path):
     assert "nothing that was finished is lost" in printed
     assert "Traceback" not in printed
     (tmp_path / "elsewhere").rename(tmp_path / "back")
-    assert finish(start(tmp_path / "back"))[0] == 0
+    found, damaged = examine(RunFolder(tmp_path / "back"), thorough=True)
+    assert found
+    assert damaged == {}
