@@ -114,26 +114,28 @@ class Kept:
 
     def scalars(self, run: Run, task: Task) -> Json | None:
         """Return the scalars of a trial, None unless they are kept, whole and up to date."""
-        for _, scalars in self._found(run, task):
-            return scalars
+        key, sizes = key_of(run, task), len(task.sizes)
+        for file in self._files(task):
+            with contextlib.suppress(*UNREADABLE), pq.ParquetFile(file) as parquet:
+                if (found := _scalars(parquet, key, sizes)) is not None:
+                    return found
         return None
 
     def examples(self, run: Run, task: Task, size: int) -> Examples | None:
         """Return the per-example values of one ensemble size, None unless they are kept."""
-        for file, _ in self._found(run, task):
-            with contextlib.suppress(*UNREADABLE):
-                with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-                    table = parquet.read_row_group(task.sizes.index(size), use_threads=False)
-                return _examples(table)
+        key, sizes = key_of(run, task), len(task.sizes)
+        checked = {"page_checksum_verification": True, "pre_buffer": False}
+        for file in self._files(task):
+            with contextlib.suppress(*UNREADABLE), pq.ParquetFile(file, **checked) as parquet:
+                if _scalars(parquet, key, sizes) is not None:
+                    group = task.sizes.index(size)
+                    return _examples(parquet.read_row_group(group, use_threads=False))
         return None
 
-    def _found(self, run: Run, task: Task) -> Iterator[tuple[Path, Json]]:
-        key = key_of(run, task)
-        for place in self.places:
-            file = place / name_of(task.trial)
-            scalars = _scalars(file, key, len(task.sizes)) if file.exists() else None
-            if scalars is not None:
-                yield file, scalars
+    def _files(self, task: Task) -> Iterator[Path]:
+        """Yield the files in which a trial's features may be kept."""
+        files = (place / name_of(task.trial) for place in self.places)
+        return (file for file in files if file.exists())
 
     def write(self, task: Task, key: str, measured: TrialMeasures) -> None:
         """Keep what was measured; where no place takes it, it will be measured again.
@@ -187,19 +189,17 @@ def name_of(trial: str) -> str:
     return f"{safe if len(safe) <= LONGEST else _digest(trial.encode())}.parquet"
 
 
-def _scalars(file: Path, key: str, sizes: int) -> Json | None:
-    """Return what stands in a file's metadata, None if it is not what ``_write`` wrote."""
-    with contextlib.suppress(*UNREADABLE):
-        with pq.ParquetFile(file) as parquet:
-            schema, groups = parquet.schema_arrow, parquet.num_row_groups
-        metadata = schema.metadata or {}
-        text = metadata[SCALARS]
-        mine = metadata[KEY] == key.encode() and metadata[SUM] == _digest(text).encode()
-        if mine and schema.equals(COLUMNS) and groups == sizes:
-            scalars = json.loads(text)
-            assert isinstance(scalars, dict)
-            return scalars
-    return None
+def _scalars(parquet: Any, key: str, sizes: int) -> Json | None:
+    """Return what stands in an open file's metadata, None if it is not what ``_write`` wrote."""
+    schema = parquet.schema_arrow
+    metadata = schema.metadata or {}
+    text = metadata[SCALARS]
+    mine = metadata[KEY] == key.encode() and metadata[SUM] == _digest(text).encode()
+    if not (mine and schema.equals(COLUMNS) and parquet.num_row_groups == sizes):
+        return None
+    scalars = json.loads(text)
+    assert isinstance(scalars, dict)
+    return scalars
 
 
 def _write(file: Path, task: Task, key: str, measured: TrialMeasures) -> None:

@@ -10,6 +10,7 @@ written among what was given.
 """
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -81,4 +82,5 @@ def _local(option: str, given: str) -> Path:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # What was imported stays: the collector need not look through it again.
     sys.exit(main())
