@@ -113,7 +113,8 @@ def test_two_runs_of_one_address_are_kept_apart(object_store, tmp_path):
     code, printed = finish(start(out))
     assert code == 2
     assert "is at work there; wait for it to end, or choose another --out" in printed
-    wait_for(lambda: list(trials.glob("*/trial.parquet")), first)  # Undisturbed.
+    before = set(trials.glob("*/trial.parquet"))
+    wait_for(lambda: set(trials.glob("*/trial.parquet")) > before, first)  # Undisturbed.
     first.terminate()
     assert finish(first)[0] == 130
     assert not lock.exists()

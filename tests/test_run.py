@@ -236,20 +236,40 @@ def test_status_and_replay(finished_study, capsys):
     assert "same predictions, bit for bit" in capsys.readouterr().out
 
 
+def left_of(group):
+    """Return the processes of a group that are no zombies."""
+    of = ["ps", "-ww", "-eo", "pgid=,stat=,args="]
+    lines = subprocess.run(of, capture_output=True, text=True, check=True).stdout.splitlines()
+    fields = [line.split(maxsplit=2) for line in lines]
+    return [args for pgid, stat, args in fields if int(pgid) == group and stat[0] != "Z"]
+
+
+def is_searching(process, out):
+    return committed(out)
+
+
+def is_starting_ray(process, out):
+    return any("gcs_server" in args for args in left_of(process.pid))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("all_at_once", [False, True])
-def test_a_scheduler_that_ends_the_study_is_told_how_to_go_on(tmp_path, all_at_once):
+@pytest.mark.parametrize("moment", [is_searching, is_starting_ray])
+@pytest.mark.parametrize("end", [os.kill, os.killpg])  # The latter as systemd and SLURM do.
+def test_a_scheduler_that_ends_the_study_is_told_how_to_go_on(tmp_path, end, moment):
     out = tmp_path / "run"
     process = start(out)
-    wait_for(lambda: committed(out), process)
-    if all_at_once:  # Ray's processes, too, as systemd and SLURM do.
-        os.killpg(process.pid, signal.SIGTERM)
-    else:
-        process.send_signal(signal.SIGTERM)
-    code, printed = finish(process)
+    wait_for(lambda: moment(process, out), process)
+    end(process.pid, signal.SIGTERM)
+    code, printed = finish(process, timeout=60)
     assert code == 130, printed
     assert "nothing that was finished is lost; to go on: python -m study.run --space" in printed
     assert "Traceback" not in printed
+    assert "SIGTERM" not in printed
+    for _ in range(50):
+        if not left_of(process.pid):
+            return
+        time.sleep(0.1)
+    raise AssertionError(left_of(process.pid))
 
 
 class Held:
@@ -379,7 +399,7 @@ def test_a_study_goes_on_after_trials_that_hang_or_end_their_worker(tmp_path):
         "dataset": {"name": "digits", "train_size": 100, "val_size": 100, "shift_size": 20},
         "budget": {"trials": 4, "generation": 4, "rescore": 1, "rescore_seeds": 1},
         "protocol": {"seeds": 2, "shortlist": 1},
-        "resources": {"trial_hours": 0.002, "max_failures": 1},
+        "resources": {"trial_hours": 0.003, "max_failures": 1},
         "fixed": {"backbone": {"name": "mlp", "width": 8}, "training": {"epochs": 1}},
         "search": {"params": {"does": {"choice": ["well", "hang", "exit"]}}},
         "enqueue": [{"name": does, "params.does": does} for does in ("well", "hang", "exit")],
@@ -394,7 +414,7 @@ def test_a_study_goes_on_after_trials_that_hang_or_end_their_worker(tmp_path):
     assert {row.status for row in rows["well"]} == {"complete"}
     assert {row.status for row in rows["hang"] + rows["exit"]} == {"failed"}
     for row in rows["hang"]:
-        assert "took more than resources.trial_hours=0.002" in row.reason
+        assert "took more than resources.trial_hours=0.003" in row.reason
         assert "training_forward" in RunFolder(out).last_words(row.trial)
     # Of an exit and a lost connection Ray tells what it saw first, and nothing if neither.
     seen = "Worker (unexpectedly exits|exits)|it ended without a word"
@@ -449,3 +469,4 @@ def test_a_folder_that_vanishes(tmp_path):
     found, damaged = examine(RunFolder(tmp_path / "back"), thorough=True)
     assert found
     assert damaged == {}
+    assert main(["--space", str(SMOKE), "--out", str(tmp_path / "back"), "--status"]) == 0

@@ -5,10 +5,12 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Final
 
@@ -51,7 +53,7 @@ def start_ray(address: str | None, verbose: bool) -> None:
         _reach(address)
     folder = None if address else _short_folder()
     try:
-        with _joining(address, verbose) if address else _outliving_sigterm():
+        with _joining(address, verbose) if address else _sigterm_blocked():
             ray.init(
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -78,10 +80,8 @@ def start_ray(address: str | None, verbose: bool) -> None:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         # A trial's row says why its worker died; Ray would print where its own logs may say so.
         ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler prints a trace; a cluster ends its jobs so.
-        TERMINATED.clear()
-        signal.signal(signal.SIGTERM, _terminate)
+    if address is not None:
+        _take_sigterm()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -92,25 +92,51 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _outliving_sigterm() -> Iterator[None]:
-    """Let the processes that Ray starts meanwhile pass over SIGTERM, as Ray lets them over SIGINT.
+def _sigterm_blocked() -> Iterator[None]:
+    """Start Ray's processes with SIGTERM blocked, as Ray starts them with SIGINT blocked.
 
-    systemd, and SLURM on request, send it to all processes of a study at once. Where Ray's died
-    of it, Ray ended this process too, at any moment and without a word. Workers, which inherit it,
-    take SIGTERM again once they have a trial.
+    systemd, and SLURM on request, send it to all processes of a study at once. Where Ray's ended by
+    it, Ray ended this process too, at any moment and without a word. One that comes meanwhile is
+    taken when Ray has been started. Workers take it again once they have a trial. Where Ray's
+    processes are not bound to this one by the kernel, as on macOS, SIGTERM is what ends them.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    blocked = {signal.SIGTERM} if sys.platform == "linux" else set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    node = ray._private.worker._global_node
+        if (node := ray._private.worker._global_node) is not None:
+            node.kill_all_processes = partial(_kill_all, node)
+        _take_sigterm()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def kill(check_alive: bool = False, allow_graceful: bool = False, wait: bool = False) -> None:
-        # Gracefully is with SIGTERM, and a second's wait for each. Workers end with the raylet.
-        Node.kill_all_processes(node, check_alive=check_alive, wait=wait)
 
-    node.kill_all_processes = kill
+def _kill_all(
+    node: Node, check_alive: bool = False, allow_graceful: bool = False, wait: bool = False
+) -> None:
+    """Kill the processes of a local Ray at once.
+
+    Gracefully would be with SIGTERM, which they do not take, and a wait of a second for each. What
+    the raylet started would outlive it: workers for a second, its agents for a minute.
+    """
+    import psutil  # Comes with Ray, which makes it importable.
+
+    raylets = [started.process.pid for started in node.all_processes.get("raylet", ())]
+    left = []
+    for pid in raylets:
+        with suppress(psutil.Error):
+            left += psutil.Process(pid).children(recursive=True)
+    Node.kill_all_processes(node, check_alive=check_alive, wait=wait)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _take_sigterm() -> None:
+    """Take SIGTERM, with which schedulers end jobs, as an interrupt: Ray prints a trace."""
+    if threading.current_thread() is threading.main_thread():
+        TERMINATED.clear()
+        signal.signal(signal.SIGTERM, _terminate)
 
 
 def _short_folder() -> str:

@@ -29,8 +29,8 @@ ALL = [
     for backbone in names("study.backbones")
     if backbone not in RESIDUAL or backbone == RESIDUAL[(first + number) % 2]
 ]
-IN_PHASES = ("quantised_ensemble", "snapshot_ensemble", "swag")
-"""Methods whose training has phases of an epoch or more each."""
+LONGER = ("quantised_ensemble", "snapshot_ensemble", "swag")
+"""Methods that need three epochs in some of their examples."""
 BE = {"members": 2, "init": "normal", "init_std": 0.5}
 
 
@@ -103,7 +103,7 @@ def test_every_method_on_every_backbone(method, params, backbone, noise, store):
         Subject(method, params, backbone).make()
     except StudyError:
         return
-    epochs = 4 if method in IN_PHASES else 2
+    epochs = 4 if method in LONGER else 2
     # Nothing but the casts, which no backbone has of its own, differs with float32.
     for precision in ("bfloat16", "float32") if backbone == "cnn" else ("bfloat16",):
         spec = spec_of(
